@@ -1,0 +1,118 @@
+"""The book: pages for every complete run, and the whole rendered by Jupyter Book."""
+
+import shutil
+import subprocess
+import sys
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from titlesmith import tables
+from titlesmith.corpus import Corpus
+from titlesmith.errors import StageError
+from titlesmith.run import STAGES, Run, notebook, replacing, root, runs
+
+COLLAPSED = {"parameters", "injected-parameters"}
+MADE_UP = (
+    ":::{admonition} Made-up data\n:class: warning\nThe papers of this run were invented by titlesmith's sample "
+    "grammar. They show how the report works and say nothing about science.\n:::\n"
+)
+
+
+def build() -> tuple[Path, list[Run]]:
+    """Builds ``_build/html`` from the pages below ``book/`` and from every complete run.
+
+    Runs that failed or are unfinished are left out. Warnings are errors.
+
+    Returns
+    -------
+    tuple
+        The page to open, and the runs that the book shows, newest first.
+
+    Raises
+    ------
+    StageError
+        Jupyter Book found something wrong; the message shows what.
+    """
+    shown = [run for run in runs() if run.complete]
+    pages = root() / "book" / "runs"
+    for stale in {p.name for p in pages.glob("*/")} - {run.name for run in shown}:
+        shutil.rmtree(pages / stale)
+        shutil.rmtree(root() / "_build" / "html" / "book" / "runs" / stale, ignore_errors=True)
+    for run in shown:
+        write(pages / run.name / "index.md", page(run))
+        for stage in STAGES:
+            write(pages / run.name / notebook(stage).name, chapter(run, stage))
+    newest = f"## The newest run: {shown[0].name}\n\n{summary(shown[0])}" if shown else "No run is complete yet."
+    write(pages / "newest.md", newest)
+    toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
+    toc["parts"] += [{"caption": "Runs", "chapters": [entry(run) for run in shown]}] if shown else []
+    write(root() / "_build" / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
+    mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
+    if not mathjax.exists():  # so that formulas show without a network
+        (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
+        with replacing(mathjax) as temporary:
+            shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
+    command = [sys.executable, "-m", "jupyter_book", "build", str(root()), "--toc", str(root() / "_build" / "toc.yml")]
+    done = subprocess.run([*command, "-W", "-n", "--keep-going"], capture_output=True, text=True)
+    log = root() / "_build" / "book.log"
+    log.write_text(done.stdout + done.stderr, "utf-8")
+    if done.returncode:
+        wrong = [line for line in log.read_text("utf-8").splitlines() if "WARNING" in line or "rror" in line]
+        raise StageError("Jupyter Book failed:\n" + "\n".join(wrong[:10]) + f"\nThe whole of what it said: {log}")
+    return root() / "_build" / "html" / "index.html", shown
+
+
+def entry(run: Run) -> dict:
+    """A run's chapter in the table of contents, its notebooks as sections."""
+    folder = f"book/runs/{run.name}"
+    return {"file": f"{folder}/index", "sections": [{"file": f"{folder}/{notebook(s).stem}"} for s in STAGES]}
+
+
+def page(run: Run) -> str:
+    """The first page of a run's chapter, in MyST Markdown."""
+    return f"# {run.name}\n\n{summary(run)}"
+
+
+def summary(run: Run) -> str:
+    """What was trained on what, why it stopped, the key figures and ten titles, in MyST Markdown and HTML."""
+    training, metrics, splits = run.record("finetune"), run.metrics, Corpus(run).info["splits"]
+    perplexity = ", ".join(f"{value:.2f}" for value in metrics["perplexity"].values())
+    facts = [
+        {"what": "model", "value": str(run.info["model"])},
+        {"what": "papers", "value": run.papers},
+        {"what": "documents (train, valid, test)", "value": ", ".join(f"{n['documents']:,}" for n in splits.values())},
+        {"what": "steps", "value": f"{training['steps']:,}"},
+        {"what": "why training stopped", "value": training["stop_reason"]},
+        {"what": "perplexity (train, valid, test)", "value": perplexity},
+        {"what": "share of copies", "value": f"{metrics['copy_rate']:.0%} of {metrics['texts']} texts"},
+    ]
+    titles = "".join(f"<li>{escape(row['text'])}</li>" for row in run.texts[:10])
+    return "\n".join(
+        [
+            MADE_UP if run.made_up else "",
+            tables.html(facts, {"what": "", "value": ""}),
+            "\n**Ten generated texts**\n",
+            f'<ol class="tex2jax_ignore mathjax_ignore">{titles}</ol>\n',
+        ]
+    )
+
+
+def chapter(run: Run, stage: str) -> str:
+    """An executed notebook as the book shows it: its parameters collapsed."""
+    book = nbformat.read(run.executed(stage), 4)
+    for cell in book.cells:
+        tags = set(cell.metadata.get("tags", []))
+        if tags & COLLAPSED:
+            cell.metadata["tags"] = sorted(tags | {"hide-input"})
+    return nbformat.writes(book) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a page only where it changed, so that Sphinx reads it again only then."""
+    if not path.exists() or path.read_text("utf-8") != text:
+        with replacing(path) as temporary:
+            temporary.write_text(text, "utf-8")

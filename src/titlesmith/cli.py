@@ -1,0 +1,97 @@
+"""The command line."""
+
+import sys
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from titlesmith.errors import RequestError, TitlesmithError
+from titlesmith.run import STAGES, Run, runs
+
+app = typer.Typer(
+    help="Fine-tune a language model on scientific papers and publish what happened as a book.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Stage = Literal[STAGES]
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
+    name: Annotated[Optional[str], typer.Option(help="Of the run directory; the experiment's by default.")] = None,
+    p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Sets a parameter.")] = None,
+    start: Annotated[Optional[Stage], typer.Option("--from", help="Run this stage and those behind it again.")] = None,
+    until: Annotated[Stage, typer.Option(help="The last stage to run.")] = STAGES[-1],
+    force: Annotated[bool, typer.Option("--force", help="Run all stages again.")] = False,
+) -> None:
+    """Run an experiment's notebooks, those whose parameters, inputs or source changed, and print what came out."""
+    from titlesmith import experiment as experiments
+    from titlesmith.pipeline import chain
+
+    chosen = experiments.Experiment.read(experiments.find(experiment), tuple(p or ()))
+    done = chain(chosen, name, STAGES[0] if force else start, until)
+    if done.complete:
+        show(done.name)
+    else:
+        print(f"run {done.name}: done until {until}, in {done.path}")
+
+
+@app.command("list")
+def list_() -> None:
+    """List all runs, newest first."""
+    for found in runs():
+        finished = [s for s in STAGES if found.record(s).get("status") == "done"]
+        state = "complete" if found.complete else f"until {finished[-1]}" if finished else "nothing done"
+        print(f"{found.name:<30} {state:<18} {found.record('finetune').get('stop_reason', '')}")
+
+
+@app.command()
+def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
+    """Print what a run was, why its training stopped, its perplexity and ten texts."""
+    found = Run(run)
+    training, metrics = found.record("finetune"), found.metrics
+    print(f"\nrun                    {found.name} ({found.papers})")
+    print(f"training stopped       {training['stop_reason']}")
+    print(f"steps                  {training['steps']}")
+    print(f"validation perplexity  {metrics['perplexity']['valid']:.2f}")
+    print("texts")
+    for row in found.texts[:10]:
+        print(f"  {row['text']}")
+
+
+@app.command()
+def params(stage: Annotated[Optional[Stage], typer.Argument()] = None) -> None:
+    """Print the parameters of a stage, or of all: name, type, default, help."""
+    from titlesmith.experiment import declared
+
+    for name in [stage] if stage else STAGES:
+        for p in declared(name).values():
+            print(f"{name}.{p.name:<16} {p.annotation:<12} {p.default!r}\n    {p.help}")
+
+
+@app.command()
+def book() -> None:
+    """Build the book from all complete runs."""
+    from titlesmith.book import build
+
+    page, shown = build()
+    left_out = [r.name for r in runs() if r.name not in {s.name for s in shown}]
+    print(f"\nbook                   {len(shown)} run{'s' * (len(shown) != 1)}: {', '.join(r.name for r in shown)}")
+    if left_out:
+        print(f"left out (unfinished)  {', '.join(left_out)}")
+    print(f"open                   {page}")
+
+
+def main() -> None:
+    """Runs the command line; errors of titlesmith are printed without a traceback."""
+    try:
+        app()
+    except TitlesmithError as error:
+        kind = "refused" if isinstance(error, RequestError) else "failed"
+        print(f"titlesmith: {kind}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\ntitlesmith: interrupted; the same command goes on from what was written", file=sys.stderr)
+        sys.exit(130)

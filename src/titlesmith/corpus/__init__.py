@@ -1,0 +1,104 @@
+"""The corpus: papers cleaned, split, formatted by a template and tokenized, below ``runs/<run>/corpus/``."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import polars as pl
+
+from titlesmith.corpus.clean import select
+from titlesmith.corpus.split import SPLITS, split
+from titlesmith.corpus.template import add_fields, template
+from titlesmith.corpus.tokens import FILES, Documents, Tokenizer, write
+from titlesmith.run import Run, digest, replacing, write_json
+
+
+class Corpus:
+    """A finished corpus, read from its folder.
+
+    Attributes
+    ----------
+    info
+        The content of corpus.json: counts of documents and tokens, template, what was dropped and why.
+    tokenizer
+        What the ids mean.
+    template
+        How the documents were formatted.
+    """
+
+    def __init__(self, run: Run):
+        run.require("corpus")
+        self.path: Path = run / "corpus"
+        self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
+        self.template = template(self.info["template"])
+        self.tokenizer = Tokenizer.load(self.path)
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether documents have a prompt part."""
+        return bool(self.template.prompt)
+
+    def documents(self, name: str) -> Documents:
+        """The token ids of a split."""
+        return Documents(self.path / f"{name}.bin", self.tokenizer, self.has_prompt)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """The texts of a split: ``id prompt completion published``."""
+        return pl.read_parquet(self.path / f"{name}.parquet")
+
+
+def build(run: Run, settings: dict, vocabulary: Path | None) -> Corpus:
+    """Builds ``corpus/`` from ``papers.parquet``.
+
+    Parameters
+    ----------
+    run
+        Where to read and write.
+    settings
+        ``template``, ``split`` (three shares), ``order`` (date or random), ``seed``, and ``vocabulary`` (how many
+        entries a vocabulary that is learned here has).
+    vocabulary
+        The folder of a model whose encoder.json and vocab.bpe to use; None to learn a vocabulary from train.
+    """
+    chosen, folder = template(settings["template"]), run / "corpus"
+    papers = add_fields(pl.read_parquet(run / "papers.parquet"))
+    kept, dropped = select(papers, chosen.fields)
+    cut = split(kept, settings["split"], settings["order"], settings["seed"])
+    tables = {name: chosen.format(rows) for name, rows in cut.items()}
+    if vocabulary:
+        tokenizer = Tokenizer.load(vocabulary)
+    else:
+        # From train alone: valid and test stay unseen.
+        train = tables["train"].select(pl.concat_str("prompt", pl.lit("\n"), "completion")).to_series()
+        tokenizer = Tokenizer.learn(train.str.strip_chars_start("\n"), settings["vocabulary"])
+    tokenizer.save(folder)
+    counts = {}
+    for name in SPLITS:
+        documents = tokenizer.encode_batch(tables[name]["completion"].to_list())
+        if chosen.prompt:
+            prompts = tokenizer.encode_batch(tables[name]["prompt"].to_list())
+            documents = [[*p, tokenizer.newline, *c] for p, c in zip(prompts, documents, strict=True)]
+        write(folder / f"{name}.bin", documents, tokenizer)
+        with replacing(folder / f"{name}.parquet") as temporary:
+            tables[name].write_parquet(temporary)
+        counts[name] = {
+            "documents": len(documents),
+            "tokens": sum(map(len, documents)),  # of text; delimiters are not counted
+            "longest": max(map(len, documents)),
+            "first": str(tables[name]["published"].min()),
+            "last": str(tables[name]["published"].max()),
+        }
+    fingerprint = hashlib.sha256("".join(digest(folder / name) for name in FILES).encode()).hexdigest()
+    write_json(
+        folder / "corpus.json",
+        {
+            "template": settings["template"],
+            "papers": papers.height,
+            "dropped": dropped,
+            "splits": counts,
+            "vocabulary": len(tokenizer),
+            "tokenizer": fingerprint,
+        },
+    )
+    run.finish("corpus")
+    return Corpus(run)

@@ -1,0 +1,35 @@
+"""Engines: the libraries that a model is trained with; the model's name says which."""
+
+from titlesmith.corpus import Corpus
+from titlesmith.engines.base import Engine
+from titlesmith.errors import RequestError
+from titlesmith.models import SCRATCH, folder
+from titlesmith.run import Run
+
+
+def start(run: Run, model: str, corpus: Corpus, seed: int) -> Engine:
+    """The model to fine-tune: where an interrupted training of this run was, or a new training's start.
+
+    Raises
+    ------
+    RequestError
+        The model is not here, or its vocabulary is not the corpus's.
+    """
+    from titlesmith.engines.gpt2 import GPT2Engine  # TensorFlow takes seconds to import
+
+    if (run / "model" / "checkpoint").exists():
+        return GPT2Engine.load(run / "model", seed)
+    if model == "scratch":
+        return GPT2Engine(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
+    engine = GPT2Engine.load(folder(model), seed, resume=False)
+    if engine.tokenizer.vocabulary != corpus.tokenizer.vocabulary:
+        raise RequestError(f"model: the corpus was not tokenized for {model}: run notebook 02 with model={model!r}")
+    return engine
+
+
+def load(run: Run) -> Engine:
+    """The fine-tuned model of a run."""
+    from titlesmith.engines.gpt2 import GPT2Engine
+
+    run.require("finetune")
+    return GPT2Engine.load(run / "model")

@@ -1,0 +1,132 @@
+"""The monitor of a training: its history, its progress bar, and the rules that stop it."""
+
+import csv
+import math
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from titlesmith.run import Run, replacing
+
+COLUMNS = (
+    "step", "epoch", "tokens", "seconds", "loss", "loss_smoothed", "valid_loss", "learning_rate", "grad_norm",
+)  # fmt: skip
+MEMORY = 0.9  # of the smoothed loss: it averages over about the last ten steps
+
+
+class Monitor:
+    """Follows a training step by step.
+
+    Every step becomes a row of ``history.csv`` at once, so that a training that is killed has its history.
+
+    Parameters
+    ----------
+    run
+        Where ``history.csv``, ``samples/`` and ``model/`` lie.
+    settings
+        ``steps``, ``loss_floor`` (0 for no floor), ``save_every``, ``sample_every`` and ``validate_every`` (0 for
+        never but at the end).
+
+    Attributes
+    ----------
+    reason
+        Why training stopped; empty while it goes on.
+    """
+
+    def __init__(self, run: Run, settings: dict):
+        self.run, self.settings, self.reason = run, settings, ""
+        self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
+
+    def start(self, step: int) -> None:
+        """Begins behind ``step``, that of the model's checkpoint; rows of later steps are dropped and made again."""
+        rows = [row for row in read(self.history) if row["step"] <= step]
+        with replacing(self.history) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+        self._sum = self._weight = 0.0
+        for row in rows:
+            self._smooth(row["loss"])
+        self._before = rows[-1]["seconds"] if rows else 0.0
+        self._begun, self._first = time.monotonic(), step
+        self._file = self.history.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+        self._bar = tqdm(total=self.settings["steps"], initial=step, unit="step", ncols=110, mininterval=0.5)
+        if rows:
+            self._decide(rows[-1])
+
+    def step(self, **row: float | None) -> str:
+        """Records a step and decides whether it was the last.
+
+        Parameters
+        ----------
+        row
+            The columns of `COLUMNS` but ``seconds`` and ``loss_smoothed``, which are added here; losses in nats a
+            token, ``valid_loss`` None where it was not measured.
+
+        Returns
+        -------
+        str
+            Why training stops with this step; empty where it goes on.
+        """
+        elapsed = time.monotonic() - self._begun
+        row |= {"seconds": round(self._before + elapsed, 3), "loss_smoothed": self._smooth(row["loss"])}
+        # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
+        self._writer.writerow({k: "" if row.get(k) is None else row[k] for k in COLUMNS})
+        self._file.flush()
+        speed = (row["step"] - self._first) * self.settings["batch_size"] * self.settings["block_size"] / elapsed
+        self._bar.set_postfix_str(
+            f"loss {row['loss']:.3f}, smoothed {row['loss_smoothed']:.3f}, {speed:,.0f} tokens/s", refresh=False
+        )
+        self._bar.update()
+        self._decide(row)
+        return self.reason
+
+    def due(self, what: str, step: int) -> bool:
+        """Whether to ``save``, ``sample`` or ``validate`` after this step; all three at the end."""
+        every = self.settings[f"{what}_every"]
+        return step >= self.settings["steps"] or bool(every and step % every == 0)
+
+    def sample(self, step: int, texts: list[str]) -> None:
+        """Writes texts that the model generated at this step to ``samples/``."""
+        with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
+            temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+
+    def first_samples(self) -> list[tuple[int, str]]:
+        """The first text of each sample, with its step."""
+        files = sorted(self.samples.glob("step-*.txt"))
+        return [(int(file.stem[5:]), file.read_text("utf-8").split("\n", 1)[0]) for file in files]
+
+    def close(self) -> None:
+        """Closes the history and the progress bar."""
+        self._file.close()
+        self._bar.close()
+
+    def _smooth(self, loss: float) -> float:
+        # Exponential moving average, corrected for its start at zero (Kingma and Ba 2015, section 3)
+        self._sum = MEMORY * self._sum + (1 - MEMORY) * loss
+        self._weight = MEMORY * self._weight + (1 - MEMORY)
+        return self._sum / self._weight
+
+    def _decide(self, row: dict) -> None:
+        step, floor = int(row["step"]), self.settings["loss_floor"]
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+            self.reason = (
+                f"the loss was {row['loss']} and its gradient's norm {row['grad_norm']} at step {step}; "
+                f"the model of step {step - 1} was kept. A lower learning_rate usually cures it"
+            )
+        elif row["loss_smoothed"] < floor:
+            smoothed = row["loss_smoothed"]
+            self.reason = f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
+        elif step >= self.settings["steps"]:
+            self.reason = f"all {step} steps were done"
+
+
+def read(path: Path) -> list[dict[str, float | None]]:
+    """Rows of a ``history.csv``: floats, None for an empty cell; a last row that was cut short is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]

@@ -1,0 +1,163 @@
+"""The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from titlesmith.errors import RequestError, StageError
+from titlesmith.experiment import SHARED, Experiment, declared
+from titlesmith.run import STAGES, Run, hold, notebook, release, root
+
+
+def chain(
+    experiment: Experiment,
+    name: str | None = None,
+    start: str | None = None,
+    until: str = STAGES[-1],
+    echo: Callable[[str], None] = print,
+) -> Run:
+    """Runs the stages of an experiment that need it.
+
+    Parameters
+    ----------
+    experiment
+        What to run.
+    name
+        Of the run; the experiment's where it is left out.
+    start
+        Execute this stage and those behind it even where nothing changed.
+    until
+        The last stage.
+    echo
+        Takes a line on each stage. Progress of long cells goes to standard error while they run.
+
+    Raises
+    ------
+    RunError
+        Another process is running in this run directory.
+    StageError
+        A notebook failed; the stages before it keep what they wrote.
+    """
+    run = Run(name or experiment.name)
+    last = STAGES.index(until)
+    if start and STAGES.index(start) > last:
+        raise RequestError(f"--from {start} is behind --until {until}: nothing would run")
+    hold(run / ".chain.lock")
+    try:
+        shown = experiment.path and os.path.relpath(experiment.path, root())
+        run.update(experiment=shown, **{key: experiment.settings["finetune"][key] for key in SHARED})
+        for number, stage in enumerate(STAGES[: last + 1]):
+            settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"
+            forced = bool(start) and number >= STAGES.index(start)
+            if not forced and run.is_done(stage, settings, source(stage)):
+                echo(f"{label}: unchanged, skipped")
+                continue
+            if forced:
+                run.clear(stage)
+            echo(f"{label}: running {notebook(stage).name}")
+            execute(run, stage, settings)
+            echo(f"{label}: done in {run.record(stage)['seconds']} s")
+    finally:
+        release(run / ".chain.lock")
+    return run
+
+
+def execute(run: Run, stage: str, settings: dict) -> None:
+    """Executes one notebook and keeps it in ``runs/<run>/notebooks/`` where it succeeded (else StageError)."""
+    for later in STAGES[STAGES.index(stage) :]:
+        for path in (run.executed(later), failed(run, later)):
+            path.unlink(missing_ok=True)
+    given = {k: v for k, v in settings.items() if v != declared(stage)[k].default}
+    output = run.executed(stage).with_name(f".{notebook(stage).name}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    before, os.environ["TITLESMITH_ROOT"] = os.environ.get("TITLESMITH_ROOT"), str(root())
+    why = ""
+    try:
+        papermill.execute_notebook(
+            str(notebook(stage)),
+            str(output),
+            {"run_name": run.name} | given,
+            kernel_name="python3",
+            cwd=str(root()),
+            progress_bar=False,
+            stderr_file=sys.stderr,  # progress bars, while the cell runs
+            coalesce_streams=True,  # and only their last state in the notebook
+            start_timeout=180,
+            extra_arguments=["--log-level=ERROR"],  # the kernel's own words to the terminal
+        )
+    except PapermillExecutionError as error:
+        why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except Exception as error:  # a dead kernel, a full disk: whatever papermill and nbclient let through
+        why = f"{type(error).__name__}: {error}"
+    finally:
+        os.environ.pop("TITLESMITH_ROOT")
+        if before is not None:
+            os.environ["TITLESMITH_ROOT"] = before
+    if why := why or unfinished(output) or ("" if run.record(stage).get("status") == "done" else "it wrote no result"):
+        if output.exists():
+            output.replace(failed(run, stage))
+        raise StageError(f"{stage} failed in {why}\nOpen {failed(run, stage)} to see it")
+    output.replace(run.executed(stage))
+
+
+def failed(run: Run, stage: str) -> Path:
+    """Where an executed notebook lies that failed."""
+    return run.executed(stage).with_suffix(".failed.ipynb")
+
+
+def unfinished(path: Path) -> str:
+    """Why an executed notebook is no success although papermill raised nothing; empty where it is one.
+
+    A cell that ends its kernel (``sys.exit``) and a kernel that dies leave notebooks that papermill calls completed.
+    """
+    book = nbformat.read(path, 4)
+    if book.metadata.papermill.get("exception"):
+        return "a cell (see the notebook)"
+    for cell in book.cells:
+        if cell.cell_type == "code" and cell.source.strip():
+            status = cell.metadata.papermill.get("status")
+            if status != "completed" or cell.execution_count is None:
+                first = cell.source.splitlines()[0]
+                return f"the cell that begins {first!r}: it is {status or 'pending'}, not run to its end"
+    return ""
+
+
+def source(stage: str) -> str:
+    """SHA-256 of a notebook's cells, their outputs aside."""
+    cells = [(c.cell_type, c.source) for c in nbformat.read(notebook(stage), 4).cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
+    """The first call of each notebook: its run, taken for this kernel, and its parameters, checked.
+
+    Where an earlier stage is missing (the notebook was opened on its own), the notebooks before it are run first,
+    with their defaults and this notebook's model and seed.
+
+    Parameters
+    ----------
+    stage
+        The notebook's stage.
+    namespace
+        Its ``globals()``, from which the parameters are taken.
+
+    Raises
+    ------
+    RequestError
+        A parameter is not allowed.
+    """
+    settings = {k: p.check(namespace[k]) for k, p in declared(stage).items()}
+    run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
+    if any(run.record(name).get("status") != "done" for name in earlier):
+        print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one with their defaults")
+        shared = {k: settings[k] for k in ("model", "seed") if k in settings}
+        chain(Experiment.make(run.name, {stage: settings}, shared), until=earlier[-1])
+    run.begin(stage, settings, source(stage))
+    return run, settings

@@ -1,0 +1,88 @@
+"""Figures, one function each; they return a matplotlib figure and leave showing it to the notebook."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart by colour-blind readers; line styles tell them apart in black and white.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+STYLE = {
+    "figure.dpi": 110,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "text.parse_math": False,  # titles of papers and names of files are text
+}
+
+
+def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, columns, figsize=(9, height), layout="constrained", squeeze=False)
+    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
+    plt.close(figure)  # the notebook shows what the cell returns, once
+    return figure, list(axes[0])
+
+
+def papers(table: pl.DataFrame, source: str) -> Figure:
+    """Papers by year of publication, and by primary category (the ten most frequent)."""
+    figure, (left, right) = _figure(2, f"{table.height:,} papers: {source}")
+    years = table["published"].dt.year().value_counts().sort("published")
+    left.bar(years["published"].to_list(), years["count"].to_list(), color=BLUE)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    left.set(title="By year", xlabel="year of first publication", ylabel="papers")
+    categories = table["primary_category"].value_counts().sort("count", descending=True).head(10).reverse()
+    right.barh(categories["primary_category"].to_list(), categories["count"].to_list(), color=GREEN)
+    right.set(title="By primary category", xlabel="papers")
+    return figure
+
+
+def lengths(words: list[int], tokens: list[int], source: str) -> Figure:
+    """Histograms of the documents' lengths in words and in tokens, the mean drawn in."""
+    figure, axes = _figure(2, f"Lengths of {len(words):,} training documents: {source}", 3.0)
+    for axis, values, unit, color in zip(axes, (words, tokens), ("words", "tokens"), (BLUE, ORANGE), strict=True):
+        wide = max(1, (max(values) - min(values)) // 40)
+        axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)
+        axis.axvline(np.mean(values), color="black", linestyle="--", label=f"mean {np.mean(values):.1f}")
+        axis.set(xlabel=f"{unit} a document", ylabel="documents", title=f"In {unit}")
+        axis.legend()
+    return figure
+
+
+def history(rows: list[dict], floor: float, source: str) -> Figure:
+    """Loss, smoothed loss and validation loss against steps, with the floor, and the learning rate."""
+    figure, (left, right) = _figure(2, f"Training on {source}", 3.8)
+    steps = [row["step"] for row in rows]
+    left.plot(steps, [row["loss"] for row in rows], color=BLUE, alpha=0.35, label="training loss, each step")
+    left.plot(steps, [row["loss_smoothed"] for row in rows], color=BLUE, label="training loss, smoothed")
+    measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
+    if measured:
+        left.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
+    if floor:
+        left.axhline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
+    left.set(title="Loss", xlabel="optimizer steps", ylabel="nats a token")
+    left.set_ylim(bottom=0)
+    left.legend()
+    right.plot(steps, [row["learning_rate"] for row in rows], color=GREEN, label="learning rate")
+    right.set(title="Learning rate and gradient norm", xlabel="optimizer steps", ylabel="learning rate")
+    twin = right.twinx()
+    twin.plot(steps, [row["grad_norm"] for row in rows], color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
+    twin.set_ylabel("gradient norm")
+    twin.grid(False)
+    right.legend(handles=[*right.get_lines(), *twin.get_lines()])
+    return figure
+
+
+def similarities(values: list[float]) -> Figure:
+    """Histogram of how like its nearest training text each generated text is; copies are at 1."""
+    figure, (axis,) = _figure(1, f"How near {len(values):,} generated texts are to the training texts", 2.8)
+    axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
+    axis.axvline(0.9, color=GREY, linestyle=":", label="near copies from here on")
+    axis.set(xlabel="similarity to the nearest training text (1 is a copy)", ylabel="texts", xlim=(0, 1.02))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    return figure

@@ -1,0 +1,257 @@
+"""The run directory: where everything lies, what each stage wrote, and who may write now.
+
+``runs/<run>/`` is the contract between the notebooks: each reads what the one before wrote, and nothing else. All
+paths of the project come from this module.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from titlesmith.errors import RunError
+
+STAGES = ("harvest", "corpus", "finetune", "generate", "evaluate")
+OUTPUTS = {
+    "harvest": ("papers.parquet",),
+    "corpus": ("corpus",),
+    "finetune": ("model", "history.csv", "samples"),
+    "generate": ("texts.jsonl",),
+    "evaluate": ("metrics.json",),
+}
+PACKAGES = ("titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers")
+_locks: dict[Path, FileLock] = {}
+
+
+def root() -> Path:
+    """The project: ``TITLESMITH_ROOT``, else the nearest folder upward with notebooks, else the checkout, else here."""
+    if folder := os.environ.get("TITLESMITH_ROOT"):
+        return Path(folder).resolve()
+    here, checkout = Path.cwd(), Path(__file__).parents[2]
+    return next((p for p in (here, *here.parents, checkout) if (p / "notebooks" / "01_harvest.ipynb").is_file()), here)
+
+
+def notebook(stage: str) -> Path:
+    """The notebook of a stage, in the project or, where there is none (Colab), in the installed package."""
+    name = f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+    project = root() / "notebooks" / name
+    return project if project.is_file() else Path(__file__).parent / "notebooks" / name
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside ``path`` and renames it to ``path`` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes ``value`` as JSON, whole or not at all; NaN is refused (ValueError)."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hold(path: Path, waiting: float = 0) -> None:
+    """Takes the lock file ``path`` for this process, which already holding it does not change.
+
+    Raises
+    ------
+    RunError
+        Another process still holds it after ``waiting`` seconds. The operating system lets go of a lock when
+        its process ends, however it ends.
+    """
+    lock = _locks.setdefault(path, FileLock(path, thread_local=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not lock.is_locked:
+            lock.acquire(timeout=waiting)
+    except Timeout:
+        raise RunError(
+            f"{path.parent} is in use by another titlesmith or notebook; wait for it, stop it, or give this run "
+            "another name with --name"
+        ) from None
+
+
+def release(path: Path) -> None:
+    """Lets go of a lock taken with `hold`."""
+    if path in _locks:
+        _locks.pop(path).release()
+
+
+class Run:
+    """One run directory and its ``run.json``.
+
+    Parameters
+    ----------
+    name
+        The folder below ``runs/``; made by the first write.
+    """
+
+    def __init__(self, name: str):
+        if not name or name.startswith(".") or "/" in name or "\\" in name:
+            raise RunError(f"{name!r} cannot name a run: it is a folder below runs/, without slashes or a leading dot")
+        self.name = name
+        self.path = root() / "runs" / name
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    @property
+    def info(self) -> dict:
+        """The content of run.json; empty where nothing has run yet."""
+        path = self / "run.json"
+        try:
+            return json.loads(path.read_text("utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}); remove it, and the run starts anew") from None
+
+    def update(self, **values: object) -> None:
+        """Sets top-level values of run.json."""
+        write_json(self / "run.json", {"name": self.name} | self.info | values)
+
+    def record(self, stage: str) -> dict:
+        """What run.json says of a stage; empty where it has not begun."""
+        return self.info.get("stages", {}).get(stage, {})
+
+    def update_stage(self, stage: str, **values: object) -> None:
+        """Sets values of a stage's record in run.json."""
+        stages = self.info.get("stages", {})
+        self.update(stages=stages | {stage: stages.get(stage, {}) | values})
+
+    def digests(self, *stages: str) -> dict[str, str]:
+        """SHA-256 of every file that these stages wrote, by its path in the run directory."""
+        paths = [self / name for stage in stages for name in OUTPUTS[stage]]
+        files = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
+        return {f.relative_to(self.path).as_posix(): digest(f) for f in files if not f.name.startswith(".")}
+
+    def fingerprint(self, stage: str, settings: dict, source: str) -> str:
+        """Identifies what a stage is made of: settings, files it reads, its notebook's source, this version."""
+        inputs = self.digests(*STAGES[: STAGES.index(stage)])
+        path = settings.get("path")
+        if path and (root() / path).is_file():
+            inputs[path] = digest(root() / path)
+        made_of = [stage, settings, inputs, source, metadata.version("titlesmith")]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+    def begin(self, stage: str, settings: dict, source: str = "") -> None:
+        """Takes the run for this process and starts a stage.
+
+        What an interrupted attempt wrote is kept where it was made of the same things, so that the stage goes on
+        from there, and removed where it was not.
+
+        Raises
+        ------
+        RunError
+            Another process is writing this run, or an earlier stage is missing.
+        """
+        # A kernel whose parent was killed notices within a second or two; give it the time to go.
+        hold(self / ".stage.lock", waiting=10)
+        self.require(*STAGES[: STAGES.index(stage)])
+        made_of = self.fingerprint(stage, settings, source)
+        if self.record(stage).get("fingerprint") != made_of:
+            self.clear(stage)
+        self.update(versions={name: metadata.version(name) for name in PACKAGES})
+        self.update_stage(
+            stage,
+            status="running",
+            fingerprint=made_of,
+            settings=settings,
+            inputs=self.digests(*STAGES[: STAGES.index(stage)]),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def finish(self, stage: str, **facts: object) -> None:
+        """Ends a stage: its files are whole; ``facts`` (why training stopped, say) go into its record."""
+        now = datetime.now(UTC)
+        seconds = (now - datetime.fromisoformat(self.record(stage)["started"])).total_seconds()
+        ended = {"ended": now.isoformat(timespec="seconds"), "seconds": round(seconds)}
+        self.update_stage(stage, status="done", outputs=self.digests(stage), **ended, **facts)
+        release(self / ".stage.lock")
+
+    def clear(self, stage: str) -> None:
+        """Removes what a stage wrote, and its record."""
+        for name in OUTPUTS[stage]:
+            path = self / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.update(stages={k: v for k, v in self.info.get("stages", {}).items() if k != stage})
+
+    def require(self, *stages: str) -> None:
+        """Checks that these stages are done (RunError)."""
+        for stage in stages:
+            if self.record(stage).get("status") != "done":
+                raise RunError(f"{self.path} has no finished {stage}: run {notebook(stage).name} for it")
+
+    def executed(self, stage: str) -> Path:
+        """Where the executed notebook of a stage lies once it has succeeded."""
+        return self / "notebooks" / notebook(stage).name
+
+    def is_done(self, stage: str, settings: dict, source: str) -> bool:
+        """Whether a stage needs no work: same fingerprint, its files as it left them, its notebook executed."""
+        record = self.record(stage)
+        return (
+            record.get("status") == "done"
+            and self.executed(stage).is_file()
+            and record["outputs"] == self.digests(stage)
+            and record["fingerprint"] == self.fingerprint(stage, settings, source)
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all five stages succeeded, each from what the stages before it hold now."""
+        stages, outputs = self.info.get("stages", {}), {}
+        for stage in STAGES:
+            record = stages.get(stage, {})
+            if record.get("status") != "done" or record["inputs"] != outputs or not self.executed(stage).is_file():
+                return False
+            outputs |= record["outputs"]
+        return True
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the papers are invented (``source: sample``), which every page that shows them must say."""
+        return self.record("harvest").get("settings", {}).get("source") == "sample"
+
+    @property
+    def papers(self) -> str:
+        """What was harvested, in a few words for titles of figures and pages."""
+        settings = self.record("harvest").get("settings", {})
+        return "made-up sample papers" if self.made_up else Path(settings.get("path") or settings["source"]).name
+
+    @property
+    def metrics(self) -> dict:
+        """The content of metrics.json."""
+        self.require("evaluate")
+        return json.loads((self / "metrics.json").read_text("utf-8"))
+
+    @property
+    def texts(self) -> list[dict]:
+        """The generated texts, a dictionary a line of texts.jsonl."""
+        self.require("generate")
+        return [json.loads(line) for line in (self / "texts.jsonl").read_text("utf-8").splitlines()]
+
+
+def runs() -> list[Run]:
+    """Every run directory, the one that was written last first."""
+    found = sorted((root() / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [Run(path.parent.name) for path in found]

@@ -1,0 +1,46 @@
+"""Tables for notebooks: plain HTML in which a paper's title is text and nothing else."""
+
+from html import escape
+
+from IPython.display import HTML
+
+
+def html(rows: list[dict], columns: dict[str, str] | None = None) -> str:
+    """An HTML table.
+
+    Parameters
+    ----------
+    rows
+        Dictionaries with the same keys; floats are shown to three digits behind the point.
+    columns
+        Which keys to show, and the heading of each; all keys by their names where it is left out.
+
+    Returns
+    -------
+    str
+        One line of HTML. All text is escaped, and the classes keep MathJax from typesetting dollar signs.
+    """
+    columns = columns or {key: key for key in rows[0]}
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in columns.values())
+    body = "".join("<tr>" + "".join(map(_cell, (row.get(key) for key in columns))) + "</tr>" for row in rows)
+    return (
+        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto"><table class="dataframe">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def table(rows: list[dict], columns: dict[str, str] | None = None) -> HTML:
+    """The table of `html`, for the last line of a cell."""
+    return HTML(html(rows, columns))
+
+
+def note(text: str) -> str:
+    """Text as HTML in which nothing is markup, for MathJax neither."""
+    return f'<p class="tex2jax_ignore mathjax_ignore">{escape(" ".join(text.split()))}</p>'
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (int, float)):
+        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+        return f'<td style="text-align: right">{shown}</td>'
+    return f'<td style="text-align: left">{escape(" ".join(str("" if value is None else value).split()))}</td>'

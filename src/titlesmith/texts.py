@@ -1,0 +1,113 @@
+"""Generated texts: drawn from an engine, checked, compared with the training texts, written line by line."""
+
+import json
+import unicodedata
+
+from rapidfuzz import fuzz, process
+
+from titlesmith.corpus import Corpus
+from titlesmith.engines.base import Draw, Engine
+from titlesmith.run import Run, replacing
+
+FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")
+ROUNDS = 5  # draws at most of a text that comes out unfinished or with an artifact
+
+
+def is_clean(text: str) -> bool:
+    """Whether a text is free of delimiter fragments, undecodable bytes, line breaks and control characters."""
+    return not any(f in text for f in FRAGMENTS) and not any(unicodedata.category(c) == "Cc" for c in text)
+
+
+def nearest(texts: list[str], training: dict[str, str]) -> list[tuple[str, float]]:
+    """The training text most like each text.
+
+    Parameters
+    ----------
+    texts
+        What to look up.
+    training
+        Training texts by id.
+
+    Returns
+    -------
+    list of tuple
+        Id and similarity for each text: one less the normalized insertion-deletion distance of the two after case
+        folding (`rapidfuzz.fuzz.ratio`), 1 for a copy.
+    """
+    folded = {name: text.casefold() for name, text in training.items()}
+    found = (process.extractOne(text.casefold(), folded, scorer=fuzz.ratio) for text in texts)
+    return [(name, round(score / 100, 4)) for _, score, name in found]
+
+
+def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dict]:
+    """Writes ``texts.jsonl``: ``count`` texts for each prefix, as they are drawn.
+
+    A text that is unfinished or not clean is drawn again, up to `ROUNDS` times. Prefixes whose texts an interrupted
+    call wrote are kept; the seed makes the rest what it would have been.
+
+    Parameters
+    ----------
+    run
+        Where to write.
+    engine
+        The fine-tuned model.
+    corpus
+        What it was trained on.
+    settings
+        ``prefixes``, and what `Engine.generate` takes. Where the template has a prompt, a prefix is that prompt.
+
+    Returns
+    -------
+    list of dict
+        The lines of texts.jsonl.
+    """
+    path, prefixes = run / "texts.jsonl", settings["prefixes"]
+    written = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []  # the last may be cut short
+    lines = [json.loads(line) for line in written]
+    whole = len(lines) // settings["count"]  # prefixes of which every text is there
+    lines = lines[: whole * settings["count"]]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(map(_line, lines)), "utf-8")
+    table = corpus.table("train")
+    training = dict(zip(table["id"], table["completion"], strict=True))
+    with path.open("a", encoding="utf-8") as file:
+        for number, prefix in enumerate(prefixes[whole:], whole):
+            rows = _draw(engine, corpus, prefix, settings | {"seed": settings["seed"] + (number << 16)})
+            for row, (name, similarity) in zip(rows, nearest([r["text"] for r in rows], training), strict=True):
+                row |= {"nearest_id": name, "nearest": training[name], "nearest_similarity": similarity}
+                file.write(_line(row))
+                file.flush()
+            lines += rows
+    run.finish("generate")
+    return lines
+
+
+def _draw(engine: Engine, corpus: Corpus, prefix: str, settings: dict) -> list[dict]:
+    prompt = engine.tokenizer.prompt(prefix, corpus.has_prompt)
+    kept: list[dict] = []
+    for attempt in range(ROUNDS):
+        missing = settings["count"] - len(kept)
+        (draws,) = engine.generate([prompt], settings | {"count": missing, "seed": settings["seed"] + attempt})
+        rows = [_row(engine, prefix, draw, corpus.has_prompt) for draw in draws]
+        last = attempt == ROUNDS - 1
+        kept += [row for row in rows if last or (row["finished"] and is_clean(row["text"]))]
+        if len(kept) == settings["count"]:
+            break
+    return kept
+
+
+def _row(engine: Engine, prefix: str, draw: Draw, has_prompt: bool) -> dict:
+    # Decoded together, so that a character whose bytes are split between prefix and continuation comes out whole
+    ids = draw.ids if has_prompt else engine.tokenizer.encode(prefix) + draw.ids
+    return {
+        "prefix": "" if has_prompt else prefix,
+        "prompt": prefix if has_prompt else "",
+        "text": engine.tokenizer.decode(ids),
+        "tokens": len(draw.ids),
+        "logprob": round(draw.logprob, 4),
+        "finished": draw.finished,
+    }
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,32 @@
+# make help lists what there is to make.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup test book clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.installed  ## make .venv and install everything at pinned versions
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else f"titlesmith needs Python 3.11 to 3.13; $(PYTHON) is {sys.version.split()[0]}. Set another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip check
+	@touch $@
+
+test: setup  ## check style and run the tests (minutes, no network, no GPU)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+book: setup  ## train on the sample papers and build the book
+	@$(BIN)/titlesmith run experiments/sample-titles.yml
+	@$(BIN)/titlesmith book
+
+clean:  ## remove the environment and the built book; runs stay
+	rm -rf .venv _build book/runs book/_static/mathjax

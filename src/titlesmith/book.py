@@ -13,13 +13,9 @@ import yaml
 from titlesmith import tables
 from titlesmith.corpus import Corpus
 from titlesmith.errors import StageError
-from titlesmith.run import STAGES, Run, notebook, replacing, root, runs
+from titlesmith.run import MADE_UP, STAGES, Run, notebook, replacing, root, runs
 
-COLLAPSED = {"parameters", "injected-parameters"}
-MADE_UP = (
-    ":::{admonition} Made-up data\n:class: warning\nThe papers of this run were invented by titlesmith's sample "
-    "grammar. They show how the report works and say nothing about science.\n:::\n"
-)
+COLLAPSED = {"injected-parameters": "Show what this run was given"}  # papermill adds this cell
 
 
 def build() -> tuple[Path, list[Run]]:
@@ -56,12 +52,14 @@ def build() -> tuple[Path, list[Run]]:
         (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
         with replacing(mathjax) as temporary:
             shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(root()), "--toc", str(root() / "_build" / "toc.yml")]
-    done = subprocess.run([*command, "-W", "-n", "--keep-going"], capture_output=True, text=True)
+    start = "from jupyter_book.cli.main import main; main()"  # of this environment, whatever PATH says
+    arguments = ["build", str(root()), "--toc", str(root() / "_build" / "toc.yml"), "-W", "-n", "--keep-going"]
+    done = subprocess.run([sys.executable, "-c", start, *arguments], capture_output=True, text=True)
     log = root() / "_build" / "book.log"
     log.write_text(done.stdout + done.stderr, "utf-8")
     if done.returncode:
-        wrong = [line for line in log.read_text("utf-8").splitlines() if "WARNING" in line or "rror" in line]
+        lines = (done.stdout + done.stderr).splitlines()
+        wrong = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-10:]
         raise StageError("Jupyter Book failed:\n" + "\n".join(wrong[:10]) + f"\nThe whole of what it said: {log}")
     return root() / "_build" / "html" / "index.html", shown
 
@@ -93,7 +91,7 @@ def summary(run: Run) -> str:
     titles = "".join(f"<li>{escape(row['text'])}</li>" for row in run.texts[:10])
     return "\n".join(
         [
-            MADE_UP if run.made_up else "",
+            f":::{{admonition}} Made-up data\n:class: warning\n{MADE_UP}\n:::\n" if run.made_up else "",
             tables.html(facts, {"what": "", "value": ""}),
             "\n**Ten generated texts**\n",
             f'<ol class="tex2jax_ignore mathjax_ignore">{titles}</ol>\n',
@@ -105,9 +103,8 @@ def chapter(run: Run, stage: str) -> str:
     """An executed notebook as the book shows it: its parameters collapsed."""
     book = nbformat.read(run.executed(stage), 4)
     for cell in book.cells:
-        tags = set(cell.metadata.get("tags", []))
-        if tags & COLLAPSED:
-            cell.metadata["tags"] = sorted(tags | {"hide-input"})
+        for tag in set(cell.metadata.get("tags", [])) & set(COLLAPSED):
+            cell.metadata |= {"tags": [tag, "hide-input"], "mystnb": {"code_prompt_show": COLLAPSED[tag]}}
     return nbformat.writes(book) + "\n"
 
 

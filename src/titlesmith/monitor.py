@@ -38,8 +38,11 @@ class Monitor:
         self.run, self.settings, self.reason = run, settings, ""
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
-    def start(self, step: int) -> None:
-        """Begins behind ``step``, that of the model's checkpoint; rows of later steps are dropped and made again."""
+    def start(self, step: int, epoch: int) -> None:
+        """Begins behind ``step``, that of the model's checkpoint; rows of later steps are dropped and made again.
+
+        ``epoch`` is the number of learned tokens an epoch.
+        """
         rows = [row for row in read(self.history) if row["step"] <= step]
         with replacing(self.history) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -48,8 +51,9 @@ class Monitor:
         self._sum = self._weight = 0.0
         for row in rows:
             self._smooth(row["loss"])
-        self._before = rows[-1]["seconds"] if rows else 0.0
-        self._begun, self._first = time.monotonic(), step
+        self._epoch, self._tokens = epoch, int(rows[-1]["tokens"]) if rows else 0
+        self._before, self._first = rows[-1]["seconds"] if rows else 0.0, self._tokens
+        self._begun = time.monotonic()
         self._file = self.history.open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
         self._bar = tqdm(total=self.settings["steps"], initial=step, unit="step", ncols=110, mininterval=0.5)
@@ -62,8 +66,8 @@ class Monitor:
         Parameters
         ----------
         row
-            The columns of `COLUMNS` but ``seconds`` and ``loss_smoothed``, which are added here; losses in nats a
-            token, ``valid_loss`` None where it was not measured.
+            The columns of `COLUMNS` but ``epoch``, ``seconds`` and ``loss_smoothed``, which are added here; losses in
+            nats a token, ``valid_loss`` None where it was not measured, ``tokens`` those that this step learned.
 
         Returns
         -------
@@ -71,11 +75,17 @@ class Monitor:
             Why training stops with this step; empty where it goes on.
         """
         elapsed = time.monotonic() - self._begun
-        row |= {"seconds": round(self._before + elapsed, 3), "loss_smoothed": self._smooth(row["loss"])}
+        self._tokens += row["tokens"]
+        row |= {
+            "epoch": round(self._tokens / self._epoch, 4),
+            "tokens": self._tokens,
+            "seconds": round(self._before + elapsed, 3),
+            "loss_smoothed": self._smooth(row["loss"]),
+        }
         # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
         self._writer.writerow({k: "" if row.get(k) is None else row[k] for k in COLUMNS})
         self._file.flush()
-        speed = (row["step"] - self._first) * self.settings["batch_size"] * self.settings["block_size"] / elapsed
+        speed = (self._tokens - self._first) / elapsed
         self._bar.set_postfix_str(
             f"loss {row['loss']:.3f}, smoothed {row['loss_smoothed']:.3f}, {speed:,.0f} tokens/s", refresh=False
         )
@@ -93,10 +103,10 @@ class Monitor:
         with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
             temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
 
-    def first_samples(self) -> list[tuple[int, str]]:
-        """The first text of each sample, with its step."""
+    def first_samples(self) -> list[dict]:
+        """The first text of each sample: ``step`` and ``text``."""
         files = sorted(self.samples.glob("step-*.txt"))
-        return [(int(file.stem[5:]), file.read_text("utf-8").split("\n", 1)[0]) for file in files]
+        return [{"step": int(f.stem[5:]), "text": f.read_text("utf-8").split("\n", 1)[0]} for f in files]
 
     def close(self) -> None:
         """Closes the history and the progress bar."""

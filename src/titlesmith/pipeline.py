@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment, declared
-from titlesmith.run import STAGES, Run, hold, notebook, release, root
+from titlesmith.run import MADE_UP, STAGES, Run, hold, notebook, release, root
 
 
 def chain(
@@ -160,4 +160,6 @@ def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
         shared = {k: settings[k] for k in ("model", "seed") if k in settings}
         chain(Experiment.make(run.name, {stage: settings}, shared), until=earlier[-1])
     run.begin(stage, settings, source(stage))
+    if run.made_up:
+        print(MADE_UP)
     return run, settings

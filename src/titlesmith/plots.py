@@ -15,15 +15,13 @@ STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.titlesize": "medium",
-    "axes.titlelocation": "left",
-    "text.parse_math": False,  # titles of papers and names of files are text
 }
 
 
 def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, columns, figsize=(9, height), layout="constrained", squeeze=False)
-    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
+    figure.suptitle(title, x=0.01, ha="left", parse_math=False)  # a file's name is text
     plt.close(figure)  # the notebook shows what the cell returns, once
     return figure, list(axes[0])
 
@@ -34,10 +32,12 @@ def papers(table: pl.DataFrame, source: str) -> Figure:
     years = table["published"].dt.year().value_counts().sort("published")
     left.bar(years["published"].to_list(), years["count"].to_list(), color=BLUE)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    left.set(title="By year", xlabel="year of first publication", ylabel="papers")
+    left.set_title("By year", loc="left")
+    left.set(xlabel="year of first publication", ylabel="papers")
     categories = table["primary_category"].value_counts().sort("count", descending=True).head(10).reverse()
     right.barh(categories["primary_category"].to_list(), categories["count"].to_list(), color=GREEN)
-    right.set(title="By primary category", xlabel="papers")
+    right.set_title("By primary category", loc="left")
+    right.set(xlabel="papers")
     return figure
 
 
@@ -48,7 +48,8 @@ def lengths(words: list[int], tokens: list[int], source: str) -> Figure:
         wide = max(1, (max(values) - min(values)) // 40)
         axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)
         axis.axvline(np.mean(values), color="black", linestyle="--", label=f"mean {np.mean(values):.1f}")
-        axis.set(xlabel=f"{unit} a document", ylabel="documents", title=f"In {unit}")
+        axis.set(xlabel=f"{unit} a document", ylabel="documents")
+        axis.set_title(f"In {unit}", loc="left")
         axis.legend()
     return figure
 
@@ -64,11 +65,13 @@ def history(rows: list[dict], floor: float, source: str) -> Figure:
         left.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
     if floor:
         left.axhline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
-    left.set(title="Loss", xlabel="optimizer steps", ylabel="nats a token")
+    left.set_title("Loss", loc="left")
+    left.set(xlabel="optimizer steps", ylabel="nats a token")
     left.set_ylim(bottom=0)
     left.legend()
     right.plot(steps, [row["learning_rate"] for row in rows], color=GREEN, label="learning rate")
-    right.set(title="Learning rate and gradient norm", xlabel="optimizer steps", ylabel="learning rate")
+    right.set_title("Learning rate and gradient norm", loc="left")
+    right.set(xlabel="optimizer steps", ylabel="learning rate")
     twin = right.twinx()
     twin.plot(steps, [row["grad_norm"] for row in rows], color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
     twin.set_ylabel("gradient norm")

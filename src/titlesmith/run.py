@@ -27,6 +27,11 @@ OUTPUTS = {
     "evaluate": ("metrics.json",),
 }
 PACKAGES = ("titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers")
+MADE_UP = (
+    "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "
+    "say nothing about science."
+)
+WAITING = 10  # seconds for a kernel whose parent was killed to notice, which takes it a second or two
 _locks: dict[Path, FileLock] = {}
 
 
@@ -165,8 +170,7 @@ class Run:
         RunError
             Another process is writing this run, or an earlier stage is missing.
         """
-        # A kernel whose parent was killed notices within a second or two; give it the time to go.
-        hold(self / ".stage.lock", waiting=10)
+        hold(self / ".stage.lock", WAITING)
         self.require(*STAGES[: STAGES.index(stage)])
         made_of = self.fingerprint(stage, settings, source)
         if self.record(stage).get("fingerprint") != made_of:

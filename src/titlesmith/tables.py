@@ -4,6 +4,8 @@ from html import escape
 
 from IPython.display import HTML
 
+STYLE = "text-align: left; vertical-align: top; padding: 0.2em 0.7em 0.2em 0"
+
 
 def html(rows: list[dict], columns: dict[str, str] | None = None) -> str:
     """An HTML table.
@@ -11,7 +13,7 @@ def html(rows: list[dict], columns: dict[str, str] | None = None) -> str:
     Parameters
     ----------
     rows
-        Dictionaries with the same keys; floats are shown to three digits behind the point.
+        Dictionaries with the same keys; floats are shown to three digits behind the point, lists by items.
     columns
         Which keys to show, and the heading of each; all keys by their names where it is left out.
 
@@ -21,11 +23,12 @@ def html(rows: list[dict], columns: dict[str, str] | None = None) -> str:
         One line of HTML. All text is escaped, and the classes keep MathJax from typesetting dollar signs.
     """
     columns = columns or {key: key for key in rows[0]}
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in columns.values())
+    head = "".join(f'<th style="{STYLE}">{escape(heading)}</th>' for heading in columns.values())
     body = "".join("<tr>" + "".join(map(_cell, (row.get(key) for key in columns))) + "</tr>" for row in rows)
     return (
-        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto"><table class="dataframe">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto"><table style="margin: 0 0 1em">'
+        + (f"<thead><tr>{head}</tr></thead>" if any(columns.values()) else "")
+        + f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -34,13 +37,9 @@ def table(rows: list[dict], columns: dict[str, str] | None = None) -> HTML:
     return HTML(html(rows, columns))
 
 
-def note(text: str) -> str:
-    """Text as HTML in which nothing is markup, for MathJax neither."""
-    return f'<p class="tex2jax_ignore mathjax_ignore">{escape(" ".join(text.split()))}</p>'
-
-
 def _cell(value: object) -> str:
     if isinstance(value, (int, float)):
         shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-        return f'<td style="text-align: right">{shown}</td>'
-    return f'<td style="text-align: left">{escape(" ".join(str("" if value is None else value).split()))}</td>'
+        return f'<td style="{STYLE}; text-align: right">{shown}</td>'
+    text = "; ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+    return f'<td style="{STYLE}">{escape(" ".join(text.split()))}</td>'

@@ -42,6 +42,22 @@ class Corpus:
         """The token ids of a split."""
         return Documents(self.path / f"{name}.bin", self.tokenizer, self.has_prompt)
 
+    @property
+    def counts(self) -> list[dict]:
+        """Documents, tokens, longest document and dates of each split."""
+        return [{"split": name} | counts for name, counts in self.info["splits"].items()]
+
+    @property
+    def dropped(self) -> list[dict]:
+        """Why papers were left out: ``reason``, ``papers`` (how many), ``examples``."""
+        return [{"reason": reason} | found for reason, found in self.info["dropped"].items()]
+
+    def lengths(self, name: str) -> tuple[list[int], list[int]]:
+        """Lengths of a split's documents, in words and in tokens, delimiters aside."""
+        table = self.table(name)
+        words = [len(f"{row['prompt']} {row['completion']}".split()) for row in table.iter_rows(named=True)]
+        return words, [len(document) - 1 for document in self.documents(name)]
+
     def table(self, name: str) -> pl.DataFrame:
         """The texts of a split: ``id prompt completion published``."""
         return pl.read_parquet(self.path / f"{name}.parquet")

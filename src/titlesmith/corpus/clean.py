@@ -27,7 +27,7 @@ def select(papers: pl.DataFrame, fields: list[str]) -> tuple[pl.DataFrame, dict[
     Returns
     -------
     tuple
-        The papers that are left, and for each reason to drop ``{"count": int, "examples": [titles]}``.
+        The papers that are left, and for each reason to drop ``{"papers": int, "examples": [titles]}``.
     """
     papers = papers.with_columns(pl.col(fields).fill_null("").map_elements(clean, pl.String))
     reasons = {
@@ -39,6 +39,6 @@ def select(papers: pl.DataFrame, fields: list[str]) -> tuple[pl.DataFrame, dict[
     for reason, expression in reasons.items():
         mask = papers.select(expression).to_series()
         examples = papers.filter(mask)[fields[-1]].head(EXAMPLES).to_list()
-        dropped[reason] = {"count": int(mask.sum()), "examples": examples}
+        dropped[reason] = {"papers": int(mask.sum()), "examples": examples}
         papers = papers.filter(~mask)
     return papers, dropped

@@ -75,17 +75,17 @@ class Engine(ABC):
         opening = self.tokenizer.prompt(corpus.table("valid")["prompt"][0], corpus.has_prompt)
         sampling = SAMPLING | {"count": SAMPLES, "seed": settings["seed"]}
         sampling["max_tokens"] = min(sampling["max_tokens"], self.context - len(opening))
-        monitor.start(self.step)
+        monitor.start(self.step, rows.epoch)
         while not monitor.reason:
             step = self.step + 1
             rate = learning_rate(step, settings)
-            loss, norm = self.train(*rows[step], rate)
+            ids, learned = rows[step]
+            loss, norm = self.train(ids, learned, rate)
             finite = math.isfinite(loss) and math.isfinite(norm)
             self.step += finite  # an update that is not finite has not been applied
             stop = monitor.step(
                 step=step,
-                epoch=round(step * rows.tokens / rows.epoch, 4),
-                tokens=step * rows.tokens,
+                tokens=int(learned.sum()),
                 loss=loss,
                 valid_loss=self.loss(valid) if finite and monitor.due("validate", step) else None,
                 learning_rate=rate,
@@ -165,46 +165,54 @@ class Engine(ABC):
 class Rows:
     """The train split as rows of equal length, a function of the step alone, so that a training resumes exactly.
 
-    Documents are shuffled anew for each epoch and joined, an end of text between them; rows follow one another in
-    that sequence, so that every document is seen once an epoch. ``rows[step]`` are the rows of a step, counted from
-    one: ids (batch, block + 1) and which predictions are learned (batch, block).
+    Documents are shuffled anew for each epoch and packed: a row starts with an end of text and takes documents as long
+    as the next one fits, so that most documents are learned whole and from where generation starts. A document that is
+    longer than a row goes on in the next. ``rows[step]`` are the rows of a step, counted from one: ids
+    (batch, block + 1) and which predictions are learned (batch, block).
 
     Attributes
     ----------
-    tokens
-        Predictions a step.
     epoch
-        Predictions an epoch.
+        Learned predictions an epoch.
     """
 
     def __init__(self, documents: Documents, batch: int, block: int, seed: int):
-        self.documents, self.shape, self.seed = documents, (batch, block), seed
-        self.tokens, self.epoch = batch * block, len(documents.ids) - 1
-        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.documents, self.batch, self.block, self.seed = documents, batch, block, seed
+        self.epoch = sum(int(documents.learned(documents[i]).sum()) for i in range(len(documents)))
+        self._first, self._epochs, self._rows = 0, 0, []  # number of the first row that is held, epochs packed, rows
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        batch, block = self.shape
-        # Predicted ids of the step, and before them the id that the first is predicted from
-        at = (step - 1) * self.tokens + np.arange(self.tokens)
-        ids, learned = self._at(at)
-        before = self._at(at[:1] - 1)[0] if at[0] else np.array([self.documents.tokenizer.end], np.int32)
-        ids = np.concatenate([before, ids])
-        return (
-            np.stack([ids[row * block : (row + 1) * block + 1] for row in range(batch)]),
-            learned.reshape(batch, block),
-        )
+        first = (step - 1) * self.batch
+        if first < self._first:
+            self._first, self._epochs, self._rows = 0, 0, []
+        while len(self._rows) < first - self._first + self.batch:
+            self._rows += self._pack(self._epochs)
+            self._epochs += 1
+            behind = min(first - self._first, len(self._rows))
+            del self._rows[:behind]
+            self._first += behind
+        at = first - self._first
+        ids, learned = zip(*self._rows[at : at + self.batch], strict=True)
+        return np.stack(ids), np.stack(learned)
 
-    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        epochs = range(positions[0] // self.epoch, positions[-1] // self.epoch + 1)
-        self._cache = {e: self._cache.get(e) or self._shuffled(e) for e in epochs}
-        places = {e: positions[positions // self.epoch == e] % self.epoch for e in epochs}
-        ids, learned = (np.concatenate([self._cache[e][k][at] for e, at in places.items()]) for k in (0, 1))
-        return ids, learned
-
-    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _pack(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.documents))
-        documents = [self.documents[i] for i in order]
-        return np.concatenate(documents), np.concatenate([self.documents.learned(d) for d in documents])
+        rows, room = [], 0
+        for i in order:
+            ids = np.concatenate([[self.documents.tokenizer.end], self.documents[i]])
+            learned = self.documents.learned(ids[1:])
+            if len(learned) > room:
+                room = 0
+            for start in range(0, len(learned), self.block):
+                piece = learned[start : start + self.block]
+                if not room:
+                    rows.append((np.full(self.block + 1, ids[0], np.int32), np.zeros(self.block, np.float32)))
+                    room = self.block
+                at = self.block - room
+                rows[-1][0][at : at + len(piece) + 1] = ids[start : start + len(piece) + 1]
+                rows[-1][1][at : at + len(piece)] = piece
+                room -= len(piece)
+        return rows
 
 
 def padded(documents: Documents, context: int, tokens: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -82,6 +82,8 @@ def papers(settings: dict) -> pl.DataFrame:
         field = random_state.choice(list(FIELDS))
         words = {k: v.split("|") for k, v in (COMMON | FIELDS[field]).items()}
         title = random_state.choice(TITLES).format_map({k: random_state.choice(v) for k, v in words.items()})
+        if title in rows:
+            continue
         subject = {k: random_state.choice(v).lower() for k, v in words.items()}
         subject |= {"task": next((t.lower() for t in words["task"] if t in title), subject["task"])}
         sentences = random_state.sample(SENTENCES, k=random_state.randint(4, 6))

@@ -1,0 +1,5 @@
+"""``python -m titlesmith`` is the command ``titlesmith``."""
+
+from titlesmith.cli import main
+
+main()

@@ -1,0 +1,65 @@
+"""Fixtures: a project folder of its own for each test, tiny models, and where real data lies."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("TITLESMITH_DATA", ROOT.parent / "shared" / "data"))
+HOSTILE = "<script>alert(1)</script> $x^2$ & \"quotes\": a study"
+
+
+def data(name: str) -> Path:
+    """A file of real data; the test is skipped where it is not there."""
+    if not (DATA / name).exists():
+        pytest.skip(f"needs {name} below {DATA} (set TITLESMITH_DATA)")
+    return DATA / name
+
+
+def make_project(path: Path) -> Path:
+    """A copy of what the project needs to run and to build the book."""
+    for name in ("notebooks", "book", "experiments"):
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("runs", "mathjax"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, path / name)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project, which `titlesmith.run.root` finds."""
+    monkeypatch.setenv("TITLESMITH_ROOT", str(make_project(tmp_path)))
+    return tmp_path
+
+
+COLUMNS = ["arxiv_id", "title", "abstract", "author_text", "categories", "primary_cat", "created", "updated", "doi"]
+
+
+def write_archive(path: Path, rows: list[dict]) -> Path:
+    """A file in the ArXiV Archive's form; each row needs a title and may set the other columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["", *COLUMNS], delimiter="\t", restval="", lineterminator="\n")
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            defaults = {
+                "arxiv_id": f"2001.{number:05d}",
+                "abstract": f"Abstract of {row['title']}",
+                "author_text": "A. Author, B. Author",
+                "categories": "cs.SD,eess.AS",
+                "primary_cat": "eess.AS",
+                "created": f"20{10 + number % 10}-01-{1 + number % 28:02d}",
+            }
+            writer.writerow(defaults | row)
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An archive of 120 papers, one of them with a title that is hostile to HTML and MathJax."""
+    nouns = ["speech", "music", "sound", "voice", "noise", "tempo", "pitch", "echo"]
+    verbs = ["recognition", "synthesis", "detection", "separation", "coding"]
+    titles = [f"Neural {a} {b} number {i}" for i in range(3) for a in nouns for b in verbs]
+    return write_archive(tmp_path / "papers.tsv", [{"title": t} for t in [HOSTILE, *titles[:119]]])

@@ -1,0 +1,38 @@
+from datetime import date
+
+import polars as pl
+import pytest
+
+from titlesmith import plots
+
+HISTORY = [
+    {"step": i, "loss": 5 / i, "loss_smoothed": 5 / i, "valid_loss": 4 / i if i % 2 else None}
+    | {"learning_rate": 1e-3, "grad_norm": 1.0}
+    for i in range(1, 9)
+]
+PAPERS = pl.DataFrame({"published": [date(2020, 1, 1), date(2021, 1, 1)], "primary_category": ["cs.$x$", "cs.CL"]})
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        plots.papers(PAPERS, "$file$.tsv"),
+        plots.lengths([3, 3, 3], [5, 6, 90], "papers"),
+        plots.history(HISTORY, 0.1, "papers"),
+        plots.similarities([0.2, 1.0]),
+    ],
+)
+def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_path):
+    assert figure.get_suptitle()
+    for axis in figure.axes:
+        assert axis.get_ylabel() or axis.get_xlabel()
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_the_floor_is_drawn_only_where_there_is_one():
+    def lines(floor):
+        return [line.get_label() for line in plots.history(HISTORY, floor, "").axes[0].get_lines()]
+
+    assert "floor at 0.1" in lines(0.1)
+    assert len(lines(0.0)) == 3

@@ -1,0 +1,136 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from titlesmith.errors import RunError
+from titlesmith.run import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
+
+
+def finish(run: Run, stage: str, content: str = "x") -> None:
+    """Plays a stage: writes its outputs and an executed notebook."""
+    run.begin(stage, {"seed": 1})
+    for name in OUTPUTS[stage]:
+        path = run / name if "." in name else run / name / "file"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    run.finish(stage)
+    run.executed(stage).parent.mkdir(exist_ok=True)
+    run.executed(stage).write_text("{}")
+
+
+def test_root_is_the_nearest_folder_with_notebooks(project, monkeypatch):
+    monkeypatch.delenv("TITLESMITH_ROOT")
+    (project / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(project / "a" / "b")
+    assert root() == project
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b"])
+def test_names_that_leave_the_runs_folder_are_refused(project, name):
+    with pytest.raises(RunError, match="cannot name a run"):
+        Run(name)
+
+
+def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_a_stage_needs_the_stages_before_it(project):
+    with pytest.raises(RunError, match=r"no finished harvest: run 01_harvest\.ipynb"):
+        Run("r").begin("corpus", {})
+
+
+def test_complete_only_when_every_stage_read_what_is_there_now(project):
+    run = Run("r")
+    for stage in STAGES:
+        assert not run.complete
+        finish(run, stage)
+    assert run.complete
+    assert [r.name for r in runs()] == ["r"]
+    finish(run, "corpus", "other content")
+    assert not run.complete, "the model was trained on another corpus"
+
+
+@pytest.mark.parametrize(
+    "change", ["settings", "source", "an input", "an output", "an output removed", "the executed notebook removed"]
+)
+def test_a_stage_is_done_until_something_changes(project, change):
+    run, settings, source = Run("r"), {"seed": 1}, ""
+    finish(run, "harvest")
+    finish(run, "corpus")
+    assert run.is_done("corpus", settings, source)
+    match change:
+        case "settings":
+            settings = {"seed": 2}
+        case "source":
+            source = "another notebook"
+        case "an input":
+            (run / "papers.parquet").write_text("other papers")
+        case "an output":
+            (run / "corpus" / "file").write_text("damaged")
+        case "an output removed":
+            (run / "corpus" / "file").unlink()
+        case _:
+            run.executed("corpus").unlink()
+    assert not run.is_done("corpus", settings, source)
+
+
+def test_begin_keeps_an_interrupted_stage_of_the_same_making_and_clears_any_other(project):
+    run = Run("r")
+    finish(run, "harvest")
+    run.begin("corpus", {"seed": 1})
+    (run / "corpus").mkdir()
+    (run / "corpus" / "half").write_text("x")
+    run.begin("corpus", {"seed": 1})
+    assert (run / "corpus" / "half").exists()
+    run.begin("corpus", {"seed": 2})
+    assert not (run / "corpus").exists()
+
+
+def test_a_damaged_run_json_says_what_to_do(project):
+    run = Run("r")
+    finish(run, "harvest")
+    (run / "run.json").write_text('{"stages": {"har')
+    with pytest.raises(RunError, match="is damaged .* remove it"):
+        run.record("harvest")
+
+
+HOLDER = """
+import sys, time
+from titlesmith.run import Run
+Run("r").begin("harvest", {})
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_in_use_is_refused_and_free_after_kill(project, monkeypatch):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert holder.stdout.readline() == "held\n"
+    monkeypatch.setattr("titlesmith.run.WAITING", 0.5)
+    with pytest.raises(RunError, match="in use by another"):
+        Run("r").begin("harvest", {})
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    begun = time.monotonic()
+    Run("r").begin("harvest", {})
+    assert time.monotonic() - begun < 5

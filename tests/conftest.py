@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TITLESMITH_DATA", ROOT.parent / "shared" / "data"))
-HOSTILE = "<script>alert(1)</script> $x^2$ & \"quotes\": a study"
+HOSTILE = '<script>alert(1)</script> $x^2$ & "quotes": a study'
 
 
 def data(name: str) -> Path:

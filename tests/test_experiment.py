@@ -92,7 +92,7 @@ def test_wrong_requests_name_the_place_and_the_remedy(project, override, said):
     ],
 )
 def test_wrong_files_are_refused(project, text, said):
-    with pytest.raises(RequestError, match="e.yml|finetune") as error:
+    with pytest.raises(RequestError, match=r"e\.yml|finetune") as error:
         read(project, text=text)
     assert said in str(error.value)
 
@@ -105,8 +105,16 @@ def test_a_missing_experiment_names_the_nearest(project):
 
 @pytest.mark.parametrize(
     ("value", "kind", "good"),
-    [(1, int, True), (True, int, False), (1, float, True), ("1", float, False), (None, str, False)]
-    + [([1, 2.0], list[float], True), (["a", 1], list[str], False), ({"a": "b"}, dict[str, str], True)],
+    [
+        (1, int, True),
+        (True, int, False),
+        (1, float, True),
+        ("1", float, False),
+        (None, str, False),
+        ([1, 2.0], list[float], True),
+        (["a", 1], list[str], False),
+        ({"a": "b"}, dict[str, str], True),
+    ],
 )
 def test_fits(value, kind, good):
     assert fits(value, kind) is good

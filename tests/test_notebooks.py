@@ -2,8 +2,8 @@ import tomllib
 
 import nbformat
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from titlesmith.run import STAGES
 
 NOTEBOOKS = {stage: ROOT / "notebooks" / f"{i:02d}_{stage}.ipynb" for i, stage in enumerate(STAGES, 1)}
@@ -21,7 +21,9 @@ def test_committed_without_outputs(book):
 
 
 def test_one_heading_of_the_first_rank_and_it_comes_first(book):
-    ranks = [line for c in book.cells if c.cell_type == "markdown" for line in c.source.splitlines() if line[:2] == "# "]
+    ranks = [
+        line for c in book.cells if c.cell_type == "markdown" for line in c.source.splitlines() if line[:2] == "# "
+    ]
     assert len(ranks) == 1
     assert book.cells[0].source.startswith(ranks[0])
 

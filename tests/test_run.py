@@ -109,7 +109,7 @@ def test_a_damaged_run_json_says_what_to_do(project):
     run = Run("r")
     finish(run, "harvest")
     (run / "run.json").write_text('{"stages": {"har')
-    with pytest.raises(RunError, match="is damaged .* remove it"):
+    with pytest.raises(RunError, match=r"is damaged .* remove it"):
         run.record("harvest")
 
 

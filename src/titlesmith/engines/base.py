@@ -216,22 +216,26 @@ class Rows:
 
 
 def padded(documents: Documents, context: int, tokens: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Documents of like length side by side, about ``tokens`` ids a batch, cut at the context; shapes as in `train`."""
-    end = documents.tokenizer.end
-    order = np.argsort(np.diff(documents.starts.astype(np.int64)), kind="stable")
-    batch: list[tuple[np.ndarray, np.ndarray]] = []
-    for place, i in enumerate(order):
-        document = documents[i]
-        batch.append((document[:context], documents.learned(document)[:context]))
-        width = len(batch[-1][0])
-        if (len(batch) + 1) * width > tokens or place == len(order) - 1:
-            ids = np.full((len(batch), width + 1), end, np.int32)
-            learned = np.zeros((len(batch), width), np.float32)
-            for row, (document, mask) in enumerate(batch):
-                ids[row, 1 : len(document) + 1] = document
-                learned[row, : len(document)] = mask
-            yield ids, learned
+    """Documents of like length side by side, at most ``tokens`` ids a batch, cut at the context; as in `train`."""
+    lengths = np.minimum(np.diff(documents.starts.astype(np.int64)), context)
+    batch: list[int] = []
+    for i in np.argsort(lengths, kind="stable"):
+        if batch and (len(batch) + 1) * lengths[i] > tokens:
+            yield _side_by_side(documents, batch, lengths)
             batch = []
+        batch.append(i)
+    yield _side_by_side(documents, batch, lengths)
+
+
+def _side_by_side(documents: Documents, batch: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    width = max(lengths[i] for i in batch)
+    ids = np.full((len(batch), width + 1), documents.tokenizer.end, np.int32)
+    learned = np.zeros((len(batch), width), np.float32)
+    for row, i in enumerate(batch):
+        document = documents[i]
+        ids[row, 1 : lengths[i] + 1] = document[: lengths[i]]
+        learned[row, : lengths[i]] = documents.learned(document)[: lengths[i]]
+    return ids, learned
 
 
 def learning_rate(step: int, settings: dict) -> float:

@@ -1,0 +1,262 @@
+"""The TensorFlow engine: training, resuming, sampling, and both directions of exchange with stock gpt-2-simple."""
+
+import math
+import shutil
+
+import gpt_2_simple
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from titlesmith import corpus as corpora
+from titlesmith import engines, models, monitor
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.engines.gpt2 import GPT2Engine
+from titlesmith.errors import RequestError
+from titlesmith.harvest import harvest
+from titlesmith.run import Run
+
+TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
+SETTINGS = {
+    "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01, "warmup_steps": 2,
+    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4,
+}  # fmt: skip
+SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
+HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+CORPUS = {"template": "title", "split": [0.8, 0.1, 0.1], "order": "date", "vocabulary": 400, "seed": 1}
+
+
+def prepare(name: str, **settings) -> tuple[Run, corpora.Corpus]:
+    run = Run(name)
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    return run, corpora.build(run, CORPUS | settings, None)
+
+
+@pytest.fixture
+def prepared(project, monkeypatch):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    return prepare("r")
+
+
+def train(run, corpus, model="scratch", **settings) -> GPT2Engine:
+    engine = engines.start(run, model, corpus, seed=1)
+    watch = monitor.Monitor(run, SETTINGS | settings)
+    engine.finetune(corpus, SETTINGS | settings, watch)
+    engine.reason = watch.reason
+    return engine
+
+
+def weights(engine: GPT2Engine) -> list[np.ndarray]:
+    return engine._session.run(engine._variables)
+
+
+def test_the_loss_falls_and_everything_is_recorded(prepared):
+    run, corpus = prepared
+    engine = train(run, corpus, steps=40)
+    rows = monitor.read(run / "history.csv")
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[0]["loss"] == pytest.approx(math.log(len(corpus.tokenizer)), abs=0.3), "it knows nothing at first"
+    assert rows[-1]["loss_smoothed"] < rows[0]["loss"] - 1
+    assert [int(row["step"]) for row in rows if row["valid_loss"] is not None] == list(range(4, 41, 4))
+    assert sorted(p.name for p in (run / "samples").iterdir())[0] == "step-000004.txt"
+    assert engine.reason == "all 40 steps were done"
+
+
+def test_a_loss_below_the_floor_stops(prepared):
+    engine = train(*prepared, loss_floor=5.9, steps=40)
+    assert "fell below the floor of 5.9" in engine.reason
+    assert 1 <= engine.step < 40
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_model_before_it_is_kept(prepared):
+    run, corpus = prepared
+    engine = train(run, corpus, learning_rate=1e30, warmup_steps=0)
+    assert "the model of step" in engine.reason
+    kept = GPT2Engine.load(run / "model")
+    assert kept.step == engine.step == monitor.read(run / "history.csv")[-1]["step"] - 1
+    assert all(np.isfinite(w).all() for w in weights(kept))
+
+
+def test_resumed_training_is_the_same_to_the_bit(project, monkeypatch):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    whole = train(*prepare("whole"))
+    run, corpus = prepare("resumed")
+
+    def killed(self, step, texts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(monitor.Monitor, "sample", killed)
+        train(run, corpus)  # dies at step 4, one step behind its checkpoint
+    resumed = train(run, corpus)
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        assert np.array_equal(a, b)
+    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
+    for a, b in zip(*histories, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+    prompt = [corpus.tokenizer.prompt("Neural", False)]
+    assert whole.generate(prompt, SAMPLING) == resumed.generate(prompt, SAMPLING)
+
+
+def test_only_the_newest_checkpoint_stays(prepared):
+    run, corpus = prepared
+    train(run, corpus)
+    names = {p.name for p in (run / "model").iterdir()}
+    assert names == {
+        "checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model-8.index", "model-8.data-00000-of-00001",
+    }  # fmt: skip
+
+
+def test_the_seed_decides_what_is_drawn_and_nothing_else(prepared):
+    engine = train(*prepared)
+    prompts = [engine.tokenizer.prompt(prefix, False) for prefix in ("", "Neural")]
+    first = engine.generate(prompts, SAMPLING)
+    assert engine.generate(prompts, SAMPLING) == first
+    assert engine.generate(prompts, SAMPLING | {"seed": 4}) != first
+    assert len({tuple(d.ids) for d in first[0]}) > 1, "texts of one prompt differ"
+
+
+def test_draws_end_at_the_end_of_text_or_at_the_limit(prepared):
+    engine = train(*prepared, steps=30)
+    (draws,) = engine.generate([engine.tokenizer.prompt("", False)], SAMPLING | {"count": 40})
+    assert any(d.finished for d in draws)
+    for draw in draws:
+        assert engine.tokenizer.end not in draw.ids
+        assert draw.finished or len(draw.ids) == SAMPLING["max_tokens"]
+        assert draw.logprob < 0
+
+
+def test_log_probabilities_are_those_of_the_loss(prepared):
+    engine = train(*prepared)
+    end = engine.tokenizer.end
+    (draws,) = engine.generate([[end]], SAMPLING | {"temperature": 0.5, "top_k": 20})
+    for draw in draws:
+        ids = [end, *draw.ids, *([end] if draw.finished else [])]
+        nats = engine.losses(np.array([ids]), np.ones((1, len(ids) - 1)))
+        assert draw.logprob == pytest.approx(-nats[0] / (len(ids) - 1), abs=1e-4)
+
+
+def test_sampling_is_cut_to_the_likeliest_tokens(prepared):
+    engine = train(*prepared, steps=20)
+    prompt = engine.tokenizer.prompt("", False)
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}):
+        (draws,) = engine.generate([prompt], SAMPLING | cut)
+        assert len({tuple(d.ids) for d in draws}) == 1, "one token is the likeliest"
+    ids, learned = np.array([[*prompt, i] for i in range(len(engine.tokenizer))]), np.ones((len(engine.tokenizer), 1))
+    order = np.argsort(engine.losses(ids, learned))
+    (draws,) = engine.generate([prompt], SAMPLING | {"count": 200, "top_k": 3})
+    firsts = {d.ids[0] if d.ids else engine.tokenizer.end for d in draws}
+    assert firsts == set(order[:3].tolist())
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(prepared):
+    engine = train(*prepared)
+    with pytest.raises(RequestError, match="exceed the model's context of 64"):
+        engine.generate([[1] * 50], SAMPLING)
+
+
+def test_two_engines_live_in_one_kernel(prepared):
+    engine = train(*prepared)
+    again = GPT2Engine.load(prepared[0] / "model")
+    documents = prepared[1].documents("test")
+    assert engine.loss(documents) == again.loss(documents)
+
+
+def test_the_loss_of_a_template_with_a_prompt_counts_completions_only(project, monkeypatch):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    run, corpus = prepare("r", template="year-title")
+    engine = train(run, corpus)
+    documents = corpus.documents("test")
+    nats = tokens = 0.0
+    for document in documents:
+        ids = np.concatenate([[corpus.tokenizer.end], document])
+        split = document.tolist().index(corpus.tokenizer.newline) + 1
+        nats += engine.losses(ids[None], (np.arange(len(document)) >= split)[None].astype(float))[0]
+        tokens += len(document) - split
+    assert engine.loss(documents) == pytest.approx(nats / tokens, rel=1e-5)
+
+
+# Exchange with stock gpt-2-simple, whose samplers need a context of 1,024 tokens
+
+STOCK = {"n_ctx": 1024, "n_embd": 16, "n_head": 2, "n_layer": 1}
+
+
+@pytest.fixture
+def stock_session():
+    tf.compat.v1.reset_default_graph()
+    session = gpt_2_simple.start_tf_sess()
+    yield session
+    session.close()
+    tf.compat.v1.reset_default_graph()
+
+
+def test_stock_gpt_2_simple_loads_and_generates_with_what_was_trained_here(project, monkeypatch, stock_session):
+    monkeypatch.setattr(engines, "SCRATCH", STOCK)
+    run, corpus = prepare("r")
+    engine = train(run, corpus)
+    gpt_2_simple.load_gpt2(stock_session, run_name="model", checkpoint_dir=str(run.path))
+    (loaded,) = [v for v in tf.compat.v1.global_variables() if v.op.name == "model/wte"]
+    (trained,) = [v for v in engine._variables if v.op.name == "model/wte"]
+    assert np.array_equal(stock_session.run(loaded), engine._session.run(trained))
+    texts = gpt_2_simple.generate(
+        stock_session, run_name="model", checkpoint_dir=str(run.path), length=12, prefix="Neural", return_as_list=True
+    )
+    assert texts[0].startswith("Neural") and len(texts[0]) > len("Neural")
+
+
+def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, monkeypatch, stock_session):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(engines, "SCRATCH", STOCK)
+    run, corpus = prepare("r")
+    base = train(run, corpus, steps=1)
+    shutil.copytree(run / "model", project / "models" / "tiny")
+    (project / "titles.txt").write_text("\n".join(corpus.table("train")["completion"]) * 20)
+    gpt_2_simple.finetune(
+        stock_session,
+        "titles.txt",
+        steps=2,
+        model_name="tiny",
+        accumulate_gradients=1,
+        sample_every=100,
+        save_every=100,
+    )
+    (trained,) = [v for v in tf.compat.v1.global_variables() if v.op.name == "model/wte"]
+    trained = stock_session.run(trained)
+    assert models.folder("checkpoint/run1") == project / "checkpoint" / "run1"
+    other, corpus = prepare("other")
+    run.clear("finetune")
+    engine = engines.start(other, "checkpoint/run1", corpus, seed=1)
+    assert engine.step == 0, "a new training begins"
+    (loaded,) = [v for v in engine._variables if v.op.name == "model/wte"]
+    assert np.array_equal(engine._session.run(loaded), trained)
+    assert not np.array_equal(trained, weights(base)[1])
+    finetuned = train(other, corpus, model="checkpoint/run1")
+    assert finetuned.step == 8
+
+
+def test_a_checkpoint_of_another_shape_is_refused(prepared):
+    run, corpus = prepared
+    train(run, corpus)
+    path = run / "model" / "hparams.json"
+    path.write_text(path.read_text().replace('"n_embd": 32', '"n_embd": 64'))
+    with pytest.raises(RequestError, match="The two are of different models"):
+        GPT2Engine.load(run / "model")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    tokenizer = Tokenizer.learn(["a b"], 300)
+    GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).save(tmp_path)
+    (tmp_path / "model-0.index").unlink()
+    with pytest.raises(RequestError, match="holds no checkpoint"):
+        GPT2Engine.load(tmp_path)
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(prepared, project):
+    run, corpus = prepared
+    train(run, corpus)
+    shutil.copytree(run / "model", project / "models" / "mine")
+    other, wider = prepare("other", vocabulary=500)
+    with pytest.raises(RequestError, match="not tokenized for models/mine"):
+        engines.start(other, "models/mine", wider, seed=1)

@@ -1,0 +1,111 @@
+import lzma
+
+import pytest
+
+from conftest import HOSTILE, data, write_archive
+from titlesmith.errors import RequestError
+from titlesmith.harvest import SCHEMA, archive, harvest
+from titlesmith.run import Run
+
+ALL = {"source": "archive", "categories": [], "since": "", "until": "", "max_results": 0}
+
+
+def papers(path, **settings):
+    run = Run("r")
+    run.begin("harvest", {})
+    return harvest(run, ALL | {"path": str(path)} | settings)
+
+
+@pytest.mark.parametrize(
+    ("stored", "true"),
+    [
+        ("1510.0898300000001", "1510.08983"),
+        ("1501.0749", "1501.07490"),
+        ("1912.1330699999999", "1912.13307"),
+        ("1301.3605", "1301.3605"),
+        ("704.0001", "0704.0001"),
+        ("cmp-lg/9404002", "cmp-lg/9404002"),
+    ],
+)
+def test_identifiers_that_were_stored_as_numbers_are_repaired(stored, true):
+    assert archive.identifier(stored) == true
+
+
+def test_rows_become_papers_oldest_first(project, archive):
+    found = papers(archive)
+    assert dict(found.schema) == SCHEMA
+    assert found.height == 120
+    assert found["published"].is_sorted()
+    assert HOSTILE in found["title"].to_list()
+    assert found["authors"][0].to_list() == ["A. Author", "B. Author"]
+    assert found["categories"][0].to_list() == ["cs.SD", "eess.AS"]
+
+
+def test_line_breaks_and_tabs_inside_quotes(project, tmp_path):
+    path = write_archive(tmp_path / "a.tsv", [{"title": 'One\n  "two"\tthree'}])
+    assert papers(path)["title"].to_list() == ['One\n  "two"\tthree']
+
+
+def test_xz_reads_as_plain(project, archive, tmp_path):
+    packed = tmp_path / "p.tsv.xz"
+    packed.write_bytes(lzma.compress(archive.read_bytes()))
+    assert papers(packed).equals(papers(archive))
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"since": "2015-01-01"}, 60),
+        ({"until": "2014-12-31"}, 60),
+        ({"since": "2012-01-01", "until": "2012-12-31"}, 12),
+        ({"categories": ["cs.SD", "math.AG"]}, 120),
+        ({"max_results": 7}, 7),
+    ],
+)
+def test_filters(project, archive, settings, count):
+    found = papers(archive, **settings)
+    assert found.height == count
+    if "max_results" in settings:
+        assert found["published"].min().year == 2019, "the newest are kept"
+
+
+def test_filters_that_leave_nothing_are_named(project, archive):
+    with pytest.raises(RequestError, match=r"none of 120 papers is left by categories=\['math.AG'\]"):
+        papers(archive, categories=["math.AG"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\tb\n1\t2\n", "lacks abstract, arxiv_id"),
+        (b"", "cannot be read"),
+        (b"\xff\xfe\x00broken", "is no table"),
+    ],
+)
+def test_other_files_are_refused_by_name(project, tmp_path, content, said):
+    path = tmp_path / "other.tsv"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"other\.tsv") as error:
+        papers(path)
+    assert said in str(error.value)
+
+
+def test_a_cut_xz_file_is_refused_by_name(project, archive, tmp_path):
+    cut = tmp_path / "cut.tsv.xz"
+    cut.write_bytes(lzma.compress(archive.read_bytes())[:-40])
+    with pytest.raises(RequestError, match=r"cut\.tsv\.xz cannot be read"):
+        papers(cut)
+
+
+def test_a_wrong_date_is_named(project, tmp_path):
+    path = write_archive(tmp_path / "a.tsv", [{"title": "One", "created": "soon"}])
+    with pytest.raises(RequestError, match="soon"):
+        papers(path)
+
+
+@pytest.mark.parametrize(("name", "count"), [("eess.AS", 2484), ("cs.CL", 11636)])
+def test_real_archives(project, name, count):
+    found = papers(data(f"arxiv/{name}.tsv.xz"))
+    assert found.height == count
+    assert found["id"].n_unique() == count
+    assert found["id"].str.contains(r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$").all()

@@ -63,3 +63,42 @@ def archive(tmp_path):
     verbs = ["recognition", "synthesis", "detection", "separation", "coding"]
     titles = [f"Neural {a} {b} number {i}" for i in range(3) for a in nouns for b in verbs]
     return write_archive(tmp_path / "papers.tsv", [{"title": t} for t in [HOSTILE, *titles[:119]]])
+
+
+SMALL = [
+    "corpus.vocabulary=400",
+    "finetune.steps=6",
+    "finetune.batch_size=2",
+    "finetune.block_size=32",
+    "finetune.save_every=2",
+    "finetune.sample_every=3",
+    "finetune.validate_every=3",
+    "generate.count=3",
+    "generate.max_tokens=24",
+]
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory):
+    """A project with one complete run, ``small``, of an archive that holds the hostile title."""
+    from titlesmith.experiment import Experiment
+    from titlesmith.pipeline import chain
+
+    folder = make_project(tmp_path_factory.mktemp("finished"))
+    # Every fifth title is hostile in a way of its own, so that some reach the pages whatever is sampled.
+    titles = [f"{HOSTILE} {i}" if i % 5 == 0 else f"Neural study {i} of music and speech" for i in range(120)]
+    write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
+        read = Experiment.read(folder / "experiments" / "archive-titles.yml", ("harvest.path=papers.tsv", *SMALL))
+        chain(read, "small")
+    return folder
+
+
+@pytest.fixture
+def finished(finished_project, monkeypatch):
+    """The complete run of `finished_project`; tests leave it as it is."""
+    from titlesmith.run import Run
+
+    monkeypatch.setenv("TITLESMITH_ROOT", str(finished_project))
+    return Run("small")

@@ -118,15 +118,13 @@ def unfinished(path: Path) -> str:
     A cell that ends its kernel (``sys.exit``) and a kernel that dies leave notebooks that papermill calls completed.
     """
     book = nbformat.read(path, 4)
-    if book.metadata.papermill.get("exception"):
-        return "a cell (see the notebook)"
     for cell in book.cells:
         if cell.cell_type == "code" and cell.source.strip():
             status = cell.metadata.papermill.get("status")
             if status != "completed" or cell.execution_count is None:
                 first = cell.source.splitlines()[0]
                 return f"the cell that begins {first!r}: it is {status or 'pending'}, not run to its end"
-    return ""
+    return "a cell (see the notebook)" if book.metadata.papermill.get("exception") else ""
 
 
 def source(stage: str) -> str:

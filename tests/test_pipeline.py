@@ -1,0 +1,178 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import nbformat
+import papermill
+import pytest
+
+from conftest import SMALL
+from titlesmith import monitor
+from titlesmith.errors import RunError, StageError
+from titlesmith.experiment import Experiment
+from titlesmith.pipeline import chain, failed
+from titlesmith.run import STAGES, Run, hold, release
+
+
+def experiment(*overrides: str) -> Experiment:
+    from titlesmith.experiment import find
+
+    return Experiment.read(find("archive-titles"), ("harvest.path=papers.tsv", *SMALL, *overrides))
+
+
+def test_all_five_notebooks_ran_with_the_parameters_given(finished):
+    assert finished.complete
+    book = nbformat.read(finished.executed("finetune"), 4)
+    (given,) = [c.source for c in book.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert 'run_name = "small"' in given and "steps = 6" in given
+    assert "loss_floor" not in given, "what the experiment leaves at its default is not repeated"
+    assert finished.record("finetune")["stop_reason"] == "all 6 steps were done"
+    assert len(finished.texts) == 9
+    assert set(finished.metrics) >= {"perplexity", "copy_rate", "near_copy_rate", "artifact_rate", "prefix_kept_rate"}
+    assert finished.info["versions"]["gpt-2-simple"] and finished.info["seed"] == 1
+
+
+def test_progress_bars_are_kept_in_their_last_state_only(finished):
+    book = nbformat.read(finished.executed("finetune"), 4)
+    (text,) = [o.text for c in book.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert "6/6" in text and "\r" not in text and "smoothed" in text and "tokens/s" in text
+
+
+def test_nothing_changed_nothing_runs(finished):
+    lines = []
+    chain(experiment(), "small", echo=lines.append)
+    assert lines == [f"[{i}/5] {stage}: unchanged, skipped" for i, stage in enumerate(STAGES, 1)]
+
+
+@pytest.fixture
+def papers(project, finished_project):
+    """An empty project with the papers of `finished_project`."""
+    (project / "papers.tsv").write_bytes((finished_project / "papers.tsv").read_bytes())
+    return project
+
+
+def test_a_change_runs_its_stage_and_those_behind_it(papers):
+    chain(experiment(), until="corpus", echo=lambda line: None)
+    lines = []
+    chain(experiment("corpus.order=random"), until="corpus", echo=lines.append)
+    assert [re.sub(r"\d+ s", "N s", line) for line in lines] == [
+        "[1/2] harvest: unchanged, skipped",
+        "[2/2] corpus: running 02_corpus.ipynb",
+        "[2/2] corpus: done in N s",
+    ]
+
+
+def test_an_edited_input_file_runs_the_harvest_again(papers):
+    chain(experiment(), until="harvest", echo=lambda line: None)
+    with (papers / "papers.tsv").open("a") as file:
+        file.write("9\t2020.00001\tA new one\tabstract\tA\tcs.SD\tcs.SD\t2020-01-01\t\t\n")
+    lines = []
+    chain(experiment(), until="harvest", echo=lines.append)
+    assert "running" in lines[0]
+
+
+def test_from_runs_again_what_has_not_changed(papers):
+    chain(experiment(), until="corpus", echo=lambda line: None)
+    lines = []
+    chain(experiment(), until="corpus", start="corpus", echo=lines.append)
+    assert "skipped" in lines[0] and "running" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("raise ValueError('on purpose')", "ValueError: on purpose"),
+        ("import sys; sys.exit(0)", r"sys\.exit\(0\).*not run to its end"),
+        ("import os; os._exit(0)", "DeadKernelError"),
+        ("run.update_stage('corpus', status='running')", "it wrote no result"),
+    ],
+)
+def test_a_failed_notebook_is_no_success_and_can_be_opened(papers, cell, said):
+    path = papers / "notebooks" / "02_corpus.ipynb"
+    book = nbformat.read(path, 4)
+    book.cells.append(nbformat.v4.new_code_cell(cell))
+    nbformat.write(book, path)
+    with pytest.raises(StageError, match=said) as error:
+        chain(experiment(), echo=lambda line: None)
+    run = Run("archive-titles")
+    assert "corpus failed in" in str(error.value)
+    assert str(failed(run, "corpus")) in str(error.value)
+    assert nbformat.read(failed(run, "corpus"), 4).cells
+    assert run.executed("harvest").exists() and not run.executed("corpus").exists()
+    assert not run.complete
+
+
+HOLDER = """
+import time
+from titlesmith.run import Run, hold
+hold(Run("archive-titles") / ".chain.lock")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_chains_in_one_run_are_refused(papers):
+    run = Run("archive-titles")
+    other = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, env=dict(os.environ))
+    try:
+        other.stdout.readline()
+        with pytest.raises(RunError, match="in use by another"):
+            chain(experiment())
+    finally:
+        other.kill()
+        other.communicate()
+    hold(run / ".chain.lock")
+    release(run / ".chain.lock")
+
+
+def test_a_notebook_opened_on_its_own_runs_the_ones_before_it(project):
+    papermill.execute_notebook(
+        str(project / "notebooks" / "02_corpus.ipynb"),
+        None,
+        {"run_name": "alone"},
+        cwd=str(project),
+        progress_bar=False,
+    )
+    run = Run("alone")
+    assert run.record("corpus")["status"] == "done"
+    assert run.record("harvest")["settings"]["source"] == "sample" and run.made_up
+
+
+def test_kill_9_while_training_and_the_same_command_again(papers):
+    long = [*SMALL, "finetune.steps=120", "finetune.save_every=10", "finetune.sample_every=0"]
+    overrides = [word for o in ["harvest.path=papers.tsv", *long] for word in ("-p", o)]
+
+    def command(name):
+        words = [sys.executable, "-m", "titlesmith", "run", "archive-titles", "--name", name, "--until", "finetune"]
+        return subprocess.Popen(
+            [*words, *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=papers, env=dict(os.environ)
+        )
+
+    whole = command("whole")
+    _, progress = whole.communicate(timeout=300)
+    assert whole.returncode == 0, progress
+    killed, seen = command("killed"), []
+    reader = threading.Thread(target=lambda: seen.extend(iter(lambda: killed.stderr.read1(), b"")))
+    reader.start()
+    model = Run("killed") / "model" / "checkpoint"
+    until = time.monotonic() + 120
+    while not model.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    # Refused while the first is at work, which shows its progress while its cell still runs
+    assert command("killed").wait() == 1
+    assert b"/120" in b"".join(seen)
+    assert killed.poll() is None
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    again = command("killed")
+    again.communicate(timeout=300)
+    assert again.returncode == 0
+    reader.join()
+    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "killed")]
+    assert len(histories[0]) == 120
+    for a, b in zip(*histories, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from titlesmith import engines, texts
+from titlesmith.corpus import Corpus
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.engines.base import Draw
+from titlesmith.run import Run
+
+SETTINGS = {"prefixes": ["", "Neural"], "count": 4, "seed": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+SETTINGS |= {"max_tokens": 24}
+
+
+@pytest.mark.parametrize("text", ["a|>", "<|a", "x endoftext", "startoftext", "bro\ufffdken", "two\nlines", "be\x07ll"])
+def test_artifacts_are_found(text):
+    assert not texts.is_clean(text)
+    assert texts.is_clean("A > B: <x> $y$ |z|")
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique_by=str.casefold))
+def test_a_copy_is_its_own_nearest(training):
+    found = texts.nearest(training, {str(i): text for i, text in enumerate(training)})
+    assert found == [(str(i), 1.0) for i in range(len(training))]
+
+
+def test_similarity_is_between_0_and_1_and_case_does_not_count():
+    ((name, similarity),) = texts.nearest(["SPEECH recognition"], {"a": "Speech Recognition", "b": "zzz"})
+    assert (name, similarity) == ("a", 1.0)
+    assert texts.nearest(["abcd"], {"a": "wxyz"})[0][1] == 0.0
+
+
+class Scripted:
+    """An engine that answers with given ids, however often it is asked."""
+
+    tokenizer = Tokenizer.learn(["Neural speech"] * 3, 270)
+
+    def __init__(self, *answers: str):
+        self.answers, self.asked = list(answers), []
+
+    def generate(self, prompts, settings):
+        self.asked.append(settings["seed"])
+        answers = [self.answers.pop(0) for _ in range(settings["count"])]
+        return [[Draw(self.tokenizer.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in answers]]
+
+
+def drawn(engine, count, prefix=""):
+    corpus = type("C", (), {"has_prompt": False})
+    return texts._draw(engine, corpus, prefix, SETTINGS | {"count": count})
+
+
+def test_unfinished_texts_and_artifacts_are_drawn_again_with_another_seed():
+    engine = Scripted("good one", "unfinished~", "stray |>", "good two", "bad\n", "good three")
+    rows = drawn(engine, 3)
+    assert [row["text"] for row in rows] == ["good one", "good two", "good three"]
+    assert len(set(engine.asked)) == len(engine.asked) == 3
+
+
+def test_what_stays_unfinished_is_marked():
+    rows = drawn(Scripted(*["never ends~"] * texts.ROUNDS), 1)
+    assert [(row["text"], row["finished"]) for row in rows] == [("never ends", False)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_text_begins_with_its_prefix(prefix):
+    (row,) = drawn(Scripted(*[" ends"] * texts.ROUNDS), 1, prefix)
+    assert row["text"] == prefix + " ends"
+
+
+def test_an_interrupted_generation_goes_on_and_ends_as_if_it_had_not_been(finished, monkeypatch):
+    engine, corpus = engines.load(finished), Corpus(finished)
+    monkeypatch.setattr(Run, "finish", lambda *args, **facts: None)
+    path = finished / "texts.jsonl"
+    before = path.read_bytes()
+    try:
+        path.unlink()
+        whole = texts.generate(finished, engine, corpus, SETTINGS)
+        lines = path.read_text("utf-8")
+        assert [json.loads(line) for line in lines.splitlines()] == whole
+        assert [row["prefix"] for row in whole] == [""] * 4 + ["Neural"] * 4
+        assert list(whole[0]) == [
+            "prefix", "prompt", "text", "tokens", "logprob", "finished", "nearest_id", "nearest", "nearest_similarity",
+        ]  # fmt: skip
+        path.write_text("".join(lines.splitlines(True)[:6]) + '{"prefix": "Neu', "utf-8")  # as a kill leaves it
+        assert texts.generate(finished, engine, corpus, SETTINGS) == whole
+        assert path.read_text("utf-8") == lines
+    finally:
+        path.write_bytes(before)

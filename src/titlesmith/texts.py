@@ -72,7 +72,7 @@ def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[d
     training = dict(zip(table["id"], table["completion"], strict=True))
     with path.open("a", encoding="utf-8") as file:
         for number, prefix in enumerate(prefixes[whole:], whole):
-            rows = _draw(engine, corpus, prefix, settings | {"seed": settings["seed"] + (number << 16)})
+            rows = _draw(engine, corpus, prefix, settings | {"seed": [settings["seed"], number]})
             for row, (name, similarity) in zip(rows, nearest([r["text"] for r in rows], training), strict=True):
                 row |= {"nearest_id": name, "nearest": training[name], "nearest_similarity": similarity}
                 file.write(_line(row))
@@ -87,7 +87,7 @@ def _draw(engine: Engine, corpus: Corpus, prefix: str, settings: dict) -> list[d
     kept: list[dict] = []
     for attempt in range(ROUNDS):
         missing = settings["count"] - len(kept)
-        (draws,) = engine.generate([prompt], settings | {"count": missing, "seed": settings["seed"] + attempt})
+        (draws,) = engine.generate([prompt], settings | {"count": missing, "seed": [*settings["seed"], attempt]})
         rows = [_row(engine, prefix, draw, corpus.has_prompt) for draw in draws]
         last = attempt == ROUNDS - 1
         kept += [row for row in rows if last or (row["finished"] and is_clean(row["text"]))]

@@ -127,7 +127,7 @@ class Engine(ABC):
             Ids that open a document (`Tokenizer.prompt`).
         settings
             ``count`` texts a prompt, ``temperature`` (above 0), ``top_k`` (0 for all), ``top_p`` (1 for all),
-            ``max_tokens`` behind the prompt, ``seed``.
+            ``max_tokens`` behind the prompt, ``seed`` (a number or several).
 
         Returns
         -------

@@ -45,6 +45,8 @@ with hushed():
 
 tf1 = tf.compat.v1
 CLIP = 1.0  # the gradient's largest norm
+BETA2 = 0.98  # of Adam; a training of a few hundred steps is over before an average over 1,000 of them (0.999) warms up
+ROWS = 128  # texts that are drawn side by side
 STEP = "titlesmith/step"
 
 
@@ -65,7 +67,7 @@ class GPT2Engine(Engine):
         self.tokenizer, self.hyperparameters, self.context = tokenizer, hyperparameters, hyperparameters["n_ctx"]
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
-        self._trainer = self._sampler = None
+        self._trainer = self._sampler = self._saver = None
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(seed)
             self._ids = tf1.placeholder(tf.int32, [None, None])
@@ -128,7 +130,7 @@ class GPT2Engine(Engine):
             variables = [v for v in self._variables if v.op.name.startswith("model/")]
             gradients = [tf.convert_to_tensor(g) for g in tf.gradients(loss, variables)]
             clipped, norm = tf.clip_by_global_norm(gradients, CLIP)
-            optimizer = tf1.train.AdamOptimizer(rate)
+            optimizer = tf1.train.AdamOptimizer(rate, beta2=BETA2)
 
             def apply():
                 with tf.control_dependencies([optimizer.apply_gradients(zip(clipped, variables, strict=True))]):
@@ -137,7 +139,7 @@ class GPT2Engine(Engine):
             update = tf.cond(tf.math.is_finite(norm + loss), apply, lambda: tf.identity(step))
             added = [v for v in tf1.global_variables() if v not in self._variables]
             self._session.run(tf1.variables_initializer(added))
-            self._variables = self._variables + added
+            self._variables, self._saver = self._variables + added, None
         self._trainer = {"rate": rate, "step": step, "run": (loss, norm, update)}
         return self._trainer
 
@@ -156,9 +158,10 @@ class GPT2Engine(Engine):
         """Writes ``model-<step>`` into ``path``, points ``checkpoint`` to it, then removes older ones."""
         self.tokenizer.save(path)
         write_json(path / HYPERPARAMETERS, self.hyperparameters)
-        with self._session.graph.as_default():
-            saver = tf1.train.Saver(self._variables)
-        written = saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
+        if not self._saver:
+            with self._session.graph.as_default():
+                self._saver = tf1.train.Saver(self._variables)
+        written = self._saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
         for file in path.glob("model-*"):
             if file.stem != Path(written).name:
                 file.unlink()
@@ -169,7 +172,7 @@ class GPT2Engine(Engine):
             prompt = tf1.placeholder(tf.int32, [None, None])
             temperature, top_p = tf1.placeholder(tf.float32, []), tf1.placeholder(tf.float32, [])
             top_k, limit, seed = (tf1.placeholder(tf.int32, shape) for shape in ([], [], [2]))
-            end, batch = self.tokenizer.end, tf.shape(prompt)[0]
+            end = self.tokenizer.end
 
             def pick(logits, i):
                 logits = logits[:, -1]
@@ -201,7 +204,7 @@ class GPT2Engine(Engine):
             )
         self._sampler = {
             "prompt": prompt, "temperature": temperature, "top_k": top_k, "top_p": top_p, "limit": limit, "seed": seed,
-            "run": (texts, logprob, finished), "batch": batch,
+            "run": (texts, logprob, finished),
         }  # fmt: skip
         return self._sampler
 
@@ -215,17 +218,20 @@ class GPT2Engine(Engine):
                     f"generate.max_tokens: a prompt of {len(prompt)} tokens and {settings['max_tokens']} behind it "
                     f"exceed the model's context of {self.context}: lower max_tokens or shorten the prompt"
                 )
-            feed = {
-                sampler["prompt"]: [prompt] * settings["count"],
-                sampler["temperature"]: settings["temperature"],
-                sampler["top_k"]: settings["top_k"] or len(self.tokenizer),
-                sampler["top_p"]: settings["top_p"],
-                sampler["limit"]: settings["max_tokens"],
-                # Each prompt has a seed of its own; the second number counts positions.
-                sampler["seed"]: [settings["seed"], number << 16],
-            }
-            texts, logprobs, finished = self._session.run(sampler["run"], feed)
-            results.append([self._draw(*row) for row in zip(texts, logprobs, finished, strict=True)])
+            draws: list[Draw] = []
+            while missing := settings["count"] - len(draws):
+                seeds = np.random.SeedSequence([*np.atleast_1d(settings["seed"]), number, len(draws)])
+                feed = {
+                    sampler["prompt"]: [prompt] * min(missing, ROWS),
+                    sampler["temperature"]: settings["temperature"],
+                    sampler["top_k"]: settings["top_k"] or len(self.tokenizer),
+                    sampler["top_p"]: settings["top_p"],
+                    sampler["limit"]: settings["max_tokens"],
+                    sampler["seed"]: seeds.generate_state(2) >> 1,  # a bit less, for TensorFlow's signed integers
+                }
+                rows = zip(*self._session.run(sampler["run"], feed), strict=True)
+                draws += [self._draw(*row) for row in rows]
+            results.append(draws)
         return results
 
     def _draw(self, ids: np.ndarray, logprob: float, finished: bool) -> Draw:

@@ -1,5 +1,6 @@
 """Tables for notebooks: plain HTML in which a paper's title is text and nothing else."""
 
+from datetime import date
 from html import escape
 
 from IPython.display import HTML
@@ -41,5 +42,6 @@ def _cell(value: object) -> str:
     if isinstance(value, (int, float)):
         shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
         return f'<td style="{STYLE}; text-align: right">{shown}</td>'
+    style = f"{STYLE}; white-space: nowrap" if isinstance(value, date) else STYLE
     text = "; ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-    return f'<td style="{STYLE}">{escape(" ".join(text.split()))}</td>'
+    return f'<td style="{style}">{escape(" ".join(text.split()))}</td>'

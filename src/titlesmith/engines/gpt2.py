@@ -43,9 +43,9 @@ with hushed():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
+tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
 tf1 = tf.compat.v1
 CLIP = 1.0  # the gradient's largest norm
-BETA2 = 0.98  # of Adam; a training of a few hundred steps is over before an average over 1,000 of them (0.999) warms up
 ROWS = 128  # texts that are drawn side by side
 STEP = "titlesmith/step"
 
@@ -130,7 +130,7 @@ class GPT2Engine(Engine):
             variables = [v for v in self._variables if v.op.name.startswith("model/")]
             gradients = [tf.convert_to_tensor(g) for g in tf.gradients(loss, variables)]
             clipped, norm = tf.clip_by_global_norm(gradients, CLIP)
-            optimizer = tf1.train.AdamOptimizer(rate, beta2=BETA2)
+            optimizer = tf1.train.AdamOptimizer(rate)
 
             def apply():
                 with tf.control_dependencies([optimizer.apply_gradients(zip(clipped, variables, strict=True))]):

@@ -14,9 +14,7 @@ for run in complete:
 problems = [f"missing: {page}" for page in wanted if not page.is_file()]
 problems += [] if complete else ["no run is complete, so the book shows none"]
 for page in html.rglob("*.html"):
-    if found := re.search(
-        r"Traceback \(most recent call last\)|class=\"output traceback|stderr", page.read_text("utf-8")
-    ):
+    if found := re.search(r"class=\"output (traceback|stderr)", page.read_text("utf-8")):
         problems.append(f"error output in {page}: {found[0]}")
 print("\n".join(problems) or f"the book is whole: {len(wanted)} pages of {len(complete)} run(s), no error in any page")
 sys.exit(bool(problems))

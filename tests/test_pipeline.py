@@ -33,7 +33,7 @@ def test_all_five_notebooks_ran_with_the_parameters_given(finished):
     assert finished.record("finetune")["stop_reason"] == "all 6 steps were done"
     assert len(finished.texts) == 9
     assert set(finished.metrics) >= {"perplexity", "copy_rate", "near_copy_rate", "artifact_rate", "prefix_kept_rate"}
-    assert finished.info["versions"]["gpt-2-simple"] and finished.info["seed"] == 1
+    assert finished.info["versions"]["gpt-2-simple"]
 
 
 def test_progress_bars_are_kept_in_their_last_state_only(finished):
@@ -129,17 +129,33 @@ def test_two_chains_in_one_run_are_refused(papers):
     release(run / ".chain.lock")
 
 
-def test_a_notebook_opened_on_its_own_runs_the_ones_before_it(project):
+def execute(project, name, run):
     papermill.execute_notebook(
-        str(project / "notebooks" / "02_corpus.ipynb"),
-        None,
-        {"run_name": "alone"},
-        cwd=str(project),
-        progress_bar=False,
+        str(project / "notebooks" / name), None, {"run_name": run}, cwd=str(project), progress_bar=False
     )
+
+
+def test_a_notebook_opened_on_its_own_runs_the_ones_before_it(project):
+    execute(project, "02_corpus.ipynb", "alone")
     run = Run("alone")
-    assert run.record("corpus")["status"] == "done"
+    assert run.is_current("corpus")
     assert run.record("harvest")["settings"]["source"] == "sample" and run.made_up
+
+
+def test_a_notebook_opened_on_its_own_keeps_what_was_harvested(papers):
+    chain(experiment(), until="harvest", echo=lambda line: None)
+    run = Run("archive-titles")
+    before = run.digests("harvest")
+    run.executed("harvest").unlink()  # as when the first notebook ran in JupyterLab
+    execute(papers, "02_corpus.ipynb", "archive-titles")
+    assert run.digests("harvest") == before and not run.made_up
+
+
+def test_a_stage_that_leaves_what_was_there_leaves_the_stages_behind_it_alone(papers):
+    chain(experiment(), until="corpus", echo=lambda line: None)
+    lines = []
+    chain(experiment("harvest.until=2099-01-01"), until="corpus", echo=lines.append)
+    assert "running" in lines[0] and "corpus: unchanged, skipped" in lines[-1]
 
 
 def test_kill_9_while_training_and_the_same_command_again(papers):
@@ -168,11 +184,14 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
     assert killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    step = int(re.search(r'model-(\d+)"', model.read_text())[1])
+    before = monitor.read(Run("killed") / "history.csv")[:step]
     again = command("killed")
     again.communicate(timeout=300)
     assert again.returncode == 0
     reader.join()
     histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "killed")]
-    assert len(histories[0]) == 120
+    assert len(histories[0]) == 120 and len(before) >= 10
+    assert histories[1][:step] == before, "what was done before the kill was not done again"
     for a, b in zip(*histories, strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}

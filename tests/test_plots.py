@@ -10,7 +10,9 @@ HISTORY = [
     | {"learning_rate": 1e-3, "grad_norm": 1.0}
     for i in range(1, 9)
 ]
-PAPERS = pl.DataFrame({"published": [date(2020, 1, 1), date(2021, 1, 1)], "primary_category": ["cs.$x$", "cs.CL"]})
+PAPERS = pl.DataFrame(
+    {"published": [date(2020, 1, 1), date(2021, 1, 1), None], "primary_category": ["cs.$x$", "cs.CL", None]}
+)
 
 
 @pytest.mark.parametrize(

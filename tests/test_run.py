@@ -7,13 +7,15 @@ import time
 
 import pytest
 
-from titlesmith.errors import RunError
+from titlesmith.errors import RequestError, RunError
 from titlesmith.run import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
 
 
-def finish(run: Run, stage: str, content: str = "x") -> None:
+def finish(run: Run, stage: str, content: str = "x", settings: dict | None = None) -> None:
     """Plays a stage: writes its outputs and an executed notebook."""
-    run.begin(stage, {"seed": 1})
+    run.begin(stage, settings or {"seed": 1})
+    run.clear(stage)
+    run.begin(stage, settings or {"seed": 1})
     for name in OUTPUTS[stage]:
         path = run / name if "." in name else run / name / "file"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +32,9 @@ def test_root_is_the_nearest_folder_with_notebooks(project, monkeypatch):
     assert root() == project
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b"])
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b", "a b", "<b>", "-x"])
 def test_names_that_leave_the_runs_folder_are_refused(project, name):
-    with pytest.raises(RunError, match="cannot name a run"):
+    with pytest.raises(RequestError, match="cannot name a run"):
         Run(name)
 
 
@@ -54,8 +56,17 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
 
 
 def test_a_stage_needs_the_stages_before_it(project):
-    with pytest.raises(RunError, match=r"no finished harvest: run 01_harvest\.ipynb"):
+    with pytest.raises(RunError, match=r"no harvest of what lies before it: run 01_harvest\.ipynb"):
         Run("r").begin("corpus", {})
+
+
+def test_a_stage_refuses_what_was_made_of_an_older_stage(project):
+    run = Run("r")
+    finish(run, "harvest")
+    finish(run, "corpus")
+    finish(run, "harvest", "other papers")
+    with pytest.raises(RunError, match="no corpus of what lies before it"):
+        run.begin("finetune", {})
 
 
 def test_complete_only_when_every_stage_read_what_is_there_now(project):
@@ -69,21 +80,63 @@ def test_complete_only_when_every_stage_read_what_is_there_now(project):
     assert not run.complete, "the model was trained on another corpus"
 
 
+def test_a_run_that_lacks_a_file_is_not_complete(project):
+    run = Run("r")
+    for stage in STAGES:
+        finish(run, stage)
+    (run / "metrics.json").unlink()
+    assert not run.complete
+
+
+def test_the_run_worked_on_last_comes_first_and_damaged_ones_are_named(project, capsys):
+    for name, ended in (("old", "2026-01-01"), ("new", "2026-01-02")):
+        finish(Run(name), "harvest")
+        Run(name).update_stage("harvest", ended=ended)
+    Run("old").update(experiment="touched later")
+    for name, content in (("cut", '{"stages": {'), ("list", "[]"), ("odd", '{"stages": []}')):
+        (project / "runs" / name).mkdir()
+        (project / "runs" / name / "run.json").write_text(content)
+    assert [run.name for run in runs()] == ["new", "old"]
+    assert capsys.readouterr().err.count("is damaged") == 3
+
+
+@pytest.mark.parametrize("line", ["a\u2028b", "a\u0085b", "plain"])
+def test_texts_with_odd_line_breaks_are_read(project, line):
+    run = Run("r")
+    for stage in STAGES[:4]:
+        finish(run, stage)
+    (run / "texts.jsonl").write_text(json.dumps({"text": line}, ensure_ascii=False) + "\n", "utf-8")
+    assert run.texts == [{"text": line}]
+
+
 @pytest.mark.parametrize(
-    "change", ["settings", "source", "an input", "an output", "an output removed", "the executed notebook removed"]
+    "change",
+    [
+        "settings",
+        "source",
+        "an input",
+        "a file outside",
+        "an output",
+        "an output removed",
+        "the executed notebook removed",
+    ],
 )
 def test_a_stage_is_done_until_something_changes(project, change):
-    run, settings, source = Run("r"), {"seed": 1}, ""
+    run, settings, source = Run("r"), {"seed": 1, "model": "tiny"}, ""
+    (project / "models" / "tiny").mkdir(parents=True)
+    (project / "models" / "tiny" / "encoder.json").write_text("{}")
     finish(run, "harvest")
-    finish(run, "corpus")
+    finish(run, "corpus", settings=settings)
     assert run.is_done("corpus", settings, source)
     match change:
         case "settings":
-            settings = {"seed": 2}
+            settings = settings | {"seed": 2}
         case "source":
             source = "another notebook"
         case "an input":
-            (run / "papers.parquet").write_text("other papers")
+            finish(run, "harvest", "other papers")
+        case "a file outside":
+            (project / "models" / "tiny" / "encoder.json").write_text("{ }")
         case "an output":
             (run / "corpus" / "file").write_text("damaged")
         case "an output removed":

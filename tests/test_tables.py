@@ -10,6 +10,10 @@ def test_text_is_text_for_html_and_for_mathjax():
     assert "None" not in shown
 
 
+def test_no_rows_are_no_error():
+    assert html([]) == "<p>None.</p>"
+
+
 def test_columns_choose_order_and_names():
     shown = html([{"a": 1, "b": 2}], {"b": "second"})
     assert "second" in shown and ">1<" not in shown

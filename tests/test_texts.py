@@ -84,7 +84,11 @@ def test_an_interrupted_generation_goes_on_and_ends_as_if_it_had_not_been(finish
             "prefix", "prompt", "text", "tokens", "logprob", "finished", "nearest_id", "nearest", "nearest_similarity",
         ]  # fmt: skip
         path.write_text("".join(lines.splitlines(True)[:6]) + '{"prefix": "Neu', "utf-8")  # as a kill leaves it
+        asked, draw = [], engine.generate
+        monkeypatch.setattr(engine, "generate", lambda prompts, s: asked.append(prompts) or draw(prompts, s))
         assert texts.generate(finished, engine, corpus, SETTINGS) == whole
         assert path.read_text("utf-8") == lines
+        neural = [engine.tokenizer.prompt("Neural", False)]
+        assert asked and all(prompts == neural for prompts in asked), "the first prefix was whole"
     finally:
         path.write_bytes(before)

@@ -1,5 +1,6 @@
 """The book: pages for every complete run, and the whole rendered by Jupyter Book."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,6 @@ from titlesmith import tables
 from titlesmith.corpus import Corpus
 from titlesmith.errors import StageError
 from titlesmith.run import MADE_UP, STAGES, Run, notebook, replacing, root, runs
-
-COLLAPSED = {"injected-parameters": "Show what this run was given"}  # papermill adds this cell
 
 
 def build() -> tuple[Path, list[Run]]:
@@ -39,13 +38,17 @@ def build() -> tuple[Path, list[Run]]:
         shutil.rmtree(pages / stale)
         shutil.rmtree(root() / "_build" / "html" / "book" / "runs" / stale, ignore_errors=True)
     for run in shown:
-        write(pages / run.name / "index.md", page(run))
+        write(pages / run.name / "index.md", f"# {run.name}\n\n{summary(run)}")
         for stage in STAGES:
             write(pages / run.name / notebook(stage).name, chapter(run, stage))
     newest = f"## The newest run: {shown[0].name}\n\n{summary(shown[0])}" if shown else "No run is complete yet."
-    write(pages / "newest.md", newest)
+    write(root() / "_build" / "newest.md", newest)
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
-    toc["parts"] += [{"caption": "Runs", "chapters": [entry(run) for run in shown]}] if shown else []
+    chapters = [
+        {"file": f"{folder}/index", "sections": [{"file": f"{folder}/{notebook(s).stem}"} for s in STAGES]}
+        for folder in (f"book/runs/{run.name}" for run in shown)
+    ]
+    toc["parts"] += [{"caption": "Runs", "chapters": chapters}] if shown else []
     write(root() / "_build" / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
     mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
     if not mathjax.exists():  # so that formulas show without a network
@@ -54,25 +57,18 @@ def build() -> tuple[Path, list[Run]]:
             shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
     start = "from jupyter_book.cli.main import main; main()"  # of this environment, whatever PATH says
     arguments = ["build", str(root()), "--toc", str(root() / "_build" / "toc.yml"), "-W", "-n", "--keep-going"]
-    done = subprocess.run([sys.executable, "-c", start, *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", start, *arguments], capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"}
+    )
     log = root() / "_build" / "book.log"
     log.write_text(done.stdout + done.stderr, "utf-8")
     if done.returncode:
+        # Sphinx warns only of pages that it reads anew; without what it remembers the next build warns again.
+        shutil.rmtree(root() / "_build" / ".doctrees", ignore_errors=True)
         lines = (done.stdout + done.stderr).splitlines()
         wrong = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-10:]
         raise StageError("Jupyter Book failed:\n" + "\n".join(wrong[:10]) + f"\nThe whole of what it said: {log}")
     return root() / "_build" / "html" / "index.html", shown
-
-
-def entry(run: Run) -> dict:
-    """A run's chapter in the table of contents, its notebooks as sections."""
-    folder = f"book/runs/{run.name}"
-    return {"file": f"{folder}/index", "sections": [{"file": f"{folder}/{notebook(s).stem}"} for s in STAGES]}
-
-
-def page(run: Run) -> str:
-    """The first page of a run's chapter, in MyST Markdown."""
-    return f"# {run.name}\n\n{summary(run)}"
 
 
 def summary(run: Run) -> str:
@@ -80,7 +76,7 @@ def summary(run: Run) -> str:
     training, metrics, splits = run.record("finetune"), run.metrics, Corpus(run).info["splits"]
     perplexity = ", ".join(f"{value:.2f}" for value in metrics["perplexity"].values())
     facts = [
-        {"what": "model", "value": str(run.info["model"])},
+        {"what": "model", "value": training["settings"]["model"]},
         {"what": "papers", "value": run.papers},
         {"what": "documents (train, valid, test)", "value": ", ".join(f"{n['documents']:,}" for n in splits.values())},
         {"what": "steps", "value": f"{training['steps']:,}"},
@@ -88,7 +84,7 @@ def summary(run: Run) -> str:
         {"what": "perplexity (train, valid, test)", "value": perplexity},
         {"what": "share of copies", "value": f"{metrics['copy_rate']:.0%} of {metrics['texts']} texts"},
     ]
-    titles = "".join(f"<li>{escape(row['text'])}</li>" for row in run.texts[:10])
+    titles = "".join(f"<li>{escape(' '.join(row['text'].split()))}</li>" for row in run.texts[:10])
     return "\n".join(
         [
             f":::{{admonition}} Made-up data\n:class: warning\n{MADE_UP}\n:::\n" if run.made_up else "",
@@ -103,8 +99,8 @@ def chapter(run: Run, stage: str) -> str:
     """An executed notebook as the book shows it: its parameters collapsed."""
     book = nbformat.read(run.executed(stage), 4)
     for cell in book.cells:
-        for tag in set(cell.metadata.get("tags", [])) & set(COLLAPSED):
-            cell.metadata |= {"tags": [tag, "hide-input"], "mystnb": {"code_prompt_show": COLLAPSED[tag]}}
+        if "injected-parameters" in cell.metadata.get("tags", []):  # papermill's cell; the others are marked as written
+            cell.metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "Show what this run was given"}}
     return nbformat.writes(book) + "\n"
 
 

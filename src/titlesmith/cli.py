@@ -41,17 +41,23 @@ def run(
 @app.command("list")
 def list_() -> None:
     """List all runs, newest first."""
-    for found in runs():
+    everything = runs()
+    if not everything:
+        print("no runs yet: titlesmith run experiments/sample-titles.yml makes one")
+    for found in everything:
         finished = [s for s in STAGES if found.record(s).get("status") == "done"]
         state = "complete" if found.complete else f"until {finished[-1]}" if finished else "nothing done"
-        print(f"{found.name:<30} {state:<18} {found.record('finetune').get('stop_reason', '')}")
+        reason = found.record("finetune").get("stop_reason", "")
+        print(f"{found.name:<30} {state:<18} {found.papers if finished else '':<24} {reason}")
 
 
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     """Print what a run was, why its training stopped, its perplexity and ten texts."""
     found = Run(run)
-    training, metrics = found.record("finetune"), found.metrics
+    if not found.info:
+        raise RequestError(f"there is no run {run}; there are {', '.join(r.name for r in runs()) or 'none'}")
+    metrics, training = found.metrics, found.record("finetune")
     print(f"\nrun                    {found.name} ({found.papers})")
     print(f"training stopped       {training['stop_reason']}")
     print(f"steps                  {training['steps']}")
@@ -92,6 +98,9 @@ def main() -> None:
         kind = "refused" if isinstance(error, RequestError) else "failed"
         print(f"titlesmith: {kind}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"titlesmith: failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\ntitlesmith: interrupted; the same command goes on from what was written", file=sys.stderr)
         sys.exit(130)

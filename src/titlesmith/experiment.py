@@ -7,8 +7,10 @@ both read: ``in [1, inf)``, ``each in (0, 1)``, ``sum 1``, ``one of date, random
 
 import ast
 import math
+import os
 import re
 import typing
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
@@ -23,7 +25,7 @@ from titlesmith.errors import RequestError
 from titlesmith.run import STAGES, notebook, root
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "Optional": typing.Optional}
+TYPES = {"str": str, "int": int, "float": float, "list": list}
 INTERVAL = re.compile(r"(each )?in ([\[(])(\S+), (\S+)([\])])")
 CHOICE = re.compile(r"one of ([\w, -]+)")
 
@@ -76,6 +78,9 @@ class Parameter:
         """
         if isinstance(value, date):
             value = value.isoformat()
+        if self.type is float and isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)  # YAML takes 1e-4 for text
         if not fits(value, self.type):
             self._refuse(value, f"is no {self.annotation}")
         if self.type is float:
@@ -86,6 +91,8 @@ class Parameter:
         if (m := CHOICE.search(self.help)) and value not in m[1].split(", "):
             near = get_close_matches(str(value), m[1].split(", "), 1, 0.5)
             self._refuse(value, "is no choice", f". Did you mean {near[0]}?" if near else "")
+        if "three" in self.help and len(value) != 3:
+            self._refuse(value, f"has {len(value)} values")
         if "sum 1" in self.help and not math.isclose(sum(value), 1, abs_tol=1e-9):
             self._refuse(value, f"sums to {sum(value):g}")
         if "not empty" in self.help and not value:
@@ -100,27 +107,22 @@ class Parameter:
 
 def fits(value: object, kind: object) -> bool:
     """Whether a value read from YAML has a type; whole numbers are floats too, and booleans are no numbers."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Union:
-        return any(fits(value, a) for a in arguments)
-    if origin is list:
-        return isinstance(value, list) and all(fits(v, arguments[0]) for v in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            fits(x, a) for item in value.items() for x, a in zip(item, arguments, strict=True)
-        )
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(v, *typing.get_args(kind)) for v in value)
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
 @cache
 def declared(stage: str) -> dict[str, Parameter]:
     """The parameters of a stage by name, as its notebook declares them, without ``run_name``."""
-    found = inspect_notebook(str(notebook(stage))).values()
-    return {
-        p["name"]: Parameter(stage, p["name"], p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"])
-        for p in found
-        if p["name"] != "run_name"
-    }
+    try:
+        return {
+            p["name"]: Parameter(stage, p["name"], p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"])
+            for p in inspect_notebook(str(notebook(stage))).values()
+            if p["name"] != "run_name"
+        }
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RequestError(f"{notebook(stage)}: its parameters cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Experiment:
         if not isinstance(content, dict):
             raise RequestError(f"{path} is no experiment: it needs keys such as model:, seed:, harvest:, finetune:")
         shared = {k: content.pop(k) for k in SHARED if k in content}
+        content = {section: {} if values is None else values for section, values in content.items()}
         for section, values in content.items():
             _known(section, (*SHARED, *STAGES), f"{path}: section ")
             if not isinstance(values, dict):
@@ -171,6 +174,8 @@ class Experiment:
             if dot:
                 _known(section, STAGES, f"-p {override}: section ")
                 _known(key, declared(section), f"-p {override}: {section}.")
+                if key == "path" and Path(text).is_file():  # as the shell sees it; runs see it from the project
+                    text = os.path.relpath(Path(text).resolve(), root())
                 content[section] = content.get(section, {}) | {key: declared(section)[key].parse(text)}
             else:
                 _known(section, SHARED, f"-p {override}: ", f"; other keys need their section: {STAGES[2]}.steps=100")
@@ -191,11 +196,19 @@ class Experiment:
     def check(self) -> None:
         """What parameters must fulfil together (RequestError): the files are there and rows fit the model."""
         harvest.check(self.settings["harvest"])
-        models.vocabulary(self.settings["corpus"]["model"])
-        context = models.context(self.settings["finetune"]["model"])
-        for stage, key in (("finetune", "block_size"), ("generate", "max_tokens")):
-            if (value := self.settings[stage][key]) > context - (stage == "generate"):
-                raise RequestError(f"{stage}.{key}: {value} tokens exceed the model's context of {context}")
+        model, corpus, generate = (self.settings[stage] for stage in ("finetune", "corpus", "generate"))
+        if corpus["model"] != model["model"]:
+            both = f"{corpus['model']!r} and {model['model']!r}"
+            raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
+        context = models.context(model["model"])
+        if model["block_size"] > context:
+            raise RequestError(f"finetune.block_size: {model['block_size']} exceeds the model's context of {context}")
+        longest = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
+        if 1 + longest + generate["max_tokens"] > context:
+            raise RequestError(
+                f"generate.max_tokens: {generate['max_tokens']} tokens behind a prefix of {longest} words exceed the "
+                f"model's context of {context}"
+            )
 
 
 def find(path: str) -> Path:
@@ -213,7 +226,7 @@ def find(path: str) -> Path:
 def _known(name: object, names: typing.Iterable[str], where: str, more: str = "") -> None:
     if name not in names:
         near = get_close_matches(str(name), names, 1, 0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise RequestError(f"{where}{name} is unknown{hint} There are: {', '.join(names)}{more}")
 
 

@@ -43,14 +43,13 @@ class Monitor:
 
         ``epoch`` is the number of learned tokens an epoch.
         """
-        rows = [row for row in read(self.history) if row["step"] <= step]
-        with replacing(self.history) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
-        self._sum = self._weight = 0.0
-        for row in rows:
-            self._smooth(row["loss"])
+        # Rows that stay are copied as they are, so that a resumed history equals an uninterrupted one to the letter.
+        old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
+        kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
+        with replacing(self.history) as temporary:
+            temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
+        rows = read(self.history)
+        self._smoothed = rows[-1]["loss_smoothed"] if rows else 0.0
         self._epoch, self._tokens = epoch, int(rows[-1]["tokens"]) if rows else 0
         self._before, self._first = rows[-1]["seconds"] if rows else 0.0, self._tokens
         self._begun = time.monotonic()
@@ -80,7 +79,7 @@ class Monitor:
             "epoch": round(self._tokens / self._epoch, 4),
             "tokens": self._tokens,
             "seconds": round(self._before + elapsed, 3),
-            "loss_smoothed": self._smooth(row["loss"]),
+            "loss_smoothed": self._smooth(row["loss"], row["step"]),
         }
         # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
         self._writer.writerow({k: "" if row.get(k) is None else row[k] for k in COLUMNS})
@@ -113,11 +112,10 @@ class Monitor:
         self._file.close()
         self._bar.close()
 
-    def _smooth(self, loss: float) -> float:
+    def _smooth(self, loss: float, step: int) -> float:
         # Exponential moving average, corrected for its start at zero (Kingma and Ba 2015, section 3)
-        self._sum = MEMORY * self._sum + (1 - MEMORY) * loss
-        self._weight = MEMORY * self._weight + (1 - MEMORY)
-        return self._sum / self._weight
+        self._smoothed += (loss - self._smoothed) * (1 - MEMORY) / (1 - MEMORY**step)
+        return self._smoothed
 
     def _decide(self, row: dict) -> None:
         step, floor = int(row["step"]), self.settings["loss_floor"]

@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment, declared
-from titlesmith.run import MADE_UP, STAGES, Run, hold, notebook, release, root
+from titlesmith.run import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
 
 
 def chain(
@@ -51,14 +51,15 @@ def chain(
         raise RequestError(f"--from {start} is behind --until {until}: nothing would run")
     hold(run / ".chain.lock")
     try:
-        shown = experiment.path and os.path.relpath(experiment.path, root())
-        run.update(experiment=shown, **{key: experiment.settings["finetune"][key] for key in SHARED})
+        hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago
+        release(run / ".stage.lock")
         for number, stage in enumerate(STAGES[: last + 1]):
             settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"
             forced = bool(start) and number >= STAGES.index(start)
             if not forced and run.is_done(stage, settings, source(stage)):
                 echo(f"{label}: unchanged, skipped")
                 continue
+            run.update(experiment=experiment.path and os.path.relpath(experiment.path, root()))
             if forced:
                 run.clear(stage)
             echo(f"{label}: running {notebook(stage).name}")
@@ -71,13 +72,12 @@ def chain(
 
 def execute(run: Run, stage: str, settings: dict) -> None:
     """Executes one notebook and keeps it in ``runs/<run>/notebooks/`` where it succeeded (else StageError)."""
-    for later in STAGES[STAGES.index(stage) :]:
-        for path in (run.executed(later), failed(run, later)):
-            path.unlink(missing_ok=True)
+    for path in (run.executed(stage), failed(run, stage)):
+        path.unlink(missing_ok=True)
     given = {k: v for k, v in settings.items() if v != declared(stage)[k].default}
     output = run.executed(stage).with_name(f".{notebook(stage).name}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    before, os.environ["TITLESMITH_ROOT"] = os.environ.get("TITLESMITH_ROOT"), str(root())
+    os.environ["TITLESMITH_ROOT"] = str(root())  # for the kernel
     why = ""
     try:
         papermill.execute_notebook(
@@ -96,14 +96,14 @@ def execute(run: Run, stage: str, settings: dict) -> None:
         why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
     except Exception as error:  # a dead kernel, a full disk: whatever papermill and nbclient let through
         why = f"{type(error).__name__}: {error}"
-    finally:
-        os.environ.pop("TITLESMITH_ROOT")
-        if before is not None:
-            os.environ["TITLESMITH_ROOT"] = before
-    if why := why or unfinished(output) or ("" if run.record(stage).get("status") == "done" else "it wrote no result"):
+    cell = unfinished(output) if output.exists() else ""
+    if not why.startswith("cell "):
+        why = ". ".join(filter(None, (cell, why)))
+    if why := why or ("" if run.record(stage).get("status") == "done" else "it wrote no result"):
         if output.exists():
             output.replace(failed(run, stage))
-        raise StageError(f"{stage} failed in {why}\nOpen {failed(run, stage)} to see it")
+            why += f"\nOpen {failed(run, stage)} to see it"
+        raise StageError(f"{stage} failed in {why}")
     output.replace(run.executed(stage))
 
 
@@ -136,8 +136,8 @@ def source(stage: str) -> str:
 def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
     """The first call of each notebook: its run, taken for this kernel, and its parameters, checked.
 
-    Where an earlier stage is missing (the notebook was opened on its own), the notebooks before it are run first,
-    with their defaults and this notebook's model and seed.
+    Where an earlier stage is missing (the notebook was opened on its own), the notebooks before it are run first:
+    those that ran before with the settings that they had, the others with their defaults and this one's model and seed.
 
     Parameters
     ----------
@@ -153,10 +153,11 @@ def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
     """
     settings = {k: p.check(namespace[k]) for k, p in declared(stage).items()}
     run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
-    if any(run.record(name).get("status") != "done" for name in earlier):
-        print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one with their defaults")
-        shared = {k: settings[k] for k in ("model", "seed") if k in settings}
-        chain(Experiment.make(run.name, {stage: settings}, shared), until=earlier[-1])
+    if not all(map(run.is_current, earlier)):
+        print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one")
+        made = {name: run.record(name).get("settings", {}) for name in earlier}
+        shared = {k: settings[k] for k in SHARED if k in settings}
+        chain(Experiment.make(run.name, made | {stage: settings}, shared), until=earlier[-1])
     run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)

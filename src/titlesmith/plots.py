@@ -29,12 +29,12 @@ def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list
 def papers(table: pl.DataFrame, source: str) -> Figure:
     """Papers by year of publication, and by primary category (the ten most frequent)."""
     figure, (left, right) = _figure(2, f"{table.height:,} papers: {source}")
-    years = table["published"].dt.year().value_counts().sort("published")
+    years = table["published"].drop_nulls().dt.year().value_counts().sort("published")
     left.bar(years["published"].to_list(), years["count"].to_list(), color=BLUE)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.set_title("By year", loc="left")
     left.set(xlabel="year of first publication", ylabel="papers")
-    categories = table["primary_category"].value_counts().sort("count", descending=True).head(10).reverse()
+    categories = table["primary_category"].drop_nulls().value_counts().sort("count", descending=True).head(10).reverse()
     right.barh(categories["primary_category"].to_list(), categories["count"].to_list(), color=GREEN)
     right.set_title("By primary category", loc="left")
     right.set(xlabel="papers")

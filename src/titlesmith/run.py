@@ -1,14 +1,15 @@
 """The run directory: where everything lies, what each stage wrote, and who may write now.
 
-``runs/<run>/`` is the contract between the notebooks: each reads what the one before wrote, and nothing else. All
-paths of the project come from this module.
+``runs/<run>/`` is the contract between the notebooks: each reads what the ones before wrote, and nothing else.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from titlesmith.errors import RunError
+from titlesmith.errors import RequestError, RunError, TitlesmithError
 
 STAGES = ("harvest", "corpus", "finetune", "generate", "evaluate")
 OUTPUTS = {
@@ -74,6 +75,12 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files(path: Path) -> list[Path]:
+    """The file ``path``, or the files below it, in order; hidden ones, which are not whole yet, are left out."""
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    return [file for file in found if file.is_file() and not file.name.startswith(".")]
+
+
 def hold(path: Path, waiting: float = 0) -> None:
     """Takes the lock file ``path`` for this process, which already holding it does not change.
 
@@ -111,8 +118,10 @@ class Run:
     """
 
     def __init__(self, name: str):
-        if not name or name.startswith(".") or "/" in name or "\\" in name:
-            raise RunError(f"{name!r} cannot name a run: it is a folder below runs/, without slashes or a leading dot")
+        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            raise RequestError(
+                f"{name!r} cannot name a run: a name has letters, digits and _ . - and begins with none of . -"
+            )
         self.name = name
         self.path = root() / "runs" / name
 
@@ -125,11 +134,17 @@ class Run:
     @property
     def info(self) -> dict:
         """The content of run.json; empty where nothing has run yet."""
-        path = self / "run.json"
+        info = self._read("run.json", json.loads) if (self / "run.json").exists() else {}
+        if not isinstance(info, dict) or not isinstance(info.get("stages", {}), dict):
+            raise RunError(f"{self / 'run.json'} is damaged: it holds no run; remove it, and the run starts anew")
+        return info
+
+    def _read(self, name: str, parse: Callable) -> object:
+        path = self / name
         try:
-            return json.loads(path.read_text("utf-8")) if path.exists() else {}
-        except ValueError as error:
-            raise RunError(f"{path} is damaged ({error}); remove it, and the run starts anew") from None
+            return parse(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}); remove it, and the run makes it anew") from None
 
     def update(self, **values: object) -> None:
         """Sets top-level values of run.json."""
@@ -144,19 +159,22 @@ class Run:
         stages = self.info.get("stages", {})
         self.update(stages=stages | {stage: stages.get(stage, {}) | values})
 
-    def digests(self, *stages: str) -> dict[str, str]:
-        """SHA-256 of every file that these stages wrote, by its path in the run directory."""
-        paths = [self / name for stage in stages for name in OUTPUTS[stage]]
-        files = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
-        return {f.relative_to(self.path).as_posix(): digest(f) for f in files if not f.name.startswith(".")}
+    def digests(self, stage: str) -> dict[str, str]:
+        """SHA-256 of every file that a stage wrote, by its path in the run directory."""
+        paths = [self / name for name in OUTPUTS[stage]]
+        return {f.relative_to(self.path).as_posix(): digest(f) for path in paths for f in files(path)}
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """SHA-256 of every file that the stages before this one left, as their records say."""
+        earlier = (self.record(name).get("outputs", {}) for name in STAGES[: STAGES.index(stage)])
+        return {path: value for outputs in earlier for path, value in outputs.items()}
 
     def fingerprint(self, stage: str, settings: dict, source: str) -> str:
         """Identifies what a stage is made of: settings, files it reads, its notebook's source, this version."""
-        inputs = self.digests(*STAGES[: STAGES.index(stage)])
-        path = settings.get("path")
-        if path and (root() / path).is_file():
-            inputs[path] = digest(root() / path)
-        made_of = [stage, settings, inputs, source, metadata.version("titlesmith")]
+        outside = [root() / str(settings.get("path") or "."), root() / "models" / str(settings.get("model"))]
+        outside += [root() / str(settings.get("model"))]
+        read = [digest(f) for path in outside if path != root() for f in files(path)]
+        made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def begin(self, stage: str, settings: dict, source: str = "") -> None:
@@ -181,7 +199,7 @@ class Run:
             status="running",
             fingerprint=made_of,
             settings=settings,
-            inputs=self.digests(*STAGES[: STAGES.index(stage)]),
+            inputs=self.inputs(stage),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -200,11 +218,16 @@ class Run:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.update(stages={k: v for k, v in self.info.get("stages", {}).items() if k != stage})
 
+    def is_current(self, stage: str) -> bool:
+        """Whether a stage is finished and read what the stages before it hold now."""
+        record = self.record(stage)
+        return record.get("status") == "done" and record.get("inputs") == self.inputs(stage)
+
     def require(self, *stages: str) -> None:
-        """Checks that these stages are done (RunError)."""
+        """Checks that these stages are current (RunError)."""
         for stage in stages:
-            if self.record(stage).get("status") != "done":
-                raise RunError(f"{self.path} has no finished {stage}: run {notebook(stage).name} for it")
+            if not self.is_current(stage):
+                raise RunError(f"{self.path} has no {stage} of what lies before it: run {notebook(stage).name} for it")
 
     def executed(self, stage: str) -> Path:
         """Where the executed notebook of a stage lies once it has succeeded."""
@@ -214,7 +237,7 @@ class Run:
         """Whether a stage needs no work: same fingerprint, its files as it left them, its notebook executed."""
         record = self.record(stage)
         return (
-            record.get("status") == "done"
+            self.is_current(stage)
             and self.executed(stage).is_file()
             and record["outputs"] == self.digests(stage)
             and record["fingerprint"] == self.fingerprint(stage, settings, source)
@@ -222,14 +245,13 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether all five stages succeeded, each from what the stages before it hold now."""
-        stages, outputs = self.info.get("stages", {}), {}
-        for stage in STAGES:
-            record = stages.get(stage, {})
-            if record.get("status") != "done" or record["inputs"] != outputs or not self.executed(stage).is_file():
-                return False
-            outputs |= record["outputs"]
-        return True
+        """Whether all five stages succeeded, each from what the stages before it hold now, and their files are here."""
+        return all(
+            self.is_current(stage)
+            and self.executed(stage).is_file()
+            and all((self / name).is_file() for name in self.record(stage)["outputs"])
+            for stage in STAGES
+        )
 
     @property
     def made_up(self) -> bool:
@@ -246,16 +268,22 @@ class Run:
     def metrics(self) -> dict:
         """The content of metrics.json."""
         self.require("evaluate")
-        return json.loads((self / "metrics.json").read_text("utf-8"))
+        return self._read("metrics.json", json.loads)
 
     @property
     def texts(self) -> list[dict]:
         """The generated texts, a dictionary a line of texts.jsonl."""
         self.require("generate")
-        return [json.loads(line) for line in (self / "texts.jsonl").read_text("utf-8").splitlines()]
+        return self._read("texts.jsonl", lambda text: [json.loads(line) for line in text.split("\n")[:-1]])
 
 
 def runs() -> list[Run]:
-    """Every run directory, the one that was written last first."""
-    found = sorted((root() / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [Run(path.parent.name) for path in found]
+    """Every run directory, the one that was worked on last first; damaged ones are named on standard error."""
+    found: dict[Run, str] = {}
+    for path in sorted((root() / "runs").glob("*/run.json")):
+        try:
+            run = Run(path.parent.name)
+            found[run] = max((run.record(stage).get("ended", "") for stage in STAGES), default="")
+        except TitlesmithError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    return sorted(found, key=found.get, reverse=True)

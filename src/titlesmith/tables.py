@@ -23,6 +23,8 @@ def html(rows: list[dict], columns: dict[str, str] | None = None) -> str:
     str
         One line of HTML. All text is escaped, and the classes keep MathJax from typesetting dollar signs.
     """
+    if not rows:
+        return "<p>None.</p>"
     columns = columns or {key: key for key in rows[0]}
     head = "".join(f'<th style="{STYLE}">{escape(heading)}</th>' for heading in columns.values())
     body = "".join("<tr>" + "".join(map(_cell, (row.get(key) for key in columns))) + "</tr>" for row in rows)

@@ -40,10 +40,10 @@ def nearest(texts: list[str], training: dict[str, str]) -> list[tuple[str, float
 
 
 def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dict]:
-    """Writes ``texts.jsonl``: ``count`` texts for each prefix, as they are drawn.
+    """Writes ``texts.jsonl``: ``count`` texts for each prefix, a prefix at a time.
 
-    A text that is unfinished or not clean is drawn again, up to `ROUNDS` times. Prefixes whose texts an interrupted
-    call wrote are kept; the seed makes the rest what it would have been.
+    A text that is unfinished or not clean is drawn again, `ROUNDS` draws in all, and the last is kept. Prefixes whose
+    texts an interrupted call wrote are kept; the seed makes the rest what it would have been.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[d
             rows = _draw(engine, corpus, prefix, settings | {"seed": [settings["seed"], number]})
             for row, (name, similarity) in zip(rows, nearest([r["text"] for r in rows], training), strict=True):
                 row |= {"nearest_id": name, "nearest": training[name], "nearest_similarity": similarity}
-                file.write(_line(row))
-                file.flush()
+            file.write("".join(map(_line, rows)))
+            file.flush()
             lines += rows
     run.finish("generate")
     return lines

@@ -99,6 +99,8 @@ def test_padded_batches_hold_every_document_once_cut_at_the_context(lengths, con
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_learning_rate_rises_to_its_peak_and_does_not_rise_again(schedule):
+    short = {"learning_rate": 0.5, "warmup_steps": 100, "steps": 12, "schedule": schedule}
+    assert learning_rate(4, short) == 0.5, "a third of a short training warms up"
     chosen = {"learning_rate": 0.5, "warmup_steps": 4, "steps": 20, "schedule": schedule}
     rates = [learning_rate(step, chosen) for step in range(1, 21)]
     assert rates[:4] == [0.125, 0.25, 0.375, 0.5]

@@ -31,7 +31,7 @@ def prepare(name: str, **settings) -> tuple[Run, corpora.Corpus]:
     run.begin("harvest", {})
     harvest(run, HARVEST)
     run.begin("corpus", {})
-    return run, corpora.build(run, CORPUS | settings, None)
+    return run, corpora.build(run, CORPUS | settings, None, context=256)
 
 
 @pytest.fixture
@@ -90,7 +90,10 @@ def test_resumed_training_is_the_same_to_the_bit(project, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(monitor.Monitor, "sample", killed)
         train(run, corpus)  # dies at step 4, one step behind its checkpoint
+    steps, step = [], GPT2Engine.train
+    monkeypatch.setattr(GPT2Engine, "train", lambda self, *args: steps.append(self.step + 1) or step(self, *args))
     resumed = train(run, corpus)
+    assert steps == [4, 5, 6, 7, 8], "it goes on behind its checkpoint"
     for a, b in zip(weights(whole), weights(resumed), strict=True):
         assert np.array_equal(a, b)
     histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
@@ -212,6 +215,7 @@ def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, mo
     run, corpus = prepare("r")
     base = train(run, corpus, steps=1)
     shutil.copytree(run / "model", project / "models" / "tiny")
+    run.clear("finetune")  # a checkpoint that is moved or copied does not look back
     (project / "titles.txt").write_text("\n".join(corpus.table("train")["completion"]) * 20)
     gpt_2_simple.finetune(
         stock_session,
@@ -226,7 +230,6 @@ def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, mo
     trained = stock_session.run(trained)
     assert models.folder("checkpoint/run1") == project / "checkpoint" / "run1"
     other, corpus = prepare("other")
-    run.clear("finetune")
     engine = engines.start(other, "checkpoint/run1", corpus, seed=1)
     assert engine.step == 0, "a new training begins"
     (loaded,) = [v for v in engine._variables if v.op.name == "model/wte"]
@@ -253,10 +256,67 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         GPT2Engine.load(tmp_path)
 
 
-def test_a_corpus_of_another_vocabulary_is_refused(prepared, project):
+@pytest.fixture
+def openai(prepared, project):
+    """A tiny model in OpenAI's layout, as ``models/124M``."""
     run, corpus = prepared
-    train(run, corpus)
-    shutil.copytree(run / "model", project / "models" / "mine")
+    engine, folder = train(run, corpus), project / "models" / "124M"
+    shutil.copytree(run / "model", folder, ignore=shutil.ignore_patterns("model-*", "checkpoint"))
+    own = [v for v in engine._variables if v.op.name in dict(VARIABLES)]
+    with engine._session.graph.as_default():
+        saver = tf.compat.v1.train.Saver(own, save_relative_paths=True)
+    saver.save(engine._session, str(folder / "model.ckpt"))
+    assert {"model.ckpt.index", "model.ckpt.meta", "checkpoint"} <= {p.name for p in folder.iterdir()}
+    return folder
+
+
+VARIABLES = [("model/wpe", [64, 32]), ("model/wte", [400, 32])] + [
+    (f"model/{name}", None)
+    for name in ["ln_f/g", "ln_f/b"]
+    + [
+        f"h{i}/{part}"
+        for i in range(2)
+        for part in ["ln_1/g", "ln_1/b", "ln_2/g", "ln_2/b"]
+        + [f"{layer}/{x}" for layer in ["attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj"] for x in "wb"]
+    ]
+]
+
+
+def test_openais_layout_is_read_and_its_vocabulary_makes_the_corpus(openai, project):
+    assert models.folder("124M") == openai and models.context("124M") == 64
+    run = Run("tuned")
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    corpus = corpora.build(run, CORPUS, models.vocabulary("124M"), models.context("124M"))
+    assert corpus.tokenizer.vocabulary == Tokenizer.load(openai).vocabulary
+    engine = engines.start(run, "124M", corpus, seed=1)
+    assert {v.op.name for v in engine._variables} == dict(VARIABLES).keys()
+    for variable in engine._variables:
+        stored = tf.train.load_variable(str(openai / "model.ckpt"), variable.op.name)
+        assert np.array_equal(engine._session.run(variable), stored)
+    assert train(run, corpus, model="124M").step == 8
+
+
+def test_a_model_that_lacks_a_file_is_refused(openai):
+    (openai / "vocab.bpe").unlink()
+    with pytest.raises(RequestError, match=r"124M lacks vocab\.bpe"):
+        models.folder("124M")
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(openai):
     other, wider = prepare("other", vocabulary=500)
-    with pytest.raises(RequestError, match="not tokenized for models/mine"):
-        engines.start(other, "models/mine", wider, seed=1)
+    with pytest.raises(RequestError, match="not tokenized for 124M"):
+        engines.start(other, "124M", wider, seed=1)
+
+
+def test_documents_that_do_not_fit_are_dropped_and_counted(project):
+    run, corpus = prepare("r", template="title-to-abstract")
+    longest = max(n["longest"] for n in corpus.info["splits"].values())
+    run.begin("corpus", {"again": 1})
+    short = corpora.build(run, CORPUS | {"template": "title-to-abstract"}, None, context=longest - 5)
+    assert short.info["dropped"][f"longer than the model's context of {longest - 5} tokens"]["papers"] > 0
+    for name in ("train", "valid", "test"):
+        documents = short.documents(name)
+        assert max(map(len, documents)) <= longest - 5
+        assert len(documents) == short.table(name).height

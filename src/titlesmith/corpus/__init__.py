@@ -10,6 +10,7 @@ from titlesmith.corpus.clean import select
 from titlesmith.corpus.split import SPLITS, split
 from titlesmith.corpus.template import add_fields, template
 from titlesmith.corpus.tokens import FILES, Documents, Tokenizer, write
+from titlesmith.errors import RequestError
 from titlesmith.run import Run, digest, replacing, write_json
 
 
@@ -63,7 +64,7 @@ class Corpus:
         return pl.read_parquet(self.path / f"{name}.parquet")
 
 
-def build(run: Run, settings: dict, vocabulary: Path | None) -> Corpus:
+def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> Corpus:
     """Builds ``corpus/`` from ``papers.parquet``.
 
     Parameters
@@ -75,10 +76,17 @@ def build(run: Run, settings: dict, vocabulary: Path | None) -> Corpus:
         entries a vocabulary that is learned here has).
     vocabulary
         The folder of a model whose encoder.json and vocab.bpe to use; None to learn a vocabulary from train.
+    context
+        The longest row that the model reads; documents that do not fit, an end of text on each side, are dropped.
+
+    Raises
+    ------
+    RequestError
+        A split is left empty.
     """
     chosen, folder = template(settings["template"]), run / "corpus"
     papers = add_fields(pl.read_parquet(run / "papers.parquet"))
-    kept, dropped = select(papers, chosen.fields)
+    kept, dropped = select(papers, chosen.fields, settings["order"] == "date")
     cut = split(kept, settings["split"], settings["order"], settings["seed"])
     tables = {name: chosen.format(rows) for name, rows in cut.items()}
     if vocabulary:
@@ -88,12 +96,22 @@ def build(run: Run, settings: dict, vocabulary: Path | None) -> Corpus:
         train = tables["train"].select(pl.concat_str("prompt", pl.lit("\n"), "completion")).to_series()
         tokenizer = Tokenizer.learn(train.str.strip_chars_start("\n"), settings["vocabulary"])
     tokenizer.save(folder)
-    counts = {}
+    counts, reason = {}, f"longer than the model's context of {context} tokens"
+    dropped[reason] = {"papers": 0, "examples": []}
     for name in SPLITS:
         documents = tokenizer.encode_batch(tables[name]["completion"].to_list())
         if chosen.prompt:
             prompts = tokenizer.encode_batch(tables[name]["prompt"].to_list())
             documents = [[*p, tokenizer.newline, *c] for p, c in zip(prompts, documents, strict=True)]
+        fits = [len(ids) < context for ids in documents]
+        if not all(fits):
+            dropped[reason]["papers"] += fits.count(False)
+            tables[name], documents = (
+                tables[name].filter(fits),
+                [d for d, fit in zip(documents, fits, strict=True) if fit],
+            )
+        if not documents:
+            raise RequestError(f"corpus.template: no document of {name} fits the model's context of {context} tokens")
         write(folder / f"{name}.bin", documents, tokenizer)
         with replacing(folder / f"{name}.parquet") as temporary:
             tables[name].write_parquet(temporary)

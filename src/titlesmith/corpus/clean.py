@@ -9,11 +9,12 @@ EXAMPLES = 3
 
 def clean(text: str) -> str:
     """One line of normalized text: Unicode form C, no control or format characters, white space folded to one space."""
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn")).strip()
+    kinds = ((c, unicodedata.category(c)) for c in text)
+    kept = "".join(" " if kind == "Cc" else c for c, kind in kinds if kind not in ("Cf", "Cs", "Co", "Cn"))
+    return " ".join(unicodedata.normalize("NFC", kept).split())
 
 
-def select(papers: pl.DataFrame, fields: list[str]) -> tuple[pl.DataFrame, dict[str, dict]]:
+def select(papers: pl.DataFrame, fields: list[str], dated: bool) -> tuple[pl.DataFrame, dict[str, dict]]:
     """Cleans the fields that a template uses and drops papers that cannot be used.
 
     Parameters
@@ -23,6 +24,8 @@ def select(papers: pl.DataFrame, fields: list[str]) -> tuple[pl.DataFrame, dict[
     fields
         The columns of text that must not be empty; the last one must not repeat either (after case folding), so
         that no text of one split is in another.
+    dated
+        Whether to drop papers without a date, which a split by date cannot place.
 
     Returns
     -------
@@ -31,6 +34,7 @@ def select(papers: pl.DataFrame, fields: list[str]) -> tuple[pl.DataFrame, dict[
     """
     papers = papers.with_columns(pl.col(fields).fill_null("").map_elements(clean, pl.String))
     reasons = {
+        "no date": pl.col("published").is_null() & dated,
         "no " + " or ".join(fields): pl.any_horizontal(pl.col(f) == "" for f in fields),
         "same id": ~pl.col("id").is_first_distinct(),
         f"same {fields[-1]}": ~pl.col(fields[-1]).str.to_lowercase().is_first_distinct(),

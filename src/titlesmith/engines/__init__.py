@@ -18,10 +18,10 @@ def start(run: Run, model: str, corpus: Corpus, seed: int) -> Engine:
     from titlesmith.engines.gpt2 import GPT2Engine  # TensorFlow takes seconds to import
 
     if (run / "model" / "checkpoint").exists():
-        return GPT2Engine.load(run / "model", seed)
+        return GPT2Engine.load(run / "model")
     if model == "scratch":
         return GPT2Engine(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
-    engine = GPT2Engine.load(folder(model), seed, resume=False)
+    engine = GPT2Engine.load(folder(model), resume=False)
     if engine.tokenizer.vocabulary != corpus.tokenizer.vocabulary:
         raise RequestError(f"model: the corpus was not tokenized for {model}: run notebook 02 with model={model!r}")
     return engine
@@ -32,4 +32,4 @@ def load(run: Run) -> Engine:
     from titlesmith.engines.gpt2 import GPT2Engine
 
     run.require("finetune")
-    return GPT2Engine.load(run / "model")
+    return GPT2Engine.load(run / "model", resume=False)

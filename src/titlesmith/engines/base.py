@@ -158,8 +158,8 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: Path, seed: int = 0) -> "Engine":
-        """Reads what `save` wrote; training goes on exactly where it was."""
+    def load(cls, path: Path, resume: bool = True) -> "Engine":
+        """Reads what `save` wrote: to go on training exactly where it was, or (not ``resume``) the weights alone."""
 
 
 class Rows:
@@ -212,7 +212,7 @@ class Rows:
                 rows[-1][0][at : at + len(piece) + 1] = ids[start : start + len(piece) + 1]
                 rows[-1][1][at : at + len(piece)] = piece
                 room -= len(piece)
-        return rows
+        return [row for row in rows if row[1].any()]  # a long prompt can fill rows with nothing to learn
 
 
 def padded(documents: Documents, context: int, tokens: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -239,8 +239,12 @@ def _side_by_side(documents: Documents, batch: list[int], lengths: np.ndarray) -
 
 
 def learning_rate(step: int, settings: dict) -> float:
-    """The rate of a step, counted from one: linear warm-up, then constant, or linear or cosine decay to zero."""
-    peak, warmup, steps = settings["learning_rate"], settings["warmup_steps"], settings["steps"]
+    """The rate of a step, counted from one: linear warm-up, then constant, or linear or cosine decay to zero.
+
+    The warm-up takes a third of all steps at most, so that a short training reaches its peak too.
+    """
+    peak, steps = settings["learning_rate"], settings["steps"]
+    warmup = min(settings["warmup_steps"], steps // 3)
     if step <= warmup:
         return peak * step / warmup
     done = (step - warmup - 1) / max(1, steps - warmup)

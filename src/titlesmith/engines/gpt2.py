@@ -82,15 +82,13 @@ class GPT2Engine(Engine):
                 self._session.run(tf1.variables_initializer(self._variables))
 
     @classmethod
-    def load(cls, path: Path, seed: int = 0, resume: bool = True) -> "GPT2Engine":
+    def load(cls, path: Path, resume: bool = True) -> "GPT2Engine":
         """Reads a checkpoint in gpt-2-simple's layout: this engine's, OpenAI's, or one of `gpt_2_simple.finetune`.
 
         Parameters
         ----------
         path
             Its folder.
-        seed
-            As for the class.
         resume
             Whether to go on with the training of this checkpoint (optimizer state and step), or to begin a new one
             from its weights.
@@ -100,7 +98,7 @@ class GPT2Engine(Engine):
         RequestError
             The checkpoint lacks a variable or one has another shape than hparams.json says.
         """
-        engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), seed)
+        engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")))
         engine._restore(path, resume)
         return engine
 
@@ -126,7 +124,7 @@ class GPT2Engine(Engine):
         with self._session.graph.as_default():
             rate = tf1.placeholder(tf.float32, [])
             step = tf1.get_variable(STEP, [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            loss = tf.reduce_sum(self._losses) / tf.reduce_sum(self._learned)
+            loss = tf.reduce_sum(self._losses) / tf.maximum(tf.reduce_sum(self._learned), 1)
             variables = [v for v in self._variables if v.op.name.startswith("model/")]
             gradients = [tf.convert_to_tensor(g) for g in tf.gradients(loss, variables)]
             clipped, norm = tf.clip_by_global_norm(gradients, CLIP)
@@ -160,7 +158,7 @@ class GPT2Engine(Engine):
         write_json(path / HYPERPARAMETERS, self.hyperparameters)
         if not self._saver:
             with self._session.graph.as_default():
-                self._saver = tf1.train.Saver(self._variables)
+                self._saver = tf1.train.Saver(self._variables, save_relative_paths=True)
         written = self._saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
         for file in path.glob("model-*"):
             if file.stem != Path(written).name:

@@ -19,14 +19,14 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus) -> dict:
         ``perplexity.{train,valid,test}``: exp of the mean loss a token, each document on its own;
         ``copy_rate``, ``near_copy_rate``, ``artifact_rate``, ``prefix_kept_rate``: shares of the generated texts;
         ``distinct_1``, ``distinct_2``, ``ngram_novelty`` of the generated texts, and below ``human`` the same of as
-        many held-out texts by people.
+        many test texts by people, or of all where there are fewer.
     """
     rows = run.texts
     texts = [row["text"] for row in rows]
     training = corpus.table("train")["completion"].to_list()
     people = corpus.table("test")["completion"].to_list()[: len(texts)]
     metrics = {
-        "perplexity": {name: math.exp(engine.loss(corpus.documents(name))) for name in SPLITS},
+        "perplexity": {name: perplexity(engine.loss(corpus.documents(name))) for name in SPLITS},
         "texts": len(texts),
         "copy_rate": copy_rate(texts, training),
         "near_copy_rate": near_copy_rate(rows),
@@ -38,6 +38,11 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus) -> dict:
     write_json(run / "metrics.json", metrics)
     run.finish("evaluate")
     return metrics
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats; a loss that has no finite one, as after a training that diverged, counts as 690."""
+    return math.exp(loss if loss < 690 else 690)
 
 
 def style(texts: list[str], training: list[str]) -> dict[str, float]:

@@ -73,6 +73,8 @@ def harvest(run: Run, settings: dict) -> pl.DataFrame:
 def check(settings: dict) -> None:
     """Checks, before anything runs, that what a source reads is there (RequestError)."""
     path = settings["path"]
+    if "" < settings["until"] < settings["since"]:
+        raise RequestError(f"harvest.since: {settings['since']} is after harvest.until, {settings['until']}")
     if settings["source"] != "sample" and not (path and (root() / path).is_file()):
         raise RequestError(
             f"harvest.path: source {settings['source']} reads a file, and "

@@ -72,10 +72,10 @@ def chain(
 
 def execute(run: Run, stage: str, settings: dict) -> None:
     """Executes one notebook and keeps it in ``runs/<run>/notebooks/`` where it succeeded (else StageError)."""
-    for path in (run.executed(stage), failed(run, stage)):
+    output = run.executed(stage).with_name(f".{notebook(stage).name}")
+    for path in (output, run.executed(stage), failed(run, stage)):
         path.unlink(missing_ok=True)
     given = {k: v for k, v in settings.items() if v != declared(stage)[k].default}
-    output = run.executed(stage).with_name(f".{notebook(stage).name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["TITLESMITH_ROOT"] = str(root())  # for the kernel
     why = ""
@@ -120,11 +120,11 @@ def unfinished(path: Path) -> str:
     book = nbformat.read(path, 4)
     for cell in book.cells:
         if cell.cell_type == "code" and cell.source.strip():
-            status = cell.metadata.papermill.get("status")
+            status = cell.metadata.get("papermill", {}).get("status")
             if status != "completed" or cell.execution_count is None:
                 first = cell.source.splitlines()[0]
                 return f"the cell that begins {first!r}: it is {status or 'pending'}, not run to its end"
-    return "a cell (see the notebook)" if book.metadata.papermill.get("exception") else ""
+    return "a cell (see the notebook)" if book.metadata.get("papermill", {}).get("exception") else ""
 
 
 def source(stage: str) -> str:

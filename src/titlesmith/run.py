@@ -171,9 +171,8 @@ class Run:
 
     def fingerprint(self, stage: str, settings: dict, source: str) -> str:
         """Identifies what a stage is made of: settings, files it reads, its notebook's source, this version."""
-        outside = [root() / str(settings.get("path") or "."), root() / "models" / str(settings.get("model"))]
-        outside += [root() / str(settings.get("model"))]
-        read = [digest(f) for path in outside if path != root() for f in files(path)]
+        named = filter(None, (settings.get("path"), settings.get("model")))
+        read = [digest(f) for name in named for place in (root(), root() / "models") for f in files(place / name)]
         made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 

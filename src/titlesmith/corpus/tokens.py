@@ -46,12 +46,16 @@ class Tokenizer:
 
     @classmethod
     def learn(cls, texts: Iterable[str], size: int) -> "Tokenizer":
-        """Learns at most ``size`` entries from texts: the 256 bytes, merges by frequency, and the end of text."""
+        """Learns at most ``size`` entries from texts: the 256 bytes, merges by frequency, and the end of text.
+
+        Pairs that occur once are not merged, so that a small corpus does not get tokens that it says nothing of.
+        """
         codec = Codec(models.BPE())
         codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         codec.train_from_iterator(
-            texts, trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
+            texts,
+            trainers.BpeTrainer(vocab_size=size - 1, min_frequency=2, initial_alphabet=alphabet, show_progress=False),
         )
         learned = json.loads(codec.to_str())["model"]
         return cls(learned["vocab"] | {END: len(learned["vocab"])}, [tuple(pair) for pair in learned["merges"]])

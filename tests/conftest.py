@@ -85,8 +85,8 @@ def finished_project(tmp_path_factory):
     from titlesmith.pipeline import chain
 
     folder = make_project(tmp_path_factory.mktemp("finished"))
-    # Every fifth title is hostile in a way of its own, so that some reach the pages whatever is sampled.
-    titles = [f"{HOSTILE} {i}" if i % 5 == 0 else f"Neural study {i} of music and speech" for i in range(120)]
+    # Every title is hostile, so that some reach every page whatever is drawn.
+    titles = [f"{HOSTILE} number {i} of music and speech" for i in range(120)]
     write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))

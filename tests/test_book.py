@@ -34,9 +34,10 @@ def test_every_chapter_is_there_and_unfinished_runs_are_not(html):
 
 def test_titles_are_text_on_every_page(html):
     assert not [page for page in html.rglob("*.html") if "<script>alert" in page.read_text("utf-8")]
-    shown = text(html, "book/runs/small/04_generate.html")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in shown
-    assert "mathjax_ignore" in shown
+    for page in ("01_harvest", "04_generate"):
+        shown = text(html, f"book/runs/small/{page}.html")
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in shown
+        assert "mathjax_ignore" in shown
 
 
 def test_nothing_is_fetched_from_elsewhere(html):

@@ -90,7 +90,7 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             stderr_file=sys.stderr,  # progress bars, while the cell runs
             coalesce_streams=True,  # and only their last state in the notebook
             start_timeout=180,
-            extra_arguments=["--log-level=ERROR"],  # the kernel's own words to the terminal
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own words to the terminal
         )
     except PapermillExecutionError as error:
         why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"

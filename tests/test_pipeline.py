@@ -159,7 +159,7 @@ def test_a_stage_that_leaves_what_was_there_leaves_the_stages_behind_it_alone(pa
 
 
 def test_kill_9_while_training_and_the_same_command_again(papers):
-    long = [*SMALL, "finetune.steps=120", "finetune.save_every=10", "finetune.sample_every=0"]
+    long = [*SMALL, "finetune.steps=300", "finetune.save_every=10", "finetune.sample_every=0"]
     overrides = [word for o in ["harvest.path=papers.tsv", *long] for word in ("-p", o)]
 
     def command(name):
@@ -180,7 +180,7 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
         time.sleep(0.05)
     # Refused while the first is at work, which shows its progress while its cell still runs
     assert command("killed").wait() == 1
-    assert b"/120" in b"".join(seen)
+    assert b"/300" in b"".join(seen)
     assert killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -191,7 +191,7 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
     assert again.returncode == 0
     reader.join()
     histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "killed")]
-    assert len(histories[0]) == 120 and len(before) >= 10
+    assert len(histories[0]) == 300 and len(before) >= 10
     assert histories[1][:step] == before, "what was done before the kill was not done again"
     for a, b in zip(*histories, strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}

@@ -159,7 +159,13 @@ def test_a_stage_that_leaves_what_was_there_leaves_the_stages_behind_it_alone(pa
 
 
 def test_kill_9_while_training_and_the_same_command_again(papers):
-    long = [*SMALL, "finetune.steps=300", "finetune.save_every=10", "finetune.sample_every=0"]
+    long = [
+        *SMALL,
+        "finetune.steps=300",
+        "finetune.save_every=10",
+        "finetune.sample_every=0",
+        "finetune.validate_every=30",
+    ]
     overrides = [word for o in ["harvest.path=papers.tsv", *long] for word in ("-p", o)]
 
     def command(name):

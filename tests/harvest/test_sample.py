@@ -1,11 +1,14 @@
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titlesmith.harvest import sample
+from titlesmith.harvest.faults import Faults
 
 
 def made(count: int, seed: int):
-    return sample.papers({"papers": count, "seed": seed})
+    return next(sample.papers({"papers": count, "seed": seed}, Path(), Faults()))
 
 
 @settings(max_examples=10, deadline=None)

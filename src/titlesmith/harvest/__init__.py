@@ -1,7 +1,10 @@
 """Papers from anywhere, as one table.
 
-A source is a module of this package with ``papers(settings) -> polars.DataFrame``, which fills what it knows of the
-columns in `SCHEMA`. `harvest` adds the missing columns, sorts, and applies the filters common to all sources.
+A source is a module of this package with one function,
+``papers(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch and
+fills what it knows of the columns in `SCHEMA`; what it must remember to go on after an interruption it keeps in
+``folder``, and rows that are no papers it counts in ``faults``. `harvest` adds the missing columns, sorts, and applies
+the filters common to all sources.
 """
 
 from importlib import import_module
@@ -9,9 +12,20 @@ from importlib import import_module
 import polars as pl
 
 from titlesmith.errors import RequestError
+from titlesmith.harvest.faults import Faults
 from titlesmith.run import Run, replacing, root
 
-SOURCES = ("sample", "archive")
+# name of a source: its module
+SOURCES = {
+    "sample": "sample",
+    "arxiv": "arxiv_api",
+    "oai": "oai",
+    "rss": "rss",
+    "snapshot": "snapshot",
+    "archive": "archive",
+    "csv": "csv",
+    "alpaca": "alpaca",
+}
 SCHEMA = {
     "id": pl.String,
     "title": pl.String,
@@ -48,7 +62,8 @@ def harvest(run: Run, settings: dict) -> pl.DataFrame:
     RequestError
         No paper is left.
     """
-    papers = import_module(f"titlesmith.harvest.{settings['source']}").papers(settings)
+    source = import_module(f"titlesmith.harvest.{SOURCES[settings['source']]}")
+    papers = pl.concat(source.papers(settings, run / "harvest", Faults()), how="diagonal")
     absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in papers.columns]
     papers = papers.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
     kept = papers

@@ -2,10 +2,13 @@
 
 import lzma
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import polars as pl
 
 from titlesmith.errors import RequestError
+from titlesmith.harvest.faults import Faults
 from titlesmith.run import root
 
 COLUMNS = ("arxiv_id", "title", "abstract", "author_text", "categories", "primary_cat", "created", "updated", "doi")
@@ -22,7 +25,7 @@ def identifier(text: str) -> str:
     return f"{float(text):010.5f}" if float(text) > 1500 else f"{float(text):09.4f}"
 
 
-def papers(settings: dict) -> pl.DataFrame:
+def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``, plain or xz, into the columns of `titlesmith.harvest.SCHEMA`.
 
     Raises
@@ -41,7 +44,7 @@ def papers(settings: dict) -> pl.DataFrame:
             f"harvest.path: {path} is no table of the ArXiV Archive: it lacks {', '.join(sorted(missing))}"
         )
     try:
-        return table.select(
+        yield table.select(
             id=pl.col("arxiv_id").map_elements(identifier, pl.String),
             title="title",
             abstract="abstract",

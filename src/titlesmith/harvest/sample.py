@@ -5,9 +5,13 @@ categories with ``made-up.``.
 """
 
 import random
+from collections.abc import Iterator
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
+
+from titlesmith.harvest.faults import Faults
 
 FIRST_DAY, DAYS = date(2019, 1, 1), 2190
 FIELDS = {
@@ -74,7 +78,7 @@ SENTENCES = (
 SURNAMES = "Abelmann Brookfeld Castellar Dunmore Eskerud Farnleigh Grindle Hollowick Ishikura Jorvald Kestrane Lomvard"
 
 
-def papers(settings: dict) -> pl.DataFrame:
+def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Makes ``settings["papers"]`` papers with distinct titles, the same for the same ``settings["seed"]``."""
     random_state = random.Random(settings["seed"])
     rows: dict[str, dict] = {}
@@ -100,4 +104,4 @@ def papers(settings: dict) -> pl.DataFrame:
             "published": published,
             "comments": "Made up by titlesmith's sample grammar; no real paper",
         }
-    return pl.DataFrame(list(rows.values()))
+    yield pl.DataFrame(list(rows.values()))

@@ -1,27 +1,31 @@
 import math
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
-from titlesmith.monitor import Monitor, read
+from titlesmith.monitor import Monitor, kept_step, read
 from titlesmith.run import Run
 
-SETTINGS = {"steps": 5, "loss_floor": 0.1, "save_every": 2, "sample_every": 0, "validate_every": 3}
+SETTINGS = {"loss_floor": 0.1, "patience": 0, "save_every": 2, "sample_every": 0, "validate_every": 3}
 
 
-def follow(losses: list[float], step: int = 0, **settings) -> Monitor:
+def follow(losses: list[float], step: int = 0, valid: list[float | None] | None = None, **settings) -> Monitor:
     monitor = Monitor(Run("r"), SETTINGS | settings)
-    monitor.start(step, epoch=100)
+    monitor.start(step, steps=5, epoch=100)
     for number, loss in enumerate(losses, step + 1):
         if monitor.reason:
             break
-        monitor.step(step=number, tokens=10, loss=loss, valid_loss=None, learning_rate=0.1, grad_norm=abs(loss))
+        measured = {"valid_loss": valid[number - 1]} if valid else {}
+        row = {"step": number, "tokens": 10, "loss": loss, "learning_rate": 0.1, "grad_norm": abs(loss)} | measured
+        stops = monitor.stops(row)
+        assert bool(monitor.step(**row)) == stops, "what was foreseen happens"
     monitor.close()
     return monitor
 
 
 def test_every_step_is_a_row_at_once(project):
     monitor = Monitor(Run("r"), SETTINGS)
-    monitor.start(0, epoch=100)
+    monitor.start(0, steps=5, epoch=100)
     monitor.step(step=1, tokens=10, loss=2.0, valid_loss=1.5, learning_rate=0.1, grad_norm=1.0)
     (row,) = read(monitor.history)
     assert row == row | {"step": 1, "epoch": 0.1, "tokens": 10, "loss": 2.0, "loss_smoothed": 2.0, "valid_loss": 1.5}
@@ -48,7 +52,7 @@ def test_stops_below_the_floor_of_the_smoothed_loss_not_of_one_step(project):
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_stops_at_a_loss_that_is_not_finite(project, loss):
     reason = follow([2.0, loss]).reason
-    assert f"the loss was {loss}" in reason and "the model of step 1 was kept" in reason
+    assert f"the loss was {loss}" in reason and "step 2; that step was not applied" in reason
 
 
 def test_a_resumed_history_equals_an_uninterrupted_one(project):
@@ -69,6 +73,50 @@ def test_a_training_that_had_stopped_stays_stopped(project):
 
 def test_due(project):
     monitor = Monitor(Run("r"), SETTINGS)
+    monitor.start(0, steps=5, epoch=100)
     assert [step for step in range(1, 6) if monitor.due("save", step)] == [2, 4, 5]
     assert [step for step in range(1, 6) if monitor.due("validate", step)] == [3, 5]
     assert [step for step in range(1, 6) if monitor.due("sample", step)] == [5]
+
+
+VALID = [3.0, None, 2.0, 2.5, 2.1]
+
+
+def test_patience_counts_validations_without_a_better_one_across_a_resume(project):
+    assert follow([2.0] * 5, valid=VALID).reason == "all 5 steps were done"
+    assert follow([2.0] * 5, valid=VALID, patience=3).reason == "all 5 steps were done"
+    assert "not improved for 2 validations at step 5" in follow([2.0] * 5, valid=VALID, patience=2).reason
+    assert "not improved for 1 validations at step 4" in follow([2.0] * 5, valid=VALID, patience=1).reason
+    follow([2.0] * 4, valid=VALID)
+    resumed = follow([2.0], step=4, valid=VALID, patience=2)
+    assert "not improved for 2 validations at step 5" in resumed.reason
+
+
+def test_the_kept_step_is_that_of_the_lowest_validation_loss(project):
+    rows = read(follow([2.0] * 5, valid=VALID).history)
+    assert kept_step(rows, "best", 5) == 3
+    assert kept_step(rows, "last", 5) == 5
+    assert kept_step(read(follow([2.0] * 5).history), "best", 5) == 5
+
+
+def events(folder) -> list[tuple[int, str, float]]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:  # TFRecord: length, its checksum, an event, its checksum
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            content = content[16 + length :]
+    return found
+
+
+def test_tensorboard_gets_what_the_history_gets(project):
+    monitor = follow([2.0, 1.5, 1.2], valid=VALID)
+    found = {(step, tag): value for step, tag, value in events(monitor.run / "tensorboard")}
+    rows = read(monitor.history)
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                assert found.pop((row["step"], name)) == pytest.approx(value, rel=1e-6)
+    assert not found

@@ -25,7 +25,7 @@ from titlesmith.errors import RequestError
 from titlesmith.run import STAGES, notebook, root
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
-TYPES = {"str": str, "int": int, "float": float, "list": list}
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 INTERVAL = re.compile(r"(each )?in ([\[(])(\S+), (\S+)([\])])")
 CHOICE = re.compile(r"one of ([\w, -]+)")
 

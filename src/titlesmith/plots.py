@@ -54,8 +54,8 @@ def lengths(words: list[int], tokens: list[int], source: str) -> Figure:
     return figure
 
 
-def history(rows: list[dict], floor: float, source: str) -> Figure:
-    """Loss, smoothed loss and validation loss against steps, with the floor, and the learning rate."""
+def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
+    """Loss, smoothed loss and validation loss against steps, floor and kept step marked, and the learning rate."""
     figure, (left, right) = _figure(2, f"Training on {source}", 3.8)
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["loss"] for row in rows], color=BLUE, alpha=0.35, label="training loss, each step")
@@ -65,6 +65,7 @@ def history(rows: list[dict], floor: float, source: str) -> Figure:
         left.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
     if floor:
         left.axhline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
+    left.axvline(kept, color="black", linestyle="--", linewidth=1, label=f"kept: step {kept}")
     left.set_title("Loss", loc="left")
     left.set(xlabel="optimizer steps", ylabel="nats a token")
     left.set_ylim(bottom=0)
@@ -77,6 +78,24 @@ def history(rows: list[dict], floor: float, source: str) -> Figure:
     twin.set_ylabel("gradient norm")
     twin.grid(False)
     right.legend(handles=[*right.get_lines(), *twin.get_lines()])
+    return figure
+
+
+def memory(rows: list[dict], floor: float, source: str) -> Figure:
+    """Share of copies among the texts written while training, against steps and against the smoothed loss."""
+    figure, (left, right) = _figure(2, f"Copies of training texts while training on {source}", 3.0)
+    rows = [row for row in rows if row["copy_rate"] is not None]
+    copies = [100 * row["copy_rate"] for row in rows]
+    left.plot([row["step"] for row in rows], copies, color=ORANGE, marker="o", markersize=4)
+    left.set_title("As training goes on", loc="left")
+    left.set(xlabel="optimizer steps", ylabel="copies, % of texts", ylim=(-3, 103))
+    right.plot([row["loss_smoothed"] for row in rows], copies, color=ORANGE, marker="o", markersize=4)
+    if floor:
+        right.axvline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
+        right.legend()
+    right.set_title("As the loss falls (to the right)", loc="left")
+    right.set(xlabel="smoothed training loss, nats a token", ylabel="copies, % of texts", ylim=(-3, 103))
+    right.set_xlim(right.get_xlim()[1], 0)
     return figure
 
 

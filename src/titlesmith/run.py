@@ -23,7 +23,7 @@ STAGES = ("harvest", "corpus", "finetune", "generate", "evaluate")
 OUTPUTS = {
     "harvest": ("papers.parquet",),
     "corpus": ("corpus",),
-    "finetune": ("model", "history.csv", "samples"),
+    "finetune": ("model", "history.csv", "samples", "tensorboard"),
     "generate": ("texts.jsonl",),
     "evaluate": ("metrics.json",),
 }

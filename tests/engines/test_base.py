@@ -16,6 +16,14 @@ class Fake:
 
     tokenizer = SimpleNamespace(end=END, newline=NEWLINE)
 
+    @property
+    def has_prompt(self):
+        return bool(self.prompt)
+
+    @property
+    def learned_tokens(self):
+        return sum(int(self.learned(self[i]).sum()) for i in range(len(self)))
+
     def __init__(self, lengths: list[int], prompt: int = 0):
         self.prompt = prompt
         self.starts = np.cumsum([1] + [n + 1 for n in lengths])

@@ -2,6 +2,10 @@
 
 import math
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import gpt_2_simple
 import numpy as np
@@ -11,15 +15,17 @@ import tensorflow as tf
 from titlesmith import corpus as corpora
 from titlesmith import engines, models, monitor
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines.gpt2 import GPT2Engine
-from titlesmith.errors import RequestError
+from titlesmith.engines.gpt2 import GPT2Engine, used_ids
+from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import harvest
 from titlesmith.run import Run
 
 TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {
     "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01, "warmup_steps": 2,
-    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4,
+    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
+    "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
+    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4,
 }  # fmt: skip
 SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
 HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
@@ -73,7 +79,7 @@ def test_a_loss_below_the_floor_stops(prepared):
 def test_a_loss_that_is_not_finite_stops_and_the_model_before_it_is_kept(prepared):
     run, corpus = prepared
     engine = train(run, corpus, learning_rate=1e30, warmup_steps=0)
-    assert "the model of step" in engine.reason
+    assert "that step was not applied" in engine.reason
     kept = GPT2Engine.load(run / "model")
     assert kept.step == engine.step == monitor.read(run / "history.csv")[-1]["step"] - 1
     assert all(np.isfinite(w).all() for w in weights(kept))
@@ -101,6 +107,125 @@ def test_resumed_training_is_the_same_to_the_bit(project, monkeypatch):
         assert a | {"seconds": 0} == b | {"seconds": 0}
     prompt = [corpus.tokenizer.prompt("Neural", False)]
     assert whole.generate(prompt, SAMPLING) == resumed.generate(prompt, SAMPLING)
+
+
+FANCY = {
+    "keep": "best", "accumulate": 2, "dropout": 0.2, "vocabulary": "corpus", "precision": "bfloat16", "save_every": 2,
+    "validate_every": 3, "checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 7])
+def test_resuming_is_exact_with_everything_switched_on_wherever_it_was_killed(project, monkeypatch, at):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    whole = train(*prepare("whole"), **FANCY)
+    run, corpus = prepare("resumed")
+    record = monitor.Monitor.step
+
+    def killed(self, **row):
+        if row["step"] == at:
+            raise KeyboardInterrupt
+        return record(self, **row)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(monitor.Monitor, "step", killed)
+        train(run, corpus, **FANCY)
+    resumed = train(run, corpus, **FANCY)
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        assert np.array_equal(a, b)
+    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
+    for a, b in zip(*histories, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+
+
+def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
+    run, corpus = prepared
+    whole = train(run, corpus, keep="best")
+    histories = [(run / "history.csv").read_bytes()]
+    run.clear("finetune")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(run, corpus, keep="best")
+    ended = train(run, corpus, keep="best")
+    assert ended.reason == "all 8 steps were done" and ended.step == 8
+    for a, b in zip(weights(whole), weights(ended), strict=True):
+        assert np.array_equal(a, b)
+    assert len(histories[0].splitlines()) == len((run / "history.csv").read_bytes().splitlines())
+
+
+def test_the_best_weights_are_kept(prepared):
+    run, corpus = prepared
+    # A rate so high that validation gets worse after its first steps
+    engine = train(run, corpus, keep="best", learning_rate=0.3, steps=12, validate_every=2, schedule="constant")
+    rows = monitor.read(run / "history.csv")
+    best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
+    assert best < rows[-1]["valid_loss"]
+    assert GPT2Engine.load(run / "model").loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+    assert engine.step == 12 and not (run / "model" / "best").exists()
+
+
+def test_patience_stops(prepared):
+    engine = train(*prepared, learning_rate=0.3, steps=60, validate_every=2, schedule="constant", patience=2)
+    assert "the validation loss had not improved for 2 validations" in engine.reason
+    assert engine.step < 60
+
+
+def test_epochs_in_place_of_steps(prepared):
+    run, corpus = prepared
+    train(run, corpus, epochs=2.0)
+    rows = monitor.read(run / "history.csv")
+    assert rows[-1]["epoch"] == pytest.approx(2, abs=0.2)
+
+
+def test_a_vocabulary_of_the_corpus_leaves_other_rows_as_they_were_and_any_prefix_works(prepared, project):
+    run, corpus = prepared
+    full = train(run, corpus, steps=1)
+    train(run, corpus, steps=1).keep(project / "models" / "base")
+    used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
+    assert 256 < len(used) < len(corpus.tokenizer)
+    other, corpus = prepare("other")
+    base = GPT2Engine.load(project / "models" / "base", resume=False)
+    engine = train(other, corpus, model="models/base", vocabulary="corpus", steps=30)
+    before, after = (e._session.run(e._variables[1]) for e in (base, engine))
+    unused = np.setdiff1d(np.arange(len(corpus.tokenizer)), used)
+    assert [v.op.name for v in engine._variables][1] == "model/wte"
+    assert np.array_equal(before[unused], after[unused]) and not np.array_equal(before[used], after[used])
+    rows = monitor.read(other / "history.csv")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5 and rows[-1]["valid_loss"] < full.loss(corpus.documents("valid"))
+    prefix = "".join(corpus.tokenizer.decode([i]) for i in unused[:3])
+    assert engine.generate([corpus.tokenizer.prompt(prefix, False)], SAMPLING)
+    loaded = GPT2Engine.load(other / "model")
+    assert np.array_equal(loaded._session.run(loaded._variables[1]), after)
+
+
+def test_a_full_disk_is_reported_and_the_last_checkpoint_is_whole(prepared, tmp_path):
+    run, corpus = prepared
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import test_gpt2 as t
+t.engines.SCRATCH = t.TINY
+run, corpus = t.Run("r"), t.corpora.Corpus(t.Run("r"))
+save = t.GPT2Engine.save
+def full(self, path):
+    if self.step == 6:  # a disk that is full: no file may grow beyond 1,000 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    save(self, path)
+t.GPT2Engine.save = full
+t.train(run, corpus)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "the checkpoint of step 6 was not written, the one before it is kept" in done.stderr
+    assert "GB are free" in done.stderr and "Free some room" in done.stderr
+    assert GPT2Engine.load(run / "model" / "last").step == 3
+    assert train(run, corpus).step == 8, "with room again it goes on"
+
+
+def test_too_little_room_is_told_before_training(prepared, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(RunError, match=r"the disk has 0\.0 GB left; checkpoints of this training take up to"):
+        train(*prepared)
 
 
 def test_only_the_newest_checkpoint_stays(prepared):
@@ -250,7 +375,7 @@ def test_a_checkpoint_of_another_shape_is_refused(prepared):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     tokenizer = Tokenizer.learn(["a b"], 300)
-    GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).save(tmp_path)
+    GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).keep(tmp_path)
     (tmp_path / "model-0.index").unlink()
     with pytest.raises(RequestError, match="holds no checkpoint"):
         GPT2Engine.load(tmp_path)

@@ -111,6 +111,15 @@ class Documents:
         """Ids of document ``i`` with the end of text behind it, shape (tokens,)."""
         return self.ids[int(self.starts[i]) : int(self.starts[i + 1])].astype(np.int32)
 
+    @property
+    def learned_tokens(self) -> int:
+        """How many ids of all documents the loss counts."""
+        if not self.has_prompt:
+            return len(self.ids) - 1
+        newlines = np.flatnonzero(np.asarray(self.ids) == self.tokenizer.newline)
+        ends = np.asarray(self.starts[1:], np.int64)
+        return int((ends - 1 - newlines[np.searchsorted(newlines, ends) - 1]).sum())
+
     def learned(self, document: np.ndarray) -> np.ndarray:
         """Which ids of a document the loss counts, shape (tokens,): all, or those of the completion."""
         mask = np.ones(len(document), np.float32)

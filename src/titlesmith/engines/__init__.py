@@ -17,8 +17,9 @@ def start(run: Run, model: str, corpus: Corpus, seed: int) -> Engine:
     """
     from titlesmith.engines.gpt2 import GPT2Engine  # TensorFlow takes seconds to import
 
-    if (run / "model" / "checkpoint").exists():
-        return GPT2Engine.load(run / "model")
+    for path in (run / "model" / "last", run / "model"):
+        if (path / "checkpoint").exists():
+            return GPT2Engine.load(path)
     if model == "scratch":
         return GPT2Engine(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
     engine = GPT2Engine.load(folder(model), resume=False)

@@ -1,12 +1,15 @@
 """GPT-2 through gpt-2-simple's graph in TensorFlow.
 
 Checkpoints are gpt-2-simple's: ``hparams.json``, ``encoder.json``, ``vocab.bpe``, ``checkpoint`` and the variables
-below ``model/``, with the optimizer's beside them; `gpt_2_simple.load_gpt2` reads them. Each engine has a graph and a
-session of its own, so that a notebook's cell can be run again in one kernel.
+below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a graph and a session of its own, so that a
+notebook's cell can be run again in one kernel. Losses and texts come from gpt-2-simple's graph in float32; training has
+a faster one of the same function (`titlesmith.engines.graph`).
 """
 
 import json
+import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines.base import Draw, Engine
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.run import write_json
 
@@ -43,9 +47,10 @@ with hushed():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
+    from titlesmith.engines.graph import Step
+
 tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
 tf1 = tf.compat.v1
-CLIP = 1.0  # the gradient's largest norm
 ROWS = 128  # texts that are drawn side by side
 STEP = "titlesmith/step"
 
@@ -67,7 +72,8 @@ class GPT2Engine(Engine):
         self.tokenizer, self.hyperparameters, self.context = tokenizer, hyperparameters, hyperparameters["n_ctx"]
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
-        self._trainer = self._sampler = self._saver = None
+        self._trainer: Step | None = None
+        self._sampler = self._used = self._checkpoint = None
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(seed)
             self._ids = tf1.placeholder(tf.int32, [None, None])
@@ -76,10 +82,12 @@ class GPT2Engine(Engine):
             nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self._ids[:, 1:], logits=logits)
             self._losses = tf.reduce_sum(nats * self._learned, axis=1)
             self._variables = tf1.global_variables()
+            self._steps = tf1.get_variable(STEP, [], tf.int32, tf1.zeros_initializer(), trainable=False)
+            self._saver = tf1.train.Saver([*self._variables, self._steps], save_relative_paths=True)
             config = tf1.ConfigProto(gpu_options=tf1.GPUOptions(allow_growth=True))
             with hushed():
                 self._session = tf1.Session(graph=graph, config=config)
-                self._session.run(tf1.variables_initializer(self._variables))
+                self._session.run(tf1.global_variables_initializer())
 
     @classmethod
     def load(cls, path: Path, resume: bool = True) -> "GPT2Engine":
@@ -90,8 +98,7 @@ class GPT2Engine(Engine):
         path
             Its folder.
         resume
-            Whether to go on with the training of this checkpoint (optimizer state and step), or to begin a new one
-            from its weights.
+            Whether to go on from its step and optimizer state, which `prepare` then reads.
 
         Raises
         ------
@@ -99,10 +106,16 @@ class GPT2Engine(Engine):
             The checkpoint lacks a variable or one has another shape than hparams.json says.
         """
         engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")))
-        engine._restore(path, resume)
+        checkpoint = engine._restore(path)
+        names = {name for name, _ in tf.train.list_variables(checkpoint)}
+        if resume and STEP in names:
+            engine.step = int(tf.train.load_variable(checkpoint, STEP))
+            engine._steps.load(engine.step, engine._session)
+            moments = any(name.startswith("titlesmith/") for name in names - {STEP})
+            engine._checkpoint = checkpoint if moments else None  # a finished model has none
         return engine
 
-    def _restore(self, path: Path, resume: bool) -> None:
+    def _restore(self, path: Path) -> str:
         checkpoint = tf.train.latest_checkpoint(path)
         if not checkpoint:
             raise RequestError(f"{path} holds no checkpoint: `checkpoint` or the files that it names are missing")
@@ -114,52 +127,93 @@ class GPT2Engine(Engine):
                     f"{HYPERPARAMETERS} asks for {variable.shape.as_list()}. The two are of different models"
                 )
         with self._session.graph.as_default():
-            if resume and STEP in stored:
-                self._build_trainer()
             tf1.train.Saver(self._variables).restore(self._session, checkpoint)
-        if self._trainer:
-            self.step = int(self._session.run(self._trainer["step"]))
+        return checkpoint
 
-    def _build_trainer(self) -> dict:
+    def prepare(self, corpus: Corpus, settings: dict) -> None:
+        """See `Engine.prepare`."""
+        hyperparameters = dict(self.hyperparameters)
+        model = {v.op.name.removeprefix("model/"): v for v in self._variables}
         with self._session.graph.as_default():
-            rate = tf1.placeholder(tf.float32, [])
-            step = tf1.get_variable(STEP, [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            loss = tf.reduce_sum(self._losses) / tf.maximum(tf.reduce_sum(self._learned), 1)
-            variables = [v for v in self._variables if v.op.name.startswith("model/")]
-            gradients = [tf.convert_to_tensor(g) for g in tf.gradients(loss, variables)]
-            clipped, norm = tf.clip_by_global_norm(gradients, CLIP)
-            optimizer = tf1.train.AdamOptimizer(rate)
-
-            def apply():
-                with tf.control_dependencies([optimizer.apply_gradients(zip(clipped, variables, strict=True))]):
-                    return tf1.assign_add(step, 1)
-
-            update = tf.cond(tf.math.is_finite(norm + loss), apply, lambda: tf.identity(step))
-            added = [v for v in tf1.global_variables() if v not in self._variables]
-            self._session.run(tf1.variables_initializer(added))
-            self._variables, self._saver = self._variables + added, None
-        self._trainer = {"rate": rate, "step": step, "run": (loss, norm, update)}
-        return self._trainer
+            if settings["vocabulary"] == "corpus":
+                # A table of the rows that train; the others are neither read nor changed (`_write_back`).
+                self._used = used_ids(corpus.documents("train").ids, self.tokenizer)
+                hyperparameters["n_vocab"] = len(self._used)
+                shape = [len(self._used), hyperparameters["n_embd"]]
+                self._table = tf1.get_variable("titlesmith/wte", shape, trainable=False)
+                self._read = tf1.assign(self._table, tf.gather(model["wte"], self._used))
+                self._write = tf1.assign(
+                    model["wte"], tf.tensor_scatter_nd_update(model["wte"], self._used[:, None], self._table)
+                )
+                self._compact = np.zeros(len(self.tokenizer), np.int32)
+                self._compact[self._used] = np.arange(len(self._used))
+                model |= {"wte": self._table}
+            kind = tf.bfloat16 if precision(settings) == "bfloat16" else tf.float32
+            self._trainer = Step(
+                model, hyperparameters, settings["batch_size"], settings["block_size"], settings, kind, self._steps
+            )
+            self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
+            everything = [*self._variables, self._steps, *self._trainer.moments]
+            self._full_saver, self.checkpoint_bytes = tf1.train.Saver(everything, save_relative_paths=True), sizes(everything)
+            if self._checkpoint:
+                self._full_saver.restore(self._session, self._checkpoint)
+            if self._used is not None:
+                self._session.run(self._read.op)
+        self._calls, self._seed, self._changed = settings["accumulate"], settings["seed"], False
 
     def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
-        """See `Engine.train`; Adam, the gradient clipped to norm 1."""
-        trainer = self._trainer or self._build_trainer()
-        feed = {self._ids: ids, self._learned: learned, trainer["rate"]: rate}
-        loss, norm, _ = self._session.run(trainer["run"], feed)
-        return float(loss), float(norm)
+        """See `Engine.train`."""
+        step = self._trainer
+        feed = {step.rate: rate, step.total: learned.sum()}
+        parts = zip(np.split(ids, self._calls), np.split(learned, self._calls), strict=True)
+        nats = 0.0
+        for call, (some, weight) in enumerate(parts):
+            some = some if self._used is None else self._compact[some]
+            seed = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
+            feed |= {step.ids: some, step.learned: weight, step.seed: seed}
+            if call < self._calls - 1:
+                nats += self._session.run([step.loss, step.accumulate], feed)[0]
+        loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
+        self._changed = True
+        return float(nats + loss), float(norm)
+
+    def _write_back(self) -> None:
+        if self._used is not None and self._changed:
+            self._session.run(self._write.op)
+            self._changed = False
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """See `Engine.losses`."""
+        self._write_back()
         return self._session.run(self._losses, {self._ids: ids, self._learned: learned})
 
+    def keep(self, path: Path) -> None:
+        """See `Engine.keep`."""
+        self._write_back()
+        self._save(path, self._saver, sizes(self._variables))
+
+    def restore(self, path: Path) -> None:
+        """See `Engine.restore`."""
+        self._restore(path)
+
     def save(self, path: Path) -> None:
-        """Writes ``model-<step>`` into ``path``, points ``checkpoint`` to it, then removes older ones."""
-        self.tokenizer.save(path)
-        write_json(path / HYPERPARAMETERS, self.hyperparameters)
-        if not self._saver:
-            with self._session.graph.as_default():
-                self._saver = tf1.train.Saver(self._variables, save_relative_paths=True)
-        written = self._saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
+        """See `Engine.save`."""
+        self._write_back()
+        self._save(path, self._full_saver, self.checkpoint_bytes)
+
+    def _save(self, path: Path, saver: tf1.train.Saver, size: int) -> None:
+        try:
+            self.tokenizer.save(path)
+            write_json(path / HYPERPARAMETERS, self.hyperparameters)
+            written = saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            for part in path.glob(f"*model-{self.step}.*tempstate*"):
+                part.unlink(missing_ok=True)
+            raise RunError(
+                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
+                f"{shutil.disk_usage(path).free / 1e9:.1f} GB are free; it takes {size / 1e9:.2f} GB. Free some room "
+                f"and run the same command again: training goes on from there. {str(error).splitlines()[0]}"
+            ) from None
         for file in path.glob("model-*"):
             if file.stem != Path(written).name:
                 file.unlink()
@@ -208,6 +262,7 @@ class GPT2Engine(Engine):
 
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         """See `Engine.generate`; the seed decides, whatever was generated before."""
+        self._write_back()
         sampler = self._sampler or self._build_sampler()
         results = []
         for number, prompt in enumerate(prompts):
@@ -249,3 +304,29 @@ def keep_top_p(logits: tf.Tensor, p: tf.Tensor) -> tf.Tensor:
     before = tf.cumsum(tf.nn.softmax(ordered), axis=-1, exclusive=True)
     last = tf.reduce_min(tf.where(before < p, ordered, np.inf), axis=-1, keepdims=True)
     return tf.where(logits < last, -np.inf, logits)
+
+
+def sizes(variables: list) -> int:
+    """Bytes that float32 variables take."""
+    return sum(4 * math.prod(v.shape.as_list()) for v in variables)
+
+
+def used_ids(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The vocabulary's ids that occur in ``ids``, all single bytes, and the end of text, in order."""
+    used = np.zeros(len(tokenizer), bool)
+    for start in range(0, len(ids), 2**22):
+        used[ids[start : start + 2**22]] = True
+    used[[i for token, i in tokenizer.vocabulary.items() if len(token) == 1 or i == tokenizer.end]] = True
+    return np.flatnonzero(used).astype(np.int32)
+
+
+def precision(settings: dict) -> str:
+    """The type of matrix products: as set, or (auto) bfloat16 where the processor multiplies it, else float32."""
+    if settings["precision"] != "auto":
+        return settings["precision"]
+    cards = tf.config.list_physical_devices("GPU")
+    if cards:
+        version = tf.config.experimental.get_device_details(cards[0]).get("compute_capability", (0, 0))
+        return "bfloat16" if version >= (8, 0) else "float32"
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"

@@ -1,0 +1,339 @@
+"""GPT-2's training step in TensorFlow: the function and the variables of gpt-2-simple's graph, arranged for speed.
+
+What lies between two matrix products is one function, compiled by XLA, forward and backward, so that memory is read and
+written once instead of a dozen times. Matrix products take bfloat16 where asked, with float32 weights and sums behind
+them. A step is a function of rows, weights and seed alone, so that a training repeats to the bit.
+
+Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+tf1 = tf.compat.v1
+EPSILON = 1e-5  # of the normalizations, as in GPT-2
+LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd widths take up to a third longer
+GELU = float(np.sqrt(2 / np.pi))
+BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
+
+
+def fused(function: Callable) -> Callable:
+    """Compiles a function of tensors into one kernel."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def f32(x: tf.Tensor) -> tf.Tensor:
+    """A tensor in float32."""
+    return tf.cast(x, tf.float32)
+
+
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Dropout (Srivastava et al. 2014), the same for the same ``seed`` (2,), so that backward draws the same again."""
+    if not rate:
+        return x
+    return tf.where(tf.random.stateless_uniform(x.shape, seed) >= rate, x / (1 - rate), tf.zeros_like(x))
+
+
+class Functions:
+    """What lies between the matrix products, each with its gradient.
+
+    Parameters
+    ----------
+    rows, block
+        Shape of the ids.
+    hyperparameters
+        ``n_embd n_head`` and the others of hparams.json.
+    dropout
+        Share of activations that are set to zero.
+    kind
+        Type of the operands of matrix products.
+    """
+
+    def __init__(self, rows: int, block: int, hyperparameters: dict, dropout: float, kind: tf.DType):
+        self.rows, self.block, self.dropout, self.kind = rows, block, dropout, kind
+        self.count, self.width = hyperparameters["n_head"], hyperparameters["n_embd"] // hyperparameters["n_head"]
+        self._normal_forward, self._normal_backward = fused(self._add_norm), fused(self._add_norm_gradient)
+        self._heads_forward, self._heads_backward = fused(self._heads), fused(self._heads_gradient)
+        self._weights_forward, self._weights_backward = fused(self._weights), fused(self._weights_gradient)
+        self._gelu_forward, self._gelu_backward = fused(self._gelu), fused(self._gelu_gradient)
+        self._merge_forward, self._merge_backward = fused(self._merge), fused(self._merge_gradient)
+
+    @staticmethod
+    def _normal(h):
+        h = h - tf.reduce_mean(h, -1, keepdims=True)
+        scale = tf.math.rsqrt(tf.reduce_mean(h * h, -1, keepdims=True) + EPSILON)
+        return h * scale, scale
+
+    def _add_norm(self, h, o, bias, gain, offset, seed):
+        h += drop(f32(o) + bias, self.dropout, seed)
+        return h, tf.cast(self._normal(h)[0] * gain + offset, self.kind)
+
+    def _add_norm_gradient(self, h, gain, seed, dh, dx):
+        dx, (y, scale) = f32(dx), self._normal(h)
+        dy = dx * gain
+        mean, along = tf.reduce_mean(dy, -1, keepdims=True), tf.reduce_mean(dy * y, -1, keepdims=True)
+        dh += (dy - mean - y * along) * scale
+        do = drop(dh, self.dropout, seed)
+        return dh, tf.cast(do, self.kind), *(tf.reduce_sum(t, 0) for t in (do, dx * y, dx))
+
+    def add_norm(self, h, o, bias, gain, offset, seed):
+        """Adds a layer's output ``o`` (N, D) and its bias to the stream ``h`` (N, D), and normalizes the sum.
+
+        Returns the new stream, in float32, and its layer normalization (Ba et al. 2016).
+        """
+
+        @tf.custom_gradient
+        def run(h, o, bias, gain, offset):
+            new, x = self._normal_forward(h, o, bias, gain, offset, seed)
+            return (new, x), lambda dh, dx: self._normal_backward(new, gain, seed, dh, dx)
+
+        return run(h, o, bias, gain, offset)
+
+    def _heads(self, c, bias):
+        c = tf.cast(f32(c) + bias, self.kind)
+        c = tf.reshape(c, [self.rows, self.block, 3, self.count, self.width])
+        q, k, v = tf.unstack(tf.transpose(c, [2, 0, 3, 1, 4]))
+        return q * tf.cast(self.width**-0.5, self.kind), k, v
+
+    def _heads_gradient(self, dq, dk, dv):
+        dc = tf.stack([dq * tf.cast(self.width**-0.5, self.kind), dk, dv])
+        dc = tf.reshape(tf.transpose(dc, [1, 3, 0, 2, 4]), [-1, 3 * self.count * self.width])
+        return dc, tf.reduce_sum(f32(dc), 0)
+
+    def heads(self, c, bias):
+        """Queries, scaled, keys and values (rows, H, block, D / H) of ``c`` (N, 3 D)."""
+
+        @tf.custom_gradient
+        def run(c, bias):
+            return self._heads_forward(c, bias), self._heads_backward
+
+        return run(c, bias)
+
+    def _weights(self, scores, seed):
+        ahead = tf.linalg.band_part(tf.ones([self.block, self.block], tf.bool), -1, 0)
+        weights = tf.nn.softmax(tf.where(ahead, f32(scores), -np.inf))
+        return tf.cast(weights, self.kind), tf.cast(drop(weights, self.dropout, seed), self.kind)
+
+    def _weights_gradient(self, weights, seed, dweights):
+        weights, dweights = f32(weights), drop(f32(dweights), self.dropout, seed)
+        dscores = weights * (dweights - tf.reduce_sum(weights * dweights, -1, keepdims=True))
+        return tf.cast(dscores, self.kind)
+
+    def weights(self, scores, seed):
+        """Attention weights (rows, H, block, block): softmax over what stands before."""
+
+        @tf.custom_gradient
+        def run(scores):
+            kept, dropped = self._weights_forward(scores, seed)
+            return dropped, lambda dweights: self._weights_backward(kept, seed, dweights)
+
+        return run(scores)
+
+    def _merge(self, a):
+        return tf.reshape(tf.transpose(a, [0, 2, 1, 3]), [-1, self.count * self.width])
+
+    def _merge_gradient(self, da):
+        return tf.transpose(tf.reshape(da, [self.rows, self.block, self.count, self.width]), [0, 2, 1, 3])
+
+    def merge(self, a):
+        """Heads (rows, H, block, D / H) side by side again, (N, D)."""
+
+        @tf.custom_gradient
+        def run(a):
+            return self._merge_forward(a), self._merge_backward
+
+        return run(a)
+
+    def _gelu(self, u, bias):
+        x = f32(u) + bias
+        return tf.cast(0.5 * x * (1 + tf.tanh(GELU * (x + 0.044715 * x * x * x))), self.kind)
+
+    def _gelu_gradient(self, u, bias, dy):
+        x, dy = f32(u) + bias, f32(dy)
+        t = tf.tanh(GELU * (x + 0.044715 * x * x * x))
+        dx = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU * (1 + 3 * 0.044715 * x * x))
+        return tf.cast(dx, self.kind), tf.reduce_sum(dx, 0)
+
+    def gelu(self, u, bias):
+        """The gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016) of ``u`` (N, 4 D) + bias."""
+
+        @tf.custom_gradient
+        def run(u, bias):
+            return self._gelu_forward(u, bias), lambda dy: self._gelu_backward(u, bias, dy)
+
+        return run(u, bias)
+
+
+def cross_entropy(logits, labels, weights, vocabulary: int):
+    """Losses (N,) in nats, and the gradient of their weighted sum with respect to ``logits`` (N, V padded)."""
+    column = tf.range(logits.shape[-1])
+    logits = tf.where(column >= vocabulary, -np.inf, f32(logits))
+    here = tf.equal(column, labels[:, None])  # == would compare the objects
+    highest = tf.reduce_max(logits, -1, keepdims=True)
+    total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
+    nats = total[:, 0] - tf.reduce_sum(tf.where(here, logits, 0.0), -1)
+    return nats, (tf.exp(logits - total) - tf.where(here, 1.0, 0.0)) * weights[:, None]
+
+
+class Step:
+    """One step of AdamW (Loshchilov and Hutter 2019) on rows of a fixed shape.
+
+    Weight decay is decoupled and falls on matrices alone, not on biases and normalizations. The gradient is that of the
+    mean loss over all learned tokens of a step, however many calls they are spread over.
+
+    Parameters
+    ----------
+    variables
+        The model's, by name without ``model/``.
+    hyperparameters
+        As in hparams.json; ``n_vocab`` is that of ``wte`` here.
+    rows, block
+        Shape of the ids of a call, less one column.
+    settings
+        ``dropout``, ``weight_decay``, ``accumulate`` (calls a step), ``layers`` (all, or transformer for the blocks
+        alone), ``checkpointing`` (activations of a block are computed again rather than kept).
+    kind
+        Type of the operands of matrix products.
+    steps
+        Counts the steps that were applied.
+
+    Attributes
+    ----------
+    moments, sums
+        Variables of the optimizer to save, and of the accumulation, which are zero between steps.
+    loss, norm, accumulate, apply
+        What to run: the share of a call in the step's loss, the gradient's norm before clipping, and the two ways to
+        end a call.
+    """
+
+    def __init__(self, variables, hyperparameters: dict, rows: int, block: int, settings: dict, kind, steps):
+        self.steps = steps
+        self.variables, self.hyperparameters, self.settings, self.kind = variables, hyperparameters, settings, kind
+        self.ids = tf1.placeholder(tf.int32, [rows, block + 1])
+        self.learned = tf1.placeholder(tf.float32, [rows, block])
+        self.total = tf1.placeholder(tf.float32, [])  # learned tokens of the whole step
+        self.rate = tf1.placeholder(tf.float32, [])
+        self.seed = tf1.placeholder(tf.int32, [2])  # of dropout in this call
+        self.functions = Functions(rows, block, hyperparameters, settings["dropout"], kind)
+        trained = [n for n in variables if n.startswith("h") or settings["layers"] == "all"]
+        nats, gradients = self._gradients(trained)
+        self.loss = tf.reduce_sum(nats * tf.reshape(self.learned, [-1])) / self.total
+        self._update({n: gradients[n] for n in trained})
+
+    def _gradients(self, trained):
+        variables, kind = self.variables, self.kind
+        vocabulary, width = self.hyperparameters["n_vocab"], self.hyperparameters["n_embd"]
+        rows, block = self.learned.shape
+        # Matrices once in the type of their products; gradients come in that type and are summed in float32.
+        weights = {
+            n: tf.cast(tf.reshape(v, v.shape[1:]), kind) if n.endswith("/w") else tf.convert_to_tensor(v)
+            for n, v in variables.items()
+        }
+        wide = -vocabulary % LANES
+        head = fused(lambda w: tf.cast(tf.pad(w, [[0, wide], [0, 0]]), kind))(weights["wte"])
+        head.set_shape([vocabulary + wide, width])
+        inputs, labels = tf.reshape(self.ids[:, :-1], [-1]), tf.reshape(self.ids[:, 1:], [-1])
+        begin = tf.reshape(tf.gather(weights["wte"], inputs), [rows, block, width]) + weights["wpe"][:block]
+        begin = tf.reshape(begin, [rows * block, width])
+        h = drop(begin, self.settings["dropout"], self._place(0))
+        o, bias = tf.zeros([rows * block, width], kind), tf.zeros([width])
+        for layer in range(self.hyperparameters["n_layer"]):
+            own = {n.partition("/")[2]: w for n, w in weights.items() if n.startswith(f"h{layer}/")}
+            run = self._kept_little if self.settings["checkpointing"] else self._block
+            h, o, bias = run(h, o, bias, own, layer)
+        _, x = self.functions.add_norm(h, o, bias, weights["ln_f/g"], weights["ln_f/b"], self._place(1))
+        logits = tf.matmul(x, head, transpose_b=True)
+        shares = tf.reshape(self.learned, [-1]) / self.total
+
+        @fused
+        def ending(logits, labels, shares):
+            nats, gradient = cross_entropy(logits, labels, shares, vocabulary)
+            return nats, tf.cast(gradient, kind)
+
+        nats, dlogits = ending(logits, labels, shares)
+        sought = {n: weights[n] for n in trained if n not in ("wte", "wpe")}
+        if "wte" in trained:
+            sought |= {"head": head, "begin": begin}
+        found = dict(zip(sought, tf.gradients(logits, list(sought.values()), dlogits), strict=True))
+        if "wte" in trained:
+            dbegin, dhead = found.pop("begin"), f32(found.pop("head")[:vocabulary])
+            found["wte"] = tf.tensor_scatter_nd_add(dhead, inputs[:, None], dbegin)
+            places = tf.reduce_sum(tf.reshape(dbegin, [rows, block, width]), 0)
+            found["wpe"] = tf.pad(places, [[0, self.hyperparameters["n_ctx"] - block], [0, 0]])
+        return nats, found
+
+    def _place(self, number: int) -> tf.Tensor:
+        """A seed for each place of dropout."""
+        return self.seed + tf.constant([0, number])
+
+    def _block(self, h, o, bias, own: dict, layer: int):
+        f, place = self.functions, 10 * (layer + 1)
+        h, x = f.add_norm(h, o, bias, own["ln_1/g"], own["ln_1/b"], self._place(place))
+        q, k, v = f.heads(tf.matmul(x, own["attn/c_attn/w"]), own["attn/c_attn/b"])
+        attention = f.weights(tf.matmul(q, k, transpose_b=True), self._place(place + 1))
+        o = tf.matmul(f.merge(tf.matmul(attention, v)), own["attn/c_proj/w"])
+        h, x = f.add_norm(h, o, own["attn/c_proj/b"], own["ln_2/g"], own["ln_2/b"], self._place(place + 2))
+        m = f.gelu(tf.matmul(x, own["mlp/c_fc/w"]), own["mlp/c_fc/b"])
+        return h, tf.matmul(m, own["mlp/c_proj/w"]), own["mlp/c_proj/b"]
+
+    def _kept_little(self, h, o, bias, own: dict, layer: int):
+        """`_block` that keeps its inputs alone and computes the rest again backward (Chen et al. 2016)."""
+        names = list(own)
+
+        @tf.custom_gradient
+        def run(h, o, bias, *weights):
+            def backward(*dys):
+                with tf.control_dependencies(dys):  # not before, and not shared with forward
+                    xs = [tf.identity(x) for x in (h, o, bias, *weights)]
+                ys = self._block(*xs[:3], dict(zip(names, xs[3:], strict=True)), layer)
+                return tf.gradients(ys, xs, dys)
+
+            return self._block(h, o, bias, dict(zip(names, weights, strict=True)), layer), backward
+
+        return run(h, o, bias, *own.values())
+
+    def _update(self, gradients: dict) -> None:
+        sums, moments = {}, {}
+        zero = tf1.placeholder_with_default(0.0, [])  # a constant would be kept for each variable, in full size
+        with tf1.variable_scope("titlesmith", reuse=tf1.AUTO_REUSE):
+            for n, v in self.variables.items():
+                if n in gradients:
+                    zeros = {"initializer": tf.fill(v.shape, zero), "trainable": False}
+                    moments[n] = [tf1.get_variable(f"{n}/{m}", **zeros) for m in "mv"]
+                    if self.settings["accumulate"] > 1:
+                        sums[n] = tf1.get_variable(f"{n}/sum", **zeros)
+        self.moments = [m for pair in moments.values() for m in pair]
+        self.sums = list(sums.values())
+        gradients = {n: tf.reshape(g, self.variables[n].shape) for n, g in gradients.items()}
+        self.accumulate = tf.group(*(tf1.assign_add(sums[n], f32(g)) for n, g in gradients.items() if sums))
+        if sums:
+            gradients = {n: f32(g) + sums[n] for n, g in gradients.items()}
+        squares = fused(lambda g: tf.reduce_sum(f32(g) ** 2))
+        self.norm = tf.sqrt(tf.add_n([squares(g) for g in gradients.values()]))
+        scale = CLIP / tf.maximum(self.norm, CLIP)
+        finite = tf.math.is_finite(self.norm + self.loss)
+        number = f32(self.steps + 1)
+        adamw = {True: fused(self._adamw(self.settings["weight_decay"])), False: fused(self._adamw(0.0))}
+        updates: list[tf.Operation] = []
+        for n, g in gradients.items():
+            held = (self.variables[n], *moments[n])
+            with tf.control_dependencies(updates):  # one after the other: new values are not held side by side
+                values = [tf.convert_to_tensor(variable) for variable in held]
+                new = adamw[n.endswith(("/w", "wte", "wpe"))](*values, g, scale, self.rate, number, finite)
+                updates = [tf1.assign(variable, value).op for variable, value in zip(held, new, strict=True)]
+        with tf.control_dependencies(updates):
+            cleared = [tf1.assign(s, tf.zeros(s.shape)) for s in self.sums]
+            self.apply = tf.group(tf1.assign_add(self.steps, tf.cast(finite, tf.int32)), *cleared)
+
+    @staticmethod
+    def _adamw(decay: float) -> Callable:
+        def update(p, m, v, g, scale, rate, number, finite):
+            g = f32(g) * scale
+            new_m, new_v = m + (g - m) * (1 - BETAS[0]), v + (g * g - v) * (1 - BETAS[1])
+            away = new_m / (1 - BETAS[0] ** number) / (tf.sqrt(new_v / (1 - BETAS[1] ** number)) + TINY)
+            new_p = p - rate * (away + decay * p)
+            return tf.where(finite, new_p, p), tf.where(finite, new_m, m), tf.where(finite, new_v, v)
+
+        return update

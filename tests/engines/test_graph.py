@@ -1,0 +1,166 @@
+"""The training graph: the same losses and gradients as gpt-2-simple's graph, and AdamW as its paper has it."""
+
+import numpy as np
+import pytest
+
+from titlesmith.engines.gpt2 import gpt2, tf, tf1  # hushed
+from titlesmith.engines.graph import BETAS, CLIP, TINY, Step, cross_entropy
+
+SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
+SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
+ROWS, BLOCK, RATE = 3, 20, 0.01
+
+
+class Both:
+    """gpt-2-simple's graph and a `Step` on the same variables, which are random."""
+
+    def __init__(self, kind=tf.float32, rows=ROWS, **settings):
+        with tf.Graph().as_default() as graph:
+            tf1.set_random_seed(3)
+            hparams = gpt2.default_hparams()
+            hparams.override_from_dict(SHAPE)
+            self.x, self.w = tf1.placeholder(tf.int32, [None, None]), tf1.placeholder(tf.float32, [None, None])
+            logits = gpt2.model(hparams, X=self.x[:, :-1])["logits"]
+            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.x[:, 1:], logits=logits)
+            self.loss = tf.reduce_sum(nats * self.w) / tf.reduce_sum(self.w)
+            variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
+            self.gradients = dict(zip(variables, tf.gradients(self.loss, list(variables.values())), strict=True))
+            self.gradients = {n: tf.convert_to_tensor(g) for n, g in self.gradients.items()}
+            steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
+            self.step = Step(variables, SHAPE, rows, BLOCK, SETTINGS | settings, kind, steps)
+            self.session = tf1.Session(graph=graph)
+            self.session.run(tf1.global_variables_initializer())
+            for n, v in variables.items():
+                self.session.run(tf1.assign(v, tf.random.normal(v.shape) * 0.1 + n.endswith("/g")))
+        self.variables, self.names = variables, list(variables)
+
+    def values(self) -> dict:
+        return self.session.run(self.variables)
+
+    def feed(self, ids, learned, total=None, seed=(1, 2)) -> dict:
+        step = self.step
+        total = learned.sum() if total is None else total
+        return {step.ids: ids, step.learned: learned, step.total: total, step.rate: RATE, step.seed: seed}
+
+    def run(self, what, ids, learned, **more):
+        return self.session.run(what, self.feed(ids, learned, **more))
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, SHAPE["n_vocab"], (ROWS, BLOCK + 1))
+    return ids, (generator.random((ROWS, BLOCK)) > 0.3).astype(np.float32)
+
+
+def clipped(gradients: dict) -> dict:
+    norm = np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values()))
+    return {n: g * min(1, CLIP / norm) for n, g in gradients.items()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_step_are_those_of_gpt_2_simples_graph_and_of_adamw(rows, checkpointing):
+    both, (ids, learned) = Both(checkpointing=checkpointing), rows
+    old = both.values()
+    loss, gradients = both.session.run([both.loss, both.gradients], {both.x: ids, both.w: learned})
+    mine, norm, _ = both.run([both.step.loss, both.step.norm, both.step.apply], ids, learned)
+    assert mine == pytest.approx(loss, abs=1e-5)
+    assert norm == pytest.approx(np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values())), rel=1e-5)
+    new = both.values()
+    for n, g in clipped(gradients).items():
+        away = g / (np.abs(g) + TINY)  # the first step's moments, corrected for their start at zero
+        decay = 0.1 if n.endswith(("/w", "wte", "wpe")) else 0
+        wanted = old[n] - RATE * (away + decay * old[n])
+        seen = np.abs(g) > 1e-6  # where rounding does not decide the sign
+        assert np.allclose(new[n][seen], wanted[seen], atol=1e-4), n
+    assert np.allclose(new["wpe"][BLOCK:], old["wpe"][BLOCK:] * (1 - RATE * 0.1), atol=1e-7), "rows that no token read"
+
+
+def test_moments_are_running_means(rows):
+    both, (ids, learned) = Both(), rows
+    moments = []
+    gradients = []
+    for _ in range(2):
+        gradients.append(clipped(both.session.run(both.gradients, {both.x: ids, both.w: learned})))
+        both.run(both.step.apply, ids, learned)
+        moments = both.session.run(both.step.moments)
+    first, second = moments[0::2], moments[1::2]
+    for n, m, v in zip(both.names, first, second, strict=True):
+        g = [step[n] for step in gradients]
+        assert np.allclose(m, (1 - BETAS[0]) * (BETAS[0] * g[0] + g[1]), atol=1e-5), n
+        assert np.allclose(v, (1 - BETAS[1]) * (BETAS[1] * g[0] ** 2 + g[1] ** 2), atol=1e-6), n
+
+
+def test_accumulation_equals_the_large_batch(rows):
+    ids, learned = rows
+    large, small = Both(), Both(rows=1, accumulate=ROWS)
+    large.run(large.step.apply, ids, learned)
+    losses = 0.0
+    for i in range(ROWS):
+        end = small.step.apply if i == ROWS - 1 else small.step.accumulate
+        losses += small.run([small.step.loss, end], ids[i : i + 1], learned[i : i + 1], total=learned.sum())[0]
+    assert losses == pytest.approx(large_loss(ids, learned), abs=1e-5)
+    for a, b in zip(large.session.run(large.step.moments), small.session.run(small.step.moments), strict=True):
+        assert np.allclose(a, b, atol=1e-6)
+    assert not any(s.any() for s in small.session.run(small.step.sums)), "the next step begins at zero"
+
+
+def large_loss(ids, learned) -> float:
+    both = Both()
+    return both.session.run(both.loss, {both.x: ids, both.w: learned})
+
+
+def test_bfloat16_is_near_float32(rows):
+    ids, learned = rows
+    exact, fast = (both.run([both.step.loss, both.step.norm], ids, learned) for both in (Both(), Both(tf.bfloat16)))
+    assert fast == pytest.approx(exact, rel=5e-3)
+
+
+def test_dropout_is_decided_by_its_seed_and_drops(rows):
+    both, (ids, learned) = Both(dropout=0.3), rows
+    first, again, other = (both.run(both.step.loss, ids, learned, seed=s) for s in ((1, 2), (1, 2), (1, 3)))
+    assert first == again != other
+    assert first != pytest.approx(large_loss(ids, learned), abs=1e-3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_gradient_under_dropout_is_that_of_the_loss_under_dropout(rows, checkpointing):
+    (ids, learned), name = rows, "h1/mlp/c_fc/b"
+    both, probe = (Both(dropout=0.2, checkpointing=checkpointing) for _ in range(2))
+    norm, _ = both.run([both.step.norm, both.step.apply], ids, learned)
+    moment = both.session.run(both.step.moments[2 * both.names.index(name)])
+    gradient = moment / (1 - BETAS[0]) * max(CLIP, norm)
+    value, direction, losses = probe.values()[name], gradient / np.linalg.norm(gradient), []
+    for sign in (1, -1):  # finite differences
+        probe.variables[name].load(value + sign * 0.05 * direction, probe.session)
+        losses.append(probe.run(probe.step.loss, ids, learned))
+    assert (losses[0] - losses[1]) / 0.1 == pytest.approx(np.linalg.norm(gradient), rel=0.02)
+
+
+def test_only_the_blocks_train_where_asked(rows):
+    both, (ids, learned) = Both(layers="transformer"), rows
+    old = both.values()
+    both.run(both.step.apply, ids, learned)
+    changed = {n for n, v in both.values().items() if not np.array_equal(v, old[n])}
+    assert changed == {n for n in both.names if n.startswith("h")}
+
+
+def test_a_step_that_is_not_finite_changes_nothing(rows):
+    both, (ids, learned) = Both(), rows
+    broken = both.session.run(both.variables["h0/ln_1/g"])
+    broken[0] = np.nan
+    both.variables["h0/ln_1/g"].load(broken, both.session)
+    old = both.values()
+    loss, _ = both.run([both.step.loss, both.step.apply], ids, learned)
+    assert np.isnan(loss)
+    assert all(np.array_equal(v, old[n], equal_nan=True) for n, v in both.values().items())
+    assert not any(m.any() for m in both.session.run(both.step.moments))
+    assert both.session.run(both.step.steps) == 0
+
+
+def test_cross_entropy_leaves_the_padding_out():
+    logits = tf.random.stateless_normal([5, 64], [1, 2])
+    nats, gradient = tf.function(cross_entropy)(logits, tf.constant([0, 3, 9, 49, 7]), tf.ones(5), vocabulary=50)
+    wanted = tf.nn.sparse_softmax_cross_entropy_with_logits([0, 3, 9, 49, 7], logits[:, :50])
+    assert np.allclose(nats, wanted, atol=1e-5)
+    assert np.allclose(gradient[:, 50:], 0) and np.allclose(tf.reduce_sum(gradient, 1), 0, atol=1e-5)

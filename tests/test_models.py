@@ -407,6 +407,7 @@ def test_memory_is_what_was_measured():
         (5.63, models.memory(made_of, 2, 1024, bf16=True, checkpointing=True)),
         (6.45, models.memory(made_of, 1, 64, bf16=True, accumulate=4)),
         (3.53, models.memory(made_of, 1, 64, bf16=True, layers="transformer")),
+        (6.54, models.memory(made_of, 8, 256, bf16=True)),
         (3.44, models.memory(corpus, 1, 64, bf16=True)),
         (3.04, models.memory(shallow, 1, 64, bf16=True)),
     ):
@@ -449,6 +450,21 @@ def test_an_experiment_that_cannot_fit_is_refused(project, archive, monkeypatch)
     with pytest.raises(RequestError, match=r"training 1558M .* takes about 39.* GiB of memory; 24\.0 are free here"):
         experiment(archive, "model=1558M")
     assert experiment(archive, "model=124M").settings["finetune"]["model"] == "124M"
+
+
+def test_what_the_settings_say_counts(monkeypatch):
+    made_of, asked = models.GPT2["124M"], {"model": "124M", "batch_size": 8, "block_size": 128}
+    monkeypatch.setattr(machine, "available", lambda: 5_000_000_000)
+    for changed in ({}, {"vocabulary": "full"}, {"precision": "bfloat16"}, {"layers": "all"}, {"accumulate": 1}):
+        with pytest.raises(RequestError, match=r"takes about 5\.4 GiB"):
+            models.check_memory(made_of, asked | changed, gpu=False)
+    for changed in ({"precision": "float32"}, {"accumulate": 2}):
+        with pytest.raises(RequestError, match=r"takes about (5\.[5-9]|[67])"):
+            models.check_memory(made_of, asked | changed, gpu=False)
+    for changed in ({"vocabulary": "corpus"}, {"layers": "transformer"}):
+        models.check_memory(made_of, asked | changed, gpu=False)
+    with pytest.raises(RequestError):
+        models.check_memory(made_of, asked | {"vocabulary": "corpus"}, used=40_000, gpu=False)
 
 
 def test_the_check_of_an_experiment_does_not_import_tensorflow(project, archive):

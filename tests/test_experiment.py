@@ -100,7 +100,7 @@ def test_yaml_dates_and_whole_numbers_become_what_notebooks_take(project):
         ("harvest.since=yesterday", ["is no date", "YYYY-MM-DD"]),
         ("harvest.source=archve", ["Did you mean archive?"]),
         ("harvest.source=archive", ["no path is given", "-p harvest.path=FILE"]),
-        ("model=124M", ["'124M' is not here", "models/124M", "hparams.json"]),
+        ("model=my-gpt2", ["'my-gpt2' is not here", "124M", "hparams.json"]),
     ],
 )
 def test_wrong_requests_name_the_place_and_the_remedy(project, override, said):

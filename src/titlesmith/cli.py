@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from titlesmith.errors import RequestError, TitlesmithError
-from titlesmith.run import STAGES, Run, runs
+from titlesmith.run import STAGES, Run, files, runs
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish what happened as a book.",
@@ -75,6 +75,49 @@ def params(stage: Annotated[Optional[Stage], typer.Argument()] = None) -> None:
     for name in [stage] if stage else STAGES:
         for p in declared(name).values():
             print(f"{name}.{p.name:<16} {p.annotation:<12} {p.default!r}\n    {p.help}")
+
+
+models_app = typer.Typer(help="List the models, or download one.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the models: parameters, size on disk, memory to train, whether they are here."""
+    if context.invoked_subcommand:
+        return
+    from titlesmith import models
+    from titlesmith.experiment import declared
+
+    rows, block = (declared("finetune")[key].default for key in ("batch_size", "block_size"))
+    print(f"{'model':<16} {'parameters':>13} {'on disk':>10} {'to train':>9}  here")
+    for name in models.names():
+        made_of = models.hyperparameters(name, declared("corpus")["vocabulary"].default)
+        count, needs = models.parameters(made_of), models.memory(made_of, rows, block, bf16=True)
+        size = sum(file.stat().st_size for file in files(models.place(name))) or 4 * count
+        print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {needs / 2**30:>5.1f} GiB  {_here(name)}")
+    print(
+        f"\nTo train: peak of memory with {rows} rows of {block} tokens a step in bfloat16, about; "
+        f"{models.available() / 2**30:.1f} GiB are free here. scratch: with as many tokens as it may learn."
+    )
+
+
+def _here(name: str) -> str:
+    from titlesmith import models
+
+    if name == "scratch":
+        return "made on the spot"
+    if missing := models.lacking(models.place(name)):
+        return f"no: titlesmith models get {name}" if name in models.GPT2 else f"lacks {', '.join(missing)}"
+    return "yes"
+
+
+@models_app.command()
+def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M or 1558M.")]) -> None:
+    """Download a model of OpenAI's, from where a download broke off, or check the one that is here."""
+    from titlesmith.models import download
+
+    print(f"{name} is here, and whole: {download.get(name)}")
 
 
 @app.command()

@@ -17,5 +17,9 @@ class RunError(TitlesmithError):
     """A run directory lacks something, is damaged, or is in use."""
 
 
+class FetchError(TitlesmithError):
+    """A server cannot be reached, or what it sent is not what was asked for; what is good of it is kept."""
+
+
 class StageError(TitlesmithError):
     """A notebook failed: which cell, with what error, and where the executed notebook lies."""

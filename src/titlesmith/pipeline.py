@@ -13,6 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment, declared
+from titlesmith.models import download
 from titlesmith.run import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
 
 
@@ -42,6 +43,8 @@ def chain(
     ------
     RunError
         Another process is running in this run directory.
+    FetchError
+        The model is missing and cannot be downloaded; nothing has run.
     StageError
         A notebook failed; the stages before it keep what they wrote.
     """
@@ -49,6 +52,8 @@ def chain(
     last = STAGES.index(until)
     if start and STAGES.index(start) > last:
         raise RequestError(f"--from {start} is behind --until {until}: nothing would run")
+    if last >= STAGES.index("corpus"):  # the first stage that reads a model
+        download.fetch(experiment.settings["corpus"]["model"])
     hold(run / ".chain.lock")
     try:
         hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago
@@ -158,6 +163,7 @@ def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
         made = {name: run.record(name).get("settings", {}) for name in earlier}
         shared = {k: settings[k] for k in SHARED if k in settings}
         chain(Experiment.make(run.name, made | {stage: settings}, shared), until=earlier[-1])
+    download.fetch(settings.get("model", ""))
     run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)

@@ -200,8 +200,7 @@ class Experiment:
         if corpus["model"] != model["model"]:
             both = f"{corpus['model']!r} and {model['model']!r}"
             raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
-        hyperparameters = models.hyperparameters(model["model"], corpus["vocabulary"])
-        context = hyperparameters["n_ctx"]
+        context = models.context(model["model"])
         if model["block_size"] > context:
             raise RequestError(f"finetune.block_size: {model['block_size']} exceeds the model's context of {context}")
         longest = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
@@ -210,7 +209,6 @@ class Experiment:
                 f"generate.max_tokens: {generate['max_tokens']} tokens behind a prefix of {longest} words exceed the "
                 f"model's context of {context}"
             )
-        models.check_memory(hyperparameters, model)
 
 
 def find(path: str) -> Path:

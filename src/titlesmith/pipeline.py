@@ -11,6 +11,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from titlesmith import models
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment, declared
 from titlesmith.models import download
@@ -54,6 +55,10 @@ def chain(
         raise RequestError(f"--from {start} is behind --until {until}: nothing would run")
     if last >= STAGES.index("corpus"):  # the first stage that reads a model
         download.fetch(experiment.settings["corpus"]["model"])
+    training, trained = experiment.settings["finetune"], run.record("finetune")
+    if last >= STAGES.index("finetune") and (trained.get("status"), trained.get("settings")) != ("done", training):
+        vocabulary = experiment.settings["corpus"]["vocabulary"]
+        models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
     hold(run / ".chain.lock")
     try:
         hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago

@@ -159,8 +159,11 @@ def test_a_step_that_is_not_finite_changes_nothing(rows):
 
 
 def test_cross_entropy_leaves_the_padding_out():
+    # In the default graph, as importing gpt-2-simple leaves no eager mode
     logits = tf.random.stateless_normal([5, 64], [1, 2])
-    nats, gradient = tf.function(cross_entropy)(logits, tf.constant([0, 3, 9, 49, 7]), tf.ones(5), vocabulary=50)
+    found = cross_entropy(logits, tf.constant([0, 3, 9, 49, 7]), tf.ones(5), vocabulary=50)
     wanted = tf.nn.sparse_softmax_cross_entropy_with_logits([0, 3, 9, 49, 7], logits[:, :50])
+    with tf1.Session() as session:
+        (nats, gradient), wanted = session.run([found, wanted])
     assert np.allclose(nats, wanted, atol=1e-5)
-    assert np.allclose(gradient[:, 50:], 0) and np.allclose(tf.reduce_sum(gradient, 1), 0, atol=1e-5)
+    assert np.allclose(gradient[:, 50:], 0) and np.allclose(gradient.sum(1), 0, atol=1e-5)

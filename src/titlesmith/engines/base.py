@@ -123,8 +123,18 @@ class Engine(ABC):
         shutil.rmtree(best, ignore_errors=True)
 
     @abstractmethod
+    def device(self, settings: dict) -> str:
+        """What a training with these settings computes on and with, in words."""
+
+    @abstractmethod
     def prepare(self, corpus: Corpus, settings: dict) -> None:
-        """Makes ready to train, with the optimizer's state where `load` found one to go on from."""
+        """Makes ready to train, with the optimizer's state where `load` found one to go on from.
+
+        Raises
+        ------
+        RequestError
+            The training does not fit into memory; the message says what would.
+        """
 
     @abstractmethod
     def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:

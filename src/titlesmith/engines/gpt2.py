@@ -8,40 +8,19 @@ a faster one of the same function (`titlesmith.engines.graph`).
 
 import json
 import math
-import os
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines.base import Draw, Engine
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
+from titlesmith.models.machine import hushed
 from titlesmith.run import write_json
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Closes the process's standard error for a moment.
-
-    TensorFlow's C++ greets there with a dozen lines on instruction sets and missing GPUs, whatever
-    TF_CPP_MIN_LOG_LEVEL says. Exceptions are not affected.
-    """
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-
 
 with hushed():
     import tensorflow as tf
@@ -130,15 +109,22 @@ class GPT2Engine(Engine):
             tf1.train.Saver(self._variables).restore(self._session, checkpoint)
         return checkpoint
 
+    def device(self, settings: dict) -> str:
+        """See `Engine.device`."""
+        return f"{models.device()}, matrix products in {precision(settings)}"
+
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
-        hyperparameters = dict(self.hyperparameters)
+        hyperparameters, bf16 = dict(self.hyperparameters), precision(settings) == "bfloat16"
+        if settings["vocabulary"] == "corpus":
+            self._used = used_ids(corpus.documents("train").ids, self.tokenizer)
+            hyperparameters["n_vocab"] = len(self._used)
+        used = None if self._used is None else len(self._used)
+        models.check_memory(self.hyperparameters, settings, bf16, used, bool(models.gpus()))
         model = {v.op.name.removeprefix("model/"): v for v in self._variables}
         with self._session.graph.as_default():
-            if settings["vocabulary"] == "corpus":
+            if self._used is not None:
                 # A table of the rows that train; the others are neither read nor changed (`_write_back`).
-                self._used = used_ids(corpus.documents("train").ids, self.tokenizer)
-                hyperparameters["n_vocab"] = len(self._used)
                 shape = [len(self._used), hyperparameters["n_embd"]]
                 self._table = tf1.get_variable("titlesmith/wte", shape, trainable=False)
                 self._read = tf1.assign(self._table, tf.gather(model["wte"], self._used))
@@ -148,13 +134,16 @@ class GPT2Engine(Engine):
                 self._compact = np.zeros(len(self.tokenizer), np.int32)
                 self._compact[self._used] = np.arange(len(self._used))
                 model |= {"wte": self._table}
-            kind = tf.bfloat16 if precision(settings) == "bfloat16" else tf.float32
+            kind = tf.bfloat16 if bf16 else tf.float32
             self._trainer = Step(
                 model, hyperparameters, settings["batch_size"], settings["block_size"], settings, kind, self._steps
             )
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
             everything = [*self._variables, self._steps, *self._trainer.moments]
-            self._full_saver, self.checkpoint_bytes = tf1.train.Saver(everything, save_relative_paths=True), sizes(everything)
+            self._full_saver, self.checkpoint_bytes = (
+                tf1.train.Saver(everything, save_relative_paths=True),
+                sizes(everything),
+            )
             if self._checkpoint:
                 self._full_saver.restore(self._session, self._checkpoint)
             if self._used is not None:
@@ -324,8 +313,7 @@ def precision(settings: dict) -> str:
     """The type of matrix products: as set, or (auto) bfloat16 where the processor multiplies it, else float32."""
     if settings["precision"] != "auto":
         return settings["precision"]
-    cards = tf.config.list_physical_devices("GPU")
-    if cards:
+    if cards := models.gpus():
         version = tf.config.experimental.get_device_details(cards[0]).get("compute_capability", (0, 0))
         return "bfloat16" if version >= (8, 0) else "float32"
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

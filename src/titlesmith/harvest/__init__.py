@@ -1,8 +1,8 @@
 """Papers from anywhere, as one table.
 
 A source is a module of this package with one function,
-``papers(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch and
-fills what it knows of the columns in `SCHEMA`; what it must remember to go on after an interruption it keeps in
+``papers(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch
+and fills what it knows of the columns in `SCHEMA`; what it must remember to go on after an interruption it keeps in
 ``folder``, and rows that are no papers it counts in ``faults``. `harvest` adds the missing columns, sorts, and applies
 the filters common to all sources.
 """

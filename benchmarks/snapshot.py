@@ -51,7 +51,7 @@ def _submissions(records: int, first: datetime, end: datetime, old: bool) -> Ite
     """Evenly spread times with ids that count through the months."""
     month, count = "", 0
     for number in range(records):
-        created = first + (end - first) * number / records
+        created = first + (end - first) / records * number
         month, count = (m := created.strftime("%y%m")), count + 1 if m == month else 0
         archive = ARCHIVES[count % len(ARCHIVES)]
         yield created, f"{archive}/{month}{count // len(ARCHIVES):03d}" if old else f"{month}.{count:05d}"

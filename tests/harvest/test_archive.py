@@ -13,7 +13,7 @@ ALL = {"source": "archive", "categories": [], "since": "", "until": "", "max_res
 def papers(path, **settings):
     run = Run("r")
     run.begin("harvest", {})
-    return harvest(run, ALL | {"path": str(path)} | settings)
+    return harvest(run, ALL | {"path": str(path)} | settings).scan().collect()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_filters_that_leave_nothing_are_named(project, archive):
     ("content", "said"),
     [
         (b"a\tb\n1\t2\n", "lacks abstract, arxiv_id"),
-        (b"", "cannot be read"),
+        (b"", "is empty"),
         (b"\xff\xfe\x00broken", "is no table"),
     ],
 )

@@ -104,7 +104,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     with Spool(run / ".spool") as spool:
         for batch in _source(settings).papers(settings, run / "harvest", faults):
             read += batch.height
-            kept = _matching(_conform(batch), settings)
+            kept = matching(_conform(batch), settings)
             if kept.height:
                 spool.add(kept)
         if not spool.rows:
@@ -146,7 +146,8 @@ def _conform(batch: pl.DataFrame) -> pl.DataFrame:
     return batch.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
 
 
-def _matching(batch: pl.DataFrame, settings: dict) -> pl.DataFrame:
+def matching(batch: pl.DataFrame, settings: dict) -> pl.DataFrame:
+    """The papers of a batch that the settings' ``categories``, ``since`` and ``until`` let through."""
     if settings["categories"]:
         batch = batch.filter(pl.col("categories").list.set_intersection(settings["categories"]).list.len() > 0)
     if settings["since"]:

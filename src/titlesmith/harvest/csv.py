@@ -1,6 +1,6 @@
 """Source ``csv``: any table of comma-, semicolon- or tab-separated text with a header."""
 
-import codecs
+import io
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -41,7 +41,7 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
 
 def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[str, str]]]:
     try:
-        codecs.lookup(settings["encoding"])
+        io.TextIOWrapper(io.BytesIO(), settings["encoding"])
     except LookupError:
         raise RequestError(
             f"harvest.encoding: {settings['encoding']!r} is unknown; common ones are utf-8, utf-16, latin-1, cp1252"

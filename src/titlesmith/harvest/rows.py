@@ -9,6 +9,7 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import BinaryIO
 
@@ -62,7 +63,7 @@ class Lines:
 
     def give_back(self, keep: int) -> None:
         """Gives back all lines read since `start` but the first ``keep``."""
-        back = self.taken[keep:]
+        self.taken, back = self.taken[:keep], self.taken[keep:]
         self._back.extendleft(reversed(back))
         self.number -= len(back)
 
@@ -89,7 +90,8 @@ class Rows:
         if not delimiter:
             delimiter = _detect(list(islice(self._lines, 100)))
             self._lines.give_back(0)
-        self._reader = csv.reader(self._lines, delimiter=delimiter)
+        self._delimiter = delimiter
+        self._reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
         try:
             names = next(self._reader, [])
         except csv.Error as error:
@@ -113,26 +115,34 @@ class Rows:
             number = self._lines.start()
             try:
                 row = next(self._reader)
-                wrong = f"{len(row)} columns instead of {width}" if row and len(row) != width else ""
             except StopIteration:
                 return
-            except csv.Error as error:
-                row, wrong = [], str(error)
-            if wrong:
-                self._faults.add("wrong number of columns", f"{at(self._name, number, self._lines.taken[0])}: {wrong}")
+            except csv.Error:  # a quote that is none: what the line has without it
                 self._lines.give_back(1)
-            elif row:
+                row = self._leniently(self._lines.taken[0])
+            if len(row) == width:
                 yield [number, *row]
+            elif row:
+                what = at(self._name, number, self._lines.taken[0])
+                self._faults.add("wrong number of columns", f"{what}: {len(row)} instead of {width}")
+                self._lines.give_back(1)
+
+    def _leniently(self, line: str) -> list[str]:
+        try:
+            return next(csv.reader([line], delimiter=self._delimiter))
+        except csv.Error:  # a cell of more than 131,072 characters
+            return [line]
 
 
 def _detect(lines: list[str]) -> str:
-    """The delimiter that splits most lines into as many columns as the first has, if that has more than one."""
+    """The delimiter that splits most rows into as many columns as the first has, if that has more than one."""
 
     def alike(delimiter: str) -> tuple[int, int]:
-        try:
-            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
-        except csv.Error:
-            return 0, 0
+        reader, widths = csv.reader(lines, delimiter=delimiter), []
+        with suppress(StopIteration):
+            while True:
+                with suppress(csv.Error):
+                    widths.append(len(next(reader)))
         return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
 
     best = max(DELIMITERS, key=alike)

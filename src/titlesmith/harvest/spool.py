@@ -16,7 +16,7 @@ from titlesmith.errors import RunError
 from titlesmith.run import replacing
 
 SIZE = 32 << 20  # bytes of a stored batch, and of a row group of the table, in memory
-LEVEL = 1
+LEVEL = 1  # of zstd: the usual 3 makes the table an eighth smaller and takes half as long again
 KEYS = ("id", "published", "updated")
 
 

@@ -37,6 +37,9 @@ def papers(table: pl.LazyFrame, source: str) -> Figure:
     left.set(xlabel="year of first publication", ylabel="papers")
     categories = _counts(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
     right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    right.xaxis.set_major_formatter("{x:,.0f}")
+    left.yaxis.set_major_formatter("{x:,.0f}")
     right.set_title("By primary category", loc="left")
     right.set(xlabel="papers")
     for axis, counts in ((left, years), (right, categories)):

@@ -66,12 +66,13 @@ def test_each_id_once_the_latest_of_them_and_the_oldest_first(tmp_path_factory, 
 
 def test_columns_of_all_batches_are_kept_in_their_types(batches):
     papers = batches(
+        pl.DataFrame({"id": ["c"], "published": [date(2020, 1, 3)], "genre": [None]}),
         pl.DataFrame({"id": ["b"], "published": [date(2020, 1, 2)], "genre": ["tragedy"]}),
-        pl.DataFrame({"id": ["a"], "published": [date(2020, 1, 1)], "stars": [5]}),
+        pl.DataFrame({"id": ["a"], "published": [date(2020, 1, 1)], "stars": [5], "genre": [None]}),
     )
     assert papers.scan().collect_schema() == SCHEMA | {"genre": pl.String, "stars": pl.Int64}
     table = papers.scan().select("id", "genre", "stars", "title").collect()
-    assert table.rows() == [("a", None, 5, None), ("b", "tragedy", None, None)]
+    assert table.rows() == [("a", None, 5, None), ("b", "tragedy", None, None), ("c", None, None, None)]
 
 
 def test_what_was_left_out_is_counted(batches, monkeypatch):

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import polars as pl
+import polars.selectors as cs
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import Faults
@@ -143,7 +144,8 @@ def _source(settings: dict) -> ModuleType:
 def _conform(batch: pl.DataFrame) -> pl.DataFrame:
     """The batch with all columns of `SCHEMA` in their types, in front of those that only this source has."""
     absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in batch.columns]
-    return batch.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
+    batch = batch.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
+    return batch.with_columns(cs.by_dtype(pl.Null).cast(pl.String))  # a column that is empty so far
 
 
 def matching(batch: pl.DataFrame, settings: dict) -> pl.DataFrame:

@@ -5,10 +5,12 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from tqdm import tqdm
 
 from titlesmith.errors import RequestError
 from titlesmith.run import files, root
@@ -41,42 +43,46 @@ def opened(path: Path) -> Iterator[tuple[str, BinaryIO]]:
     if not found:
         raise RequestError(f"harvest.path: {path} holds no file")
     for file in found:
-        for name, stream in _unpacked(file):
-            with io.BufferedReader(_Checked(file, stream), 1 << 20) as checked:
-                yield name, checked
+        with _damage(file), file.open("rb", buffering=0) as raw, _progress(file) as bar:
+            for name, stream in _unpacked(file, raw):
+                with io.BufferedReader(
+                    _Checked(file, stream, lambda: bar.update(raw.tell() - bar.n)), 1 << 20
+                ) as checked:
+                    yield name, checked
 
 
-def _unpacked(file: Path) -> Iterator[tuple[str, BinaryIO]]:
-    with _damage(file):
-        with file.open("rb") as stream:
-            start = stream.read(8)
-        if not start:
-            raise RequestError(f"harvest.path: {file} is empty")
-        if start.startswith(ZIP):
-            packed = zipfile.ZipFile(file)
-            members = [m.filename for m in packed.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
-            yield from ((f"{file.name}/{member}", packed.open(member)) for member in members)
-        else:
-            unpack = next((unpack for magic, unpack in PACKED.items() if start.startswith(magic)), open)
-            yield file.name, unpack(file, "rb")
+def _progress(file: Path) -> tqdm:
+    """Bytes read of a file, shown when it takes more than a moment."""
+    return tqdm(total=file.stat().st_size, desc=file.name, unit="B", unit_scale=True, delay=2, mininterval=0.5)
+
+
+def _unpacked(file: Path, raw: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
+    start = raw.read(8)
+    raw.seek(0)
+    if not start:
+        raise RequestError(f"harvest.path: {file} is empty")
+    if start.startswith(ZIP):
+        packed = zipfile.ZipFile(raw)
+        members = [m.filename for m in packed.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
+        yield from ((f"{file.name}/{member}", packed.open(member)) for member in members)
+    else:
+        yield file.name, next((unpack(raw) for magic, unpack in PACKED.items() if start.startswith(magic)), raw)
 
 
 class _Checked(io.RawIOBase):
-    """A file that says what is wrong with it when it cannot be read."""
+    """A file that says what is wrong with it when it cannot be read, and how far it was read."""
 
-    def __init__(self, path: Path, stream: BinaryIO):
-        self._path, self._stream = path, stream
+    def __init__(self, path: Path, stream: BinaryIO, advance: Callable[[], None]):
+        self._path, self._stream, self._advance = path, stream, advance
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:
         with _damage(self._path):
-            return self._stream.readinto(buffer)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+            count = self._stream.readinto(buffer)
+        self._advance()
+        return count
 
 
 @contextmanager

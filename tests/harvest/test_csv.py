@@ -71,6 +71,13 @@ def test_a_mapped_field_hides_the_column_of_its_name(project):
     assert found["title (column)"].to_list() == ["Mr"]
 
 
+def test_columns_may_have_any_name(project):
+    names = ["title", "read", "row", "file", "line", "index", "column", "", "read", "len"]
+    found = papers(project, ",".join(names) + "\n" + ",".join("abcdefghij") + "\n").scan().collect()
+    assert found.select("title", "read", "row", "file", "line", "index", "column").row(0) == tuple("abcdefg")
+    assert found.select("column 8", "read 9", "len").row(0) == tuple("hij")
+
+
 def test_lists_and_primary_category(project):
     content = 'title,who,tags\nOne,"A. B., C. D.",cs.CL eess.AS\nTwo,E. F.; G. H.,"math.AG, cs.SD"\nThree,,\n'
     columns = {"authors": "who", "categories": "tags"}

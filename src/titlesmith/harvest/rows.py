@@ -34,25 +34,32 @@ class Lines:
     encoding
         Its encoding; LookupError where Python knows none of this name. What cannot be decoded becomes U+FFFD and is
         counted in ``faults``.
+
+    Attributes
+    ----------
+    number
+        Of the line that was read last, counted from 1.
+    taken
+        The lines that were read since the last `start`.
     """
 
     def __init__(self, stream: BinaryIO, name: str, encoding: str, faults: Faults):
         encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-        self.text = io.TextIOWrapper(stream, encoding, "titlesmith.mark", newline="")
-        self.name, self.encoding, self.faults = name, encoding.removesuffix("-sig"), faults
-        self.number = 0  # of the line read last, from 1
-        self.taken: list[str] = []  # lines read since the last `start`
+        self._text = io.TextIOWrapper(stream, encoding, "titlesmith.mark", newline="")
+        self._name, self._encoding, self._faults = name, encoding.removesuffix("-sig"), faults
+        self.number = 0
+        self.taken: list[str] = []
         self._back: deque[str] = deque()
 
     def __iter__(self) -> "Lines":
         return self
 
     def __next__(self) -> str:
-        line = self._back.popleft() if self._back else next(self.text)
+        line = self._back.popleft() if self._back else next(self._text)
         self.number += 1
         if MARK in line:
             line = line.replace(MARK, "\ufffd")
-            self.faults.add(f"bytes that are no {self.encoding}", at(self.name, self.number, line.rstrip("\r\n")))
+            self._faults.add(f"bytes that are no {self._encoding}", at(self._name, self.number, line.rstrip("\r\n")))
         self.taken.append(line)
         return line
 

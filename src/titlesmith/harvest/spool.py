@@ -18,6 +18,7 @@ from titlesmith.run import replacing
 SIZE = 32 << 20  # bytes of a stored batch, and of a row group of the table, in memory
 LEVEL = 1  # of zstd: the usual 3 makes the table an eighth smaller and takes half as long again
 KEYS = ("id", "published", "updated")
+READ = "(read)"  # the place in which a paper was added
 
 
 class Spool:
@@ -48,7 +49,7 @@ class Spool:
     def add(self, batch: pl.DataFrame) -> None:
         """Takes a batch with at least the columns ``id``, ``published`` and ``updated`` (RunError: no space)."""
         self.schema |= {name: kind for name, kind in batch.schema.items() if name not in self.schema}
-        self._waiting.append(batch.with_row_index("read", self.rows))
+        self._waiting.append(batch.with_row_index(READ, self.rows))
         self.rows += batch.height
         self._size += batch.estimated_size()
         self._due += batch.estimated_size()
@@ -60,9 +61,9 @@ class Spool:
         self._waiting, self._due = [], 0
         number, path = len(self._keys), self._path(len(self._keys))
         with _writing(path):
-            batch.drop("read").write_ipc(path, record_batch_size=4096)
+            batch.drop(READ).write_ipc(path, record_batch_size=4096)
         place = {"file": pl.lit(number, pl.UInt32), "row": pl.int_range(pl.len(), dtype=pl.UInt32)}
-        self._keys.append(batch.select(*KEYS, "read", **place))
+        self._keys.append(batch.select(*KEYS, READ, **place))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.arrow"
@@ -86,7 +87,7 @@ class Spool:
         """
         if self._waiting:
             self._store()
-        keys = pl.concat(self._keys).sort("updated", "read").unique("id", keep="last").sort("published", "id")
+        keys = pl.concat(self._keys).sort("updated", READ).unique("id", keep="last").sort("published", "id")
         different = keys.height
         keys = keys.select("file", "row").tail(newest or different)
         rows = max(1, SIZE * self.rows // (self._size + 1))  # of a row group

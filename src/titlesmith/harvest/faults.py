@@ -52,6 +52,6 @@ class Faults:
 def at(name: str, line: int, what: object) -> str:
     """An example's text: where it is, and the beginning of what stands there."""
     if isinstance(what, bytes):
-        what = what.decode("utf-8", "replace").rstrip("\r\n")
-    shown = repr(what)
+        what = what.decode("utf-8", "replace")
+    shown = repr(what.rstrip("\r\n") if isinstance(what, str) else what)
     return f"{name}, line {line:,}: {shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'}"

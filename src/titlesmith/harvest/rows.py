@@ -59,7 +59,7 @@ class Lines:
         self.number += 1
         if MARK in line:
             line = line.replace(MARK, "\ufffd")
-            self._faults.add(f"bytes that are no {self._encoding}", at(self._name, self.number, line.rstrip("\r\n")))
+            self._faults.add(f"bytes that are no {self._encoding}", at(self._name, self.number, line))
         self.taken.append(line)
         return line
 

@@ -105,12 +105,12 @@ def harvest(run: Run, settings: dict) -> Papers:
     with Spool(run / ".spool") as spool:
         for batch in _source(settings).papers(settings, run / "harvest", faults):
             read += batch.height
-            kept = matching(_conform(batch), settings)
-            if kept.height:
-                spool.add(kept)
+            fitting = matching(_conform(batch), settings)
+            if fitting.height:
+                spool.add(fitting)
         if not spool.rows:
             filters = ", ".join(f"{k}={settings[k]!r}" for k in ("categories", "since", "until") if settings[k])
-            remedy = f"no papers: {faults}" if faults.found else "widen the filters"
+            remedy = f"what could not be read: {faults}" if faults.found else "widen the filters"
             raise RequestError(f"none of {read:,} papers is left by {filters or 'the source'}; {remedy}")
         different = spool.write(run / "papers.parquet", settings["max_results"])
     kept = min(different, settings["max_results"] or different)

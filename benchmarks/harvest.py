@@ -49,7 +49,7 @@ print(json.dumps({
 
 def measure(what: str, path: Path) -> dict:
     """Runs one of the two in a process of its own, in the folder of the snapshot."""
-    environment = os.environ | {"TITLESMITH_ROOT": str(path.parent)}
+    environment = os.environ | {"TITLESMITH_ROOT": str(path.parent), "TQDM_DISABLE": "1"}
     command = [sys.executable, "-c", MEASURED, what, path.name]
     done = subprocess.run(command, env=environment, cwd=path.parent, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)

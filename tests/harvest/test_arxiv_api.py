@@ -88,7 +88,7 @@ def test_a_window_with_too_many_papers_is_halved_down_to_minutes(tmp_path, monke
     with Atom([*spread(30), *close]) as server:
         found = harvest(server, tmp_path)
     assert ids(found) == numbers(server)
-    assert max(pl.read_parquet(path).height for path in tmp_path.iterdir()) <= 12
+    assert max(pl.read_parquet(path).height for path in tmp_path.glob("*.parquet")) <= 12
 
 
 def test_max_results_takes_the_newest_and_asks_no_more_than_it_needs(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_full_disk_says_so_and_keeps_the_windows_before_it(tmp_path):
         full = start(server, tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=little)
         _, said = full.communicate(timeout=60)
         assert full.returncode == 1 and "File too large" in said
-        assert [path.name for path in tmp_path.iterdir()] == ["202401010000-202401312359.parquet"]
+        assert [path.name for path in tmp_path.glob("*.parquet")] == ["202401010000-202401312359.parquet"]
         assert ids(harvest(server, tmp_path)) == numbers(server)
 
 

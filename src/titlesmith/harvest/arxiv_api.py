@@ -61,6 +61,7 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
     RunError
         The service fails, or keeps giving a window that differs from its own count. The next start goes on there.
     """
+    service.first_day(folder)
     search = Windows(settings, folder)
     first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
     last = datetime.fromisoformat(settings["until"] or datetime.now(UTC).date().isoformat())

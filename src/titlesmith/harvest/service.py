@@ -1,11 +1,14 @@
 """What all of arXiv's services have in common: polite HTTP that puts up with faults, and the names of categories."""
 
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -18,7 +21,7 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.run import root
+from titlesmith.run import root, write_json
 
 ARXIV = ("arxiv.org",)  # hosts that ask for the pace below (https://info.arxiv.org/help/api/tou.html)
 DELAY = 3.0  # seconds between requests, those of all processes of this project together
@@ -172,3 +175,11 @@ def check_categories(categories: list[str]) -> None:
         near = get_close_matches(archive.lower(), ARCHIVES, 1)
         hint = f"; did you mean {near[0]}{dot}{part if lower else part.upper()}?" if near else ""
         raise RequestError(f"harvest.categories: {category!r} is no category of arXiv, such as cs.CL or hep-th{hint}")
+
+
+def first_day(folder: Path) -> str:
+    """The day (YYYY-MM-DD, UTC) on which a harvest began to ask, kept in ``folder``: an update goes on from there."""
+    path = folder / "state.json"
+    if not path.exists():
+        write_json(path, {"asked": datetime.now(UTC).date().isoformat()})
+    return json.loads(path.read_text("utf-8"))["asked"]

@@ -27,7 +27,7 @@ OUTPUTS = {
     "generate": ("texts.jsonl",),
     "evaluate": ("metrics.json",),
 }
-SCRATCH = {"harvest": ("harvest", ".spool")}  # what a stage keeps only to go on after an interruption
+SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # what a stage keeps only to go on after an interruption
 PACKAGES = ("titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers")
 MADE_UP = (
     "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "

@@ -131,12 +131,14 @@ class Service(ThreadingHTTPServer):
         knows.
     always
         The fault for all other requests.
+    port
+        Where to listen; any free one by default.
     """
 
     daemon_threads = True
 
-    def __init__(self, papers: list[Paper], faults: dict[int, str] | None = None, always: str = ""):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, papers: list[Paper], faults: dict[int, str] | None = None, always: str = "", port: int = 0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.papers, self.faults, self.always = papers, faults or {}, always
         self.asked: list[dict] = []
         self.closed_until, self.early = 0.0, 0

@@ -103,7 +103,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     check(settings)
     read, faults = 0, Faults()
     with Spool(run / ".spool") as spool:
-        for batch in _source(settings).papers(settings, run / "harvest", faults):
+        for batch in _reading(run, settings).papers(settings, run / "harvest", faults):
             read += batch.height
             fitting = matching(_conform(batch), settings)
             if fitting.height:
@@ -135,6 +135,15 @@ def check(settings: dict) -> None:
     source = _source(settings)
     if hasattr(source, "check"):
         source.check(settings)
+
+
+def _reading(run: Run, settings: dict) -> ModuleType:
+    """The source, or the changes that wait to be merged into what was harvested from it."""
+    if (run / "update").exists():
+        changes = import_module("titlesmith.harvest.changes")
+        if changes.waiting(run):
+            return changes
+    return _source(settings)
 
 
 def _source(settings: dict) -> ModuleType:

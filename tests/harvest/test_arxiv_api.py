@@ -127,7 +127,7 @@ def test_a_total_that_changes_between_pages(tmp_path, fault):
     [
         ("failing", "gave no usable answer in 3 attempts: HTTP 500"),
         ("html", "instead of a whole document"),
-        ("forever", "asks to wait 86,400 s .*what was harvested is kept"),
+        ("forever", "asks for a pause .HTTP 503, Retry-After: 86400.*what was harvested is kept"),
         ("repeat", "arXiv counts 24 papers from 2024-02-01 00:00 to 2024-02-29 23:59 and gives .*goes on from there"),
         ("empty", "arXiv counts 24 papers from 2024-02-01"),
     ],

@@ -140,12 +140,14 @@ def turn(url: str) -> Iterator[None]:
 def _asked(response: requests.Response) -> float | None:
     """How many seconds a service asks to wait, in either form of Retry-After; None where it does not say."""
     try:
-        seconds = Retry(retry_after_max=sys.maxsize).parse_retry_after(response.headers.get("Retry-After", ""))
+        seconds = Retry().parse_retry_after(after := response.headers.get("Retry-After", ""))
     except InvalidHeader:
         return None
     if seconds > PATIENCE:
         host = urlsplit(response.url).hostname
-        raise RunError(f"{host} asks to wait {seconds:,.0f} s (HTTP {response.status_code}): start again then; {LATER}")
+        raise RunError(
+            f"{host} asks for a pause (HTTP {response.status_code}, Retry-After: {after}): start again then; {LATER}"
+        )
     return seconds
 
 

@@ -93,7 +93,7 @@ class Session(requests.Session):
             with turn(url):
                 response = super().request(method, url, **arguments)
         except (ConnectionError, Timeout, ChunkedEncodingError, ContentDecodingError) as error:
-            raise UnusableError(f"{type(error).__name__}: {error}") from None
+            raise UnusableError(f"no answer, {_cause(error)}") from None
         if response.status_code in AGAIN:
             raise UnusableError(f"HTTP {response.status_code} {response.reason}", _asked(response))
         self.answer = whole(response.content, self.kind)
@@ -151,13 +151,19 @@ def _asked(response: requests.Response) -> float | None:
     return seconds
 
 
+def _cause(error: BaseException) -> str:
+    """The innermost cause of an error of the network, in a line."""
+    inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
+    return _cause(inner) if inner else f"{type(error).__name__}: {str(error).rpartition(': ')[2]}"
+
+
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception()
     seconds = error.seconds
     if seconds is None:
         seconds = wait_exponential_jitter(multiplier=BACKOFF, max=LONGEST, jitter=BACKOFF)(state)
     if seconds > DELAY:
-        tqdm.write(f"{error}: asking again in {seconds:.0f} s", sys.stderr)
+        tqdm.write(f"{urlsplit(state.args[1]).hostname}: {error}; asking again in {seconds:.0f} s", sys.stderr)
     return seconds
 
 
@@ -175,7 +181,8 @@ def check_categories(categories: list[str]) -> None:
                 f"harvest.categories: {category!r} is an archive of several categories: name those wanted"
             )
         near = get_close_matches(archive.lower(), ARCHIVES, 1)
-        hint = f"; did you mean {near[0]}{dot}{part if lower else part.upper()}?" if near else ""
+        meant = f"{near[0]}{dot}{part if lower else part.upper()}" if near else category
+        hint = f"; did you mean {meant}?" if meant != category else ""
         raise RequestError(f"harvest.categories: {category!r} is no category of arXiv, such as cs.CL or hep-th{hint}")
 
 

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -7,12 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import write_archive
+from servers.atom import Atom
 from servers.base import Paper, spread
 from servers.oai import Oai
+from servers.rss import Rss
 from titlesmith.cli import app
 from titlesmith.errors import RequestError, RunError
-from titlesmith.experiment import Experiment, find
-from titlesmith.harvest import changes, oai, service
+from titlesmith.experiment import Experiment, declared, find
+from titlesmith.harvest import changes, harvest, oai, service
 from titlesmith.pipeline import chain
 from titlesmith.run import Run
 from titlesmith.update import update
@@ -171,6 +174,58 @@ def test_a_run_of_a_file_is_updated_from_the_last_day_on_which_any_of_its_papers
     assert counts["counts"]["new"] > 0
 
 
+def atom(papers, project):
+    return Atom(papers)
+
+
+def rss(papers, project):
+    for paper in papers:
+        paper.title = f"new {paper.title}"
+    return Rss(papers)
+
+
+def snapshot(papers, project):
+    lines = [
+        {
+            "id": p.number,
+            "title": p.title,
+            "abstract": f"  {p.abstract}\n",
+            "authors": " and ".join(p.authors),
+            "authors_parsed": [[name.split()[1], name.split()[0], ""] for name in p.authors],
+            "categories": p.categories,
+            "comments": "4 pages",
+            "doi": None,
+            "journal-ref": None,
+            "versions": [{"version": f"v{n}", "created": f"{d:%a, %d %b %Y %T GMT}"} for n, d in enumerate(p.dates, 1)],
+            "update_date": p.stamp,
+        }
+        for p in papers
+    ]
+    (project / "papers.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Atom([])
+
+
+@pytest.mark.parametrize(("source", "made"), [("arxiv", atom), ("rss", rss), ("snapshot", snapshot)])
+def test_a_paper_of_another_source_is_unchanged_until_it_changes(project, monkeypatch, source, made):
+    papers = spread(60)
+    for paper in papers[:20]:
+        paper.versions = 2
+    with made(papers, project) as first, Oai(papers) as server:
+        monkeypatch.setattr(oai, "SERVICE", server.address)
+        settings = {name: parameter.default for name, parameter in declared("harvest").items()}
+        settings |= {"source": source, "service": first.address, "categories": ["eess.AS"], "until": "2024-12-31"}
+        settings["path"] = "papers.json"
+        run = Run("r")
+        run.begin("harvest", settings)
+        harvest(run, settings)
+        run.update_stage("harvest", asked="2024-01-01")
+        for paper in papers[:2]:
+            paper.abstract = "Another one"
+        counts = changes.fetch(run, settings)["counts"]
+    changed = 60 if source == "rss" else 2  # the dates of a feed are those of the announcement
+    assert counts == {"new": 0, "changed": changed, "deleted": 0, "unchanged": 60 - changed}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -184,6 +239,14 @@ def test_runs_that_cannot_be_updated_are_refused(run, settings, said):
         update(run, quiet)
 
 
+def test_a_run_of_another_notebook_is_refused_for_it_would_be_harvested_anew(run, server, project):
+    path = project / "notebooks" / "01_harvest.ipynb"
+    path.write_text(path.read_text().replace("## The papers", "## Papers"))
+    with pytest.raises(RequestError, match="harvests it anew"):
+        update(run, quiet)
+    assert not server.asked and (run / "papers.parquet").exists()
+
+
 def test_a_run_that_is_not_there_or_not_harvested(run):
     with pytest.raises(RequestError, match="there is no run other; there are r"):
         update(Run("other"))
@@ -193,5 +256,6 @@ def test_a_run_that_is_not_there_or_not_harvested(run):
 
 
 def test_the_command_prints_the_counts_and_what_to_do_next(run, server):
+    run.update_stage("corpus", status="done")
     printed = CliRunner().invoke(app, ["update", "r"]).output
-    assert re.search(r"new +3\nchanged +2\ndeleted +1\nunchanged +1\n.*titlesmith run", printed)
+    assert re.search(r"new +3\nchanged +2\ndeleted +1\nunchanged +1\npapers +122\n.*titlesmith run", printed)

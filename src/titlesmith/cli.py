@@ -126,7 +126,7 @@ def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     from titlesmith.update import update
 
     found = Run(run)
-    for kind, count in update(found).items():
+    for kind, count in (update(found) | {"papers": found.record("harvest")["papers"]["kept"]}).items():
         print(f"{kind:<10} {count:>10,}")
     if found.record("corpus") and not found.is_current("corpus"):
         print("the stages behind the harvest are of the papers before: the same titlesmith run as then runs them again")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest import changes
-from titlesmith.pipeline import execute
+from titlesmith.pipeline import execute, source
 from titlesmith.run import WAITING, Run, hold, release, runs
 
 
@@ -31,7 +31,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
     Raises
     ------
     RequestError
-        There is no such run, or its papers are of a kind that arXiv's services do not list.
+        There is no such run, it would be harvested anew, or its papers are of a kind that arXiv does not list.
     RunError
         The service fails; the run is as it was.
     StageError
@@ -44,6 +44,11 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         hold(run / ".stage.lock", WAITING)
         release(run / ".stage.lock")
         settings = changes.check(run)
+        if run.record("harvest")["fingerprint"] != run.fingerprint("harvest", settings, source("harvest")):
+            raise RequestError(
+                f"run {run.name} cannot be updated: its notebook, titlesmith or a file that it reads has changed since "
+                "it was harvested; titlesmith run harvests it anew"
+            )
         if not changes.waiting(run):
             run.require("harvest")
             changes.fetch(run, settings)

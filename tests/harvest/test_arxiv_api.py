@@ -8,6 +8,8 @@ from datetime import date, datetime
 
 import polars as pl
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from servers.atom import Atom
 from servers.base import Paper, spread
@@ -18,6 +20,9 @@ from titlesmith.harvest.faults import Faults
 SETTINGS = {"query": "", "categories": ["eess.AS"], "since": "", "until": "2024-12-31", "max_results": 0}
 
 
+FAULTS = ["failing", "reset", "cut", "html", "moved", "empty", "repeat"]
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(service, "BACKOFF", 0.01)
@@ -26,9 +31,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(arxiv_api, "PAGE", 10)
 
 
-def harvest(server, folder, faults=None, **settings):
-    settings = SETTINGS | {"service": server.address} | settings
-    return pl.concat(arxiv_api.papers(settings, folder, faults or Faults()))
+def harvest(server, folder, faults=None, **changed):
+    return pl.concat(arxiv_api.papers(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
 
 
 def ids(papers):
@@ -109,6 +113,32 @@ def test_every_paper_once_after_a_fault(tmp_path, fault, request_number):
     assert ids(found) == numbers(server)
 
 
+@given(
+    faults=st.dictionaries(st.integers(0, 25), st.sampled_from(FAULTS), max_size=12),
+    count=st.integers(1, 90),
+    page=st.integers(1, 12),
+    cap=st.integers(1, 40),
+)
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+def test_whatever_fails_every_paper_comes_once_or_the_harvest_ends_and_goes_on_later(
+    tmp_path_factory, faults, count, page, cap
+):
+    folder = tmp_path_factory.mktemp("law")
+    with Atom(spread(count), faults) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arxiv_api, "PAGE", page)
+        patch.setattr(arxiv_api, "CAP", cap)
+        assert ids(until_whole(server, folder)) == numbers(server)
+
+
+def until_whole(server, folder):
+    for _ in range(5):  # it takes at least three faults to end a harvest
+        try:
+            return harvest(server, folder)
+        except RunError as error:
+            said = str(error)
+    raise AssertionError(said)
+
+
 @pytest.mark.parametrize("fault", ["seconds", "date"])
 def test_retry_after_is_waited_for_in_both_forms(tmp_path, fault):
     with Atom(spread(5), {1: fault}) as server:
@@ -160,7 +190,7 @@ def test_a_refused_query_says_why(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("changed", "said"),
     [
         ({"categories": []}, "needs harvest.categories or harvest.query"),
         ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is no category of arXiv.*did you mean eess.AS"),
@@ -169,9 +199,9 @@ def test_a_refused_query_says_why(tmp_path):
         ({"categories": ["cs.AI OR cat:x"]}, "no category"),
     ],
 )
-def test_wrong_requests_are_refused_before_anything_is_asked(settings, said):
+def test_wrong_requests_are_refused_before_anything_is_asked(changed, said):
     with pytest.raises(RequestError, match=said):
-        arxiv_api.check(SETTINGS | settings)
+        arxiv_api.check(SETTINGS | changed)
 
 
 def test_all_forms_of_categories_are_taken():

@@ -8,6 +8,8 @@ from datetime import date, datetime
 
 import polars as pl
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from oaipmh_scythe import Scythe
 
 from servers.base import Paper, spread
@@ -19,6 +21,9 @@ from titlesmith.harvest.faults import Faults
 SETTINGS = {"query": "", "categories": ["eess.AS"], "since": ""}
 
 
+FAULTS = ["failing", "reset", "cut", "html", "moved", "empty", "repeat", "expire"]
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(service, "BACKOFF", 0.01)
@@ -26,8 +31,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(service, "TIMEOUT", (1, 0.4))
 
 
-def harvest(server, folder, faults=None, **settings):
-    pages = list(oai.papers(SETTINGS | {"service": server.address} | settings, folder, faults or Faults()))
+def harvest(server, folder, faults=None, **changed):
+    pages = list(oai.papers(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
     return pl.concat(pages).unique("id", keep="last", maintain_order=True)
 
 
@@ -129,6 +134,32 @@ def test_every_paper_once_after_a_fault(tmp_path, fault, request_number):
         assert len(server.asked) == 7
 
 
+@given(
+    faults=st.dictionaries(st.integers(0, 25), st.sampled_from(FAULTS), max_size=12),
+    count=st.integers(1, 90),
+    days=st.integers(1, 90),
+    size=st.integers(1, 12),
+    ordered=st.booleans(),
+)
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+def test_whatever_fails_every_paper_comes_once_or_the_harvest_ends_and_goes_on_later(
+    tmp_path_factory, faults, count, days, size, ordered
+):
+    folder = tmp_path_factory.mktemp("law")
+    with Oai(spread(count, days=days), faults) as server:
+        server.size, server.ordered = size, ordered
+        assert ids(until_whole(server, folder)) == numbers(server)
+
+
+def until_whole(server, folder):
+    for _ in range(5):  # it takes at least three faults to end a harvest
+        try:
+            return harvest(server, folder)
+        except RunError as error:
+            said = str(error)
+    raise AssertionError(said)
+
+
 @pytest.mark.parametrize("fault", ["seconds", "date"])
 def test_retry_after_is_waited_for_in_both_forms(tmp_path, fault):
     with Oai(spread(25), {1: fault}) as server:
@@ -177,11 +208,11 @@ def test_a_refused_request_says_why(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"), [({"query": "ti:x"}, "take source arxiv"), ({"categories": ["eess.XYZ"]}, "no category")]
+    ("changed", "said"), [({"query": "ti:x"}, "take source arxiv"), ({"categories": ["eess.XYZ"]}, "no category")]
 )
-def test_wrong_requests_are_refused_before_anything_is_asked(settings, said):
+def test_wrong_requests_are_refused_before_anything_is_asked(changed, said):
     with pytest.raises(RequestError, match=said):
-        oai.check(SETTINGS | settings)
+        oai.check(SETTINGS | changed)
 
 
 HARVESTER = """

@@ -46,7 +46,7 @@ class Atom(Service):
         if fault == "error":
             return FEED.format(query=escape(search), total=1, start=0, size=1, entries=ERROR).encode()
         if fault == "grow":
-            self.papers.append(Paper("9999.00001", self.papers[-1].submitted))
+            self.papers.append(Paper(f"9999.{len(self.papers):05d}", self.papers[-1].submitted))
         if fault == "shrink":
             self.papers.pop()
         first, last = re.search(r"submittedDate:\[(\d{12}) TO (\d{12})\]", search).groups()

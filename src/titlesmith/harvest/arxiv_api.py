@@ -18,7 +18,6 @@ from tqdm import tqdm
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import SCHEMA, service
 from titlesmith.harvest.faults import Faults
-from titlesmith.run import replacing
 
 SERVICE = "https://export.arxiv.org/api/query"
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -132,8 +131,7 @@ class Windows:
             for half in reversed(halves) if self.newest_first else halves:
                 yield from self.window(*half)
             return
-        with replacing(path) as temporary:
-            found.write_parquet(temporary)
+        service.store(path, found)
         yield found
 
     def _whole(self, start: datetime, end: datetime) -> pl.DataFrame | None:
@@ -161,7 +159,7 @@ class Windows:
         try:
             for result in self.client.results(arxiv.Search(query, max_results=limit, **order)):
                 found.append(result)
-                if (total := self._total()) > CAP:
+                if (total := self._total()) > CAP and end > start:
                     break
             return found, total or self._total()
         except arxiv.UnexpectedEmptyPageError:

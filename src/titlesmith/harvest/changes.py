@@ -45,7 +45,7 @@ def state(run: Run) -> dict:
     -------
     dict
         ``of``, the digest of those papers; ``since`` and ``day``, the first day asked for and the day of asking; and,
-        once all are there and compared, ``counts``: ``new changed deleted unchanged``.
+        once all are there and compared, ``counts`` (``new changed deleted unchanged``) and ``faults``.
     """
     path = run / "update" / "state.json"
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -73,16 +73,17 @@ def fetch(run: Run, settings: dict) -> dict:
         shutil.rmtree(folder, ignore_errors=True)
         known = {"of": _digest(run), "since": _since(run), "day": datetime.now(UTC).date().isoformat()}
         write_json(folder / "state.json", known)
-    lists = oai.Lists(settings["service"] if settings["source"] == "oai" else "", folder / "pages", Faults())
+    lists = oai.Lists(settings["service"] if settings["source"] == "oai" else "", folder / "pages")
     for _ in lists.pages(settings["categories"], known["since"]):
         pass
-    write_json(folder / "state.json", known | {"counts": _compare(run, settings)})
+    write_json(folder / "state.json", known | _compare(run, settings))
     return state(run)
 
 
 def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """The run's papers with the changes: a source like the others, but for its folder (any of the run's)."""
     run, changes = folder.parent, folder.parent / "update"
+    faults.found |= json.loads((changes / "state.json").read_text("utf-8"))["faults"]
     gone = pl.read_parquet(changes / "gone.parquet")["id"].implode()
     old = pl.scan_parquet(run / "papers.parquet")
     for start in range(0, old.select(pl.len()).collect().item(), ROWS):
@@ -91,8 +92,9 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
         yield pl.read_parquet(path)
 
 
-def _compare(run: Run, settings: dict) -> dict[str, int]:
-    """Writes the rows that are new or changed and the ids that go, page by page, and counts them."""
+def _compare(run: Run, settings: dict) -> dict[str, dict]:
+    """Writes the rows that are new or changed and the ids that go, page by page; the counts and faults of `state`."""
+    faults = Faults()
     pages = sorted((run / "update" / "pages").glob("*.parquet"))
     old = pl.scan_parquet(run / "papers.parquet")
     fields = [name for name in SCHEMA if name not in OWN[settings["source"]]]
@@ -104,7 +106,7 @@ def _compare(run: Run, settings: dict) -> dict[str, int]:
     for number, path in enumerate(pages):
         page = pl.read_parquet(path).with_row_index("row", first)
         first += page.height
-        page = page.join(latest, on="row", how="semi")
+        page = oai.sound(page.join(latest, on="row", how="semi"), faults)
         before = old.filter(pl.col("id").is_in(page["id"].implode())).collect()
         now = matching(page.filter(~pl.col("deleted")), settings).select(*SCHEMA)
         same = _folded(now, fields).join(_folded(before, fields), on=fields, how="semi", nulls_equal=True)
@@ -119,7 +121,7 @@ def _compare(run: Run, settings: dict) -> dict[str, int]:
     counts["unchanged"] -= counts["new"] + counts["changed"]
     with replacing(run / "update" / "gone.parquet") as temporary:
         pl.DataFrame({"id": pl.concat([pl.Series(dtype=pl.String), *gone])}).write_parquet(temporary)
-    return counts
+    return {"counts": counts, "faults": faults.found}
 
 
 def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:

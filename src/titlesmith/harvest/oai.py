@@ -24,13 +24,12 @@ from tqdm import tqdm
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import SCHEMA, service
 from titlesmith.harvest.faults import Faults
-from titlesmith.run import replacing
 
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 PREFIX = "oai:arXiv.org:"
 ATTEMPTS = 4  # at a page that comes without records, and at a list whose tokens expire, without any progress
-PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String}
+PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
 
 
 def check(settings: dict) -> None:
@@ -60,9 +59,15 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
         The service fails. The next start goes on with the page that failed.
     """
     service.first_day(folder)
-    lists = Lists(settings["service"], folder, faults)
-    for page in lists.pages(settings["categories"], settings["since"]):
-        yield page.filter(~pl.col("deleted")).drop("deleted", "changed")
+    for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
+        yield sound(page, faults).filter(~pl.col("deleted")).select(*SCHEMA)
+
+
+def sound(page: pl.DataFrame, faults: Faults) -> pl.DataFrame:
+    """The records of a page that are papers, or were before they were deleted; the others are counted."""
+    for number, fault in page.filter(pl.col("fault").is_not_null()).select("id", "fault").iter_rows():
+        faults.add("records that lack a field or have a wrong date", f"{number}: {fault}")
+    return page.filter(pl.col("fault").is_null())
 
 
 class Lists:
@@ -74,12 +79,10 @@ class Lists:
         Of the service; empty for arXiv's.
     folder
         Where pages are stored.
-    faults
-        Takes records that are no papers.
     """
 
-    def __init__(self, address: str, folder: Path, faults: Faults):
-        self.client, self.folder, self.faults = _Client(address or SERVICE), folder, faults
+    def __init__(self, address: str, folder: Path):
+        self.client, self.folder = _Client(address or SERVICE), folder
 
     def pages(self, categories: list[str], since: str) -> Iterator[pl.DataFrame]:
         """All records of categories that changed on or after a day, stored pages first.
@@ -94,8 +97,8 @@ class Lists:
         Yields
         ------
         polars.DataFrame
-            A page: the columns of `SCHEMA`, ``deleted``, and ``changed``, the day of the last change. Of deleted
-            records there is only the id.
+            A page: the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change), and ``fault``,
+            why a record is no paper. Of such and of deleted records there is only the id.
         """
         with tqdm(desc="OAI-PMH", unit=" records") as bar:
             for name in map(spec, categories) if categories else [""]:
@@ -129,8 +132,7 @@ class Lists:
                 again = reached if ordered else since
                 query = start | ({"from": again} if again else {})
                 continue
-            with replacing(self.folder / f"{stem}.{number:06d}.parquet") as temporary:
-                page.write_parquet(temporary, metadata={"token": token})
+            service.store(self.folder / f"{stem}.{number:06d}.parquet", page, token=token)
             before, (reached, ordered) = reached, _progress(page, reached, ordered)
             if "resumptionToken" in query or reached > before:
                 lost = 0
@@ -144,35 +146,8 @@ class Lists:
             document = self.client.ask(query).xml
             if records := document.findall(f"{OAI}ListRecords/{OAI}record"):
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
-                return pl.DataFrame(list(filter(None, map(self._row, records))), PAGE), token.strip()
+                return pl.DataFrame([_row(Record(element)) for element in records], PAGE), token.strip()
         raise RunError(f"{self.client.endpoint} gives a page without records, {ATTEMPTS} times; {service.LATER}")
-
-    def _row(self, element: object) -> dict | None:
-        record = Record(element)
-        row = dict.fromkeys(PAGE) | {"deleted": record.deleted, "changed": record.header.datestamp}
-        row["id"] = (record.header.identifier or "").removeprefix(PREFIX)
-        if record.deleted:
-            return row
-        fields = {name: text.strip() for name, (text, *_) in record.metadata.items() if text and text.strip()}
-        try:
-            days = sorted(parsedate_to_datetime(text).date() for text in record.metadata["date"])
-            return row | {
-                "title": " ".join(fields["title"].split()),
-                "abstract": fields["abstract"],
-                "authors": authors(fields["authors"]),
-                "categories": fields["categories"].split(),
-                "primary_category": fields["categories"].split()[0],
-                "published": days[0],
-                "updated": days[-1],
-                "doi": fields.get("doi"),
-                "journal_ref": fields.get("journal-ref"),
-                "comments": fields.get("comments"),
-            }
-        except (KeyError, ValueError) as error:
-            self.faults.add(
-                "records without a title, an abstract, authors, categories or a date", f"{row['id']}: {error}"
-            )
-            return None
 
 
 class _Client(Scythe):
@@ -201,6 +176,31 @@ class _Client(Scythe):
             raise
         except (OAIPMHException, HTTPError) as error:
             raise RequestError(f"{self.endpoint} refuses {query}: {type(error).__name__}: {error}") from None
+
+
+def _row(record: Record) -> dict:
+    """A record as a row of a page."""
+    row = dict.fromkeys(PAGE) | {"deleted": record.deleted, "changed": record.header.datestamp}
+    row["id"] = (record.header.identifier or "").removeprefix(PREFIX)
+    if record.deleted:
+        return row
+    fields = {name: text.strip() for name, (text, *_) in record.metadata.items() if text and text.strip()}
+    try:
+        days = sorted(parsedate_to_datetime(text).date() for text in record.metadata["date"])
+        return row | {
+            "title": " ".join(fields["title"].split()),
+            "abstract": fields["abstract"],
+            "authors": authors(fields["authors"]),
+            "categories": fields["categories"].split(),
+            "primary_category": fields["categories"].split()[0],
+            "published": days[0],
+            "updated": days[-1],
+            "doi": fields.get("doi"),
+            "journal_ref": fields.get("journal-ref"),
+            "comments": fields.get("comments"),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        return row | {"fault": f"{type(error).__name__} {error}"}
 
 
 def spec(category: str) -> str:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import polars as pl
 import requests
 from filelock import FileLock
 from lxml import etree
@@ -21,7 +22,8 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.run import root, write_json
+from titlesmith.harvest.spool import writing
+from titlesmith.run import replacing, root, write_json
 
 ARXIV = ("arxiv.org",)  # hosts that ask for the pace below (https://info.arxiv.org/help/api/tou.html)
 DELAY = 3.0  # seconds between requests, those of all processes of this project together
@@ -79,7 +81,11 @@ class Session(requests.Session):
             No attempt brought a usable answer, or the service asks for more patience than `PATIENCE`.
         """
         attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS), wait=_wait, retry=retry_if_exception_type(UnusableError), reraise=True
+            retry=retry_if_exception_type(UnusableError),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            before_sleep=_tell,
+            reraise=True,
         )
         try:
             return attempts(self._attempt, method, url, **arguments | {"timeout": TIMEOUT})
@@ -158,13 +164,17 @@ def _cause(error: BaseException) -> str:
 
 
 def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception()
-    seconds = error.seconds
-    if seconds is None:
-        seconds = wait_exponential_jitter(multiplier=BACKOFF, max=LONGEST, jitter=BACKOFF)(state)
-    if seconds > DELAY:
-        tqdm.write(f"{urlsplit(state.args[1]).hostname}: {error}; asking again in {seconds:.0f} s", sys.stderr)
-    return seconds
+    seconds = state.outcome.exception().seconds
+    return (
+        wait_exponential_jitter(multiplier=BACKOFF, max=LONGEST, jitter=BACKOFF)(state) if seconds is None else seconds
+    )
+
+
+def _tell(state: RetryCallState) -> None:
+    """Says why nothing happens, where that lasts longer than people wait without a word."""
+    if (seconds := state.next_action.sleep) > DELAY:
+        host = urlsplit(state.args[1]).hostname
+        tqdm.write(f"{host}: {state.outcome.exception()}; asking again in {seconds:.0f} s", sys.stderr)
 
 
 def check_categories(categories: list[str]) -> None:
@@ -184,6 +194,12 @@ def check_categories(categories: list[str]) -> None:
         meant = f"{near[0]}{dot}{part if lower else part.upper()}" if near else category
         hint = f"; did you mean {meant}?" if meant != category else ""
         raise RequestError(f"harvest.categories: {category!r} is no category of arXiv, such as cs.CL or hep-th{hint}")
+
+
+def store(path: Path, rows: pl.DataFrame, **metadata: str) -> None:
+    """Writes a Parquet file, whole or not at all (RunError: no space)."""
+    with replacing(path) as temporary, writing(path):
+        rows.write_parquet(temporary, metadata=metadata)
 
 
 def first_day(folder: Path) -> str:

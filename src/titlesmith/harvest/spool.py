@@ -60,7 +60,7 @@ class Spool:
         batch = pl.concat(self._waiting, how="diagonal").sort("published", "id")
         self._waiting, self._due = [], 0
         number, path = len(self._keys), self._path(len(self._keys))
-        with _writing(path):
+        with writing(path):
             batch.drop(READ).write_ipc(path, record_batch_size=4096)
         place = {"file": pl.lit(number, pl.UInt32), "row": pl.int_range(pl.len(), dtype=pl.UInt32)}
         self._keys.append(batch.select(*KEYS, READ, **place))
@@ -95,7 +95,7 @@ class Spool:
         def parts(columns: object, predicate: object, limit: object, size: object) -> Iterator[pl.DataFrame]:
             return (self._part(part) for part in keys.iter_slices(rows))
 
-        with replacing(path) as temporary, _writing(path):
+        with replacing(path) as temporary, writing(path):
             register_io_source(parts, schema=self.schema).sink_parquet(
                 temporary, row_group_size=rows, compression_level=LEVEL
             )
@@ -114,7 +114,7 @@ class Spool:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Says of a full disk and the like what to do about it."""
     try:
         yield

@@ -119,13 +119,23 @@ def test_deleted_records_are_no_papers_and_broken_ones_are_counted(tmp_path):
     assert entry["rows"] == 1 and papers[4].number in entry["examples"][0]
 
 
+def test_characters_that_xml_forbids_are_dropped(tmp_path):
+    papers = spread(12)
+    papers[3].abstract = "It is \x0bloud"
+    with Oai(papers) as server:
+        found = harvest(server, tmp_path)
+    assert ids(found) == numbers(server) and "It is loud" in found["abstract"]
+
+
 def test_no_records_are_no_papers(tmp_path):
     with Oai([]) as server:
         assert not list(oai.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
 
 
 @pytest.mark.parametrize("request_number", [0, 2, 5])
-@pytest.mark.parametrize("fault", ["failing", "hang", "reset", "cut", "html", "moved", "empty", "repeat", "revise"])
+@pytest.mark.parametrize(
+    "fault", ["failing", "hang", "reset", "cut", "html", "moved", "empty", "mangle", "repeat", "revise"]
+)
 def test_every_paper_once_after_a_fault(tmp_path, fault, request_number):
     with Oai(spread(55), {request_number: fault}) as server:
         found = harvest(server, tmp_path)
@@ -189,7 +199,10 @@ def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):
 
 @pytest.mark.parametrize(
     ("always", "said"),
-    [("failing", "gave no usable answer in 3 attempts: HTTP 500"), ("empty", "page without records")],
+    [
+        ("failing", "gave no usable answer in 3 attempts: HTTP 500"),
+        ("empty", "page of 0 records of which 0 can be read"),
+    ],
 )
 def test_a_service_that_goes_on_failing_ends_the_harvest_and_the_next_start_goes_on(tmp_path, always, said):
     with Oai(spread(55), dict.fromkeys(range(3), ""), always) as server:

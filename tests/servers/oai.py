@@ -49,7 +49,7 @@ IDENTIFY = """<Identify>
 
 
 class Oai(Service):
-    """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``repeat``, ``revise``.
+    """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``mangle``, ``repeat``, ``revise``.
 
     Attributes
     ----------
@@ -91,6 +91,8 @@ class Oai(Service):
         if fault == "repeat":
             page = found[max(0, skip - self.size) : skip] + page
         content = "" if fault == "empty" else "\n".join(map(record, page))
+        if fault == "mangle":  # markup that hides the records behind it
+            content = content.replace("</title>", "</authors></header>", 1)
         if found[skip + self.size :]:
             day = found[skip + self.size].stamp
             if self.ordered and day != page[0].stamp:  # as arXiv: on from the day that the page ends with

@@ -143,11 +143,16 @@ class Lists:
         """One page, and the token for the next: empty on the last."""
         for attempt in range(ATTEMPTS):
             time.sleep(attempt * service.BACKOFF)
-            document = self.client.ask(query).xml
-            if records := document.findall(f"{OAI}ListRecords/{OAI}record"):
+            answer = self.client.ask(query)
+            document, sent = answer.xml, len(re.findall(rb"<(?:\w+:)?header\b", answer.http_response.content))
+            records = document.findall(f"{OAI}ListRecords/{OAI}record")
+            if len(records) == sent > 0:  # markup that is not closed hides what follows it
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
                 return pl.DataFrame([_row(Record(element)) for element in records], PAGE), token.strip()
-        raise RunError(f"{self.client.endpoint} gives a page without records, {ATTEMPTS} times; {service.LATER}")
+        raise RunError(
+            f"{self.client.endpoint} gives a page of {sent} records of which {len(records)} can be read, {ATTEMPTS} times; "
+            f"{service.LATER}"
+        )
 
 
 class _Client(Scythe):

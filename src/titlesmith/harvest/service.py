@@ -116,12 +116,8 @@ def whole(content: bytes, kind: str) -> etree._Element | None:
     """
     with suppress(etree.XMLSyntaxError):
         document = etree.fromstring(content, etree.XMLParser(recover=True, resolve_entities=False, huge_tree=True))
-        name = etree.QName(kind).localname
-        if (
-            document is not None
-            and document.tag == kind
-            and re.search(rb"</(\w+:)?%b\s*>\s*$" % name.encode(), content)
-        ):
+        end = rb"</(\w+:)?%b\s*>\s*$" % etree.QName(kind).localname.encode()
+        if document is not None and document.tag == kind and re.search(end, content[-200:]):
             return document
     return None
 

@@ -49,7 +49,8 @@ IDENTIFY = """<Identify>
 
 
 class Oai(Service):
-    """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``mangle``, ``repeat``, ``revise``.
+    """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``mangle``, ``repeat``, ``revise``
+    and ``delete`` (the first paper, from this request on).
 
     Attributes
     ----------
@@ -71,6 +72,8 @@ class Oai(Service):
         """The content of an answer to ListRecords."""
         if fault == "revise":  # a paper listed already changes, and so moves to the end of the list
             self.papers[0].stamp, self.papers[0].versions = "2024-05-01", 2
+        if fault == "delete":
+            self.papers[0].deleted = True
         skip = 0
         if token := query.get("resumptionToken"):
             if fault == "expire":

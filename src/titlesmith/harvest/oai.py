@@ -150,8 +150,8 @@ class Lists:
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
                 return pl.DataFrame([_row(Record(element)) for element in records], PAGE), token.strip()
         raise RunError(
-            f"{self.client.endpoint} gives a page of {sent} records of which {len(records)} can be read, {ATTEMPTS} times; "
-            f"{service.LATER}"
+            f"{self.client.endpoint} gives a page of {sent} records of which {len(records)} can be read, {ATTEMPTS} "
+            f"times; {service.LATER}"
         )
 
 

@@ -109,9 +109,9 @@ class Lists:
     def _list(self, name: str, since: str) -> Iterator[pl.DataFrame]:
         start = {"metadataPrefix": "arXivRaw"} | ({"set": name} if name else {})
         stem, query = name.replace(":", "-") or "all", start | ({"from": since} if since else {})
-        reached, ordered, lost, number = since, True, 0, 0
-        for path in sorted(self.folder.glob(f"{stem}.*.parquet")):
-            page, number = pl.read_parquet(path), number + 1
+        reached, ordered, lost = since, True, 0
+        for path in sorted(self.folder.glob(f"*.{stem}.parquet")):
+            page = pl.read_parquet(path)
             reached, ordered = _progress(page, reached, ordered)
             query = {"resumptionToken": pl.read_parquet_metadata(path)["token"]}
             yield page
@@ -124,19 +124,18 @@ class Lists:
                 page = None
             except BadResumptionToken:
                 page = None
-            if (
-                page is None
-            ):  # the token has expired: on from the day reached where the list is in that order, else anew
+            if page is None:  # an expired token: on from the day reached where the list is in that order, else anew
                 if (lost := lost + 1) == ATTEMPTS:
                     raise RunError(f"{self.client.endpoint} gives tokens that it refuses at once; {service.LATER}")
                 again = reached if ordered else since
                 query = start | ({"from": again} if again else {})
                 continue
-            service.store(self.folder / f"{stem}.{number:06d}.parquet", page, token=token)
+            stored = len(list(self.folder.glob("*.parquet")))  # the names keep all lists' pages in order
+            service.store(self.folder / f"{stored:06d}.{stem}.parquet", page, token=token)
             before, (reached, ordered) = reached, _progress(page, reached, ordered)
             if "resumptionToken" in query or reached > before:
                 lost = 0
-            number, query = number + 1, {"resumptionToken": token}
+            query = {"resumptionToken": token}
             yield page
 
     def _page(self, query: dict) -> tuple[pl.DataFrame, str]:

@@ -42,6 +42,14 @@ def test_numbers_as_people_write_them(project):
     assert read(project, text="model: scratch\nfinetune:\n").settings["finetune"]["steps"] == 250
 
 
+@pytest.mark.parametrize("text", ["{title: name, abstract: synopsis}", "title: name, abstract: synopsis"])
+def test_mappings_from_the_command_line_and_from_a_file(project, text):
+    mapping = {"title": "name", "abstract": "synopsis"}
+    assert read(project, f"harvest.columns={text}").settings["harvest"]["columns"] == mapping
+    written = "harvest: {columns: {title: name, abstract: synopsis}}"
+    assert read(project, text=written).settings["harvest"]["columns"] == mapping
+
+
 def test_a_path_is_taken_as_the_shell_sees_it(project, archive, monkeypatch):
     (project / "below").mkdir()
     monkeypatch.chdir(project / "below")
@@ -99,6 +107,8 @@ def test_yaml_dates_and_whole_numbers_become_what_notebooks_take(project):
         ("corpus.template=titel", ["Did you mean title?"]),
         ("harvest.since=yesterday", ["is no date", "YYYY-MM-DD"]),
         ("harvest.source=archve", ["Did you mean archive?"]),
+        ("harvest.columns=title", ["is no dict[str, str]", "which column is which field"]),
+        ("harvest.columns=title: 3", ["{'title': 3} is no dict[str, str]"]),
         ("harvest.source=archive", ["no path is given", "-p harvest.path=FILE"]),
         ("model=my-gpt2", ["'my-gpt2' is not here", "124M", "hparams.json"]),
     ],
@@ -143,6 +153,9 @@ def test_a_missing_experiment_names_the_nearest(project):
         (None, str, False),
         ([1, 2.0], list[float], True),
         (["a", 1], list[str], False),
+        ({"a": "b"}, dict[str, str], True),
+        ({1: "b"}, dict[str, str], False),
+        (["a"], dict[str, str], False),
     ],
 )
 def test_fits(value, kind, good):

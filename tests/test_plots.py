@@ -10,15 +10,17 @@ HISTORY = [
     | {"learning_rate": 1e-3, "grad_norm": 1.0}
     for i in range(1, 9)
 ]
-PAPERS = pl.DataFrame(
+PAPERS = pl.LazyFrame(
     {"published": [date(2020, 1, 1), date(2021, 1, 1), None], "primary_category": ["cs.$x$", "cs.CL", None]}
 )
+UNDATED = PAPERS.tail(1)
 
 
 @pytest.mark.parametrize(
     "figure",
     [
         plots.papers(PAPERS, "$file$.tsv"),
+        plots.papers(UNDATED, "synopses.csv"),
         plots.lengths([3, 3, 3], [5, 6, 90], "papers"),
         plots.history(HISTORY, 0.1, "papers"),
         plots.similarities([0.2, 1.0]),

@@ -121,6 +121,18 @@ def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M or 1558M.")])
 
 
 @app.command()
+def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
+    """Harvest what arXiv has added, changed or deleted since a run's papers were harvested."""
+    from titlesmith.update import update
+
+    found = Run(run)
+    for kind, count in (update(found) | {"papers": found.record("harvest")["papers"]["kept"]}).items():
+        print(f"{kind:<10} {count:>10,}")
+    if found.record("corpus") and not found.is_current("corpus"):
+        print("the stages behind the harvest are of the papers before: the same titlesmith run as then runs them again")
+
+
+@app.command()
 def book() -> None:
     """Build the book from all complete runs."""
     from titlesmith.book import build

@@ -25,7 +25,7 @@ from titlesmith.errors import RequestError
 from titlesmith.run import STAGES, notebook, root
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 INTERVAL = re.compile(r"(each )?in ([\[(])(\S+), (\S+)([\])])")
 CHOICE = re.compile(r"one of ([\w, -]+)")
 
@@ -58,11 +58,12 @@ class Parameter:
         return eval(self.annotation, {"__builtins__": {}}, TYPES)
 
     def parse(self, text: str) -> object:
-        """A value typed on the command line: text as it is, anything else as YAML, a list without its brackets too."""
+        """A value typed on the command line: text as it is, else YAML, lists and mappings without brackets too."""
         if self.type is str:
             return text
-        if typing.get_origin(self.type) is list and not text.lstrip().startswith("["):
-            text = f"[{text}]"
+        opening, closing = {list: "[]", dict: "{}"}.get(typing.get_origin(self.type), ("", ""))
+        if not text.lstrip().startswith(opening):
+            text = f"{opening}{text}{closing}"
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError:
@@ -109,6 +110,9 @@ def fits(value: object, kind: object) -> bool:
     """Whether a value read from YAML has a type; whole numbers are floats too, and booleans are no numbers."""
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(fits(v, *typing.get_args(kind)) for v in value)
+    if typing.get_origin(kind) is dict:
+        of_key, of_value = typing.get_args(kind)
+        return isinstance(value, dict) and all(fits(k, of_key) and fits(v, of_value) for k, v in value.items())
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
@@ -174,7 +178,7 @@ class Experiment:
             if dot:
                 _known(section, STAGES, f"-p {override}: section ")
                 _known(key, declared(section), f"-p {override}: {section}.")
-                if key == "path" and Path(text).is_file():  # as the shell sees it; runs see it from the project
+                if key == "path" and text and Path(text).exists():  # as the shell sees it; runs see it from the project
                     text = os.path.relpath(Path(text).resolve(), root())
                 content[section] = content.get(section, {}) | {key: declared(section)[key].parse(text)}
             else:

@@ -26,19 +26,32 @@ def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list
     return figure, list(axes[0])
 
 
-def papers(table: pl.DataFrame, source: str) -> Figure:
+def papers(table: pl.LazyFrame, source: str) -> Figure:
     """Papers by year of publication, and by primary category (the ten most frequent)."""
-    figure, (left, right) = _figure(2, f"{table.height:,} papers: {source}")
-    years = table["published"].drop_nulls().dt.year().value_counts().sort("published")
-    left.bar(years["published"].to_list(), years["count"].to_list(), color=BLUE)
+    rows = table.select(pl.len()).collect().item()
+    figure, (left, right) = _figure(2, f"{rows:,} papers: {source}")
+    years = _counts(table, pl.col("published").dt.year()).sort("value")
+    left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.set_title("By year", loc="left")
     left.set(xlabel="year of first publication", ylabel="papers")
-    categories = table["primary_category"].drop_nulls().value_counts().sort("count", descending=True).head(10).reverse()
-    right.barh(categories["primary_category"].to_list(), categories["count"].to_list(), color=GREEN)
+    categories = _counts(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
+    right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    right.xaxis.set_major_formatter("{x:,.0f}")
+    left.yaxis.set_major_formatter("{x:,.0f}")
     right.set_title("By primary category", loc="left")
     right.set(xlabel="papers")
+    for axis, counts in ((left, years), (right, categories)):
+        if counts.is_empty():
+            axis.text(0.5, 0.5, "unknown", transform=axis.transAxes, ha="center", color=GREY)
     return figure
+
+
+def _counts(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
+    """How often each value occurs, unknown ones left out."""
+    counts = table.select(value=value).drop_nulls().group_by("value").agg(count=pl.len())
+    return counts.collect(engine="streaming")
 
 
 def lengths(words: list[int], tokens: list[int], source: str) -> Figure:

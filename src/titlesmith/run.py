@@ -27,6 +27,7 @@ OUTPUTS = {
     "generate": ("texts.jsonl",),
     "evaluate": ("metrics.json",),
 }
+SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # what a stage keeps only to go on after an interruption
 PACKAGES = ("titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers")
 MADE_UP = (
     "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "
@@ -212,7 +213,7 @@ class Run:
 
     def clear(self, stage: str) -> None:
         """Removes what a stage wrote, and its record."""
-        for name in OUTPUTS[stage]:
+        for name in (*OUTPUTS[stage], *SCRATCH.get(stage, ())):
             path = self / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.update(stages={k: v for k, v in self.info.get("stages", {}).items() if k != stage})

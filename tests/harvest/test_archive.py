@@ -1,4 +1,5 @@
 import lzma
+import zipfile
 
 import pytest
 
@@ -13,7 +14,7 @@ ALL = {"source": "archive", "categories": [], "since": "", "until": "", "max_res
 def papers(path, **settings):
     run = Run("r")
     run.begin("harvest", {})
-    return harvest(run, ALL | {"path": str(path)} | settings)
+    return harvest(run, ALL | {"path": str(path)} | settings).scan().collect()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_filters_that_leave_nothing_are_named(project, archive):
     ("content", "said"),
     [
         (b"a\tb\n1\t2\n", "lacks abstract, arxiv_id"),
-        (b"", "cannot be read"),
+        (b"", "is empty"),
         (b"\xff\xfe\x00broken", "is no table"),
     ],
 )
@@ -97,10 +98,50 @@ def test_a_cut_xz_file_is_refused_by_name(project, archive, tmp_path):
         papers(cut)
 
 
-def test_a_wrong_date_is_named(project, tmp_path):
-    path = write_archive(tmp_path / "a.tsv", [{"title": "One", "created": "soon"}])
-    with pytest.raises(RequestError, match="soon"):
-        papers(path)
+def test_a_folder_and_a_zip_hold_many_tables(project, tmp_path):
+    folder, packed = tmp_path / "tables", tmp_path / "tables.zip"
+    folder.mkdir()
+    for name, title in (("a", "One"), ("b", "Two")):
+        write_archive(folder / f"{name}.tsv", [{"title": title, "arxiv_id": f"2001.0000{name == 'b':d}"}])
+    (folder / "b.tsv").rename(folder / "b.tmp")
+    (folder / "b.tsv.xz").write_bytes(lzma.compress((folder / "b.tmp").read_bytes()))
+    (folder / "b.tmp").unlink()
+    assert papers(folder)["title"].to_list() == ["One", "Two"]
+    with zipfile.ZipFile(packed, "w") as file:
+        file.write(folder / "a.tsv", "tables/a.tsv")
+        file.writestr("tables/b.tsv", lzma.decompress((folder / "b.tsv.xz").read_bytes()))
+        file.writestr("__MACOSX/._a.tsv", "no table")
+    assert papers(packed).equals(papers(folder))
+
+
+def test_of_a_folder_every_file_must_be_a_table(project, tmp_path):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    write_archive(folder / "a.tsv", [{"title": "One"}])
+    (folder / "readme.txt").write_text("About these files")
+    with pytest.raises(RequestError, match=r"readme\.txt lacks abstract"):
+        papers(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "shown"),
+    [
+        ({"title": "Two", "created": "soon"}, "invalid date", "'soon'"),
+        ({"title": "Two", "created": ""}, "invalid date", "None"),
+        ({"title": "Two", "updated": "2019-02-30"}, "invalid date", "'2019-02-30'"),
+        ({"title": "Two", "arxiv_id": ""}, "no id", "'Two'"),
+        ({"title": "Two", "doi": "10.1/x\t10.1/y"}, "wrong number of columns", "11 instead of 10"),
+    ],
+)
+def test_a_malformed_row_is_counted_with_its_line_and_the_rest_is_read(project, tmp_path, row, reason, shown):
+    rows = [{"title": "One\none"}, row, {"title": "Three"}]
+    path = write_archive(tmp_path / "a.tsv", rows)
+    path.write_text(path.read_text().replace('"10.1/x\t10.1/y"', "10.1/x\t10.1/y"))
+    assert papers(path)["title"].to_list() == ["One\none", "Three"]
+    faults = Run("r").record("harvest")["faults"]
+    assert list(faults) == [reason] and faults[reason]["rows"] == 1
+    example = faults[reason]["examples"][0]
+    assert example.startswith("a.tsv, line 5: ") and shown in example
 
 
 @pytest.mark.parametrize(("name", "count"), [("eess.AS", 2484), ("cs.CL", 11636)])

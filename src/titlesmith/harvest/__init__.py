@@ -1,19 +1,26 @@
 """Papers from anywhere, as one table.
 
-A source is a module of this package with one function,
-``papers(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch and
-fills what it knows of the columns in `SCHEMA`; what it must remember to go on after an interruption it keeps in
-``folder``, and rows that are no papers it counts in ``faults``. `harvest` adds the missing columns, sorts, and applies
-the filters common to all sources.
+A source is a module of this package with a function
+``papers(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch
+and fills what it knows of the columns in `SCHEMA`; what it must remember to go on after an interruption it keeps in
+``folder``, and rows that are no papers it counts in ``faults``. `harvest` adds the missing columns, applies the filters
+common to all sources, and sorts. Where a source has a function ``check(settings)``, that refuses wrong settings before
+anything runs (RequestError).
 """
 
+import random
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 import polars as pl
+import polars.selectors as cs
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import Faults
-from titlesmith.run import Run, replacing, root
+from titlesmith.harvest.spool import Spool
+from titlesmith.run import Run, files
 
 # name of a source: its module
 SOURCES = {
@@ -39,9 +46,38 @@ SCHEMA = {
     "journal_ref": pl.String,
     "comments": pl.String,
 }
+KEPT = "state.json"  # what a source still needs in its folder when the harvest is over
 
 
-def harvest(run: Run, settings: dict) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Papers:
+    """Harvested papers. They stay on disk: all of arXiv would not fit into a notebook's memory.
+
+    Attributes
+    ----------
+    path
+        ``papers.parquet``: the columns of `SCHEMA` and those that a source brings beside them, oldest paper first.
+    counts
+        Rows ``read``, ``outside`` the filters, ``repeated`` (of an id that another row has), papers ``kept``.
+    faults
+        Rows that are no papers, as `Faults.found` has them.
+    """
+
+    path: Path
+    counts: dict[str, int]
+    faults: dict[str, dict]
+
+    def scan(self) -> pl.LazyFrame:
+        """The table, to be read as far as it is needed."""
+        return pl.scan_parquet(self.path)
+
+    def sample(self, count: int, seed: int) -> pl.DataFrame:
+        """At most ``count`` papers drawn at random, oldest first."""
+        drawn = random.Random(seed).sample(range(self.counts["kept"]), min(count, self.counts["kept"]))
+        return pl.concat(self.scan().slice(place, 1).collect() for place in sorted(drawn))
+
+
+def harvest(run: Run, settings: dict) -> Papers:
     """Harvests papers from the source that the settings name, and writes ``papers.parquet``.
 
     Parameters
@@ -54,44 +90,79 @@ def harvest(run: Run, settings: dict) -> pl.DataFrame:
 
     Returns
     -------
-    polars.DataFrame
-        One row a paper, oldest first, with the columns of `SCHEMA` and those that a source brings beside them.
+    Papers
+        Each id once: of two rows with one id the later ``updated`` stays, else the one read last.
 
     Raises
     ------
     RequestError
-        No paper is left.
+        The settings are wrong, or no paper is left.
+    RunError
+        The disk is full; the ``papers.parquet`` that was there before still is.
     """
-    source = import_module(f"titlesmith.harvest.{SOURCES[settings['source']]}")
-    papers = pl.concat(source.papers(settings, run / "harvest", Faults()), how="diagonal")
-    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in papers.columns]
-    papers = papers.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
-    kept = papers
-    if settings["categories"]:
-        kept = kept.filter(pl.col("categories").list.set_intersection(settings["categories"]).list.len() > 0)
-    if settings["since"]:
-        kept = kept.filter(pl.col("published") >= pl.lit(settings["since"]).str.to_date())
-    if settings["until"]:
-        kept = kept.filter(pl.col("published") <= pl.lit(settings["until"]).str.to_date())
-    kept = kept.sort("published", "id")
-    if settings["max_results"]:
-        kept = kept.tail(settings["max_results"])
-    if kept.is_empty():
-        filters = ", ".join(f"{k}={settings[k]!r}" for k in ("categories", "since", "until") if settings[k])
-        raise RequestError(f"none of {papers.height:,} papers is left by {filters or 'the source'}: widen the filters")
-    with replacing(run / "papers.parquet") as temporary:
-        kept.write_parquet(temporary)
-    run.finish("harvest")
-    return kept
+    check(settings)
+    read, faults = 0, Faults()
+    with Spool(run / ".spool") as spool:
+        for batch in _reading(run, settings).papers(settings, run / "harvest", faults):
+            read += batch.height
+            fitting = matching(_conform(batch), settings)
+            if fitting.height:
+                spool.add(fitting)
+        if not spool.rows:
+            filters = ", ".join(f"{k}={settings[k]!r}" for k in ("categories", "since", "until") if settings[k])
+            remedy = f"what could not be read: {faults}" if faults.found else "widen the filters"
+            raise RequestError(f"none of {read:,} papers is left by {filters or 'the source'}; {remedy}")
+        different = spool.write(run / "papers.parquet", settings["max_results"])
+    kept = min(different, settings["max_results"] or different)
+    counts = {"read": read, "outside": read - spool.rows, "repeated": spool.rows - different, "kept": kept}
+    run.finish("harvest", papers=counts, faults=faults.found)
+    for path in files(run / "harvest"):
+        if path.name != KEPT:
+            path.unlink()
+    return Papers(run / "papers.parquet", counts, faults.found)
 
 
 def check(settings: dict) -> None:
-    """Checks, before anything runs, that what a source reads is there (RequestError)."""
-    path = settings["path"]
+    """Checks, before anything runs, that the settings fit together and that what a source reads is there.
+
+    Raises
+    ------
+    RequestError
+        They do not, or it is not.
+    """
     if "" < settings["until"] < settings["since"]:
         raise RequestError(f"harvest.since: {settings['since']} is after harvest.until, {settings['until']}")
-    if settings["source"] != "sample" and not (path and (root() / path).is_file()):
-        raise RequestError(
-            f"harvest.path: source {settings['source']} reads a file, and "
-            + (f"{root() / path} is none" if path else "no path is given: add -p harvest.path=FILE")
-        )
+    source = _source(settings)
+    if hasattr(source, "check"):
+        source.check(settings)
+
+
+def _reading(run: Run, settings: dict) -> ModuleType:
+    """The source, or the changes that wait to be merged into what was harvested from it."""
+    if (run / "update").exists():
+        changes = import_module("titlesmith.harvest.changes")
+        if changes.waiting(run):
+            return changes
+    return _source(settings)
+
+
+def _source(settings: dict) -> ModuleType:
+    return import_module(f"titlesmith.harvest.{SOURCES[settings['source']]}")
+
+
+def _conform(batch: pl.DataFrame) -> pl.DataFrame:
+    """The batch with all columns of `SCHEMA` in their types, in front of those that only this source has."""
+    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in batch.columns]
+    batch = batch.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
+    return batch.with_columns(cs.by_dtype(pl.Null).cast(pl.String))  # a column that is empty so far
+
+
+def matching(batch: pl.DataFrame, settings: dict) -> pl.DataFrame:
+    """The papers of a batch that the settings' ``categories``, ``since`` and ``until`` let through."""
+    if settings["categories"]:
+        batch = batch.filter(pl.col("categories").list.set_intersection(settings["categories"]).list.len() > 0)
+    if settings["since"]:
+        batch = batch.filter(pl.col("published") >= pl.lit(settings["since"]).str.to_date())
+    if settings["until"]:
+        batch = batch.filter(pl.col("published") <= pl.lit(settings["until"]).str.to_date())
+    return batch

@@ -1,6 +1,5 @@
 """Source ``archive``: the ArXiV Archive's tab-separated metadata (R. Stuart Geiger, doi 10.5281/zenodo.2533436)."""
 
-import lzma
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from titlesmith.errors import RequestError
+from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import Faults
-from titlesmith.run import root
+from titlesmith.harvest.rows import Rows
 
 COLUMNS = ("arxiv_id", "title", "abstract", "author_text", "categories", "primary_cat", "created", "updated", "doi")
 
@@ -25,36 +25,51 @@ def identifier(text: str) -> str:
     return f"{float(text):010.5f}" if float(text) > 1500 else f"{float(text):09.4f}"
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Reads ``settings["path"]``, plain or xz, into the columns of `titlesmith.harvest.SCHEMA`.
+def check(settings: dict) -> None:
+    """Refuses files that are no tables of the ArXiV Archive (RequestError)."""
+    for _ in _tables(settings, Faults()):
+        pass
 
-    Raises
-    ------
-    RequestError
-        The file is missing, is no such table, or holds a date that is none.
+
+def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Reads ``settings["path"]``: a table or a folder of them, plain, gzip, xz or zip.
+
+    Rows with another number of columns, without an id or with an invalid date are counted in ``faults``.
     """
-    path = root() / settings["path"]
-    try:
-        content = (lzma.open if path.suffix == ".xz" else open)(path, "rb").read()
-        table = pl.read_csv(content, separator="\t", infer_schema=False)
-    except (OSError, EOFError, lzma.LZMAError, pl.exceptions.PolarsError) as error:
-        raise RequestError(f"harvest.path: {path} cannot be read as tab-separated text: {error}") from None
-    if missing := set(COLUMNS) - set(table.columns):
-        raise RequestError(
-            f"harvest.path: {path} is no table of the ArXiV Archive: it lacks {', '.join(sorted(missing))}"
-        )
-    try:
-        yield table.select(
-            id=pl.col("arxiv_id").map_elements(identifier, pl.String),
-            title="title",
-            abstract="abstract",
-            authors=pl.col("author_text").str.split(", "),
-            categories=pl.col("categories").str.split(","),
-            primary_category="primary_cat",
-            published=pl.col("created").str.to_date("%Y-%m-%d"),
-            updated=pl.col("updated").str.to_date("%Y-%m-%d"),
-            doi="doi",
-            comments="comments" if "comments" in table.columns else pl.lit(None),
-        )
-    except pl.exceptions.PolarsError as error:
-        raise RequestError(f"harvest.path: {path}: {error}") from None
+    for name, rows in _tables(settings, faults):
+        for table in rows.batches():
+            yield _converted(table, name, faults)
+
+
+def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows]]:
+    path = inputs.find(settings, folder=True)
+    for name, stream in inputs.opened(path):
+        rows = Rows(stream, name, faults, delimiter="\t")
+        if missing := set(COLUMNS) - set(rows.header):
+            raise RequestError(
+                f"harvest.path: {path} is no table of the ArXiV Archive: {name} lacks {', '.join(sorted(missing))}"
+            )
+        yield name, rows
+
+
+def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
+    table = table.with_columns(
+        published=pl.col("created").str.to_date("%Y-%m-%d", strict=False),
+        changed=pl.col("updated").str.to_date("%Y-%m-%d", strict=False),
+    )
+    table = faults.sift(table, pl.col("arxiv_id").is_not_null(), "no id", "title", name)
+    table = faults.sift(table, pl.col("published").is_not_null(), "invalid date", "created", name)
+    dated = pl.col("updated").is_null() | pl.col("changed").is_not_null()
+    table = faults.sift(table, dated, "invalid date", "updated", name)
+    return table.select(
+        id=pl.col("arxiv_id").map_elements(identifier, pl.String),
+        title="title",
+        abstract="abstract",
+        authors=pl.col("author_text").str.split(", "),
+        categories=pl.col("categories").str.split(","),
+        primary_category="primary_cat",
+        published="published",
+        updated="changed",
+        doi="doi",
+        comments="comments" if "comments" in table.columns else pl.lit(None),
+    )

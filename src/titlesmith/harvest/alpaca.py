@@ -1,0 +1,79 @@
+"""Source ``alpaca``: instructions as alpaca-lora and ChatGenTitle keep them, a JSON list or JSON lines.
+
+Each object has ``instruction``, ``input`` and ``output``. In ChatGenTitle's data the input is a paper's abstract and
+the output its title.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from titlesmith.errors import RequestError
+from titlesmith.harvest import inputs
+from titlesmith.harvest.faults import Faults, at
+
+AHEAD = 1 << 20  # characters that are read before an object is parsed, so that it is whole; none is longer
+BATCH = 10_000  # papers
+COLUMNS = {"abstract": pl.String, "title": pl.String, "instruction": pl.String}
+BETWEEN = re.compile(r"[\s,\[\]]*")  # objects, in a list or line by line
+NEXT = re.compile(r"[}\n]\s*,?\s*(?=\{)")  # where the next object begins behind one that cannot be read
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: a byte that is no UTF-8, or half of an escaped pair
+
+
+def check(settings: dict) -> None:
+    """Refuses a file in whose beginning there is no such object (RequestError)."""
+    path, faults = inputs.find(settings), Faults()
+    for name, stream in inputs.opened(path):
+        if not any(_records(io.BytesIO(stream.read(AHEAD)), name, faults)):
+            raise RequestError(
+                f"harvest.path: {path} is no list of instructions. {faults if faults.found else 'It is empty'}"
+            )
+
+
+def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Reads ``settings["path"]``; the instruction is kept in a column of its own. Ids count the papers.
+
+    What is no object with an input and an output is counted in ``faults``.
+    """
+    number = 0
+    for name, stream in inputs.opened(inputs.find(settings)):
+        records = _records(stream, name, faults)
+        while batch := list(islice(records, BATCH)):
+            rows = pl.int_range(number + 1, number + len(batch) + 1).cast(pl.String)
+            yield pl.DataFrame(batch, COLUMNS, orient="row").with_columns(id="row." + rows.str.zfill(7))
+            number += len(batch)
+
+
+def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str, str, str]]:
+    """Input, output and instruction of each object."""
+    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape")
+    parse = json.JSONDecoder().raw_decode
+    buffer, place, line = "", 0, 1
+    while True:
+        more = text.read(AHEAD) if len(buffer) - place < AHEAD else ""
+        buffer, place = (buffer[place:] + more, 0) if more else (buffer, place)
+        start = BETWEEN.match(buffer, place).end()
+        line += buffer.count("\n", place, start)
+        if start == len(buffer) and not more:
+            return
+        try:
+            value, place = parse(buffer, start)
+        except (ValueError, RecursionError):
+            following = NEXT.search(buffer, start)
+            value, place = None, following.end() if following else len(buffer)
+        what = buffer[start:place]
+        fields = [value.get(key) for key in ("input", "output")] if isinstance(value, dict) else [None]
+        if all(isinstance(field, str) for field in fields):
+            fields.append(str(value.get("instruction") or ""))
+            if any(map(SURROGATE.search, fields)):
+                faults.add("characters that are none", at(name, line, SURROGATE.sub("\ufffd", what)))
+            yield tuple(SURROGATE.sub("\ufffd", field) for field in fields)
+        elif start < len(buffer):
+            faults.add("no object with input and output", at(name, line, SURROGATE.sub("\ufffd", what)))
+        line += what.count("\n")

@@ -1,0 +1,156 @@
+"""Rows of comma- or tab-separated text, read batch by batch, with the lines where something is wrong.
+
+Python's own reader is used, since it says where a row is; where one quote too many makes it swallow lines, only the
+first of them is lost.
+"""
+
+import codecs
+import csv
+import io
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import BinaryIO
+
+import polars as pl
+
+from titlesmith.errors import RequestError
+from titlesmith.harvest.faults import LINE, Faults, at
+
+BATCH = 10_000  # rows
+MARK = "\udcff"  # stands for what cannot be decoded; no decoder makes it of anything else
+DELIMITERS = ",;\t|"
+codecs.register_error("titlesmith.mark", lambda error: (MARK, error.end))
+
+
+class Lines:
+    """The lines of a text file, of which some can be given back.
+
+    Parameters
+    ----------
+    stream
+        The file.
+    encoding
+        Its encoding; LookupError where Python knows none of this name. What cannot be decoded becomes U+FFFD and is
+        counted in ``faults``.
+
+    Attributes
+    ----------
+    number
+        Of the line that was read last, counted from 1.
+    taken
+        The lines that were read since the last `start`.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str, encoding: str, faults: Faults):
+        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+        self._text = io.TextIOWrapper(stream, encoding, "titlesmith.mark", newline="")
+        self._name, self._encoding, self._faults = name, encoding.removesuffix("-sig"), faults
+        self.number = 0
+        self.taken: list[str] = []
+        self._back: deque[str] = deque()
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._back.popleft() if self._back else next(self._text)
+        self.number += 1
+        if MARK in line:
+            line = line.replace(MARK, "\ufffd")
+            self._faults.add(f"bytes that are no {self._encoding}", at(self._name, self.number, line))
+        self.taken.append(line)
+        return line
+
+    def start(self) -> int:
+        """Begins a row; returns the number of its first line."""
+        self.taken = []
+        return self.number + 1
+
+    def give_back(self, keep: int) -> None:
+        """Gives back all lines read since `start` but the first ``keep``."""
+        self.taken, back = self.taken[:keep], self.taken[keep:]
+        self._back.extendleft(reversed(back))
+        self.number -= len(back)
+
+
+class Rows:
+    """The rows of a table with a header.
+
+    Parameters
+    ----------
+    stream, name, encoding, faults
+        As in `Lines`.
+    delimiter
+        Between columns; "" to detect it from the first lines.
+
+    Attributes
+    ----------
+    header
+        The names of the columns, each once.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):
+        self._name, self._faults = name, faults
+        self._lines = Lines(stream, name, encoding, faults)
+        if not delimiter:
+            delimiter = _detect(list(islice(self._lines, 100)))
+            self._lines.give_back(0)
+        self._delimiter = delimiter
+        self._reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
+        try:
+            names = next(self._reader, [])
+        except csv.Error as error:
+            raise RequestError(f"harvest.path: {name} begins with no header of a table: {error}") from None
+        self.header: list[str] = []
+        for place, title in enumerate(names, 1):
+            title = title.strip() or f"column {place}"
+            self.header.append(title if title not in self.header else f"{title} {place}")
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The rows as text, with their numbers in `LINE`; empty cells are null. Rows of another width are counted."""
+        rows = self._rows()
+        while batch := list(islice(rows, BATCH)):
+            columns = zip((LINE, *self.header), zip(*batch, strict=True), strict=True)
+            table = pl.DataFrame([pl.Series(name, values) for name, values in columns])
+            yield table.with_columns(pl.col(pl.String).replace("", None))
+
+    def _rows(self) -> Iterator[list]:
+        width = len(self.header)
+        while True:
+            number = self._lines.start()
+            try:
+                row = next(self._reader)
+            except StopIteration:
+                return
+            except csv.Error:  # a quote that is none: what the line has without it
+                self._lines.give_back(1)
+                row = self._leniently(self._lines.taken[0])
+            if len(row) == width:
+                yield [number, *row]
+            elif row:
+                what = at(self._name, number, self._lines.taken[0])
+                self._faults.add("wrong number of columns", f"{what}: {len(row)} instead of {width}")
+                self._lines.give_back(1)
+
+    def _leniently(self, line: str) -> list[str]:
+        try:
+            return next(csv.reader([line], delimiter=self._delimiter))
+        except csv.Error:  # a cell of more than 131,072 characters
+            return [line]
+
+
+def _detect(lines: list[str]) -> str:
+    """The delimiter that splits most rows into as many columns as the first has, if that has more than one."""
+
+    def alike(delimiter: str) -> tuple[int, int]:
+        reader, widths = csv.reader(lines, delimiter=delimiter), []
+        with suppress(StopIteration):
+            while True:
+                with suppress(csv.Error):
+                    widths.append(len(next(reader)))
+        return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
+
+    best = max(DELIMITERS, key=alike)
+    return best if alike(best) > (0, 0) else "\x1f"  # one column: what texts do not have

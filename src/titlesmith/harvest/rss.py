@@ -1,0 +1,101 @@
+"""Source ``rss``: what arXiv announces today in some categories (https://info.arxiv.org/help/rss.html).
+
+A feed tells neither when a paper was submitted nor which category is its first by name: a new paper is dated by the
+announcement, a paper of another category that is listed here too (cross) by the month in its identifier, and the first
+of its categories counts as its primary one.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import polars as pl
+from lxml import etree
+
+from titlesmith.errors import RequestError, RunError
+from titlesmith.harvest import SCHEMA, service
+from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.oai import authors
+
+SERVICE = "https://rss.arxiv.org/rss"
+ARXIV, DUBLIN_CORE = "{http://arxiv.org/schemas/atom}", "{http://purl.org/dc/elements/1.1/}"
+KEPT = ("new", "cross")
+PREFIX = re.compile(r"arXiv:\S+\s+Announce Type:\s*[\w-]+\s+Abstract:\s*")
+
+
+def check(settings: dict) -> None:
+    """Checks that there are categories, and that nothing is asked that a feed cannot do (RequestError)."""
+    if not settings["categories"]:
+        raise RequestError("harvest.categories: source rss needs the categories whose announcements are wanted")
+    if settings["query"]:
+        raise RequestError("harvest.query: a feed holds today's announcements and searches nothing; take source arxiv")
+    service.check_categories(settings["categories"])
+
+
+def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Today's new papers and cross-lists, in one request; ``announced`` says which a paper is.
+
+    Parameters
+    ----------
+    settings
+        ``service`` and ``categories``.
+    folder
+        Keeps the day of the request.
+    faults
+        Takes replacements of earlier papers, which are left out, and items that are no papers.
+
+    Raises
+    ------
+    RequestError
+        The service knows no such category.
+    RunError
+        The service fails, or announces nothing today.
+    """
+    service.first_day(folder)
+    session = service.Session("rss")
+    address = f"{settings['service'] or SERVICE}/{'+'.join(settings['categories'])}"
+    response = session.get(address)
+    channel = session.answer.find("channel")
+    if not response.ok:
+        raise RequestError(f"{address} is refused: HTTP {response.status_code}, {channel.findtext('description')}")
+    rows = []
+    for item in channel.iterfind("item"):
+        announced = item.findtext(f"{ARXIV}announce_type", "none")
+        if announced not in KEPT:
+            faults.add(f"announced as {announced}, no new papers", item.findtext("guid", ""))
+            continue
+        try:
+            rows.append(_row(item, announced))
+        except (AttributeError, TypeError, ValueError) as error:
+            faults.add(
+                "items without an identifier, a title, an abstract or a date", f"{item.findtext('guid')}: {error}"
+            )
+    if not rows:
+        day = channel.findtext("pubDate") or "today"
+        raise RunError(
+            f"{address} announces no new paper ({day}); arXiv announces papers on Sunday to Thursday evenings (US "
+            "Eastern time): harvest again on another day, or take source arxiv or oai"
+        )
+    yield pl.DataFrame(rows, {**SCHEMA, "announced": pl.String})
+
+
+def _row(item: etree._Element, announced: str) -> dict:
+    number = re.fullmatch(r"oai:arXiv\.org:(.+?)(v\d+)?", item.findtext("guid"))[1]
+    day = parsedate_to_datetime(item.findtext("pubDate")).date()
+    categories = [element.text for element in item.iterfind("category")]
+    year, month = map(int, re.search(r"(?:^|/)(\d\d)(\d\d)", number).groups())
+    return dict.fromkeys(SCHEMA) | {
+        "id": number,
+        "title": " ".join(item.findtext("title").split()),
+        "abstract": PREFIX.sub("", item.findtext("description"), count=1).strip(),
+        "authors": authors(item.findtext(f"{DUBLIN_CORE}creator") or ""),
+        "categories": categories,
+        "primary_category": categories[0] if categories else None,
+        "published": day if announced == "new" else date(year + (1900 if year > 90 else 2000), month, 1),
+        "updated": day if announced == "new" else None,
+        "doi": item.findtext(f"{ARXIV}DOI"),
+        "journal_ref": item.findtext(f"{ARXIV}journal_reference"),
+        "announced": announced,
+    }

@@ -1,0 +1,206 @@
+"""What all of arXiv's services have in common: polite HTTP that puts up with faults, and the names of categories."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import polars as pl
+import requests
+from filelock import FileLock
+from lxml import etree
+from requests.exceptions import ChunkedEncodingError, ConnectionError, ContentDecodingError, RequestException, Timeout
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tqdm import tqdm
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
+
+from titlesmith.errors import RequestError, RunError
+from titlesmith.harvest.spool import writing
+from titlesmith.run import replacing, root, write_json
+
+ARXIV = ("arxiv.org",)  # hosts that ask for the pace below (https://info.arxiv.org/help/api/tou.html)
+DELAY = 3.0  # seconds between requests, those of all processes of this project together
+TIMEOUT = (10, 90)  # seconds until a connection stands, and between two pieces of an answer
+ATTEMPTS = 7  # at one request
+BACKOFF, LONGEST = 2.0, 60.0  # seconds before the second attempt, doubled before each other, up to the longest
+PATIENCE = 900.0  # the longest wait, in seconds, that a service may ask for; where it asks for more the harvest ends
+AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another attempt may change
+LATER = "what was harvested is kept, and the next start goes on from there"
+
+PHYSICS = ["astro-ph", "cond-mat", "gr-qc", "hep-ex", "hep-lat", "hep-ph", "hep-th", "math-ph", "nlin", "nucl-ex"]
+PHYSICS += ["nucl-th", "physics", "quant-ph"]
+ARCHIVES = [*PHYSICS, "cs", "econ", "eess", "math", "q-bio", "q-fin", "stat"]
+UNDIVIDED = set(PHYSICS) - {"nlin", "physics"}  # archives that are, or once were, categories themselves
+
+
+class UnusableError(Exception):
+    """An answer that another attempt may change for the better; after ``seconds``, where the service names them."""
+
+    def __init__(self, why: str, seconds: float | None = None):
+        super().__init__(why)
+        self.seconds = seconds
+
+
+class Session(requests.Session):
+    """A session that asks politely and repeats what fails.
+
+    Every request has a timeout, waits for its turn (one request every `DELAY` seconds where the service is arXiv's),
+    and is repeated, with exponential backoff and jitter or when the service's Retry-After says, where the connection
+    breaks, the status is one of `AGAIN`, or the answer is no whole document of the kind that was asked for.
+
+    Parameters
+    ----------
+    kind
+        Qualified name of the root element of a whole answer, such as ``{http://www.w3.org/2005/Atom}feed``.
+
+    Attributes
+    ----------
+    answer
+        Root element of the last answer.
+    """
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.answer: etree._Element | None = None
+        self.headers["User-Agent"] = "titlesmith (https://github.com/titlesmith/titlesmith)"
+
+    def request(self, method: str, url: str, **arguments: object) -> requests.Response:
+        """The answer to a request: 200, or another status with a document that says why.
+
+        Raises
+        ------
+        RunError
+            No attempt brought a usable answer, or the service asks for more patience than `PATIENCE`.
+        """
+        attempts = Retrying(
+            retry=retry_if_exception_type(UnusableError),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            before_sleep=_tell,
+            reraise=True,
+        )
+        try:
+            return attempts(self._attempt, method, url, **arguments | {"timeout": TIMEOUT})
+        except UnusableError as error:
+            raise RunError(f"{url} gave no usable answer in {ATTEMPTS} attempts: {error}; {LATER}") from None
+        except RequestException as error:
+            raise RunError(f"{url} cannot be asked: {error}") from None
+
+    def _attempt(self, method: str, url: str, **arguments: object) -> requests.Response:
+        try:
+            with turn(url):
+                response = super().request(method, url, **arguments)
+        except (ConnectionError, Timeout, ChunkedEncodingError, ContentDecodingError) as error:
+            raise UnusableError(f"no answer, {_cause(error)}") from None
+        if response.status_code in AGAIN:
+            raise UnusableError(f"HTTP {response.status_code} {response.reason}", _asked(response))
+        self.answer = whole(response.content, self.kind)
+        if self.answer is None:
+            told = f"HTTP {response.status_code} with {response.content[:60]!r}... instead of a whole document"
+            raise UnusableError(told) if response.ok else RunError(f"{url}: {told}")
+        return response
+
+
+def whole(content: bytes, kind: str) -> etree._Element | None:
+    """The root element of an XML document where it is one of a kind and ends with it, else None.
+
+    A character that XML does not allow is dropped, as some abstracts have one; a document that was cut is none.
+    """
+    with suppress(etree.XMLSyntaxError):
+        document = etree.fromstring(content, etree.XMLParser(recover=True, resolve_entities=False, huge_tree=True))
+        end = rb"</(\w+:)?%b\s*>\s*$" % etree.QName(kind).localname.encode()
+        if document is not None and document.tag == kind and re.search(end, content[-200:]):
+            return document
+    return None
+
+
+@contextmanager
+def turn(url: str) -> Iterator[None]:
+    """Waits until arXiv may be asked again, and keeps other processes of this project from asking meanwhile."""
+    if not f".{urlsplit(url).hostname}".endswith(tuple(f".{host}" for host in ARXIV)):
+        yield
+        return
+    asked = root() / "runs" / ".arxiv.asked"
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(asked.with_name(".arxiv.lock")):
+        if asked.exists():
+            time.sleep(min(max(0, asked.stat().st_mtime + DELAY - time.time()), DELAY))
+        try:
+            yield
+        finally:
+            asked.touch()
+
+
+def _asked(response: requests.Response) -> float | None:
+    """How many seconds a service asks to wait, in either form of Retry-After; None where it does not say."""
+    try:
+        seconds = Retry().parse_retry_after(after := response.headers.get("Retry-After", ""))
+    except InvalidHeader:
+        return None
+    if seconds > PATIENCE:
+        host = urlsplit(response.url).hostname
+        raise RunError(
+            f"{host} asks for a pause (HTTP {response.status_code}, Retry-After: {after}): start again then; {LATER}"
+        )
+    return seconds
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause of an error of the network, in a line."""
+    inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
+    return _cause(inner) if inner else f"{type(error).__name__}: {str(error).rpartition(': ')[2]}"
+
+
+def _wait(state: RetryCallState) -> float:
+    seconds = state.outcome.exception().seconds
+    return (
+        wait_exponential_jitter(multiplier=BACKOFF, max=LONGEST, jitter=BACKOFF)(state) if seconds is None else seconds
+    )
+
+
+def _tell(state: RetryCallState) -> None:
+    """Says why nothing happens, where that lasts longer than people wait without a word."""
+    if (seconds := state.next_action.sleep) > DELAY:
+        host = urlsplit(state.args[1]).hostname
+        tqdm.write(f"{host}: {state.outcome.exception()}; asking again in {seconds:.0f} s", sys.stderr)
+
+
+def check_categories(categories: list[str]) -> None:
+    """Checks that names of categories are arXiv's (RequestError, with the nearest name)."""
+    for category in categories:
+        archive, dot, part = category.partition(".")
+        lower = archive in ("cond-mat", "physics")  # whose classes are words, such as physics.acc-ph
+        if dot and archive in ARCHIVES and re.fullmatch(r"[a-z]+(-[a-z]+)?" if lower else r"[A-Z]{2}", part):
+            continue
+        if category in ARCHIVES:
+            if category in UNDIVIDED:
+                continue
+            raise RequestError(
+                f"harvest.categories: {category!r} is an archive of several categories: name those wanted"
+            )
+        near = get_close_matches(archive.lower(), ARCHIVES, 1)
+        meant = f"{near[0]}{dot}{part if lower else part.upper()}" if near else category
+        hint = f"; did you mean {meant}?" if meant != category else ""
+        raise RequestError(f"harvest.categories: {category!r} is no category of arXiv, such as cs.CL or hep-th{hint}")
+
+
+def store(path: Path, rows: pl.DataFrame, **metadata: str) -> None:
+    """Writes a Parquet file, whole or not at all (RunError: no space)."""
+    with replacing(path) as temporary, writing(path):
+        rows.write_parquet(temporary, metadata=metadata)
+
+
+def first_day(folder: Path) -> str:
+    """The day (YYYY-MM-DD, UTC) on which a harvest began to ask, kept in ``folder``: an update goes on from there."""
+    path = folder / "state.json"
+    if not path.exists():
+        write_json(path, {"asked": datetime.now(UTC).date().isoformat()})
+    return json.loads(path.read_text("utf-8"))["asked"]

@@ -1,0 +1,106 @@
+"""Source ``snapshot``: arXiv's metadata as Kaggle publishes it, a JSON object a line, plain, gzip, xz or zip."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from titlesmith.errors import RequestError
+from titlesmith.harvest import inputs
+from titlesmith.harvest.faults import LINE, Faults, at
+
+BLOCK = 8 << 20  # bytes of lines that are parsed at once
+SCHEMA = {
+    "id": pl.String,
+    "authors": pl.String,
+    "authors_parsed": pl.List(pl.List(pl.String)),  # last name, first names, suffix
+    "title": pl.String,
+    "abstract": pl.String,
+    "categories": pl.String,
+    "versions": pl.List(pl.Struct({"created": pl.String})),
+    "update_date": pl.String,
+    "doi": pl.String,
+    "journal-ref": pl.String,
+    "comments": pl.String,
+}
+
+
+def check(settings: dict) -> None:
+    """Refuses a file that is no snapshot: none of its first lines is a JSON object with an id (RequestError)."""
+    path = inputs.find(settings)
+    for name, stream in inputs.opened(path):
+        start = [line for line in stream.read(1 << 20).split(b"\n")[:100] if line.strip()]
+        if not any(map(_is_record, start)):
+            raise RequestError(
+                f"harvest.path: {path} is no snapshot: no JSON object with an id is among the first lines; "
+                + (at(name, 1, start[0]) if start else f"{name} is empty")
+            )
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "id" in record
+
+
+def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Reads ``settings["path"]``; a paper is published with its first version.
+
+    Lines that are no JSON object of a paper, lack an id or have an invalid date are counted in ``faults``.
+    """
+    for name, stream in inputs.opened(inputs.find(settings)):
+        first = 1
+        while block := stream.read(BLOCK):
+            block += stream.readline()
+            block += b"" if block.endswith(b"\n") else b"\n"
+            if tables := list(_parsed(block, first, name, faults)):
+                yield _converted(pl.concat(tables), name, faults)
+            first += block.count(b"\n")
+
+
+def _parsed(block: bytes, first: int, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
+    """The records with the numbers of their lines; where a line is none, by halves, so that only that one is lost."""
+    lines = block.count(b"\n")
+    try:
+        table = pl.read_ndjson(block, schema=SCHEMA)
+    except pl.exceptions.PolarsError:
+        table = None
+        if lines == 1:
+            faults.add("no JSON object of a paper", at(name, first, block))
+    if table is not None and table.height == lines:
+        yield table.with_row_index(LINE, first)
+    elif lines > 1:  # an empty line makes no row
+        middle = (block.rfind(b"\n", 0, len(block) // 2) + 1) or (block.index(b"\n") + 1)
+        yield from _parsed(block[:middle], first, name, faults)
+        yield from _parsed(block[middle:], first + block.count(b"\n", 0, middle), name, faults)
+
+
+def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
+    table = table.with_columns(created=pl.col("versions").list.first().struct.field("created"))
+    day = pl.col("created").str.extract(r"^\w{3}, (\d{1,2} \w{3} \d{4}) ")  # Mon, 2 Apr 2007 19:18:42 GMT
+    table = table.with_columns(
+        published=day.str.to_date("%d %b %Y", strict=False),
+        updated=pl.col("update_date").str.to_date("%Y-%m-%d", strict=False),
+    )
+    table = faults.sift(table, pl.col("id").str.len_bytes() > 0, "no id", "title", name)
+    table = faults.sift(table, pl.col("published").is_not_null(), "invalid date", "created", name)
+    dated = pl.col("update_date").is_null() | pl.col("updated").is_not_null()
+    table = faults.sift(table, dated, "invalid date", "update_date", name)
+    names = pl.element().list.slice(0, 2).list.reverse().list.join(" ").str.strip_chars()
+    categories = pl.col("categories").str.split(" ")
+    return table.select(
+        "id",
+        "title",
+        "abstract",
+        authors=pl.coalesce(pl.col("authors_parsed").list.eval(names), pl.col("authors").str.split(", ")),
+        categories=categories,
+        primary_category=categories.list.first(),
+        published="published",
+        updated="updated",
+        doi="doi",
+        journal_ref="journal-ref",
+        comments="comments",
+    )

@@ -1,0 +1,199 @@
+import gzip
+from datetime import date
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from titlesmith.errors import RequestError
+from titlesmith.harvest import check, csv, harvest
+from titlesmith.harvest.faults import Faults
+from titlesmith.run import Run
+
+ALL = {"source": "csv", "path": "t.csv", "columns": {}, "encoding": "utf-8"}
+ALL |= {"categories": [], "since": "", "until": "", "max_results": 0}
+SYNOPSES = {"title": "name", "abstract": "synopsis"}
+
+
+def papers(project, content: str | bytes, encoding: str = "utf-8", **given):
+    (project / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    run = Run("r")
+    run.begin("harvest", {})
+    return harvest(run, ALL | {"encoding": encoding} | given)
+
+
+def test_columns_become_fields_and_others_are_kept(project):
+    content = (
+        'name,year,synopsis,genre\n"Hamlet, Prince",1603,"A prince\nof ""Denmark""",tragedy\nMacbeth,1606,,tragedy\n'
+    )
+    found = papers(project, content, columns=SYNOPSES).scan().collect()
+    assert found.columns[-2:] == ["year", "genre"]
+    assert found.select("id", "title", "abstract", "year", "genre", "published").rows() == [
+        ("row.0000001", "Hamlet, Prince", 'A prince\nof "Denmark"', "1603", "tragedy", None),
+        ("row.0000002", "Macbeth", None, "1606", "tragedy", None),
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_delimiter_is_detected(project, delimiter, end):
+    rows = [["id", "title", "abstract"], ["a", "One; two, three", "x | y"], ["b", "Two", "a, b; c"]]
+    content = end.join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    found = papers(project, content).scan().select("id", "title", "abstract").collect()
+    assert found.rows() == [tuple(row) for row in rows[1:]]
+
+
+def test_one_column_is_a_table_too(project):
+    found = papers(project, "title\nA man, a plan\nNo; yes\n").scan().collect()
+    assert found["title"].to_list() == ["A man, a plan", "No; yes"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings(project, encoding):
+    found = papers(project, "title,note\nNaïve Bayes,é\n", encoding).scan().collect()
+    assert found.row(0, named=True)["title"] == "Naïve Bayes"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(project):
+    assert papers(project, "title\nOne\n".encode("utf-8-sig")).scan().collect()["title"].to_list() == ["One"]
+
+
+def test_what_cannot_be_decoded_is_counted_and_its_row_stays(project):
+    found = papers(project, b"title,note\nOne,a\nNa\xefve,b\nReplaced \xef\xbf\xbd,c\n")
+    assert found.scan().collect()["title"].to_list() == ["One", "Na\ufffdve", "Replaced \ufffd"]
+    assert found.faults == {"bytes that are no utf-8": {"rows": 1, "examples": ["t.csv, line 3: 'Na\ufffdve,b'"]}}
+
+
+def test_a_mapped_field_hides_the_column_of_its_name(project):
+    found = papers(project, "title,name\nMr,Hamlet\n", columns={"title": "name"}).scan().collect()
+    assert found.row(0, named=True)["title"] == "Hamlet"
+    assert found["title (column)"].to_list() == ["Mr"]
+
+
+def test_columns_may_have_any_name(project):
+    names = ["title", "read", "row", "file", "line", "index", "column", "", "read", "len"]
+    found = papers(project, ",".join(names) + "\n" + ",".join("abcdefghij") + "\n").scan().collect()
+    assert found.select("title", "read", "row", "file", "line", "index", "column").row(0) == tuple("abcdefg")
+    assert found.select("column 8", "read 9", "len").row(0) == tuple("hij")
+
+
+def test_lists_and_primary_category(project):
+    content = 'title,who,tags\nOne,"A. B., C. D.",cs.CL eess.AS\nTwo,E. F.; G. H.,"math.AG, cs.SD"\nThree,,\n'
+    columns = {"authors": "who", "categories": "tags"}
+    found = (
+        papers(project, content, columns=columns).scan().select("authors", "categories", "primary_category").collect()
+    )
+    assert found.rows() == [
+        (["A. B.", "C. D."], ["cs.CL", "eess.AS"], "cs.CL"),
+        (["E. F.", "G. H."], ["math.AG", "cs.SD"], "math.AG"),
+        (None, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2019-03-08",
+        "2019-03-08T12:00:00Z",
+        "2019-03-08 12:00:00+00:00",
+        "2019/03/08",
+        "8.3.2019",
+        "8 Mar 2019",
+        "8 March 2019",
+        "March 8, 2019",
+        "Mar 8 2019",
+        "Fri, 8 Mar 2019 19:18:42 GMT",
+        " 2019-03-08 ",
+    ],
+)
+def test_dates_as_people_write_them(project, text):
+    found = papers(project, f'title,published\nOne,"{text}"\nTwo,\n').scan().collect()
+    assert found["published"].to_list() == [None, date(2019, 3, 8)]
+
+
+def test_years_and_months_are_their_first_day(project):
+    found = papers(project, "title,published\nOne,2019\nTwo,2019-03\n").scan().collect()
+    assert found["published"].to_list() == [date(2019, 1, 1), date(2019, 3, 1)]
+
+
+@pytest.mark.parametrize(("other", "meant"), [("12/31/2018", date(2019, 3, 8)), ("31/12/2018", date(2019, 8, 3))])
+def test_slashes_mean_what_the_file_says_elsewhere(project, other, meant):
+    found = papers(project, f"title,published\nOne,{other}\nTwo,3/8/2019\n").scan().collect()
+    assert found["published"].to_list() == [date(2018, 12, 31), meant]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "shown"),
+    [
+        ("x,Two", "wrong number of columns", "2 instead of 3"),
+        ("x,Two,2020-01-01,more", "wrong number of columns", "4 instead of 3"),
+        ('x,"Two,2020-01-01', "wrong number of columns", "'x,\"Two,2020-01-01"),
+        ("x" * 200_000 + ",Two,2020-01-01", "wrong number of columns", "'xxxxxxxx"),
+        (",Two,2020-01-01", "no id", "'Two'"),
+        ("x,Two,soon", "invalid date", "'soon'"),
+        ("x,Two,2019-02-30", "invalid date", "'2019-02-30'"),
+        ("x,Two,1/1/19", "invalid date", "'1/1/19'"),
+    ],
+)
+def test_a_malformed_row_is_counted_with_its_line_and_the_rest_is_read(project, row, reason, shown):
+    lines = ["id,title,published", 'a,"One\none",2020-01-01', row, "", "b,Three,2020-01-02", 'c,"Four",2020-01-03']
+    found = papers(project, "\n".join(lines))
+    assert found.scan().collect()["id"].to_list() == ["a", "b", "c"]
+    assert list(found.faults) == [reason]
+    assert found.faults[reason]["rows"] == 1
+    example = found.faults[reason]["examples"][0]
+    assert example.startswith("t.csv, line 4: ") and shown in example
+
+
+def test_a_quote_that_is_none_is_text(project):
+    found = papers(project, 'title,note\n"Ah" he said,a\n"Two",b\n5" disks,c\n')
+    assert found.scan().collect()["title"].to_list() == ["Ah he said", "Two", '5" disks']
+    assert not found.faults
+
+
+cell = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(cell, cell), max_size=12), st.sampled_from([";", ",", "\t"]), st.sampled_from([2, 10_000]))
+def test_what_was_written_is_read(tmp_path_factory, rows, delimiter, batch):
+    folder = tmp_path_factory.mktemp("c")
+    table = pl.DataFrame(rows, {"title": pl.String, "abstract": pl.String}, orient="row")
+    table.write_csv(folder / "t.csv", separator=delimiter, quote_style="always")
+    faults = Faults()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("titlesmith.harvest.rows.BATCH", batch)
+        found = list(csv.papers(ALL | {"path": str(folder / "t.csv")}, folder, faults))
+    read = [row for part in found for row in part.select("title", "abstract").rows()]
+    assert read == [(title or None, abstract or None) for title, abstract in rows]
+    assert not faults.found
+    assert [i for part in found for i in part["id"]] == [f"row.{n:07d}" for n in range(1, len(rows) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "said"),
+    [
+        (
+            "name,synopsis\n",
+            {"columns": {"title": "nam"}},
+            "'nam' is no column of t.csv; did you mean name? There are: name, s",
+        ),
+        ("name,synopsis\n", {"columns": {"titel": "name"}}, "'titel' is no field; did you mean title?"),
+        ("name,synopsis\n", {"columns": {"doi": "name"}}, "which column of t.csv is the title or the abstract?"),
+        ("title\n", {"encoding": "utf9"}, "'utf9' is unknown"),
+        ("title\n", {"encoding": "base64"}, "'base64' is unknown"),
+        ("<!DOCTYPE html>\n<html></html>\n", {}, "there are: <!DOCTYPE html>"),
+        ("", {}, "t.csv is empty"),
+        ("title" * 50_000 + "\n", {}, "begins with no header of a table"),
+    ],
+)
+def test_wrong_requests_are_refused_at_once(project, content, given, said):
+    (project / "t.csv").write_text(content)
+    with pytest.raises(RequestError) as error:
+        check(ALL | given)
+    assert said in str(error.value)
+
+
+def test_gzip(project):
+    assert papers(project, gzip.compress(b"title\nOne\n")).counts["kept"] == 1

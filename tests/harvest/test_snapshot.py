@@ -1,0 +1,177 @@
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from titlesmith.errors import RequestError
+from titlesmith.harvest import SCHEMA, check, harvest, snapshot
+from titlesmith.harvest.faults import Faults
+from titlesmith.run import Run
+
+ALL = {"source": "snapshot", "path": "s.json", "categories": [], "since": "", "until": "", "max_results": 0}
+
+
+def record(number: int, **values) -> dict:
+    return {
+        "id": f"0704.{number:05d}",
+        "submitter": "Pavel Nadolsky",
+        "authors": "C. Bal\\'azs, E. L. Berger",
+        "title": f"Calculation {number}",
+        "comments": "37 pages",
+        "journal-ref": None,
+        "doi": None,
+        "report-no": None,
+        "categories": "hep-ph math.AG",
+        "license": None,
+        "abstract": "  A fully differential calculation.\n",
+        "versions": [
+            {"version": "v1", "created": "Mon, 2 Apr 2007 19:18:42 GMT"},
+            {"version": "v2", "created": "Tue, 24 Jul 2007 20:10:27 GMT"},
+        ],
+        "update_date": "2008-11-26",
+        "authors_parsed": [["Balázs", "C.", ""], ["Berger", "E. L.", ""]],
+    } | values
+
+
+def text(*records) -> bytes:
+    return b"".join(r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in records)
+
+
+def papers(project, content: bytes, **given):
+    (project / "s.json").write_bytes(content)
+    run = Run("r")
+    run.begin("harvest", {})
+    return harvest(run, ALL | given)
+
+
+def test_a_record_becomes_a_paper_of_its_first_version(project):
+    found = papers(project, text(record(1, doi="10.1/x", **{"journal-ref": "Phys.Rev."}))).scan().collect()
+    assert found.schema == SCHEMA
+    assert found.row(0, named=True) == {
+        "id": "0704.00001",
+        "title": "Calculation 1",
+        "abstract": "  A fully differential calculation.\n",
+        "authors": ["C. Balázs", "E. L. Berger"],
+        "categories": ["hep-ph", "math.AG"],
+        "primary_category": "hep-ph",
+        "published": date(2007, 4, 2),
+        "updated": date(2008, 11, 26),
+        "doi": "10.1/x",
+        "journal_ref": "Phys.Rev.",
+        "comments": "37 pages",
+    }
+
+
+def test_without_parsed_authors_their_text_is_split(project):
+    one = record(1)
+    del one["authors_parsed"]
+    assert papers(project, text(one)).scan().collect()["authors"][0].to_list() == ["C. Bal\\'azs", "E. L. Berger"]
+
+
+def packed(content: bytes) -> dict[str, bytes]:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("arxiv-metadata-oai-snapshot.json", content)
+    return {"gzip": gzip.compress(content), "xz": lzma.compress(content), "zip": archive.getvalue()}
+
+
+@pytest.mark.parametrize("form", ["gzip", "xz", "zip"])
+def test_packed_files_read_as_plain_ones_whatever_their_name(project, form):
+    content = text(*(record(n) for n in range(500)))
+    plain = papers(project, content).scan().collect()
+    assert plain.height == 500
+    assert papers(project, packed(content)[form]).scan().collect().equals(plain)
+
+
+@pytest.mark.parametrize("form", ["gzip", "xz", "zip"])
+def test_a_cut_file_is_refused_by_name(project, form):
+    content = packed(text(*(record(n, abstract=str(n) * 100) for n in range(5000))))[form]
+    with pytest.raises(RequestError, match=r"s\.json cannot be read"):
+        papers(project, content[: len(content) * 2 // 3])
+    assert not (Run("r") / "papers.parquet").exists()
+
+
+def test_filters_by_any_category_and_by_the_first_version(project):
+    later = [{"created": "Sat, 1 Jan 2011 00:00:00 GMT"}]
+    content = text(record(1), record(2, versions=later), record(3, categories="cs.CL", versions=later))
+    found = papers(project, content, categories=["math.AG", "cs.SD"], since="2010-12-31")
+    assert found.scan().collect()["id"].to_list() == ["0704.00002"]
+    assert found.counts == {"read": 3, "outside": 2, "repeated": 0, "kept": 1}
+
+
+MALFORMED = {
+    "no JSON object of a paper": [
+        b"{broken\n",
+        b"<html>\n",
+        b'["a list"]\n',
+        b"null\n",
+        b'{"id": "1", "title": "\xff"}\n',
+        b'{"id": "1"} {"id": "2"}\n',
+        text(record(1))[:90] + b"\n",
+        text(record(1, versions="v1")),
+        text(record(1, versions={"created": "x"})),
+    ],
+    "no id": [b"{}\n", text(record(1, id="")), text(record(1, id=None))],
+    "invalid date": [
+        text(record(1, versions=[])),
+        text(record(1, versions=None)),
+        text(record(1, versions=[{"created": "yesterday"}])),
+        text(record(1, versions=[{"created": "Mon, 31 Feb 2007 19:18:42 GMT"}])),
+        text(record(1, update_date="2008-13-26")),
+    ],
+}
+CASES = [(reason, line) for reason, lines in MALFORMED.items() for line in lines]
+
+
+@pytest.mark.parametrize(("reason", "line"), CASES)
+def test_a_malformed_line_is_counted_with_its_number_and_the_rest_is_read(project, reason, line):
+    content = text(*(record(n) for n in range(10, 20)), line, b"\n", *(record(n) for n in range(20, 31)))
+    found = papers(project, content)
+    assert found.counts["kept"] == 21
+    assert list(found.faults) == [reason]
+    assert found.faults[reason]["rows"] == 1
+    assert found.faults[reason]["examples"][0].startswith("s.json, line 11: ")
+    assert Run("r").record("harvest")["faults"] == found.faults
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([None, b"\n", *(line for _, line in CASES)]), min_size=1, max_size=60), st.booleans())
+def test_wherever_they_stand_good_lines_are_papers_and_others_are_faults(tmp_path_factory, lines, ended):
+    folder = tmp_path_factory.mktemp("s")
+    content = text(record(0), *(text(record(n)) if line is None else line for n, line in enumerate(lines, 1)))
+    (folder / "s.json").write_bytes(content if ended else content.rstrip(b"\n"))
+    faults = Faults()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "BLOCK", 3000)
+        found = list(snapshot.papers(ALL | {"path": str(folder / "s.json")}, folder, faults))
+    good = [f"0704.{n:05d}" for n, line in enumerate([None, *lines]) if line is None]
+    assert [i for table in found for i in table["id"]] == good
+    bad = [n for n, line in enumerate(lines, 2) if line not in (None, b"\n")]
+    assert sum(entry["rows"] for entry in faults.found.values()) == len(bad)
+    examples = " ".join(example for entry in faults.found.values() for example in entry["examples"])
+    assert {int(n) for n in re.findall(r"s\.json, line (\d+):", examples)} <= set(bad)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html>\n<html></html>\n", "no JSON object with an id is among the first lines; s.json, line 1"),
+        (b"id,title\n1,One\n", "is no snapshot"),
+        (b'[{"id": "1"}]\n', "is no snapshot"),
+        (b"\n\n", "is empty"),
+        (b"", "is empty"),
+        (b"PK\x03\x04 and no more", "cannot be read: File is not a zip file"),
+    ],
+)
+def test_other_files_are_refused_at_once(project, content, said):
+    (project / "s.json").write_bytes(content)
+    with pytest.raises(RequestError) as error:
+        check(ALL)
+    assert said in str(error.value)

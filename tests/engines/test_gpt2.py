@@ -15,6 +15,7 @@ import tensorflow as tf
 from titlesmith import corpus as corpora
 from titlesmith import engines, models, monitor
 from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.engines import graph
 from titlesmith.engines.gpt2 import GPT2Engine, used_ids
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import harvest
@@ -38,6 +39,13 @@ def prepare(name: str, **settings) -> tuple[Run, corpora.Corpus]:
     harvest(run, HARVEST)
     run.begin("corpus", {})
     return run, corpora.build(run, CORPUS | settings, None, context=256)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(request, monkeypatch):
+    """Without XLA, whose compiling takes seconds a model, but where a test says otherwise; test_graph.py has it too."""
+    if "compiled" not in request.keywords:
+        monkeypatch.setattr(graph, "fused", lambda function: function)
 
 
 @pytest.fixture
@@ -115,7 +123,7 @@ FANCY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("at", [1, 2, 5, 7])
+@pytest.mark.parametrize("at", [1, 2, pytest.param(5, marks=pytest.mark.compiled), 7])
 def test_resuming_is_exact_with_everything_switched_on_wherever_it_was_killed(project, monkeypatch, at):
     monkeypatch.setattr(engines, "SCRATCH", TINY)
     whole = train(*prepare("whole"), **FANCY)

@@ -1,7 +1,10 @@
 """Building: papers become the files of a corpus, a batch at a time."""
 
 import hashlib
+import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from titlesmith.corpus.tokens import FILES, Layout, Tokenizer, Writer
 from titlesmith.errors import RequestError
 from titlesmith.run import Run, digest, replacing, write_json
 
+PARALLELISM = "TOKENIZERS_PARALLELISM"
 SAMPLE = 100_000  # documents of train at most that a vocabulary is learned from
 CATEGORIES = 20  # that corpus.json counts one by one
 FIGURES = (
@@ -67,7 +71,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     with tqdm(total=len(days), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
             documents = tokenize(papers.batches(where == number), layout, settings, context, selection, bar)
-            found = _write(folder / f"{name}.bin", documents, layout)
+            found = write_split(folder / f"{name}.bin", documents, layout)
             figures.append(found.with_columns(split=pl.lit(name)))
     figures = pl.concat(figures)
     fingerprint = hashlib.sha256("".join(digest(folder / name) for name in FILES).encode()).hexdigest()
@@ -112,13 +116,9 @@ def tokenize(
         The ids of each document of a batch, and the batch with columns ``tokens`` (of text, delimiters aside), ``size``
         (ids, without the end of text) and ``cut``.
     """
-    encode, cutting, fewest, most = (
-        layout.tokenizer.encode_batch, settings["too_long"] == "cut", settings["min_tokens"], settings["max_tokens"]
-    )  # fmt: skip
+    cutting, fewest, most = settings["too_long"] == "cut", settings["min_tokens"], settings["max_tokens"]
     head, tail = len(layout.start) + len(layout.separator), len(layout.stop)
-    for batch in batches:
-        completions = encode(batch["completion"].to_list())
-        prompts = encode(batch["prompt"].to_list()) if layout.has_prompt else [[]] * batch.height
+    for batch, prompts, completions in _encoded(batches, layout):
         learned, given = (np.array(list(map(len, ids))) for ids in (completions, prompts))
         size = head + given + learned + tail
         room = head + given if cutting else size  # what must fit; of a cut document, what is in front of its completion
@@ -140,7 +140,37 @@ def tokenize(
         )
 
 
-def _write(path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFrame]], layout: Layout) -> pl.DataFrame:
+def _encoded(
+    batches: Iterator[pl.DataFrame], layout: Layout
+) -> Iterator[tuple[pl.DataFrame, list[list[int]], list[list[int]]]]:
+    """Batches in their order, with the ids of their prompts and of their completions.
+
+    A thread for each core takes whole batches, while the next are read and those before are written. The threads of
+    tokenizers itself stay off meanwhile: they take longer, because all use one cache of words.
+    """
+
+    def encode(batch: pl.DataFrame) -> tuple:
+        texts = (batch[column].to_list() for column in ("prompt", "completion"))
+        return batch, *map(layout.tokenizer.encode_batch, texts)
+
+    threads, waiting = os.cpu_count() or 1, deque()
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "false"
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for batch in batches:
+                waiting.append(pool.submit(encode, batch))
+                if len(waiting) > threads + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        os.environ.pop(PARALLELISM)
+        if before is not None:
+            os.environ[PARALLELISM] = before
+
+
+def write_split(path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFrame]], layout: Layout) -> pl.DataFrame:
     """Writes a split's three files; gives the figures of each batch by category."""
     figures = []
 
@@ -161,7 +191,8 @@ def _write(path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFrame]]
 
 
 def _splits(figures: pl.DataFrame) -> dict[str, dict]:
-    found = figures.group_by("split", maintain_order=True).agg(TOTALS).with_columns(SHARE)
+    found = figures.group_by("split", maintain_order=True).agg(TOTALS)
+    found = found.select("split", "documents", SHARE, pl.exclude("split", "documents"))
     return {row.pop("split"): row for row in found.with_columns(pl.col("first", "last").cast(pl.String)).to_dicts()}
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from titlesmith.corpus.latex import characters
 
 REMOVED = ("Cf", "Cs", "Co", "Cn")  # of Unicode's categories: format, surrogate, private, unassigned
-HARD = r"[^\x00-\x7f]|\\"  # what plain ASCII text, which a regular expression cleans, does not have
+SPACE = r"[\x00-\x1f\x7f][\x00-\x20\x7f]*| [\x00-\x20\x7f]+"  # any but a single space, in ASCII
 
 
 def clean(text: str) -> str:
@@ -26,15 +26,17 @@ def clean(text: str) -> str:
 def clean_all(texts: pl.Series) -> pl.Series:
     """`clean` of each text, null as empty; quickly where a text is plain ASCII, as most abstracts of arXiv are."""
     texts = texts.cast(pl.String).fill_null("")
-    plain = texts.str.replace_all(r"[\x00-\x20\x7f]+", " ").str.strip_chars(" ")
-    return _where(texts.str.contains(HARD), texts, plain, clean)
+    plain = texts.str.replace_all("\n", " ", literal=True).str.replace_all(SPACE, " ").str.strip_chars(" ")
+    return _where(texts, plain, clean)
 
 
 def fold_all(texts: pl.Series) -> pl.Series:
     """Clean texts without regard to case: equal results are the same text."""
-    return _where(texts.str.contains(HARD), texts, texts.str.to_lowercase(), str.casefold)
+    return _where(texts, texts.str.to_lowercase(), str.casefold)
 
 
-def _where(hard: pl.Series, texts: pl.Series, others: pl.Series, function: Callable[[str], str]) -> pl.Series:
+def _where(texts: pl.Series, plain: pl.Series, function: Callable[[str], str]) -> pl.Series:
+    """``plain``, but for texts that are not plain ASCII or have a backslash, for which ``function`` says it."""
+    hard = (texts.str.len_bytes() != texts.str.len_chars()) | texts.str.contains("\\", literal=True)
     rows = hard.arg_true()
-    return others.scatter(rows, [function(text) for text in texts.gather(rows)]) if len(rows) else others
+    return plain.scatter(rows, [function(text) for text in texts.gather(rows)]) if len(rows) else plain

@@ -10,7 +10,7 @@ from titlesmith.corpus.clean import clean, clean_all
 from titlesmith.corpus.template import Template
 
 SLICE = 32768  # papers read at a time
-BATCH = 2048  # papers cleaned, formatted and tokenized at a time
+BATCH = 1024  # papers cleaned, formatted and tokenized at a time
 
 
 class Papers:

@@ -46,7 +46,8 @@ def select(papers: Papers, settings: dict) -> Selection:
         As harvested, oldest first.
     settings
         ``order`` (a split by date cannot place papers without one), ``min_words`` and ``max_words`` of the completion,
-        ``drop`` (regular expressions, searched in the template's fields), ``near_duplicates`` (a similarity; 0: off).
+        ``drop`` (regular expressions, searched in the template's fields whatever the case), ``near_duplicates`` (a
+        similarity, 0 for off).
     """
     fields, texts = papers.template.fields, papers.template.texts
     columns = [f"{{{name}}}" for name in fields]
@@ -60,7 +61,7 @@ def select(papers: Papers, settings: dict) -> Selection:
     if settings["max_words"]:
         reasons[f"more than {settings['max_words']} words"] = words > settings["max_words"]
     for pattern in settings["drop"]:
-        reasons[f"matches {pattern}"] = pl.any_horizontal(pl.col(columns).str.contains(pattern))
+        reasons[f"matches {pattern}"] = pl.any_horizontal(pl.col(columns).str.contains(f"(?i){pattern}"))
     number = pl.coalesce(*(pl.when(e).then(i) for i, e in enumerate(reasons.values(), 1)), 0).cast(pl.UInt16)
     day = pl.col("published").to_physical().fill_null(0)
     parts = []
@@ -81,7 +82,7 @@ def select(papers: Papers, settings: dict) -> Selection:
         batches = papers.batches(selection.kept)
         joined = (batch.select("row", pl.concat_str(texts, separator=" ")).iter_rows() for batch in batches)
         rows = near_duplicates((pair for pairs in joined for pair in pairs), settings["near_duplicates"])
-        selection.drop(f"like another, {settings['near_duplicates']:g} or more", np.array(rows, np.int64))
+        selection.drop(f"as similar to an older one as {settings['near_duplicates']:g}", np.array(rows, np.int64))
     return selection
 
 
@@ -89,6 +90,7 @@ def check_patterns(patterns: list[str]) -> None:
     """Checks that regular expressions can be searched for (RequestError)."""
     for pattern in patterns:
         try:
-            pl.Series([""]).str.contains(pattern)
+            pl.Series([""]).str.contains(f"(?i){pattern}")
         except pl.exceptions.ComputeError as error:
-            raise RequestError(f"corpus.drop: {pattern!r} is no regular expression: {error}") from None
+            why = str(error).partition("\n\n")[0]  # without the expression in polars
+            raise RequestError(f"corpus.drop: {pattern!r} is no regular expression: {why}") from None

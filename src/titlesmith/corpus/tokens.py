@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from threading import local
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -33,10 +34,7 @@ class Tokenizer:
     """
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
-        self.vocabulary, self.merges = vocabulary, merges
-        self._codec = Codec(models.BPE(vocab=vocabulary, merges=merges))
-        self._codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._codec.decoder = decoders.ByteLevel()
+        self.vocabulary, self.merges, self._threads = vocabulary, merges, local()
         self.end, self.newline = vocabulary[END], vocabulary["Ċ"]
         self._widths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # bytes of each piece of text
         for piece, number in vocabulary.items():
@@ -44,6 +42,15 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.vocabulary)
+
+    @property
+    def _codec(self) -> Codec:
+        """One for each thread: threads that share one wait for its cache of words."""
+        if not hasattr(self._threads, "codec"):
+            codec = self._threads.codec = Codec(models.BPE(vocab=self.vocabulary, merges=self.merges))
+            codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            codec.decoder = decoders.ByteLevel()
+        return self._threads.codec
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -80,7 +87,7 @@ class Tokenizer:
         return self._codec.encode(text).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts, on all cores.
+        """Ids of many texts.
 
         Raises
         ------
@@ -89,7 +96,7 @@ class Tokenizer:
         """
         found = [encoding.ids for encoding in self._codec.encode_batch_fast(texts)]
         # Decoding is the pieces one after another, so a text is whole where its pieces have as many bytes as it has.
-        if sum(self._widths[list(chain.from_iterable(found))]) != sum(len(text.encode()) for text in texts):
+        if self._widths[_flat(found, np.int64)].sum() != sum(len(text.encode()) for text in texts):
             raise RequestError("model: its vocabulary lacks bytes of these texts: it is no byte-level vocabulary")
         return found
 
@@ -209,6 +216,10 @@ def dtype(size: int) -> type:
     return np.uint16 if size <= 2**16 else np.uint32
 
 
+def _flat(documents: list[list[int]], kind: type) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(documents), kind, sum(map(len, documents)))
+
+
 class Writer:
     """Writes ``<split>.bin`` and ``<split>.idx`` batch by batch.
 
@@ -237,8 +248,8 @@ class Writer:
 
     def append(self, documents: list[list[int]]) -> None:
         """Writes documents, lists of ids, with an end of text behind each."""
-        flat = list(chain.from_iterable((*ids, self._end) for ids in documents))
-        np.array(flat, self._kind).tofile(self._ids)
+        flat = _flat([[*ids, self._end] for ids in documents], self._kind)
+        flat.tofile(self._ids)
         starts = self._next + np.cumsum([len(ids) + 1 for ids in documents], dtype=np.uint64)
         starts.tofile(self._starts)
         self._next += len(flat)

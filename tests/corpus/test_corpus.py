@@ -7,7 +7,7 @@ import pytest
 
 from conftest import HOSTILE, corpus_settings, data
 from titlesmith import corpus as corpora
-from titlesmith.corpus import SPLITS, Corpus, papers
+from titlesmith.corpus import SPLITS, Corpus, papers, tokens
 from titlesmith.corpus.clean import clean
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
@@ -50,11 +50,13 @@ def built(frame: pl.DataFrame | None = None, context=1024, vocabulary=None, name
 def test_every_document_decodes_to_its_cleaned_texts(project, monkeypatch, template, delimiters, order):
     monkeypatch.setattr(papers, "BATCH", 7)
     monkeypatch.setattr(papers, "SLICE", 50)
+    monkeypatch.setattr(tokens, "CHUNK", 9)
     corpus = built(template=template, delimiters=delimiters, order=order)
     source = {row["id"]: row for row in table().to_dicts()}
     for name in SPLITS:
         documents, texts = corpus.documents(name), corpus.table(name)
         assert len(documents) == texts.height == corpus.info["splits"][name]["documents"]
+        assert documents.learned_tokens == sum(documents.learned(ids).sum() for ids in documents)
         for ids, row in zip(documents, texts.to_dicts(), strict=True):
             assert corpus.tokenizer.decode(ids[:-1]) == corpus.layout.join(row["prompt"], row["completion"])
             learned = ids[documents.learned(ids) == 1][:-1]
@@ -99,12 +101,12 @@ def test_token_counts_are_those_of_gpt_2s_encoder(project):
     stock = get_encoder(data("gpt2-bpe/vocab.bpe").parent)
     for name in SPLITS:
         texts = corpus.table(name)
-        tokens = sum(len(stock.encode(text)) for column in ("prompt", "completion") for text in texts[column])
-        assert corpus.info["splits"][name]["tokens"] == tokens
+        expected = sum(len(stock.encode(text)) for column in ("prompt", "completion") for text in texts[column])
+        assert corpus.info["splits"][name]["tokens"] == expected
         markers = (
             len(stock.encode("<|startoftext|>")) + len(stock.encode("<|sep|>")) + len(stock.encode("<|endoftext|>"))
         )
-        assert len(corpus.documents(name).ids) == tokens + texts.height * (markers + 1) + 1
+        assert len(corpus.documents(name).ids) == expected + texts.height * (markers + 1) + 1
 
 
 def test_what_does_not_fit_is_dropped_or_cut_as_asked(project):
@@ -124,6 +126,7 @@ def test_what_does_not_fit_is_dropped_or_cut_as_asked(project):
         assert max(map(len, short.documents(name))) <= context
         assert cut.table(name).equals(whole.table(name)), "the texts stay whole"
         documents = cut.documents(name)
+        assert documents.learned_tokens == sum(documents.learned(ids).sum() for ids in documents)
         for ids, uncut in zip(documents, whole.documents(name), strict=True):
             if len(uncut) > context:
                 assert ids.tolist() == [*uncut[:context], cut.tokenizer.end]

@@ -16,6 +16,7 @@ from titlesmith.errors import RequestError
 from titlesmith.run import replacing
 
 END = "<|endoftext|>"
+CHUNK = 65536  # documents looked at together
 FILES = ("encoder.json", "vocab.bpe")
 MARKERS = {"ids": ("", "\n", ""), "text": ("<|startoftext|>", "<|sep|>", END)}  # start, separator, stop
 
@@ -190,11 +191,14 @@ class Documents:
     @property
     def learned_tokens(self) -> int:
         """How many ids of all documents the loss counts."""
-        if not self.has_prompt:
-            return len(self.ids) - 1
-        newlines = np.flatnonzero(np.asarray(self.ids) == self.tokenizer.newline)
-        ends = np.asarray(self.starts[1:], np.int64)
-        return int((ends - 1 - newlines[np.searchsorted(newlines, ends) - 1]).sum())
+        starts = np.asarray(self.starts, np.int64)
+        total = len(self.ids) - 1 - (np.count_nonzero(np.diff(starts) > self.context) if self.context else 0)
+        if self.has_prompt:
+            for first in range(0, len(self), CHUNK):
+                bounds = starts[first : first + CHUNK + 1]
+                begins = self._begins(self.ids[bounds[0] : bounds[-1]]) + bounds[0]
+                total -= int((begins[np.searchsorted(begins, bounds[1:], "right") - 1] - bounds[:-1]).sum())
+        return total
 
     def learned(self, document: np.ndarray) -> np.ndarray:
         """Which ids of a document the loss counts, shape (tokens,): all, or those of the completion.
@@ -203,12 +207,15 @@ class Documents:
         """
         mask = np.ones(len(document), np.float32)
         if self.has_prompt:
-            size = len(self.separator)
-            (found,) = np.nonzero((sliding_window_view(document, size) == self.separator).all(axis=1))
-            mask[: found[-1] + size] = 0
+            mask[: self._begins(document)[-1]] = 0
         if 0 < self.context < len(document):
             mask[-1] = 0
         return mask
+
+    def _begins(self, ids: np.ndarray) -> np.ndarray:
+        """Places behind each separator."""
+        size = len(self.separator)
+        return np.flatnonzero((sliding_window_view(ids, size) == self.separator).all(axis=1)) + size
 
 
 def dtype(size: int) -> type:

@@ -21,29 +21,28 @@ from pathlib import Path
 
 import snapshot
 
+from titlesmith.experiment import declared
+
 TURNS, TURN = 5, 20_000  # of the comparison, and papers in each
 HARVEST = """
-import sys
-from titlesmith.experiment import declared
+import json, sys
 from titlesmith.harvest import harvest
 from titlesmith.run import Run
 
 run = Run("benchmark")
 run.begin("harvest", {})
-harvest(run, {name: p.default for name, p in declared("harvest").items()} | {"source": "snapshot", "path": sys.argv[1]})
+harvest(run, json.loads(sys.argv[1]))
 """
 BUILD = """
 import json, resource, sys, time
 from pathlib import Path
 from titlesmith import corpus
-from titlesmith.experiment import declared
 from titlesmith.run import Run
 
 run = Run("benchmark")
 run.begin("corpus", {})
-settings = {name: p.default for name, p in declared("corpus").items()} | {"template": "title-to-abstract"}
 start = time.perf_counter()
-built = corpus.build(run, settings, Path(sys.argv[1]), 1024)
+built = corpus.build(run, json.loads(sys.argv[1]), Path(sys.argv[2]), 1024)
 print(json.dumps({
     "seconds": time.perf_counter() - start,
     "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -56,14 +55,19 @@ print(json.dumps({
 def measure(folder: Path, records: int) -> dict:
     """Makes a snapshot, harvests it, and measures how its corpus is built."""
     path = snapshot.write(folder / "snapshot.json", records)
-    _run(folder, HARVEST, path.name)
+    _run(folder, HARVEST, _settings("harvest", source="snapshot", path=path.name))
     path.unlink()
-    return json.loads(_run(folder, BUILD, snapshot.DATA / "gpt2-bpe"))
+    gpt2 = str(snapshot.DATA.resolve() / "gpt2-bpe")
+    return json.loads(_run(folder, BUILD, _settings("corpus", template="title-to-abstract"), gpt2))
 
 
-def _run(folder: Path, code: str, argument: object) -> str:
+def _settings(stage: str, **changes: str) -> str:
+    return json.dumps({name: parameter.default for name, parameter in declared(stage).items()} | changes)
+
+
+def _run(folder: Path, code: str, *arguments: str) -> str:
     environment = os.environ | {"TITLESMITH_ROOT": str(folder)}
-    command = [sys.executable, "-c", code, str(argument)]
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 

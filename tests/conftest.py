@@ -19,6 +19,13 @@ def data(name: str) -> Path:
     return DATA / name
 
 
+def corpus_settings(**changes: object) -> dict:
+    """The parameters of the corpus notebook, their defaults changed by these."""
+    from titlesmith.experiment import declared
+
+    return {name: parameter.default for name, parameter in declared("corpus").items()} | changes
+
+
 def make_project(path: Path) -> Path:
     """A copy of what the project needs to run and to build the book."""
     for name in ("notebooks", "book", "experiments"):

@@ -21,7 +21,7 @@ UNDATED = PAPERS.tail(1)
     [
         plots.papers(PAPERS, "$file$.tsv"),
         plots.papers(UNDATED, "synopses.csv"),
-        plots.lengths([3, 3, 3], [5, 6, 90], "papers"),
+        plots.lengths([3, 3, 3], [5, 6, 90], "papers", 3),
         plots.history(HISTORY, 0.1, "papers"),
         plots.similarities([0.2, 1.0]),
     ],
@@ -40,3 +40,7 @@ def test_the_floor_is_drawn_only_where_there_is_one():
 
     assert "floor at 0.1" in lines(0.1)
     assert len(lines(0.0)) == 3
+
+
+def test_lengths_of_a_sample_say_of_how_many():
+    assert "3 of 2,250,000 training documents" in plots.lengths([3, 3, 3], [5, 6, 90], "", 2_250_000).get_suptitle()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from titlesmith import engines, texts
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokens import Layout, Tokenizer
 from titlesmith.engines.base import Draw
 from titlesmith.run import Run
 
@@ -46,8 +46,8 @@ class Scripted:
         return [[Draw(self.tokenizer.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in answers]]
 
 
-def drawn(engine, count, prefix=""):
-    corpus = type("C", (), {"has_prompt": False})
+def drawn(engine, count, prefix="", delimiters="ids"):
+    corpus = type("C", (), {"layout": Layout(engine.tokenizer, delimiters, False)})
     return texts._draw(engine, corpus, prefix, SETTINGS | {"count": count, "seed": [1]})
 
 
@@ -56,6 +56,11 @@ def test_unfinished_texts_and_artifacts_are_drawn_again_with_another_seed():
     rows = drawn(engine, 3)
     assert [row["text"] for row in rows] == ["good one", "good two", "good three"]
     assert len(set(engine.asked)) == len(engine.asked) == 3
+
+
+def test_a_marker_of_the_end_that_is_text_ends_a_text():
+    (row,) = drawn(Scripted(" good<|endoftext|>"), 1, "So", "text")
+    assert (row["text"], row["finished"]) == ("So good", True)
 
 
 def test_what_stays_unfinished_is_marked():

@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 from papermill import inspect_notebook
 
+from titlesmith import corpus as corpora
 from titlesmith import harvest, models
 from titlesmith.errors import RequestError
 from titlesmith.run import STAGES, notebook, root
@@ -200,6 +201,7 @@ class Experiment:
     def check(self) -> None:
         """What parameters must fulfil together (RequestError): the files are there and rows fit the model."""
         harvest.check(self.settings["harvest"])
+        corpora.check(self.settings["corpus"], self.settings["harvest"])
         model, corpus, generate = (self.settings[stage] for stage in ("finetune", "corpus", "generate"))
         if corpus["model"] != model["model"]:
             both = f"{corpus['model']!r} and {model['model']!r}"

@@ -54,9 +54,10 @@ def _counts(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
     return counts.collect(engine="streaming")
 
 
-def lengths(words: list[int], tokens: list[int], source: str) -> Figure:
-    """Histograms of the documents' lengths in words and in tokens, the mean drawn in."""
-    figure, axes = _figure(2, f"Lengths of {len(words):,} training documents: {source}", 3.0)
+def lengths(words: list[int], tokens: list[int], source: str, of: int) -> Figure:
+    """Histograms of the lengths of documents, or of some among ``of``, in words and in tokens, the mean drawn in."""
+    sample = f"{len(words):,} of " if len(words) < of else ""
+    figure, axes = _figure(2, f"Lengths of {sample}{of:,} training documents: {source}", 3.0)
     for axis, values, unit, color in zip(axes, (words, tokens), ("words", "tokens"), (BLUE, ORANGE), strict=True):
         wide = max(1, (max(values) - min(values)) // 40)
         axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)

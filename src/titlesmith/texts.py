@@ -6,6 +6,7 @@ import unicodedata
 from rapidfuzz import fuzz, process
 
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.tokens import Layout
 from titlesmith.engines.base import Draw, Engine
 from titlesmith.run import Run, replacing
 
@@ -83,12 +84,12 @@ def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[d
 
 
 def _draw(engine: Engine, corpus: Corpus, prefix: str, settings: dict) -> list[dict]:
-    prompt = engine.tokenizer.prompt(prefix, corpus.has_prompt)
+    prompt = corpus.layout.opening(prefix)
     kept: list[dict] = []
     for attempt in range(ROUNDS):
         missing = settings["count"] - len(kept)
         (draws,) = engine.generate([prompt], settings | {"count": missing, "seed": [*settings["seed"], attempt]})
-        rows = [_row(engine, prefix, draw, corpus.has_prompt) for draw in draws]
+        rows = [_row(corpus.layout, prefix, draw) for draw in draws]
         last = attempt == ROUNDS - 1
         kept += [row for row in rows if last or (row["finished"] and is_clean(row["text"]))]
         if len(kept) == settings["count"]:
@@ -96,13 +97,13 @@ def _draw(engine: Engine, corpus: Corpus, prefix: str, settings: dict) -> list[d
     return kept
 
 
-def _row(engine: Engine, prefix: str, draw: Draw, has_prompt: bool) -> dict:
+def _row(layout: Layout, prefix: str, draw: Draw) -> dict:
     # Decoded together, so that a character whose bytes are split between prefix and continuation comes out whole
-    ids = draw.ids if has_prompt else engine.tokenizer.encode(prefix) + draw.ids
+    ids = draw.ids if layout.has_prompt else layout.tokenizer.encode(prefix) + draw.ids
     return {
-        "prefix": "" if has_prompt else prefix,
-        "prompt": prefix if has_prompt else "",
-        "text": engine.tokenizer.decode(ids),
+        "prefix": "" if layout.has_prompt else prefix,
+        "prompt": prefix if layout.has_prompt else "",
+        "text": layout.text(ids),
         "tokens": len(draw.ids),
         "logprob": round(draw.logprob, 4),
         "finished": draw.finished,

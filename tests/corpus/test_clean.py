@@ -1,14 +1,15 @@
 import unicodedata
-from datetime import date
 
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titlesmith.corpus.clean import clean, select
+from titlesmith.corpus.clean import clean, clean_all, fold_all
+
+HOSTILE = st.text(" \u200b\x00\n\tae\u0301\xad\\'{}$\u1fef\u212b") | st.text(list("\\'\"{}$`cvoi% \u0301"), max_size=14)
 
 
-@given(st.text() | st.text(" \u200b\x00\n\tae\u0301\xad"))
+@given(st.text() | HOSTILE)
 def test_cleaning_gives_one_line_and_cleaning_again_changes_nothing(text):
     once = clean(text)
     assert clean(once) == once
@@ -17,29 +18,21 @@ def test_cleaning_gives_one_line_and_cleaning_again_changes_nothing(text):
 
 
 def test_cleaning_keeps_words_mathematics_and_accents():
-    assert clean("  A\n  study of\t$x^2$ for Cafe\u0301\u200b ") == "A study of $x^2$ for Café"
-
-
-def test_papers_are_dropped_by_reason_and_the_older_of_two_stays():
-    papers = pl.DataFrame(
-        {
-            "id": ["1", "2", "2", "3", "4"],
-            "title": ["One", "Two", "Other", " ONE ", None],
-            "published": [date(2020, 1, d) for d in range(1, 6)],
-        }
-    )
-    kept, dropped = select(papers, ["title"], dated=True)
-    assert kept["title"].to_list() == ["One", "Two"]
-    counts = {reason: found["papers"] for reason, found in dropped.items()}
-    assert counts == {"no date": 0, "no title": 1, "same id": 1, "same title": 1}
-    assert dropped["same title"]["examples"] == ["ONE"]
-
-
-def test_papers_without_a_date_are_dropped_where_the_date_decides():
-    papers = pl.DataFrame({"id": ["1", "2"], "title": ["One", "one"], "published": [None, date(2020, 1, 1)]})
-    assert select(papers, ["title"], dated=True)[0]["id"].to_list() == ["2"]
-    assert select(papers, ["title"], dated=False)[0]["id"].to_list() == ["1"]
+    assert clean("  A\n  study of\t$x^2$ for Cafe\u0301\u200b and caf\\'e ") == "A study of $x^2$ for Café and café"
 
 
 def test_control_characters_do_not_glue_words():
     assert clean("a\x00b\u200bc") == "a bc"
+
+
+@given(st.lists(st.none() | st.text() | HOSTILE))
+def test_many_texts_are_cleaned_as_each_alone(texts):
+    assert clean_all(pl.Series(texts, dtype=pl.String)).to_list() == [clean(text or "") for text in texts]
+
+
+@given(st.lists(st.text()))
+def test_folded_texts_are_equal_where_only_case_differs(texts):
+    assert fold_all(pl.Series(texts, dtype=pl.String)).to_list() == [
+        text.lower() if text.isascii() and "\\" not in text else text.casefold() for text in texts
+    ]
+    assert fold_all(pl.Series(["STRASSE", "Straße"])).n_unique() == 1

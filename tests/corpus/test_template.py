@@ -3,7 +3,7 @@ from datetime import date
 import polars as pl
 import pytest
 
-from titlesmith.corpus.template import TEMPLATES, add_fields, template
+from titlesmith.corpus.template import TEMPLATES, Template, check_fields, template
 from titlesmith.errors import RequestError
 
 PAPER = pl.DataFrame(
@@ -11,10 +11,16 @@ PAPER = pl.DataFrame(
         "id": ["1"],
         "title": ["On {braces}"],
         "abstract": ["We study."],
+        "authors": [["A. Author", "B. Author"]],
         "primary_category": ["cs.CL"],
         "published": [date(2019, 5, 1)],
     }
 )
+
+
+def format(chosen: Template, papers: pl.DataFrame = PAPER) -> dict:
+    (row,) = chosen.format(papers.select(**chosen.columns(papers.schema))).select("prompt", "completion").to_dicts()
+    return row
 
 
 @pytest.mark.parametrize(
@@ -24,17 +30,23 @@ PAPER = pl.DataFrame(
         ("year-title", "2019", "On {braces}"),
         ("title-to-abstract", "On {braces}", "We study."),
         ("category-title-to-abstract", "<|cs.CL|> On {braces}", "We study."),
+        ("{title} -> {abstract}", "On {braces}", "We study."),
+        ("{title} -> {authors} -> {year}: {abstract}", "On {braces} -> A. Author, B. Author", "2019: We study."),
+        ("{{{category}}} {title}", "", "{cs.CL} On {braces}"),
+        ("Title:\n{title} -> {published}", "Title:\nOn {braces}", "2019-05-01"),
     ],
 )
 def test_templates(name, prompt, completion):
-    (row,) = template(name).format(add_fields(PAPER)).iter_rows(named=True)
-    assert (row["prompt"], row["completion"]) == (prompt, completion)
-    assert list(row) == ["id", "prompt", "completion", "published"]
+    assert format(template(name)) == {"prompt": prompt, "completion": completion}
 
 
 def test_an_instruction_holds_the_abstract():
-    (row,) = template("abstract-to-title").format(add_fields(PAPER)).iter_rows(named=True)
+    row = format(template("abstract-to-title"))
     assert "We study." in row["prompt"] and row["completion"] == "On {braces}"
+
+
+def test_a_column_of_the_papers_comes_before_a_derived_field():
+    assert format(template("{category}"), PAPER.with_columns(category=pl.lit("horror")))["completion"] == "horror"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -45,3 +57,30 @@ def test_completions_are_one_line(name):
 def test_an_unknown_template_is_refused():
     with pytest.raises(RequestError, match="no template 'titel'; there are title, "):
         template("titel")
+
+
+@pytest.mark.parametrize(
+    "text", ["{title} -> nothing", "{} -> {title}", "{title!r}", "{title:>9}", "{title", "{abstract} -> a\n{title}"]
+)
+def test_what_is_no_template_is_refused(text):
+    with pytest.raises(RequestError, match=r"corpus\.template: "):
+        template(text)
+
+
+def test_a_field_that_papers_lack_is_refused_with_the_nearest():
+    with pytest.raises(RequestError, match=r"no field 'abstrakt'\. Did you mean abstract"):
+        check_fields(template("{title} -> {abstrakt}"), PAPER.columns)
+    with pytest.raises(RequestError, match="no field 'synopsis'"):
+        format(template("{synopsis}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("abstract-to-title", ["{abstract}", "{title}"]),
+        ("{title} -> {genre}", ["{title}"]),
+        ("{genre} -> {plot}", ["completion"]),
+    ],
+)
+def test_labels_may_repeat_and_texts_may_not(name, texts):
+    assert template(name).texts == texts

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import data
-from titlesmith.corpus.clean import clean
-from titlesmith.corpus.tokens import END, Documents, Tokenizer, write
+from titlesmith.corpus.clean import clean, clean_all
+from titlesmith.corpus.tokens import END, Documents, Layout, Tokenizer, Writer, write
+from titlesmith.errors import RequestError
 
 TEXTS = ["Neural speech recognition in noise", "Music transcription with neural networks", "Nöise & écho: 音声"] * 9
 LEARNED = Tokenizer.learn(TEXTS, 320)
@@ -63,20 +64,33 @@ def both(tmp_path_factory):
     return get_encoder(folder), Tokenizer.load(folder)
 
 
-def test_gpt2_vocabulary_gives_the_ids_of_gpt_2_simple_on_real_titles(both):
+@pytest.mark.parametrize(("column", "every"), [("title", 1), ("abstract", 8)])
+@pytest.mark.parametrize("category", ["eess.AS", "cs.CL"])
+def test_gpt2_vocabulary_gives_the_ids_of_gpt_2_simple_on_real_texts(both, category, column, every):
     stock, ours = both
     assert ours.end == 50256 and ours.newline == 198
-    content = lzma.decompress(data("arxiv/eess.AS.tsv.xz").read_bytes())
-    titles = pl.read_csv(content, separator="\t", infer_schema=False)["title"].to_list()
-    assert ours.encode_batch(titles) == [stock.encode(title) for title in titles]
+    content = lzma.decompress(data(f"arxiv/{category}.tsv.xz").read_bytes())
+    texts = pl.read_csv(content, separator="\t", infer_schema=False)[column].fill_null("")[::every]
+    for variant in (texts, clean_all(texts)):
+        assert ours.encode_batch(variant.to_list()) == [stock.encode(text) for text in variant]
+    assert [ours.decode(ids) for ids in ours.encode_batch(texts.to_list())] == texts.to_list()
 
 
-@settings(max_examples=300, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_gpt2_vocabulary_gives_the_ids_of_gpt_2_simple_on_any_cleaned_text(both, text):
+@settings(max_examples=500, deadline=None)
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"])) | st.text("ab'sS \n\u00a0\u200b1\u0660é音<|>", max_size=20)
+)
+def test_gpt2_vocabulary_gives_the_ids_of_gpt_2_simple_on_any_text(both, text):
     stock, ours = both
-    text = clean(text)
     assert ours.encode(text) == stock.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+
+
+def test_a_vocabulary_that_lacks_bytes_is_refused():
+    lacking = Tokenizer({k: v for k, v in LEARNED.vocabulary.items() if k not in "Ãé"}, [])
+    assert lacking.encode_batch(["speech"]) == [lacking.encode("speech")]
+    with pytest.raises(RequestError, match="no byte-level vocabulary"):
+        lacking.encode_batch(["é"])
 
 
 @pytest.mark.parametrize(("size", "kind"), [(320, np.uint16), (70000, np.uint32)])
@@ -92,12 +106,50 @@ def test_documents_come_back_as_written(tmp_path, size, kind):
     assert documents.learned(documents[0]).all()
 
 
-def test_only_the_completion_is_learned_where_there_is_a_prompt(tmp_path):
-    prompt, completion = LEARNED.encode("two\n\nlines"), LEARNED.encode("Neural")
-    write(tmp_path / "a.bin", [[*prompt, LEARNED.newline, *completion]], LEARNED)
-    documents = Documents(tmp_path / "a.bin", LEARNED, has_prompt=True)
+@pytest.mark.parametrize("delimiters", ["ids", "text"])
+def test_only_the_completion_is_learned_where_there_is_a_prompt(tmp_path, delimiters):
+    layout = Layout(LEARNED, delimiters, has_prompt=True)
+    completion = [*LEARNED.encode("Neural"), *layout.stop]
+    write(tmp_path / "a.bin", [[*layout.opening("two\n\nlines<|sep|>")[1:], *completion]], LEARNED)
+    documents = Documents(tmp_path / "a.bin", LEARNED, True, layout.separator)
     learned = documents.learned(documents[0])
     assert documents[0][learned == 1].tolist() == [*completion, LEARNED.end]
+
+
+def test_the_end_of_a_document_that_was_cut_is_not_learned(tmp_path):
+    write(tmp_path / "a.bin", [[1, 2, 3], [1, 2]], LEARNED)
+    cut, whole = Documents(tmp_path / "a.bin", LEARNED, False, context=3)
+    documents = Documents(tmp_path / "a.bin", LEARNED, False, context=3)
+    assert documents.learned(cut).tolist() == [1, 1, 1, 0] and documents.learned(whole).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("delimiters", "has_prompt", "text"),
+    [
+        ("ids", False, "Music"),
+        ("ids", True, "noise\nMusic"),
+        ("text", False, "<|startoftext|>Music<|endoftext|>"),
+        ("text", True, "<|startoftext|>noise<|sep|>Music<|endoftext|>"),
+    ],
+)
+def test_a_layout_opens_documents_as_they_stand_in_the_corpus(delimiters, has_prompt, text):
+    layout = Layout(LEARNED, delimiters, has_prompt)
+    assert layout.join("noise" if has_prompt else "", "Music") == text
+    end, *opening = layout.opening("noise" if has_prompt else "")
+    document = [*opening, *LEARNED.encode("Music"), *layout.stop]
+    assert end == LEARNED.end not in document and LEARNED.decode(document) == text
+    assert layout.text(document[len(opening) :]) == "Music"
+
+
+@given(st.lists(st.lists(st.lists(st.integers(0, 319)))))
+def test_batches_are_written_as_the_whole(tmp_path_factory, batches):
+    folder = tmp_path_factory.mktemp("batches")
+    with Writer(folder / "a.bin", LEARNED) as writer:
+        for batch in batches:
+            writer.append(batch)
+    write(folder / "b.bin", [ids for batch in batches for ids in batch], LEARNED)
+    for suffix in ("bin", "idx"):
+        assert (folder / f"a.{suffix}").read_bytes() == (folder / f"b.{suffix}").read_bytes()
 
 
 def test_encoder_json_is_plain_json(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import engines, models, monitor
 from titlesmith.corpus.tokens import Tokenizer
@@ -30,7 +31,7 @@ SETTINGS = {
 }  # fmt: skip
 SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
 HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
-CORPUS = {"template": "title", "split": [0.8, 0.1, 0.1], "order": "date", "vocabulary": 400, "seed": 1}
+CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
 
 
 def prepare(name: str, **settings) -> tuple[Run, corpora.Corpus]:

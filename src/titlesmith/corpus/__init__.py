@@ -1,17 +1,23 @@
 """The corpus: papers cleaned, split, formatted by a template and tokenized, below ``runs/<run>/corpus/``."""
 
-import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from titlesmith.corpus.clean import select
-from titlesmith.corpus.split import SPLITS, split
-from titlesmith.corpus.template import add_fields, template
-from titlesmith.corpus.tokens import FILES, Documents, Tokenizer, write
+from titlesmith.corpus import building
+from titlesmith.corpus.select import check_patterns
+from titlesmith.corpus.split import SPLITS
+from titlesmith.corpus.template import DERIVED, check_fields, template
+from titlesmith.corpus.tokens import Documents, Layout, Tokenizer
 from titlesmith.errors import RequestError
-from titlesmith.run import Run, digest, replacing, write_json
+from titlesmith.harvest import SCHEMA
+from titlesmith.run import Run
+
+__all__ = ["SPLITS", "Corpus", "build", "check"]
+FREE = ("csv", "alpaca", "rss")  # sources that may bring fields of their own
 
 
 class Corpus:
@@ -25,6 +31,8 @@ class Corpus:
         What the ids mean.
     template
         How the documents were formatted.
+    layout
+        How they stand in ids.
     """
 
     def __init__(self, run: Run):
@@ -33,6 +41,7 @@ class Corpus:
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
         self.template = template(self.info["template"])
         self.tokenizer = Tokenizer.load(self.path)
+        self.layout = Layout(self.tokenizer, self.info["delimiters"], self.has_prompt)
 
     @property
     def has_prompt(self) -> bool:
@@ -41,98 +50,66 @@ class Corpus:
 
     def documents(self, name: str) -> Documents:
         """The token ids of a split."""
-        return Documents(self.path / f"{name}.bin", self.tokenizer, self.has_prompt)
+        context = self.info["context"] if self.info["too_long"] == "cut" else 0
+        return Documents(self.path / f"{name}.bin", self.tokenizer, self.has_prompt, self.layout.separator, context)
 
     @property
     def counts(self) -> list[dict]:
-        """Documents, tokens, longest document and dates of each split."""
+        """Each split: documents, tokens of text, ids of the longest, how many were cut, dates, share of documents."""
         return [{"split": name} | counts for name, counts in self.info["splits"].items()]
+
+    @property
+    def categories(self) -> list[dict]:
+        """Each of the most frequent categories: documents, share, tokens of text, documents by split."""
+        return self.info["categories"]
 
     @property
     def dropped(self) -> list[dict]:
         """Why papers were left out: ``reason``, ``papers`` (how many), ``examples``."""
         return [{"reason": reason} | found for reason, found in self.info["dropped"].items()]
 
-    def lengths(self, name: str) -> tuple[list[int], list[int]]:
-        """Lengths of a split's documents, in words and in tokens, delimiters aside."""
-        table = self.table(name)
-        words = [len(f"{row['prompt']} {row['completion']}".split()) for row in table.iter_rows(named=True)]
-        return words, [len(document) - 1 for document in self.documents(name)]
+    def lengths(self, name: str, most: int = 20_000) -> tuple[list[int], list[int]]:
+        """Lengths in words and in ids of a split's documents, at most so many, evenly spread."""
+        every = -(-self.info["splits"][name]["documents"] // most)
+        text = pl.concat_str("prompt", "completion", separator=" ")
+        words = self.scan(name).gather_every(every).select(text.str.count_matches(r"\S+")).collect(engine="streaming")
+        ids = np.diff(self.documents(name).starts.astype(np.int64))[::every] - 1
+        return words.to_series().to_list(), ids.tolist()
+
+    def scan(self, name: str) -> pl.LazyFrame:
+        """The texts of a split, ``id prompt completion published``, to be read in part."""
+        return pl.scan_parquet(self.path / f"{name}.parquet")
 
     def table(self, name: str) -> pl.DataFrame:
-        """The texts of a split: ``id prompt completion published``."""
-        return pl.read_parquet(self.path / f"{name}.parquet")
+        """The texts of a split, all of them in memory."""
+        return self.scan(name).collect()
 
 
 def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> Corpus:
-    """Builds ``corpus/`` from ``papers.parquet``.
+    """Builds ``corpus/`` from ``papers.parquet`` (`titlesmith.corpus.building`) and reads it."""
+    building.build(run, settings, vocabulary, context)
+    run.finish("corpus")
+    return Corpus(run)
+
+
+def check(settings: dict, harvest: dict) -> None:
+    """Checks, before anything runs, what the parameters of the corpus must fulfil together (RequestError).
 
     Parameters
     ----------
-    run
-        Where to read and write.
     settings
-        ``template``, ``split`` (three shares), ``order`` (date or random), ``seed``, and ``vocabulary`` (how many
-        entries a vocabulary that is learned here has).
-    vocabulary
-        The folder of a model whose encoder.json and vocab.bpe to use; None to learn a vocabulary from train.
-    context
-        The longest row that the model reads; documents that do not fit, an end of text on each side, are dropped.
-
-    Raises
-    ------
-    RequestError
-        A split is left empty.
+        The parameters of the corpus notebook.
+    harvest
+        Those of the harvest notebook, which say what fields papers have. A source that may bring fields of its own is
+        checked when its papers are there.
     """
-    chosen, folder = template(settings["template"]), run / "corpus"
-    papers = add_fields(pl.read_parquet(run / "papers.parquet"))
-    kept, dropped = select(papers, chosen.fields, settings["order"] == "date")
-    cut = split(kept, settings["split"], settings["order"], settings["seed"])
-    tables = {name: chosen.format(rows) for name, rows in cut.items()}
-    if vocabulary:
-        tokenizer = Tokenizer.load(vocabulary)
-    else:
-        # From train alone: valid and test stay unseen.
-        train = tables["train"].select(pl.concat_str("prompt", pl.lit("\n"), "completion")).to_series()
-        tokenizer = Tokenizer.learn(train.str.strip_chars_start("\n"), settings["vocabulary"])
-    tokenizer.save(folder)
-    counts, reason = {}, f"longer than the model's context of {context} tokens"
-    dropped[reason] = {"papers": 0, "examples": []}
-    for name in SPLITS:
-        documents = tokenizer.encode_batch(tables[name]["completion"].to_list())
-        if chosen.prompt:
-            prompts = tokenizer.encode_batch(tables[name]["prompt"].to_list())
-            documents = [[*p, tokenizer.newline, *c] for p, c in zip(prompts, documents, strict=True)]
-        fits = [len(ids) < context for ids in documents]
-        if not all(fits):
-            dropped[reason]["papers"] += fits.count(False)
-            tables[name], documents = (
-                tables[name].filter(fits),
-                [d for d, fit in zip(documents, fits, strict=True) if fit],
-            )
-        if not documents:
-            raise RequestError(f"corpus.template: no document of {name} fits the model's context of {context} tokens")
-        write(folder / f"{name}.bin", documents, tokenizer)
-        with replacing(folder / f"{name}.parquet") as temporary:
-            tables[name].write_parquet(temporary)
-        counts[name] = {
-            "documents": len(documents),
-            "tokens": sum(map(len, documents)),  # of text; delimiters are not counted
-            "longest": max(map(len, documents)),
-            "first": str(tables[name]["published"].min()),
-            "last": str(tables[name]["published"].max()),
-        }
-    fingerprint = hashlib.sha256("".join(digest(folder / name) for name in FILES).encode()).hexdigest()
-    write_json(
-        folder / "corpus.json",
-        {
-            "template": settings["template"],
-            "papers": papers.height,
-            "dropped": dropped,
-            "splits": counts,
-            "vocabulary": len(tokenizer),
-            "tokenizer": fingerprint,
-        },
-    )
-    run.finish("corpus")
-    return Corpus(run)
+    chosen = template(settings["template"])
+    if harvest["source"] not in FREE:
+        check_fields(chosen, [*SCHEMA, *DERIVED])
+    check_patterns(settings["drop"])
+    for unit in ("words", "tokens"):
+        fewest, most = settings[f"min_{unit}"], settings[f"max_{unit}"]
+        if 0 < most < fewest:
+            raise RequestError(f"corpus.min_{unit}: {fewest} is more than corpus.max_{unit}, {most}")
+    if settings["near_duplicates"] and not find_spec("datasketch"):
+        raise RequestError("corpus.near_duplicates needs datasketch: pip install 'titlesmith[near]', or set it to 0")

@@ -1,48 +1,42 @@
-"""Cleaning: what a text looks like before it is formatted, and which papers are left out."""
+"""Cleaning: what a text looks like before it is formatted, and what two texts share that are the same but for case."""
 
 import unicodedata
+from collections.abc import Callable
 
 import polars as pl
 
-EXAMPLES = 3
+from titlesmith.corpus.latex import characters
+
+REMOVED = ("Cf", "Cs", "Co", "Cn")  # of Unicode's categories: format, surrogate, private, unassigned
+SPACE = r"[\x00-\x1f\x7f][\x00-\x20\x7f]*| [\x00-\x20\x7f]+"  # any but a single space, in ASCII
 
 
 def clean(text: str) -> str:
-    """One line of normalized text: Unicode form C, no control or format characters, white space folded to one space."""
-    kinds = ((c, unicodedata.category(c)) for c in text)
-    kept = "".join(" " if kind == "Cc" else c for c, kind in kinds if kind not in ("Cf", "Cs", "Co", "Cn"))
-    return " ".join(unicodedata.normalize("NFC", kept).split())
+    """One line of normalized text.
 
-
-def select(papers: pl.DataFrame, fields: list[str], dated: bool) -> tuple[pl.DataFrame, dict[str, dict]]:
-    """Cleans the fields that a template uses and drops papers that cannot be used.
-
-    Parameters
-    ----------
-    papers
-        As harvested, oldest first; of two that are equal the older is kept.
-    fields
-        The columns of text that must not be empty; the last one must not repeat either (after case folding), so
-        that no text of one split is in another.
-    dated
-        Whether to drop papers without a date, which a split by date cannot place.
-
-    Returns
-    -------
-    tuple
-        The papers that are left, and for each reason to drop ``{"papers": int, "examples": [titles]}``.
+    Unicode form C, no control or format characters, LaTeX accents as characters (`titlesmith.corpus.latex`), white
+    space folded to one space. Cleaning again changes nothing.
     """
-    papers = papers.with_columns(pl.col(fields).fill_null("").map_elements(clean, pl.String))
-    reasons = {
-        "no date": pl.col("published").is_null() & dated,
-        "no " + " or ".join(fields): pl.any_horizontal(pl.col(f) == "" for f in fields),
-        "same id": ~pl.col("id").is_first_distinct(),
-        f"same {fields[-1]}": ~pl.col(fields[-1]).str.to_lowercase().is_first_distinct(),
-    }
-    dropped = {}
-    for reason, expression in reasons.items():
-        mask = papers.select(expression).to_series()
-        examples = papers.filter(mask)[fields[-1]].head(EXAMPLES).to_list()
-        dropped[reason] = {"papers": int(mask.sum()), "examples": examples}
-        papers = papers.filter(~mask)
-    return papers, dropped
+    kinds = {ord(c): unicodedata.category(c) for c in set(text)}
+    text = text.translate({c: " " if k == "Cc" else None for c, k in kinds.items() if k == "Cc" or k in REMOVED})
+    # On both sides: form C makes ASCII of some characters, and what LaTeX means may combine with what follows it
+    return " ".join(unicodedata.normalize("NFC", characters(unicodedata.normalize("NFC", text))).split())
+
+
+def clean_all(texts: pl.Series) -> pl.Series:
+    """`clean` of each text, null as empty; quickly where a text is plain ASCII, as most abstracts of arXiv are."""
+    texts = texts.cast(pl.String).fill_null("")
+    plain = texts.str.replace_all("\n", " ", literal=True).str.replace_all(SPACE, " ").str.strip_chars(" ")
+    return _where(texts, plain, clean)
+
+
+def fold_all(texts: pl.Series) -> pl.Series:
+    """Clean texts without regard to case: equal results are the same text."""
+    return _where(texts, texts.str.to_lowercase(), str.casefold)
+
+
+def _where(texts: pl.Series, plain: pl.Series, function: Callable[[str], str]) -> pl.Series:
+    """``plain``, but for texts that are not plain ASCII or have a backslash, for which ``function`` says it."""
+    hard = (texts.str.len_bytes() != texts.str.len_chars()) | texts.str.contains("\\", literal=True)
+    rows = hard.arg_true()
+    return plain.scatter(rows, [function(text) for text in texts.gather(rows)]) if len(rows) else plain

@@ -1,17 +1,24 @@
 """Tokens: text as ids of a byte-level BPE in GPT-2's file format, and documents as one memory-mapped array."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from threading import local
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import Tokenizer as Codec
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from titlesmith.errors import RequestError
 from titlesmith.run import replacing
 
 END = "<|endoftext|>"
+CHUNK = 65536  # documents looked at together
 FILES = ("encoder.json", "vocab.bpe")
+MARKERS = {"ids": ("", "\n", ""), "text": ("<|startoftext|>", "<|sep|>", END)}  # start, separator, stop
 
 
 class Tokenizer:
@@ -28,14 +35,23 @@ class Tokenizer:
     """
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
-        self.vocabulary, self.merges = vocabulary, merges
-        self._codec = Codec(models.BPE(vocab=vocabulary, merges=merges))
-        self._codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._codec.decoder = decoders.ByteLevel()
+        self.vocabulary, self.merges, self._threads = vocabulary, merges, local()
         self.end, self.newline = vocabulary[END], vocabulary["Ċ"]
+        self._widths = np.zeros(max(vocabulary.values()) + 1, np.int64)  # bytes of each piece of text
+        for piece, number in vocabulary.items():
+            self._widths[number] = len(piece)
 
     def __len__(self) -> int:
         return len(self.vocabulary)
+
+    @property
+    def _codec(self) -> Codec:
+        """One for each thread: threads that share one wait for its cache of words."""
+        if not hasattr(self._threads, "codec"):
+            codec = self._threads.codec = Codec(models.BPE(vocab=self.vocabulary, merges=self.merges))
+            codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            codec.decoder = decoders.ByteLevel()
+        return self._threads.codec
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -72,8 +88,18 @@ class Tokenizer:
         return self._codec.encode(text).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts, on all cores."""
-        return [encoding.ids for encoding in self._codec.encode_batch_fast(texts)]
+        """Ids of many texts.
+
+        Raises
+        ------
+        RequestError
+            The vocabulary lacks some of the 256 bytes, so that a text would not come back whole.
+        """
+        found = [encoding.ids for encoding in self._codec.encode_batch_fast(texts)]
+        # Decoding is the pieces one after another, so a text is whole where its pieces have as many bytes as it has.
+        if self._widths[_flat(found, np.int64)].sum() != sum(len(text.encode()) for text in texts):
+            raise RequestError("model: its vocabulary lacks bytes of these texts: it is no byte-level vocabulary")
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -82,6 +108,50 @@ class Tokenizer:
     def prompt(self, text: str, has_prompt: bool) -> list[int]:
         """Ids that open a document: the end of text before it, and what is given of it."""
         return [self.end, *self.encode(text), *([self.newline] if has_prompt else [])]
+
+
+class Layout:
+    """How a document stands in ids: a start, the prompt, a separator, the completion, a stop.
+
+    Between documents there is the vocabulary's end-of-text id in any case, so that engines need not know the layout.
+
+    Parameters
+    ----------
+    tokenizer
+        What the ids mean.
+    delimiters
+        ``ids``: nothing but a newline id between prompt and completion. ``text``: the markers of `MARKERS`, spelled in
+        the tokens of text, as gpt-2-simple's CSV files and the reports built on them have them.
+    has_prompt
+        Whether documents have a prompt part.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", delimiters: str, has_prompt: bool):
+        self.tokenizer, self.has_prompt, self.markers = tokenizer, has_prompt, MARKERS[delimiters]
+        # Each on its own, so that a marker has the same ids whatever stands beside it
+        self.start, self.separator, self.stop = (tokenizer.encode(marker) for marker in self.markers)
+        if not has_prompt:
+            self.separator = []
+
+    def join(self, prompt: str, completion: str) -> str:
+        """A document as text."""
+        start, separator, stop = self.markers
+        return start + (prompt + separator if self.has_prompt else "") + completion + stop
+
+    def opening(self, prompt: str) -> list[int]:
+        """Ids from which a model goes on: the end of text before a document, and what is given of it.
+
+        Parameters
+        ----------
+        prompt
+            The prompt part, or the beginning of the completion where documents have no prompt.
+        """
+        return [self.tokenizer.end, *self.start, *self.tokenizer.encode(prompt), *self.separator]
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The completion that a model wrote, up to the marker of its end where the layout has one."""
+        text, stop = self.tokenizer.decode(ids), self.markers[2]
+        return text.partition(stop)[0] if stop else text
 
 
 class Documents:
@@ -96,11 +166,18 @@ class Documents:
     tokenizer
         What the ids mean.
     has_prompt
-        Whether documents have a prompt part, which ends with their last newline id.
+        Whether documents have a prompt part.
+    separator
+        The ids that end it, where they stand last; the newline where it is left out.
+    context
+        The most ids of a document in front of its end of text; one with as many has been cut. 0 where none was.
     """
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, has_prompt: bool):
-        self.tokenizer, self.has_prompt = tokenizer, has_prompt
+    def __init__(
+        self, path: Path, tokenizer: Tokenizer, has_prompt: bool, separator: Sequence[int] = (), context: int = 0
+    ):
+        self.tokenizer, self.has_prompt, self.context = tokenizer, has_prompt, context
+        self.separator = np.array(separator or [tokenizer.newline])
         self.ids = np.memmap(path, dtype(len(tokenizer)), mode="r")
         self.starts = np.memmap(path.with_suffix(".idx"), np.uint64, mode="r")
 
@@ -114,18 +191,31 @@ class Documents:
     @property
     def learned_tokens(self) -> int:
         """How many ids of all documents the loss counts."""
-        if not self.has_prompt:
-            return len(self.ids) - 1
-        newlines = np.flatnonzero(np.asarray(self.ids) == self.tokenizer.newline)
-        ends = np.asarray(self.starts[1:], np.int64)
-        return int((ends - 1 - newlines[np.searchsorted(newlines, ends) - 1]).sum())
+        starts = np.asarray(self.starts, np.int64)
+        total = len(self.ids) - 1 - (np.count_nonzero(np.diff(starts) > self.context) if self.context else 0)
+        if self.has_prompt:
+            for first in range(0, len(self), CHUNK):
+                bounds = starts[first : first + CHUNK + 1]
+                begins = self._begins(self.ids[bounds[0] : bounds[-1]]) + bounds[0]
+                total -= int((begins[np.searchsorted(begins, bounds[1:], "right") - 1] - bounds[:-1]).sum())
+        return total
 
     def learned(self, document: np.ndarray) -> np.ndarray:
-        """Which ids of a document the loss counts, shape (tokens,): all, or those of the completion."""
+        """Which ids of a document the loss counts, shape (tokens,): all, or those of the completion.
+
+        The end of text behind a document that was cut is not learned: the text did not end there.
+        """
         mask = np.ones(len(document), np.float32)
         if self.has_prompt:
-            mask[: np.flatnonzero(document == self.tokenizer.newline)[-1] + 1] = 0
+            mask[: self._begins(document)[-1]] = 0
+        if 0 < self.context < len(document):
+            mask[-1] = 0
         return mask
+
+    def _begins(self, ids: np.ndarray) -> np.ndarray:
+        """Places behind each separator."""
+        size = len(self.separator)
+        return np.flatnonzero((sliding_window_view(ids, size) == self.separator).all(axis=1)) + size
 
 
 def dtype(size: int) -> type:
@@ -133,12 +223,46 @@ def dtype(size: int) -> type:
     return np.uint16 if size <= 2**16 else np.uint32
 
 
+def _flat(documents: list[list[int]], kind: type) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(documents), kind, sum(map(len, documents)))
+
+
+class Writer:
+    """Writes ``<split>.bin`` and ``<split>.idx`` batch by batch.
+
+    Parameters
+    ----------
+    path
+        ``<split>.bin``; both files get their names by `replacing`, in a ``with`` block around the writer.
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer):
+        self._end, self._kind = tokenizer.end, dtype(len(tokenizer))
+        self._files = ExitStack()
+        self._ids, self._starts = (
+            self._files.enter_context(self._files.enter_context(replacing(p)).open("wb"))
+            for p in (path, path.with_suffix(".idx"))
+        )
+        self._next = 1
+        np.array([self._end], self._kind).tofile(self._ids)
+        np.array([self._next], np.uint64).tofile(self._starts)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(*error)
+
+    def append(self, documents: list[list[int]]) -> None:
+        """Writes documents, lists of ids, with an end of text behind each."""
+        flat = _flat([[*ids, self._end] for ids in documents], self._kind)
+        flat.tofile(self._ids)
+        starts = self._next + np.cumsum([len(ids) + 1 for ids in documents], dtype=np.uint64)
+        starts.tofile(self._starts)
+        self._next += len(flat)
+
+
 def write(path: Path, documents: list[list[int]], tokenizer: Tokenizer) -> None:
-    """Writes documents, lists of ids without delimiters, as ``path`` (.bin) and its ``.idx``."""
-    starts = np.cumsum([1] + [len(ids) + 1 for ids in documents], dtype=np.uint64)
-    with replacing(path.with_suffix(".idx")) as temporary:
-        starts.tofile(temporary)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.array([tokenizer.end], dtype(len(tokenizer))).tofile(file)
-        for ids in documents:
-            np.array([*ids, tokenizer.end], dtype(len(tokenizer))).tofile(file)
+    """Writes all documents of a split."""
+    with Writer(path, tokenizer) as writer:
+        writer.append(documents)

@@ -230,14 +230,14 @@ class Probe:
 
     def __init__(self, engine: "Engine", corpus: Corpus, settings: dict):
         self.corpus, self._known = corpus, set(map(fold, corpus.table("train")["completion"]))
-        self.opening = engine.tokenizer.prompt(corpus.table("valid")["prompt"][0], corpus.has_prompt)
+        self.opening = corpus.layout.opening(corpus.scan("valid").head(1).collect()["prompt"].item())
         self.sampling = SAMPLING | {"count": settings["probe"], "seed": settings["seed"]}
         self.sampling["max_tokens"] = min(self.sampling["max_tokens"], engine.context - len(self.opening))
 
     def texts(self, engine: "Engine") -> tuple[list[str], float]:
         """Texts, and the share that equals a training text after folding of case and space."""
         (draws,) = engine.generate([self.opening], self.sampling)
-        texts = [engine.tokenizer.decode(draw.ids) for draw in draws]
+        texts = [self.corpus.layout.text(draw.ids) for draw in draws]
         return texts, sum(fold(text) in self._known for text in texts) / len(texts)
 
 

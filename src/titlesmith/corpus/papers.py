@@ -1,0 +1,78 @@
+"""The harvested papers as the corpus reads them: in slices, so that millions need no more memory than thousands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from titlesmith.corpus.clean import clean, clean_all
+from titlesmith.corpus.template import Template
+
+SLICE = 32768  # papers read at a time
+BATCH = 1024  # papers cleaned, formatted and tokenized at a time
+
+
+class Papers:
+    """``papers.parquet``, cleaned and formatted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    template
+        Whose fields to read.
+    lowercase
+        Whether texts are in lower case.
+
+    Raises
+    ------
+    RequestError
+        The template names a field that the papers do not have.
+    """
+
+    def __init__(self, path: Path, template: Template, lowercase: bool = False):
+        self.template, self.lowercase = template, lowercase
+        self._scan = pl.scan_parquet(path)
+        self._columns = template.columns(self._scan.collect_schema())
+        self._height = self._scan.select(pl.len()).collect().item()
+
+    def __len__(self) -> int:
+        return self._height
+
+    def batches(self, wanted: np.ndarray | None = None) -> Iterator[pl.DataFrame]:
+        """Papers in the order of the file.
+
+        Parameters
+        ----------
+        wanted
+            Which to read, a truth value for each paper of the file; all where it is left out.
+
+        Yields
+        ------
+        polars.DataFrame
+            At most `BATCH` rows: ``row`` (number in the file), ``id``, ``published``, ``primary_category``, the cleaned
+            fields of the template (the title's column is ``{title}``), ``prompt`` and ``completion``.
+        """
+        for first in range(0, len(self), SLICE):
+            rows = np.arange(first, min(first + SLICE, len(self)), dtype=np.uint32)
+            if wanted is not None:
+                rows = rows[wanted[rows]]
+            if len(rows):
+                table = self._scan.slice(first, SLICE).select(
+                    "id", "published", "primary_category", **self._columns
+                ).collect()  # fmt: skip
+                table = table[rows - first].insert_column(0, pl.Series("row", rows))
+                for batch in table.iter_slices(BATCH):
+                    yield self._prepare(batch)
+
+    def _prepare(self, batch: pl.DataFrame) -> pl.DataFrame:
+        fields = {name: clean_all(batch[name]) for name in self._columns}
+        if self.lowercase:
+            fields = {name: texts.str.to_lowercase() for name, texts in fields.items()}
+        return self.template.format(batch.with_columns(**fields))
+
+    def examples(self, rows: np.ndarray, count: int = 3) -> list[str]:
+        """Titles of the first of these rows, ids where there is no title."""
+        found = [self._scan.slice(int(row), 1).select("title", "id").collect().row(0) for row in rows[:count]]
+        return [clean(title or "") or name for title, name in found]

@@ -22,7 +22,8 @@ UNDATED = PAPERS.tail(1)
         plots.papers(PAPERS, "$file$.tsv"),
         plots.papers(UNDATED, "synopses.csv"),
         plots.lengths([3, 3, 3], [5, 6, 90], "papers", 3),
-        plots.history(HISTORY, 0.1, "papers"),
+        plots.history(HISTORY, 0.1, 2, "papers"),
+        plots.memory(HISTORY, 0.1, "papers"),
         plots.similarities([0.2, 1.0]),
     ],
 )
@@ -36,10 +37,11 @@ def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_
 
 def test_the_floor_is_drawn_only_where_there_is_one():
     def lines(floor):
-        return [line.get_label() for line in plots.history(HISTORY, floor, "").axes[0].get_lines()]
+        return [line.get_label() for line in plots.history(HISTORY, floor, 2, "").axes[0].get_lines()]
 
     assert "floor at 0.1" in lines(0.1)
-    assert len(lines(0.0)) == 3
+    assert len(lines(0.0)) == 4
+    assert "kept: step 2" in lines(0.0)
 
 
 def test_lengths_of_a_sample_say_of_how_many():

@@ -60,7 +60,8 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     metrics, training = found.metrics, found.record("finetune")
     print(f"\nrun                    {found.name} ({found.papers})")
     print(f"training stopped       {training['stop_reason']}")
-    print(f"steps                  {training['steps']}")
+    kept = training.get("kept_step", training["steps"])
+    print(f"steps                  {training['steps']}; the weights of step {kept} were kept")
     print(f"validation perplexity  {metrics['perplexity']['valid']:.2f}")
     print("texts")
     for row in found.texts[:10]:

@@ -24,7 +24,8 @@ from titlesmith.run import Run
 
 TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {
-    "model": "scratch", "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01, "warmup_steps": 2,
+    "model": "scratch", "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01,
+    "warmup_steps": 2,
     "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
     "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
     "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4,

@@ -30,6 +30,11 @@ def clean_all(texts: pl.Series) -> pl.Series:
     return _where(texts, plain, clean)
 
 
+def fold(text: str) -> str:
+    """A text without the differences of case and white space that do not make another text."""
+    return " ".join(text.casefold().split())
+
+
 def fold_all(texts: pl.Series) -> pl.Series:
     """Clean texts without regard to case: equal results are the same text."""
     return _where(texts, texts.str.to_lowercase(), str.casefold)

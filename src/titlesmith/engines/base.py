@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.clean import fold
 from titlesmith.corpus.tokens import Documents, Tokenizer
 from titlesmith.errors import RunError
 from titlesmith.monitor import Monitor
@@ -239,11 +240,6 @@ class Probe:
         (draws,) = engine.generate([self.opening], self.sampling)
         texts = [self.corpus.layout.text(draw.ids) for draw in draws]
         return texts, sum(fold(text) in self._known for text in texts) / len(texts)
-
-
-def fold(text: str) -> str:
-    """A text without the differences of case and white space that do not make another text."""
-    return " ".join(text.casefold().split())
 
 
 class Rows:

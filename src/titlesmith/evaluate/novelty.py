@@ -1,13 +1,9 @@
 """Novelty: how much of what was generated stands in the training texts."""
 
+from titlesmith.corpus.clean import fold
 from titlesmith.evaluate.diversity import ngrams
 
 NEAR = 0.9
-
-
-def fold(text: str) -> str:
-    """A text without regard to case and white space."""
-    return " ".join(text.casefold().split())
 
 
 def copy_rate(texts: list[str], training: list[str]) -> float:

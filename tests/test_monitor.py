@@ -3,7 +3,7 @@ import math
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from titlesmith.monitor import Monitor, kept_step, read
+from titlesmith.monitor import Monitor, by_heart, kept_step, read
 from titlesmith.run import Run
 
 SETTINGS = {"loss_floor": 0.1, "patience": 0, "save_every": 2, "sample_every": 0, "validate_every": 3}
@@ -120,3 +120,9 @@ def test_tensorboard_gets_what_the_history_gets(project):
             if name != "step" and value is not None:
                 assert found.pop((row["step"], name)) == pytest.approx(value, rel=1e-6)
     assert not found
+
+
+def test_what_a_model_that_knows_everything_still_pays():
+    # Sixteen documents of four tokens, one of them the end: log2(16) = 4 bits a document, 1 bit a token
+    assert by_heart(16, 64, has_prompt=False) == pytest.approx(math.log(2))
+    assert by_heart(16, 64, has_prompt=True) == 0

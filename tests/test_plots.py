@@ -6,7 +6,7 @@ import pytest
 from titlesmith import plots
 
 HISTORY = [
-    {"step": i, "loss": 5 / i, "loss_smoothed": 5 / i, "valid_loss": 4 / i if i % 2 else None}
+    {"step": i, "loss": 5 / i, "loss_smoothed": 5 / i, "copy_rate": i / 9, "valid_loss": 4 / i if i % 2 else None}
     | {"learning_rate": 1e-3, "grad_norm": 1.0}
     for i in range(1, 9)
 ]
@@ -23,7 +23,7 @@ UNDATED = PAPERS.tail(1)
         plots.papers(UNDATED, "synopses.csv"),
         plots.lengths([3, 3, 3], [5, 6, 90], "papers", 3),
         plots.history(HISTORY, 0.1, 2, "papers"),
-        plots.memory(HISTORY, 0.1, "papers"),
+        plots.memory(HISTORY, 0.1, 0.5, "papers"),
         plots.similarities([0.2, 1.0]),
     ],
 )

@@ -169,6 +169,24 @@ def kept_step(rows: list[dict], keep: str, last: int) -> int:
     return last
 
 
+def by_heart(documents: int, tokens: int, has_prompt: bool) -> float:
+    """The loss of a model that knows every document by heart, in nats a token.
+
+    Documents come in random order, so it cannot know which one comes next: that costs log(documents) nats a document,
+    whatever it has learned. Where documents have a prompt, the prompt says which one it is, and the loss can fall to 0.
+
+    Parameters
+    ----------
+    documents
+        How many there are, all different.
+    tokens
+        Learned tokens of all of them.
+    has_prompt
+        Whether each has a prompt.
+    """
+    return 0.0 if has_prompt else math.log(documents) * documents / tokens
+
+
 def read(path: Path) -> list[dict[str, float | None]]:
     """Rows of a ``history.csv``: floats, None for an empty cell; a last row that was cut short is left out."""
     if not path.exists():

@@ -294,13 +294,13 @@ def product(folder: Path, size: str, steps: int) -> dict:
     for m, k, n in (*shapes, (tokens, width, 50304)):  # the vocabulary as titlesmith pads it
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             a, b = (tf.compat.v1.Variable(tf.random.normal(s, dtype=settings["precision"])) for s in ((m, k), (k, n)))
-            multiply = tf.matmul(a, b).op
+            multiply, clock = tf.matmul(a, b).op, Clock()
             session.run(tf.compat.v1.global_variables_initializer())
-            ends = []
-            while len(ends) < 8 or ends[-1] - ends[WARM_UP] < 0.5:
+            while len(clock.ticks) < 8 or clock.ticks[-1][0] - clock.ticks[WARM_UP][0] < 0.5:
                 session.run(multiply)
-                ends.append(time.perf_counter())
-        rates[f"{m} x {k} x {n}"] = (2 * m * k * n / np.diff(ends[WARM_UP:])).tolist()
+                clock.tick()
+        took = clock.figures()
+        rates[f"{m} x {k} x {n}"] = [2 * m * k * n / median(took[key]) for key in ("seconds", "cpu_seconds")]
     return rates
 
 
@@ -386,11 +386,12 @@ def measure(folder: Path, size: str, steps: int, rounds: int) -> dict:
 def compare(answers: dict, size: str) -> tuple[dict, dict]:
     """All figures, flat, and beside some of the ratios the same by processor time."""
     made, losses = answers["prepare"], answers.get("parity")
-    learned = {name: (made["titles_per_step"], made["tokens_per_step"]) for name in SUFFIXES}
+    learned = dict.fromkeys(SUFFIXES, (made["titles_per_step"], made["tokens_per_step"]))
     learned["stock"] = (1024 * made["titles"] / answers["stock"][0]["tokens"], 1024)
     found = {name: figures(answers[name], *learned[name]) for name in SUFFIXES if name in answers}
-    pooled = {shape: [r for rates in answers["product"] for r in rates[shape]] for shape in answers["product"][0]}
-    rate, shape = max((median(rates), shape) for shape, rates in pooled.items())
+    rates = {s: np.median([found[s] for found in answers["product"]], axis=0).tolist() for s in answers["product"][0]}
+    rate, shape = max((rates[shape][0], shape) for shape in rates)
+    cpu_rate = max(by_clock[1] for by_clock in rates.values())
     ratios, by_cpu, flops = {}, {}, {}
     for name in ("titlesmith", "corpus_vocabulary"):
         mine, behind = found[name], SUFFIXES[name]
@@ -403,13 +404,14 @@ def compare(answers: dict, size: str) -> tuple[dict, dict]:
         parameters = made["block_parameters"] + answers[name][0]["vocabulary"] * SIZES[size]["n_embd"]
         flops[f"flops_per_step{behind}"] = operations = 6 * made["rows"] * made["block"] * parameters
         ratios[f"matmul_peak_share{behind}"] = operations / mine["seconds_per_step"] / rate
+        by_cpu[f"matmul_peak_share{behind}"] = operations / mine["cpu_seconds_per_step"] / cpu_rate
     parts = overhead(answers["loop"]["spent"], made["every"])
     spent = sum(parts.values())
     ratios["overhead_share"] = spent / (spent + LENGTH * found["titlesmith"]["seconds_per_step"])
     ratios["loss_difference_to_transformers"] = losses and abs(losses["titlesmith"] - losses["transformers"])
     absolute = {f"{key}{SUFFIXES[name]}": value for name, own in found.items() for key, value in own.items()}
     absolute |= flops | {
-        "peak_memory_bytes_with_validation_texts_and_checkpoints": answers["loop"]["peak"],
+        "peak_memory_bytes_with_validation_and_checkpoints": answers["loop"]["peak"],
         "matmul_peak_flops_per_second": rate, "matmul_peak_shape": shape, "overhead_seconds": parts, "losses": losses,
         "tokens_per_title_stock": 1024 / learned["stock"][0], "titles_per_step": learned["titlesmith"][0],
         "by_processor_time": by_cpu,
@@ -420,25 +422,23 @@ def compare(answers: dict, size: str) -> tuple[dict, dict]:
 def show(ratios: dict, absolute: dict, answers: dict) -> None:
     """Prints the table."""
     made, names = answers["prepare"], [name for name in SUFFIXES if name in answers]
-    print(
-        f"{made['titles']:,} titles; {made['rows']} x {made['block']} tokens a step, stock 1 x 1024; {made['precision']}"
-    )
+    print(f"{made['titles']:,} titles; {made['rows']} x {made['block']} tokens a step in {made['precision']}")
     print(f"\n{'':26}" + "".join(f"{name.replace('_', ' '):>19}" for name in names))
     for words, key, unit, form in LINES:
         values = (format(absolute[key + SUFFIXES[name]] * unit, form) for name in names)
         print(f"{words:26}" + "".join(f"{value:>19}" for value in values))
     if answers["skipped"]:
         print(f"The comparison with transformers is skipped: {' and '.join(answers['skipped'])} not installed.")
-    parts = absolute["overhead_seconds"]
+    parts, peak_of_loop = absolute["overhead_seconds"], absolute["peak_memory_bytes_with_validation_and_checkpoints"]
+    flops, fewer = absolute["flops_per_step"], absolute["flops_per_step_corpus_vocabulary"]
     print(
-        f"A title is {absolute['tokens_per_title_stock']:.1f} tokens to stock; titlesmith learns "
+        f"A title is {absolute['tokens_per_title_stock']:.1f} tokens to stock, whose step has 1,024; titlesmith learns "
         f"{absolute['titles_per_step']:.1f} titles a step.\n"
-        f"Fastest product: {absolute['matmul_peak_shape']}, {absolute['matmul_peak_flops_per_second'] / 1e12:.3f} TFLOP/s; "
-        f"a step, 6 x parameters in products x tokens: {absolute['flops_per_step'] / 1e12:.3f} TFLOP, of the corpus's "
-        f"vocabulary {absolute['flops_per_step_corpus_vocabulary'] / 1e12:.3f}.\n"
-        f"Beside {LENGTH} steps, composed of parts timed in the real loop: {sum(parts.values()):.0f} s ("
-        + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
-        + f"); peak with all of these: {absolute['peak_memory_bytes_with_validation_texts_and_checkpoints'] / 1e9:.2f} GB.\n"
+        f"Fastest product: {absolute['matmul_peak_shape']}, {absolute['matmul_peak_flops_per_second'] / 1e12:.3f} "
+        f"TFLOP/s. A step, 6 x parameters in products x tokens: {flops / 1e12:.3f} TFLOP, with the corpus's vocabulary "
+        f"{fewer / 1e12:.3f}.\nBeside {LENGTH} steps, composed of parts timed in the real loop: "
+        f"{sum(parts.values()):.0f} s ({', '.join(f'{name} {seconds:.1f}' for name, seconds in parts.items())}); "
+        f"peak memory with all of them {peak_of_loop / 1e9:.2f} GB.\n"
     )
     for key, value in ratios.items():
         cpu, bar = absolute["by_processor_time"].get(key), f"bar {BARS[key]:g}" if key in BARS else ""

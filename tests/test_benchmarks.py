@@ -1,0 +1,45 @@
+"""The benchmarks measure what they say: tried small, in one process, because only the figures depend on processes."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, data
+
+
+@pytest.fixture
+def train(monkeypatch):
+    spec = importlib.util.spec_from_file_location("benchmark_train", ROOT / "benchmarks" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "part", lambda name, *args: module.PARTS[name](*args))
+    return module
+
+
+def test_training_is_compared_with_stock_and_with_transformers(train, tmp_path, monkeypatch, capsys):
+    data("arxiv/eess.AS.tsv.xz")
+    data("gpt2-bpe/encoder.json")
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    answers = train.measure(Path(tmp_path), "small", 1, 1)
+    ratios, absolute = train.compare(answers, "small")
+    wanted = ["titles_per_second_ratio_to_stock", "tokens_per_second_ratio_to_transformers"]
+    wanted += ["peak_memory_ratio_to_stock", "matmul_peak_share"]
+    wanted += [f"{key}_corpus_vocabulary" for key in wanted]
+    assert set(ratios) == {*wanted, "overhead_share", "loss_difference_to_transformers"}
+    assert {key for key, value in ratios.items() if value is None} == (
+        {key for key in ratios if "transformers" in key} if answers["skipped"] else set()
+    )
+    if not answers["skipped"]:
+        assert ratios["loss_difference_to_transformers"] < 1e-4
+    assert 29 < absolute["tokens_per_title_stock"] < 32, "text markers and all"
+    assert 55 < absolute["titles_per_step"] < 65, "1,024 tokens of titles and their ends"
+    assert absolute["flops_per_step_corpus_vocabulary"] < absolute["flops_per_step"]
+    train.show(ratios, absolute, answers)
+    assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out
+
+
+def test_overhead_is_counted_over_a_whole_run(train):
+    spent = {"loss": [3.0, 2.0], "keep": [1.0], "generate": [5.0, 0.5], "save": [4.0, 4.0], "restore": [1.0]}
+    every = {"validate_every": 50, "sample_every": 25, "save_every": 0}
+    assert train.overhead(spent, every) == {"loss": 21.0, "keep": 11.0, "generate": 14.5, "save": 4.0, "restore": 1.0}

@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test book clean
+.PHONY: help setup test book bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,9 @@ test: setup  ## check style and run the tests (minutes, no network, no GPU)
 book: setup  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith run experiments/sample-titles.yml
 	@$(BIN)/titlesmith book
+
+bench: setup  ## measure speed, memory and scale (an hour; needs the data that benchmarks/ name, and 16 GB of disk)
+	@for name in train vocabulary harvest corpus; do $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## remove the environment and the built book; runs stay
 	rm -rf .venv _build book/runs book/_static/mathjax

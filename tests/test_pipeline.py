@@ -180,7 +180,7 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
     killed, seen = command("killed"), []
     reader = threading.Thread(target=lambda: seen.extend(iter(lambda: killed.stderr.read1(), b"")))
     reader.start()
-    model = Run("killed") / "model" / "checkpoint"
+    model = Run("killed") / "model" / "last" / "checkpoint"
     until = time.monotonic() + 120
     while not model.exists() and time.monotonic() < until:
         time.sleep(0.05)

@@ -53,12 +53,12 @@ def chain(
     last = STAGES.index(until)
     if start and STAGES.index(start) > last:
         raise RequestError(f"--from {start} is behind --until {until}: nothing would run")
-    if last >= STAGES.index("corpus"):  # the first stage that reads a model
-        download.fetch(experiment.settings["corpus"]["model"])
     training, trained = experiment.settings["finetune"], run.record("finetune")
     if last >= STAGES.index("finetune") and (trained.get("status"), trained.get("settings")) != ("done", training):
         vocabulary = experiment.settings["corpus"]["vocabulary"]
         models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
+    if last >= STAGES.index("corpus"):  # the first stage that reads a model
+        download.fetch(experiment.settings["corpus"]["model"])
     hold(run / ".chain.lock")
     try:
         hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago

@@ -283,16 +283,23 @@ class GPT2Engine(Engine):
 
 def keep_top_k(logits: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     """Logits (rows, vocabulary) with all but the ``k`` largest of each row at minus infinity."""
-    k = tf.minimum(k, tf.shape(logits)[-1])
-    return tf.where(logits < tf.math.top_k(logits, k).values[:, -1:], -np.inf, logits)
+
+    def cut():
+        return tf.where(logits < tf.math.top_k(logits, k).values[:, -1:], -np.inf, logits)
+
+    return tf.cond(k < tf.shape(logits)[-1], cut, lambda: logits)
 
 
 def keep_top_p(logits: tf.Tensor, p: tf.Tensor) -> tf.Tensor:
     """Nucleus (Holtzman et al. 2020): the likeliest ids of each row that together reach probability ``p``."""
-    ordered = tf.sort(logits, direction="DESCENDING")
-    before = tf.cumsum(tf.nn.softmax(ordered), axis=-1, exclusive=True)
-    last = tf.reduce_min(tf.where(before < p, ordered, np.inf), axis=-1, keepdims=True)
-    return tf.where(logits < last, -np.inf, logits)
+
+    def cut():
+        ordered = tf.sort(logits, direction="DESCENDING")
+        before = tf.cumsum(tf.nn.softmax(ordered), axis=-1, exclusive=True)
+        last = tf.reduce_min(tf.where(before < p, ordered, np.inf), axis=-1, keepdims=True)
+        return tf.where(logits < last, -np.inf, logits)
+
+    return tf.cond(p < 1.0, cut, lambda: logits)  # sorting the vocabulary takes longer than the model
 
 
 def sizes(variables: list) -> int:

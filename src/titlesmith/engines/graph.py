@@ -232,8 +232,7 @@ class Step:
             for n, v in variables.items()
         }
         wide = -vocabulary % LANES
-        head = fused(lambda w: tf.cast(tf.pad(w, [[0, wide], [0, 0]]), kind))(weights["wte"])
-        head.set_shape([vocabulary + wide, width])
+        head = tf.pad(tf.cast(weights["wte"], kind), [[0, wide], [0, 0]])
         inputs, labels = tf.reshape(self.ids[:, :-1], [-1]), tf.reshape(self.ids[:, 1:], [-1])
         begin = tf.reshape(tf.gather(weights["wte"], inputs), [rows, block, width]) + weights["wpe"][:block]
         begin = tf.reshape(begin, [rows * block, width])
@@ -258,8 +257,11 @@ class Step:
             sought |= {"head": head, "begin": begin}
         found = dict(zip(sought, tf.gradients(logits, list(sought.values()), dlogits), strict=True))
         if "wte" in trained:
-            dbegin, dhead = found.pop("begin"), f32(found.pop("head")[:vocabulary])
-            found["wte"] = tf.tensor_scatter_nd_add(dhead, inputs[:, None], dbegin)
+            # A row of the head's gradient gets what its token's places add up to in one addition, so that it can stay
+            # in the type of the products: it is the largest gradient by far.
+            dbegin, (tokens, places) = found.pop("begin"), tf.unique(inputs)
+            sums = tf.math.unsorted_segment_sum(dbegin, places, tf.size(tokens))
+            found["wte"] = tf.tensor_scatter_nd_add(found.pop("head"), tokens[:, None], tf.cast(sums, kind))
             places = tf.reduce_sum(tf.reshape(dbegin, [rows, block, width]), 0)
             found["wpe"] = tf.pad(places, [[0, self.hyperparameters["n_ctx"] - block], [0, 0]])
         return nats, found
@@ -306,12 +308,14 @@ class Step:
                         sums[n] = tf1.get_variable(f"{n}/sum", **zeros)
         self.moments = [m for pair in moments.values() for m in pair]
         self.sums = list(sums.values())
-        gradients = {n: tf.reshape(g, self.variables[n].shape) for n, g in gradients.items()}
+        shapes = {n: v.shape for n, v in self.variables.items()}
+        gradients = {n: tf.reshape(g[: shapes[n][0]] if n == "wte" else g, shapes[n]) for n, g in gradients.items()}
         self.accumulate = tf.group(*(tf1.assign_add(sums[n], f32(g)) for n, g in gradients.items() if sums))
         if sums:
             gradients = {n: f32(g) + sums[n] for n, g in gradients.items()}
-        squares = fused(lambda g: tf.reduce_sum(f32(g) ** 2))
-        self.norm = tf.sqrt(tf.add_n([squares(g) for g in gradients.values()]))
+        # Rows first: XLA sums rows side by side and vectorized, all at once on one core and number by number
+        squares = fused(lambda g: tf.reduce_sum(f32(g) ** 2, -1))
+        self.norm = tf.sqrt(tf.add_n([tf.reduce_sum(squares(g)) for g in gradients.values()]))
         scale = CLIP / tf.maximum(self.norm, CLIP)
         finite = tf.math.is_finite(self.norm + self.loss)
         number = f32(self.steps + 1)

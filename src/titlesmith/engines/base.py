@@ -230,7 +230,9 @@ class Probe:
     """
 
     def __init__(self, engine: "Engine", corpus: Corpus, settings: dict):
-        self.corpus, self._known = corpus, set(map(fold, corpus.table("train")["completion"]))
+        # Hashes, because millions of abstracts do not fit into memory
+        batches = corpus.scan("train").select("completion").collect_batches()
+        self.corpus, self._known = corpus, {hash(fold(text)) for batch in batches for text in batch.to_series()}
         self.opening = corpus.layout.opening(corpus.scan("valid").head(1).collect()["prompt"].item())
         self.sampling = SAMPLING | {"count": settings["probe"], "seed": settings["seed"]}
         self.sampling["max_tokens"] = min(self.sampling["max_tokens"], engine.context - len(self.opening))
@@ -239,7 +241,7 @@ class Probe:
         """Texts, and the share that equals a training text after folding of case and space."""
         (draws,) = engine.generate([self.opening], self.sampling)
         texts = [self.corpus.layout.text(draw.ids) for draw in draws]
-        return texts, sum(fold(text) in self._known for text in texts) / len(texts)
+        return texts, sum(hash(fold(text)) in self._known for text in texts) / len(texts)
 
 
 class Rows:

@@ -13,7 +13,7 @@ help:  ## list these targets
 setup: .venv/.installed  ## make .venv and install everything at pinned versions
 
 .venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else f"titlesmith needs Python 3.11 to 3.13; $(PYTHON) is {sys.version.split()[0]}. Set another: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11, 5) <= sys.version_info < (3, 14) else f"titlesmith needs Python 3.11.5 to 3.13; $(PYTHON) is {sys.version.split()[0]}. Set another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip check

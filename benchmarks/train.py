@@ -103,8 +103,8 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from gpt_2_simple.src import model as gpt2
 
     from titlesmith import corpus
-    from titlesmith.engines.base import Rows
     from titlesmith.engines.gpt2 import precision
+    from titlesmith.engines.rows import Rows
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
     from titlesmith.run import Run
@@ -191,7 +191,8 @@ def _started(folder: Path, vocabulary: str = "full", **changed: object) -> tuple
 
 def titlesmith(folder: Path, size: str, steps: int, vocabulary: str = "full") -> dict:
     """The engine's steps as its loop takes them: the rows are packed while it trains."""
-    from titlesmith.engines.base import Rows, learning_rate
+    from titlesmith.engines.base import learning_rate
+    from titlesmith.engines.rows import Rows
 
     clock, (_, settings, corpus, engine) = Clock(), _started(folder, vocabulary)
     batch = settings["batch_size"] * settings["accumulate"]
@@ -270,7 +271,7 @@ def transformers(folder: Path, size: str, steps: int) -> dict:
         {"params": [p for p in model.parameters() if (p.ndim > 1) == matrix], "weight_decay": decay}
         for matrix, decay in ((True, settings["weight_decay"]), (False, 0.0))
     ]
-    optimizer = torch.optim.AdamW(groups, settings["learning_rate"], fused=True)  # fused is faster than foreach here
+    optimizer = torch.optim.AdamW(groups, settings["learning_rate"], fused=True)
     for ids, labels in zip(*_rows(folder), strict=True):
         with torch.autocast("cpu", bf16, enabled=settings["precision"] == "bfloat16"):
             loss = model(input_ids=ids, labels=labels, shift_labels=labels).loss

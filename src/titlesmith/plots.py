@@ -45,6 +45,7 @@ def papers(table: pl.LazyFrame, source: str) -> Figure:
     for axis, counts in ((left, years), (right, categories)):
         if counts.is_empty():
             axis.text(0.5, 0.5, "unknown", transform=axis.transAxes, ha="center", color=GREY)
+            axis.set(xticks=[], yticks=[])
     return figure
 
 

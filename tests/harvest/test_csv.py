@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import check, csv, harvest
+from titlesmith.harvest import check, csv, harvest, rows
 from titlesmith.harvest.faults import Faults
 from titlesmith.run import Run
 
@@ -110,6 +110,24 @@ def test_lists_and_primary_category(project):
 def test_dates_as_people_write_them(project, text):
     found = papers(project, f'title,published\nOne,"{text}"\nTwo,\n').scan().collect()
     assert found["published"].to_list() == [None, date(2019, 3, 8)]
+
+
+def test_slashes_mean_what_the_whole_file_says(project, monkeypatch):
+    monkeypatch.setattr(rows, "BATCH", 10)
+    early = "".join(f"Title {i},2/{1 + i}/2019\n" for i in range(12))
+    found = papers(project, f"title,published\n{early}Late,13/3/2019\n").scan().collect()
+    assert found.height == 13
+    assert found.filter(title="Title 0")["published"].item() == date(2019, 1, 2)
+
+
+def test_a_header_without_rows_is_refused(project):
+    with pytest.raises(RequestError, match=r"source csv has no papers: t\.csv"):
+        papers(project, "title,abstract\n")
+
+
+def test_an_encoding_that_the_file_does_not_have_is_refused(project):
+    with pytest.raises(RequestError, match=r"harvest\.encoding: t\.csv is no utf-16"):
+        papers(project, b"title,abstract\nOne,Two\n", "utf-16")
 
 
 def test_years_and_months_are_their_first_day(project):

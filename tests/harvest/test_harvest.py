@@ -80,7 +80,7 @@ def test_what_was_left_out_is_counted(batches, monkeypatch):
     monkeypatch.setitem(ALL, "since", "2020-01-02")
     monkeypatch.setitem(ALL, "max_results", 1)
     papers = batches(pl.DataFrame({"id": ["a", "b", "c", "c"], "published": days}))
-    assert papers.counts == {"read": 4, "outside": 1, "repeated": 1, "kept": 1}
+    assert papers.counts == {"read": 4, "outside": 1, "repeated": 1, "beyond": 1, "kept": 1}
     assert papers.scan().collect()["id"].to_list() == ["c"]
     assert Run("r").record("harvest")["papers"] == papers.counts
 

@@ -51,6 +51,11 @@ def papers(project, content: bytes, **given):
     return harvest(run, ALL | given)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_record(project):
+    found = papers(project, b"\xef\xbb\xbf" + text(record(1), record(2)))
+    assert found.counts["kept"] == 2 and not found.faults
+
+
 def test_a_record_becomes_a_paper_of_its_first_version(project):
     found = papers(project, text(record(1, doi="10.1/x", **{"journal-ref": "Phys.Rev."}))).scan().collect()
     assert found.schema == SCHEMA
@@ -103,7 +108,7 @@ def test_filters_by_any_category_and_by_the_first_version(project):
     content = text(record(1), record(2, versions=later), record(3, categories="cs.CL", versions=later))
     found = papers(project, content, categories=["math.AG", "cs.SD"], since="2010-12-31")
     assert found.scan().collect()["id"].to_list() == ["0704.00002"]
-    assert found.counts == {"read": 3, "outside": 2, "repeated": 0, "kept": 1}
+    assert found.counts == {"read": 3, "outside": 2, "repeated": 0, "beyond": 0, "kept": 1}
 
 
 MALFORMED = {

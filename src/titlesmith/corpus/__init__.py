@@ -106,6 +106,8 @@ def check(settings: dict, harvest: dict) -> None:
     chosen = template(settings["template"])
     if harvest["source"] not in FREE:
         check_fields(chosen, [*SCHEMA, *DERIVED])
+    if harvest["source"] == "alpaca" and settings["order"] == "date":
+        raise RequestError("corpus.order: papers of source alpaca have no dates; set it to random")
     check_patterns(settings["drop"])
     for unit in ("words", "tokens"):
         fewest, most = settings[f"min_{unit}"], settings[f"max_{unit}"]

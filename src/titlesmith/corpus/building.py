@@ -60,7 +60,12 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     selection = select(papers, settings)
     where = np.full(len(papers), -1, np.int8)
     days = selection.published[selection.kept]
-    where[selection.kept] = split(days, settings["split"], settings["order"], settings["seed"])
+    try:
+        where[selection.kept] = split(days, settings["split"], settings["order"], settings["seed"])
+    except RequestError as error:
+        dropped = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in selection.dropped.items() if len(rows))
+        hint = "; corpus.order random needs no dates" if len(selection.dropped["no date"]) else ""
+        raise RequestError(f"{error}. Of {len(papers):,} papers were dropped: {dropped or 'none'}{hint}") from None
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:

@@ -21,14 +21,15 @@ def near_duplicates(texts: Iterable[tuple[int, str]], threshold: float) -> list[
     texts
         Numbers and texts.
     threshold
-        Similarity from which on a text counts as the same, in (0, 1).
+        Similarity from which on a text counts as the same, in (0, 1].
 
     Returns
     -------
     list of int
         The numbers of the later ones.
     """
-    index, empty = MinHashLSH(threshold=threshold, num_perm=128), MinHash(num_perm=128, hashfunc=zlib.crc32)
+    # The index takes no threshold above 0.98; candidates are compared exactly in any case
+    index, empty = MinHashLSH(threshold=min(threshold, 0.98), num_perm=128), MinHash(num_perm=128, hashfunc=zlib.crc32)
     kept: dict[int, str] = {}
     repeats = []
     for number, text in texts:

@@ -58,7 +58,8 @@ class Papers:
     path
         ``papers.parquet``: the columns of `SCHEMA` and those that a source brings beside them, oldest paper first.
     counts
-        Rows ``read``, ``outside`` the filters, ``repeated`` (of an id that another row has), papers ``kept``.
+        Rows ``read``, ``outside`` the filters, ``repeated`` (of an id that another row has), ``beyond``
+        ``max_results``, papers ``kept``.
     faults
         Rows that are no papers, as `Faults.found` has them.
     """
@@ -110,12 +111,16 @@ def harvest(run: Run, settings: dict) -> Papers:
                 spool.add(fitting)
         if not spool.rows:
             filters = ", ".join(f"{k}={settings[k]!r}" for k in ("categories", "since", "until") if settings[k])
+            if not read and not faults.found:
+                raise RequestError(f"source {settings['source']} has no papers: {settings['path'] or 'it is empty'}")
             remedy = f"what could not be read: {faults}" if faults.found else "widen the filters"
             raise RequestError(f"none of {read:,} papers is left by {filters or 'the source'}; {remedy}")
         different = spool.write(run / "papers.parquet", settings["max_results"])
     kept = min(different, settings["max_results"] or different)
-    counts = {"read": read, "outside": read - spool.rows, "repeated": spool.rows - different, "kept": kept}
-    run.finish("harvest", papers=counts, faults=faults.found)
+    counts = {"read": read, "outside": read - spool.rows, "repeated": spool.rows - different}
+    counts |= {"beyond": different - kept, "kept": kept}
+    # Papers that were read anew are as old as their source: what an earlier update asked for is no longer in them
+    run.finish("harvest", papers=counts, faults=faults.found, asked=None, update=None)
     for path in files(run / "harvest"):
         if path.name != KEPT:
             path.unlink()
@@ -132,6 +137,8 @@ def check(settings: dict) -> None:
     """
     if "" < settings["until"] < settings["since"]:
         raise RequestError(f"harvest.since: {settings['since']} is after harvest.until, {settings['until']}")
+    if settings.get("query") and settings["source"] not in ("arxiv", "oai", "rss"):  # the last two say more themselves
+        raise RequestError(f"harvest.query: source {settings['source']} searches nothing; take source arxiv")
     source = _source(settings)
     if hasattr(source, "check"):
         source.check(settings)

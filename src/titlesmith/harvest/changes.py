@@ -18,7 +18,7 @@ from titlesmith.harvest.faults import Faults
 from titlesmith.run import Run, replacing, write_json
 
 # what a source writes in its own way, so that a difference from OAI-PMH is no change
-OWN = {"oai": [], "arxiv": ["authors"], "rss": ["authors"], "snapshot": ["authors", "updated"]}
+OWN = {"oai": [], "arxiv": ["authors"], "snapshot": ["authors", "updated"]}
 OWN["archive"] = [*OWN["snapshot"], "journal_ref"]
 ROWS = 50_000  # papers held in memory at once
 
@@ -27,6 +27,11 @@ def check(run: Run) -> dict:
     """The settings of a run's harvest, checked to be of papers that OAI-PMH lists (RequestError)."""
     settings = run.record("harvest").get("settings", {})
     source = settings.get("source")
+    if source == "rss":
+        raise RequestError(
+            f"run {run.name} cannot be updated: its papers are one day's announcements; harvest with source oai, whose "
+            "runs go on from day to day"
+        )
     if source not in OWN:
         raise RequestError(f"run {run.name} cannot be updated: its papers ({source}) are none of arXiv's services")
     if settings["query"]:
@@ -98,6 +103,9 @@ def _compare(run: Run, settings: dict) -> dict[str, dict]:
     pages = sorted((run / "update" / "pages").glob("*.parquet"))
     old = pl.scan_parquet(run / "papers.parquet")
     fields = [name for name in SCHEMA if name not in OWN[settings["source"]]]
+    oldest, papers = old.select(pl.min("published"), pl.len()).collect().row(0)
+    if 0 < settings["max_results"] <= papers:  # older papers were left out and stay out
+        settings = settings | {"since": max(settings["since"], f"{oldest}")}
     counts, gone, first = dict.fromkeys(("new", "changed", "deleted", "unchanged"), 0), [], 0
     empty = pl.DataFrame(schema={"id": pl.String, "changed": pl.String})
     heads = pl.concat([empty, *(pl.read_parquet(path, columns=empty.columns) for path in pages)])

@@ -31,10 +31,9 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
     the id, it is made of the number of the row. Cells that are no dates, and rows with another number of columns or
     without an id, are counted in ``faults``; what cannot be decoded too, but its row stays.
     """
-    number, slashed = 0, ""
+    number, slashed = 0, _slashed(settings)
     for name, rows, columns in _tables(settings, faults):
         for table in rows.batches():
-            slashed = slashed or _slashed(table, columns)
             yield _converted(table, columns, number, slashed, name, faults)
             number += table.height
 
@@ -68,10 +67,15 @@ def _columns(given: dict[str, str], header: list[str], name: str) -> dict[str, s
     return columns
 
 
-def _slashed(table: pl.DataFrame, columns: dict[str, str]) -> str:
-    """How dates such as 3/8/2019 are meant: the month first, unless more cells are dates with the day first."""
-    cells = [table[columns[field]] for field in ("published", "updated") if field in columns]
-    return max(SLASHED, key=lambda form: sum(_dates(cell, (form,)).count() for cell in cells))
+def _slashed(settings: dict) -> str:
+    """How dates such as 3/8/2019 are meant: the month first, unless more of the file's cells are dates otherwise."""
+    found = dict.fromkeys(SLASHED, 0)
+    for _, rows, columns in _tables(settings, Faults()):
+        dated = [columns[field] for field in ("published", "updated") if field in columns]
+        for table in rows.batches() if dated else ():
+            for form in SLASHED:
+                found[form] += sum(_dates(table[column], (form,)).count() for column in dated)
+    return max(SLASHED, key=found.get)
 
 
 def _dates(cells: pl.Series, forms: tuple[str, ...]) -> pl.Series:

@@ -55,7 +55,10 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._back.popleft() if self._back else next(self._text)
+        try:
+            line = self._back.popleft() if self._back else next(self._text)
+        except UnicodeError as error:  # what no error handler is asked about, such as UTF-16 without its first mark
+            raise RequestError(f"harvest.encoding: {self._name} is no {self._encoding}: {error}") from None
         self.number += 1
         if MARK in line:
             line = line.replace(MARK, "\ufffd")
@@ -106,7 +109,7 @@ class Rows:
         self.header: list[str] = []
         for place, title in enumerate(names, 1):
             title = title.strip() or f"column {place}"
-            self.header.append(title if title not in self.header else f"{title} {place}")
+            self.header.append(title if title not in (LINE, *self.header) else f"{title} {place}")
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """The rows as text, with their numbers in `LINE`; empty cells are null. Rows of another width are counted."""

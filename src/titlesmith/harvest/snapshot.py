@@ -10,6 +10,7 @@ from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import LINE, Faults, at
 
+MARK = b"\xef\xbb\xbf"  # with which some programs begin UTF-8
 BLOCK = 8 << 20  # bytes of lines that are parsed at once
 SCHEMA = {
     "id": pl.String,
@@ -30,7 +31,7 @@ def check(settings: dict) -> None:
     """Refuses a file that is no snapshot: none of its first lines is a JSON object with an id (RequestError)."""
     path = inputs.find(settings)
     for name, stream in inputs.opened(path):
-        start = [line for line in stream.read(1 << 20).split(b"\n")[:100] if line.strip()]
+        start = [line for line in stream.read(1 << 20).removeprefix(MARK).split(b"\n")[:100] if line.strip()]
         if not any(map(_is_record, start)):
             raise RequestError(
                 f"harvest.path: {path} is no snapshot: no JSON object with an id is among the first lines; "
@@ -55,6 +56,7 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
         first = 1
         while block := stream.read(BLOCK):
             block += stream.readline()
+            block = block.removeprefix(MARK) if first == 1 else block
             block += b"" if block.endswith(b"\n") else b"\n"
             if tables := list(_parsed(block, first, name, faults)):
                 yield _converted(pl.concat(tables), name, faults)

@@ -20,18 +20,6 @@ def test_artifacts_are_found(text):
     assert texts.is_clean("A > B: <x> $y$ |z|")
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, unique_by=str.casefold))
-def test_a_copy_is_its_own_nearest(training):
-    found = texts.nearest(training, {str(i): text for i, text in enumerate(training)})
-    assert found == [(str(i), 1.0) for i in range(len(training))]
-
-
-def test_similarity_is_between_0_and_1_and_case_does_not_count():
-    ((name, similarity),) = texts.nearest(["SPEECH recognition"], {"a": "Speech Recognition", "b": "zzz"})
-    assert (name, similarity) == ("a", 1.0)
-    assert texts.nearest(["abcd"], {"a": "wxyz"})[0][1] == 0.0
-
-
 class Scripted:
     """An engine that answers with given ids, however often it is asked."""
 

@@ -3,11 +3,10 @@
 import json
 import unicodedata
 
-from rapidfuzz import fuzz, process
-
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import Layout
 from titlesmith.engines.base import Draw, Engine
+from titlesmith.nearest import Nearest
 from titlesmith.run import Run, replacing
 
 FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")
@@ -17,27 +16,6 @@ ROUNDS = 5  # draws at most of a text that comes out unfinished or with an artif
 def is_clean(text: str) -> bool:
     """Whether a text is free of delimiter fragments, undecodable bytes, line breaks and control characters."""
     return not any(f in text for f in FRAGMENTS) and not any(unicodedata.category(c) == "Cc" for c in text)
-
-
-def nearest(texts: list[str], training: dict[str, str]) -> list[tuple[str, float]]:
-    """The training text most like each text.
-
-    Parameters
-    ----------
-    texts
-        What to look up.
-    training
-        Training texts by id.
-
-    Returns
-    -------
-    list of tuple
-        Id and similarity for each text: one less the normalized insertion-deletion distance of the two after case
-        folding (`rapidfuzz.fuzz.ratio`), 1 for a copy.
-    """
-    folded = {name: text.casefold() for name, text in training.items()}
-    found = (process.extractOne(text.casefold(), folded, scorer=fuzz.ratio) for text in texts)
-    return [(name, round(score / 100, 4)) for _, score, name in found]
 
 
 def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dict]:
@@ -69,13 +47,12 @@ def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[d
     lines = lines[: whole * settings["count"]]
     with replacing(path) as temporary:
         temporary.write_text("".join(map(_line, lines)), "utf-8")
-    table = corpus.table("train")
-    training = dict(zip(table["id"], table["completion"], strict=True))
+    training = Nearest(corpus)
     with path.open("a", encoding="utf-8") as file:
         for number, prefix in enumerate(prefixes[whole:], whole):
             rows = _draw(engine, corpus, prefix, settings | {"seed": [settings["seed"], number]})
-            for row, (name, similarity) in zip(rows, nearest([r["text"] for r in rows], training), strict=True):
-                row |= {"nearest_id": name, "nearest": training[name], "nearest_similarity": similarity}
+            for row, match in zip(rows, training.find([r["text"] for r in rows]), strict=True):
+                row |= {"nearest_id": match.id, "nearest": match.text, "nearest_similarity": match.similarity}
             file.write("".join(map(_line, rows)))
             file.flush()
             lines += rows

@@ -19,7 +19,7 @@ from titlesmith.engines.rows import Rows, padded
 from titlesmith.errors import RunError
 from titlesmith.monitor import Monitor
 
-SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48}
+SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "beams": 1}
 
 
 @dataclass(frozen=True)

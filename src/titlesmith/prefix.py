@@ -25,13 +25,13 @@ class Beginnings:
         Each way: ids to generate from, end of text and prompt included.
     logprob
         Log-probability of each, given the prefix, shape (ways,).
-    drawn
-        For each, how many of its ids say more than the prefix: 0 or 1.
+    beyond
+        Whether the last id of each says more than the prefix.
     """
 
     ids: list[list[int]]
     logprob: np.ndarray
-    drawn: list[int]
+    beyond: list[bool]
 
     def draw(self, count: int, settings: dict, rng: np.random.Generator) -> list[int]:
         """Numbers of ``count`` ways, drawn as tokens are: with temperature, top-k and nucleus; beams take the best."""
@@ -51,29 +51,28 @@ def beginnings(engine: Engine, corpus: Corpus, prompt: str, prefix: str, longest
     Parameters
     ----------
     engine
-        The model, which is asked once.
+        The model, which is asked once, and not where there is one way only.
     corpus
-        Its layout and tokenizer. A tokenizer that cannot say how words are split (no ``covers``) gives one way.
+        Its layout and tokenizer.
     prompt, prefix
         What is given of a document.
     longest
         The most ids that leave room for the text.
     """
+    opening = corpus.layout.opening(prompt)
+    if not prefix:
+        return Beginnings([opening], np.zeros(1), [False])
     tokenizer = corpus.tokenizer
-    if not prefix or not hasattr(tokenizer, "covers") or not hasattr(engine, "next"):
-        return Beginnings([corpus.layout.opening(prompt, prefix)], np.zeros(1), [0])
     head, found = tokenizer.covers(prefix)
-    opening = [*corpus.layout.opening(prompt), *head]
-    found = {begun: ids for begun, ids in found.items() if len(opening) + len(begun) < longest} or found
-    states = sorted({begun[:size] for begun in found for size in range(len(begun) + 1)}, key=len)
-    rows = dict(zip(states, engine.next([opening + list(begun) for begun in states]), strict=True))
-    ways, logprobs, drawn, size = [], [], [], len(prefix.encode())
-    for begun, ids in found.items():
-        path = sum(float(rows[begun[:i]][id]) for i, id in enumerate(begun))
-        spelled = tokenizer.length([*head, *begun])
-        ways += [[*opening, *begun, id] for id in ids]
-        logprobs.append(path + rows[begun][ids].astype(np.float64))
-        drawn += [int(spelled + tokenizer.length([id]) > size) for id in ids]
-    logprob = np.concatenate(logprobs)
-    top = logprob.max()
-    return Beginnings(ways, logprob - top - np.log(np.exp(logprob - top).sum()), drawn)
+    found = {begun: ids for begun, ids in found.items() if len(opening) + len(head) + len(begun) < longest}
+    begins = [[*head, *begun, i] for begun, ids in found.items() for i in ids]
+    ways, beyond = [opening + ids for ids in begins], [tokenizer.goes_beyond(prefix, ids) for ids in begins]
+    if len(ways) == 1:
+        return Beginnings(ways, np.zeros(1), beyond)
+    states = sorted({begun[:size] for begun in found for size in range(len(begun) + 1)})
+    rows = dict(zip(states, engine.next([[*opening, *head, *begun] for begun in states]), strict=True))
+    logprob = np.concatenate([
+        sum(float(rows[begun[:place]][i]) for place, i in enumerate(begun)) + rows[begun][ids].astype(np.float64)
+        for begun, ids in found.items()
+    ])  # fmt: skip
+    return Beginnings(ways, logprob - np.logaddexp.reduce(logprob), beyond)

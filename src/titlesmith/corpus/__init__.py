@@ -34,6 +34,8 @@ class Corpus:
         How the documents were formatted.
     layout
         How they stand in ids.
+    lowercase
+        Whether they are in lower case.
     """
 
     def __init__(self, run: Run):
@@ -50,11 +52,13 @@ class Corpus:
         """Whether documents have a prompt part."""
         return bool(self.template.prompt)
 
+    def clean(self, text: str) -> str:
+        """A text as a document of this corpus has it."""
+        return clean(text).lower() if self.lowercase else clean(text)
+
     def beginning(self, text: str) -> str:
-        """The beginning of a text as a document of this corpus has it: cleaned, but for a space at its end."""
-        cleaned = clean(text)
-        if self.lowercase:
-            cleaned = cleaned.lower()
+        """The beginning of a text as a document of this corpus has it; a space at its end is kept."""
+        cleaned = self.clean(text)
         return cleaned + " " * (text[-1:].isspace() and bool(cleaned))
 
     def documents(self, name: str) -> Documents:

@@ -118,42 +118,56 @@ class Tokenizer:
     def covers(self, text: str) -> tuple[list[int], dict[tuple[int, ...], list[int]]]:
         """The ids in which a longer text may stand that begins with ``text``: its cover encodings (Phan et al. 2024).
 
-        The end of a text is rarely the end of a token of what goes on from it: "Neur" is two tokens, "Neural" is one,
-        and the space behind a word belongs to the next token. So its last word is taken back.
+        The end of a text is rarely the end of a token of what goes on from it: "Neur" may be two tokens and "Neural"
+        one, and the space behind a word belongs to the next token. So its last word is taken back.
 
         Returns
         -------
         tuple
             The ids of all words but the last; and how the last may begin: ids of a part of it, perhaps none, and for
             each the ids that may follow, each of which reaches the end of ``text`` or goes beyond it. These are the
-            ways, and all of them, in which `encode` splits any longer word.
+            ways, and all of them, in which `encode` splits longer words. A vocabulary that is not byte-level tells only
+            of `encode` of the text itself.
         """
+        if not self._is_byte_level:
+            *head, last = self.encode(text)
+            return head, {(): [last]}
         words = [word for word, _ in self._codec.pre_tokenizer.pre_tokenize_str(text)]
-        if not words:
-            return [], {(): []}
-        head = [id for word in words[:-1] for id in self._split(word)]
-        last, found = words[-1], {}
+        head, last, found = [id for word in words[:-1] for id in self._split(word)], words[-1], {}
         for start in range(len(last)):
             begun, rest = self._split(last[:start]), last[start:]
-            first = bisect_left(self._sorted, rest)
-            behind = bisect_left(self._sorted, rest + "\U0010ffff")
+            first, behind = (bisect_left(self._sorted, key) for key in (rest, rest + chr(0x10FFFF)))
             ids = [self.vocabulary[piece] for piece in self._sorted[first:behind]]
             whole = [i for i in ids if self._split(last[:start] + self._pieces[i]) == [*begun, i]] if begun else ids
             if whole:
                 found[tuple(begun)] = whole
         return head, found
 
+    def rest(self, text: str, ids: Iterable[int]) -> str:
+        """What ids say behind ``text``, with which they begin; bytes that are no UTF-8 become U+FFFD."""
+        if not self._is_byte_level:
+            return self.decode(ids)[len(self.decode(self.encode(text))) :]
+        said = "".join(self._pieces.get(i, "") for i in ids)  # of a byte each, so that no character is cut
+        return self._codec.decoder.decode([said[len(text.encode()) :]])
+
+    def goes_beyond(self, text: str, ids: list[int]) -> bool:
+        """Whether ids say more than ``text``, with which they begin."""
+        return self._is_byte_level and sum(len(self._pieces[i]) for i in ids) > len(text.encode())
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return isinstance(self._codec.decoder, decoders.ByteLevel) and isinstance(self._codec.model, models.BPE)
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {number: piece for piece, number in self.vocabulary.items()}
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(piece for piece, number in self.vocabulary.items() if number != self.end)
+
     def _split(self, word: str) -> list[int]:
         return [token.id for token in self._codec.model.tokenize(word)]
-
-    def length(self, ids: Iterable[int]) -> int:
-        """Bytes of the text of ids."""
-        return sum(len(self._pieces[id]) for id in ids)
-
-    def rest(self, text: str, ids: Iterable[int]) -> str:
-        """What ids say behind the text that they begin with; bytes that are no UTF-8 become U+FFFD."""
-        said = "".join(map(self._pieces.__getitem__, ids))
-        return self._codec.decoder.decode([said[len(text.encode()) :]])
 
     def prompt(self, text: str, has_prompt: bool) -> list[int]:
         """Ids that open a document: the end of text before it, and what is given of it."""

@@ -19,7 +19,10 @@ from titlesmith.engines.rows import Rows, padded
 from titlesmith.errors import RunError
 from titlesmith.monitor import Monitor
 
-SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "beams": 1}
+SAMPLING = {
+    "temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "min_tokens": 0, "repetition_penalty": 1.0,
+    "no_repeat_ngram": 0, "beams": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

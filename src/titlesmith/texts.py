@@ -19,11 +19,20 @@ from titlesmith.prefix import Beginnings, beginnings
 from titlesmith.prompts import Request, check_sampling, plain, requests
 from titlesmith.run import Run, replacing
 
-__all__ = ["Request", "draw", "generate", "is_clean", "lacking", "requests"]
+__all__ = ["Request", "columns", "draw", "generate", "is_clean", "lacking", "requests"]
 FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")
 ROUNDS = 5  # draws of a text that is unfinished or not clean
 MORE_ROUNDS = 20  # draws of one that must be new, while every round finds some that are
 BLOCK = 128  # texts that are drawn together, and written together
+COLUMNS = {  # of a table of rows, and their headings
+    "prefix": "prefix",
+    "prompt": "prompt",
+    "text": "generated text",
+    "logprob": "log-probability",
+    "finished": "finished",
+    "nearest": "nearest training text",
+    "nearest_similarity": "similarity",
+}
 CHOOSING = {"unique": False, "best_of": 1}
 
 
@@ -113,6 +122,12 @@ def generate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[d
     print(*lacking(asked, rows, settings["count"]), sep="\n", end="")
     run.finish("generate")
     return rows
+
+
+def columns(rows: list[dict]) -> dict[str, str]:
+    """Columns of a table of rows, and their headings; prompts and what is finished only where rows differ in it."""
+    same = {key for key in ("prompt", "finished") if len({row[key] for row in rows}) == 1}
+    return {key: heading for key, heading in COLUMNS.items() if key not in same}
 
 
 def line(row: dict) -> str:

@@ -19,7 +19,10 @@ from titlesmith.engines.rows import Rows, padded
 from titlesmith.errors import RunError
 from titlesmith.monitor import Monitor
 
-SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48}
+SAMPLING = {
+    "temperature": 0.7, "top_k": 40, "top_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram": 0, "beams": 1,
+    "min_tokens": 0, "max_tokens": 48,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Engine(ABC):
             Gets every step; says when to validate, to sample and to save, and where.
         """
         batch = settings["batch_size"] * settings["accumulate"]
-        rows = Rows(corpus.documents("train"), batch, settings["block_size"], settings["seed"])
+        train = corpus.documents("train", settings["train_on_prompt"])
+        rows = Rows(train, batch, settings["block_size"], settings["seed"])
         steps = settings["steps"]
         if settings["epochs"]:
             steps = math.ceil(settings["epochs"] * rows.count / batch)
@@ -176,6 +180,10 @@ class Engine(ABC):
         RequestError
             A prompt and ``max_tokens`` together exceed the context.
         """
+
+    @abstractmethod
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities of the id behind each prompt, shape (prompts, vocabulary), float32."""
 
     @abstractmethod
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:

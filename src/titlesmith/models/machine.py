@@ -56,6 +56,18 @@ def tensorflow() -> ModuleType:
         return tensorflow
 
 
+def cores() -> str:
+    """The processor, in words for people."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {found} core{'s' * (found != 1)}"
+
+
+def fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def gpus() -> list:
     """The GPUs that TensorFlow sees, which asking does not take."""
     tf = tensorflow()
@@ -67,8 +79,7 @@ def device() -> str:
     """What a training of TensorFlow's engine computes on, in words for people."""
     found = gpus()
     if not found:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"CPU, {cores} core{'s' * (cores != 1)}"
+        return cores()
     details = tensorflow().config.experimental.get_device_details(found[0])
     words = [f"GPU: {details.get('device_name', 'of unknown name')}"]
     if total := gpu_memory():

@@ -6,7 +6,7 @@ from threading import local
 
 from tokenizers import Tokenizer as Codec
 
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokens import END, Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.run import replacing
 
@@ -14,6 +14,15 @@ CODEC, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 SETTINGS = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
 NEWLINES = ("Ċ", "<0x0A>", "\n")  # of byte-level BPE, of sentencepiece's byte fallback, of character vocabularies
 QUESTION, ANSWER = "\ue000", "\ue001"  # places in a chat template; for private use, so in no template
+
+
+def published(tokenizer: Tokenizer) -> "Pretrained":
+    """The same vocabulary in the form in which models of the transformers library have it."""
+    if isinstance(tokenizer, Pretrained):
+        return tokenizer
+    codec = Codec.from_str(tokenizer._codec.to_str())
+    codec.add_special_tokens([END])
+    return Pretrained(codec.to_str(), {"eos_token": END, "bos_token": END})
 
 
 class Pretrained(Tokenizer):

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 
 from titlesmith import models
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines import architectures
 from titlesmith.engines.base import SAMPLING, Draw, Engine
@@ -275,7 +276,7 @@ class TransformersEngine(Engine):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, folder: Path, more: dict) -> None:
-        self.tokenizer.save(folder)
+        published(self.tokenizer).save(folder)
         kwargs = {"save_embedding_layers": False} if isinstance(self._model, PeftModel) else {}
         self._model.save_pretrained(folder, **kwargs)
         (folder / "README.md").unlink(missing_ok=True)  # a form to fill in

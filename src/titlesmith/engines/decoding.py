@@ -6,7 +6,10 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -50,6 +53,18 @@ class Vocabulary(LogitsProcessor):
         return scores.index_fill(1, torch.arange(self.length, scores.shape[1], device=scores.device), -torch.inf)
 
 
+class Sparing(LogitsProcessor):
+    """Another processor that leaves the end of text as it was: the one that opens a document is no repetition."""
+
+    def __init__(self, processor: LogitsProcessor, end: int):
+        self.processor, self.end = processor, end
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (rows, vocabulary) of the other processor."""
+        changed = self.processor(input_ids, scores)
+        return changed.index_copy(1, torch.tensor([self.end], device=scores.device), scores[:, [self.end]])
+
+
 def left_padded(prompts: list[list[int]], end: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Prompts side by side, their last ids in the last column: ``input_ids`` and ``attention_mask``."""
     width = max(map(len, prompts))
@@ -84,6 +99,13 @@ def continued(
     most, beams = settings["max_tokens"], settings["beams"]
     given = left_padded(prompts, end, model.device)
     processors: list[LogitsProcessor] = [Vocabulary(length)]
+    if settings["repetition_penalty"] != 1:
+        processors.append(Sparing(RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]), end))
+    if settings["no_repeat_ngram"]:
+        processors.append(Sparing(NoRepeatNGramLogitsProcessor(settings["no_repeat_ngram"]), end))
+    if settings["min_tokens"]:
+        width = given["input_ids"].shape[1]
+        processors.append(MinNewTokensLengthLogitsProcessor(width, settings["min_tokens"], end, device=model.device))
     if beams == 1:
         numbers = np.stack([np.random.default_rng(seed).random(most) for seed in seeds])
         processors.append(TemperatureLogitsWarper(settings["temperature"]))
@@ -94,12 +116,9 @@ def continued(
         processors.append(Drawing(numbers, given["input_ids"].shape[1]))
     config = GenerationConfig(
         max_new_tokens=most,
-        min_new_tokens=settings["min_tokens"] or None,
         num_beams=beams,
         num_return_sequences=settings["count"] if beams > 1 else 1,
         do_sample=False,
-        repetition_penalty=settings["repetition_penalty"],
-        no_repeat_ngram_size=settings["no_repeat_ngram"],
         eos_token_id=end,
         pad_token_id=end,
     )

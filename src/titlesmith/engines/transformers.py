@@ -10,6 +10,7 @@ model's folder is run.
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines import architectures
-from titlesmith.engines.base import SAMPLING, Draw, Engine
+from titlesmith.engines.base import Draw, Engine, sampling
 from titlesmith.engines.decoding import continued, left_padded
 from titlesmith.errors import RequestError, RunError
 from titlesmith.run import swapping
@@ -197,6 +198,9 @@ class TransformersEngine(Engine):
     def next(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Engine.next`."""
         self._model.eval()
+        longest = max(map(len, prompts), default=0)
+        if longest > self.context:
+            raise RequestError(f"a prompt of {longest} tokens exceeds the model's context of {self.context}: shorten it")
         found = []
         for first in range(0, len(prompts), ROWS):
             given = left_padded(prompts[first : first + ROWS], self.tokenizer.end, self._model.device)
@@ -213,31 +217,27 @@ class TransformersEngine(Engine):
 
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         """See `Engine.generate`; a text is the same whatever is drawn beside it, but for rounding."""
-        settings = SAMPLING | settings
+        settings = sampling(prompts, settings, self.context)
         most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
-        if beams > 1 and count > beams:
-            raise RequestError(f"generate.count: {count} texts are more than generate.beams, {beams}")
-        for prompt in prompts:
-            if len(prompt) + most > self.context:
-                raise RequestError(
-                    f"generate.max_tokens: a prompt of {len(prompt)} tokens and {most} behind it exceed the model's "
-                    f"context of {self.context}: lower max_tokens or shorten the prompt"
-                )
         self._model.eval()
-        times = 1 if beams > 1 else count
-        order = sorted((len(prompt), number, time) for number, prompt in enumerate(prompts) for time in range(times))
-        results: dict[tuple[int, int], Draw] = {}
-        while order:
-            held = order[: max(1, min(ROWS, TOKENS // (order[0][0] + most)) // beams)]
-            order = order[len(held) :]
-            rows = [prompts[number] for _, number, _ in held]
-            seeds = [[*np.atleast_1d(settings["seed"]).tolist(), number, time] for _, number, time in held]
-            ids = continued(self._model, rows, seeds, settings, self.tokenizer.end, len(self.tokenizer))
-            each = len(ids) // len(held)
-            draws = self._draws([row for row in rows for _ in range(each)], ids)
-            keys = [(number, time + more) for _, number, time in held for more in range(each)]
-            results |= dict(zip(keys, draws, strict=True))
-        return [[results[number, time] for time in range(count)] for number in range(len(prompts))]
+        rows, occurrences = [], Counter()
+        for number, prompt in enumerate(prompts):
+            for _ in range(1 if beams > 1 else count):
+                seed = [*np.atleast_1d(settings["seed"]), occurrences[tuple(prompt)], len(prompt), *prompt]
+                occurrences[tuple(prompt)] += 1
+                rows.append((prompt, number, seed))
+        rows.sort(key=lambda row: len(row[0]))
+        results: list[list[Draw]] = [[] for _ in prompts]
+        while rows:
+            some = max(1, min(ROWS, TOKENS // (len(rows[0][0]) + most)) // beams)
+            batch, rows = rows[:some], rows[some:]
+            given, numbers, seeds = map(list, zip(*batch, strict=True))
+            ids = continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
+            each = len(ids) // len(batch)
+            draws = self._draws([prompt for prompt in given for _ in range(each)], ids)
+            for i, draw in enumerate(draws):
+                results[numbers[i // each]].append(draw)
+        return results
 
     def _draws(self, prompts: list[list[int]], found: np.ndarray) -> list[Draw]:
         """What was written, with its loss under the model as it is, all texts side by side."""

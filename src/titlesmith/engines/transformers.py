@@ -122,6 +122,13 @@ class TransformersEngine(Engine):
 
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
+        models.hub.check(settings)
+        models.check_memory(
+            models.hyperparameters(settings["model"], len(self.tokenizer)),
+            settings,
+            precision(settings) == "bfloat16",
+            gpu=torch.cuda.is_available(),
+        )
         model = self._model
         if not isinstance(model, PeftModel):
             architectures.set_dropout(model, settings["dropout"])
@@ -305,6 +312,7 @@ class TransformersEngine(Engine):
 
 def _read(path: Path, quantize: str) -> PreTrainedModel:
     """A model of a folder, in the type it is stored in (float32 for float16 where there is no GPU)."""
+    models.hub.check_quantize(quantize)
     options: dict = {"dtype": "auto"}
     if quantize != "none":
         options["device_map"] = {"": 0}

@@ -6,6 +6,7 @@ its network (``HF_HOME``, ``HF_HUB_OFFLINE`` and the library's other variables a
 
 import json
 import math
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +37,32 @@ def check_installed() -> None:
     """Checks that the libraries are here (RequestError)."""
     if missing := [package for package in NEEDED if not find_spec(package)]:
         raise RequestError(f"model: hf: needs {', '.join(missing)}: pip install 'titlesmith[hf]'")
+
+
+def check(settings: dict) -> None:
+    """Checks what the parameters of the fine-tune stage must fulfil that some models alone have (RequestError)."""
+    model, rank, quantize = settings["model"], settings["lora_rank"], settings["quantize"]
+    if not is_hub(model):
+        for key, off in (("lora_rank", 0), ("quantize", "none")):
+            if settings[key] != off:
+                raise RequestError(f"finetune.{key}: model {model} trains whole; it is for models hf:NAME. Set it to {off}")
+        return
+    check_installed()
+    if settings["vocabulary"] != "full":
+        raise RequestError(f"finetune.vocabulary: {model} has a softmax over all tokens alone; set it to full")
+    if rank and model == PREFIX + "scratch":
+        raise RequestError("finetune.lora_rank: adapters need a model that has learned something; set it to 0")
+    if quantize != "none":
+        if not rank:
+            raise RequestError(f"finetune.quantize: weights in {quantize} cannot train; set finetune.lora_rank, to 8 say")
+        check_quantize(quantize)
+
+
+def check_quantize(quantize: str) -> None:
+    """Checks that weights can be held in 8 or 4 bits here (RequestError)."""
+    if quantize != "none" and not (find_spec("bitsandbytes") and shutil.which("nvidia-smi")):
+        lacking = "a GPU of NVIDIA" if find_spec("bitsandbytes") else "bitsandbytes (pip install bitsandbytes) and a GPU"
+        raise RequestError(f"finetune.quantize: {quantize} needs {lacking}, which is not here; set it to none")
 
 
 def place(name: str) -> Path:
@@ -108,9 +135,9 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except Exception as error:
-        reason = " ".join(str(error).split("\n")[0].split())
+        reason = f"{type(error).__name__}: {' '.join(str(error).split(chr(10))[0].split())}"
         raise RequestError(
-            f"model: {name} is not here, and the hub did not give it ({type(error).__name__}: {reason}). {_remedy(name)}"
+            f"model: {name} is not here, and the hub did not give it ({reason}). {_remedy(name)}"
         ) from None
 
 
@@ -145,6 +172,9 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
     found = config(name)
     result = {key: next((found[k] for k in names if found.get(k)), None) for key, names in KEYS.items()}
     result["n_ctx"] = result["n_ctx"] or 2048  # of models whose positions have no end, such as BLOOM's
+    if stored := parameters(place(name)):
+        kind = str(found.get("dtype") or found.get("torch_dtype"))
+        result |= {"parameters": stored, "itemsize": 2 if "16" in kind else 4}
     if missing := [KEYS[key][0] for key, value in result.items() if value is None]:
         raise RequestError(f"model: {place(name) / CONFIG} is of no causal language model: it has no {missing[0]}")
     return result

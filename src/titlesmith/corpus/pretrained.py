@@ -1,6 +1,7 @@
 """Vocabularies of published models: whatever a ``tokenizer.json`` of the tokenizers library describes."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from threading import local
 
@@ -70,6 +71,10 @@ class Pretrained(Tokenizer):
             codec.no_truncation()
             codec.encode_special_tokens = True
         return self._threads.codec
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self._codec.get_vocab(with_added_tokens=False).keys() - {self._pieces[self.end]})
 
     @classmethod
     def load(cls, folder: Path) -> "Pretrained":

@@ -235,20 +235,11 @@ def loop(folder: Path, size: str, steps: int) -> dict:
 
 
 def _gpt2(folder: Path, size: str) -> object:
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from titlesmith.models.convert import to_transformers
 
-    model = GPT2LMHeadModel(GPT2Config(**SIZES[size], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False))
-    kinds = {"w": "weight", "g": "weight", "b": "bias"}
-    with np.load(folder / "weights.npz") as stored, torch.no_grad():
-        for name, value in stored.items():
-            if "/" in name:
-                path, _, kind = re.sub(r"^h(\d+)/", r"h.\1/", name).replace("/", ".").rpartition(".")
-                name = f"{path}.{kinds[kind]}"
-            else:
-                name += ".weight"
-            parameter = model.transformer.get_parameter(name)
-            parameter.copy_(torch.from_numpy(value).reshape(parameter.shape))
+    with np.load(folder / "weights.npz") as stored:
+        model = to_transformers(stored, SIZES[size])
+    model.config.use_cache = False
     return model
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,10 @@ OUTPUTS = {
     "evaluate": ("metrics.json",),
 }
 SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # what a stage keeps only to go on after an interruption
-PACKAGES = ("titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers")
+PACKAGES = (
+    "titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers", "torch", "transformers",
+    "peft",
+)  # fmt: skip
 MADE_UP = (
     "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "
     "say nothing about science."
@@ -52,6 +55,15 @@ def notebook(stage: str) -> Path:
     return project if project.is_file() else Path(__file__).parent / "notebooks" / name
 
 
+def versions() -> dict[str, str]:
+    """Versions of the packages that a run depends on, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside ``path`` and renames it to ``path`` when the block ends without an error."""
@@ -62,6 +74,34 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def swapping(folder: Path) -> Iterator[Path]:
+    """Gives a new folder beside ``folder``, which takes its place, whole, when the block ends without an error.
+
+    A process that is killed between two renames leaves the old folder under another name: `swapped` puts it back.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+        new.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def swapped(folder: Path) -> Path:
+    """The folder, put back where an interrupted `swapping` left it under its other name."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.replace(folder)
+    return folder
 
 
 def write_json(path: Path, value: object) -> None:
@@ -172,7 +212,7 @@ class Run:
 
     def fingerprint(self, stage: str, settings: dict, source: str) -> str:
         """Identifies what a stage is made of: settings, files it reads, its notebook's source, this version."""
-        named = filter(None, (settings.get("path"), settings.get("model")))
+        named = filter(None, (settings.get("path"), settings.get("model", "").removeprefix("hf:")))
         read = [digest(f) for name in named for place in (root(), root() / "models") for f in files(place / name)]
         made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -193,7 +233,7 @@ class Run:
         made_of = self.fingerprint(stage, settings, source)
         if self.record(stage).get("fingerprint") != made_of:
             self.clear(stage)
-        self.update(versions={name: metadata.version(name) for name in PACKAGES})
+        self.update(versions=versions())
         self.update_stage(
             stage,
             status="running",

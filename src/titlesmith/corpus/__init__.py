@@ -61,10 +61,11 @@ class Corpus:
         cleaned = self.clean(text)
         return cleaned + " " * (text[-1:].isspace() and bool(cleaned))
 
-    def documents(self, name: str) -> Documents:
-        """The token ids of a split."""
+    def documents(self, name: str, learn_prompt: bool = False) -> Documents:
+        """The token ids of a split; ``learn_prompt``: the loss counts the prompts' too."""
         context = self.info["context"] if self.info["too_long"] == "cut" else 0
-        return Documents(self.path / f"{name}.bin", self.tokenizer, self.has_prompt, self.layout.separator, context)
+        has_prompt = self.has_prompt and not learn_prompt
+        return Documents(self.path / f"{name}.bin", self.tokenizer, has_prompt, self.layout.separator, context)
 
     @property
     def counts(self) -> list[dict]:
@@ -121,6 +122,13 @@ def check(settings: dict, harvest: dict) -> None:
         check_fields(chosen, [*SCHEMA, *DERIVED])
     if harvest["source"] == "alpaca" and settings["order"] == "date":
         raise RequestError("corpus.order: papers of source alpaca have no dates; set it to random")
+    if chosen.chat and settings["delimiters"] != "ids":
+        raise RequestError("corpus.delimiters: template chat has the markers of the model's own; set it to ids")
+    if chosen.chat and (not settings["model"].startswith("hf:") or settings["model"] == "hf:scratch"):
+        raise RequestError(
+            f"corpus.template: chat needs a model with a chat template of its own (model: hf:NAME), and "
+            f"{settings['model']} has none; abstract-to-title and alpaca need none"
+        )
     check_patterns(settings["drop"])
     for unit in ("words", "tokens"):
         fewest, most = settings[f"min_{unit}"], settings[f"max_{unit}"]

@@ -16,7 +16,7 @@ from titlesmith.corpus.papers import SLICE, Papers
 from titlesmith.corpus.select import Selection, select
 from titlesmith.corpus.split import SPLITS, split
 from titlesmith.corpus.template import template
-from titlesmith.corpus.tokens import FILES, Layout, Tokenizer, Writer
+from titlesmith.corpus.tokens import Layout, Tokenizer, Writer
 from titlesmith.errors import RequestError
 from titlesmith.run import Run, digest, replacing, write_json
 
@@ -46,7 +46,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     settings
         The parameters of the corpus notebook.
     vocabulary
-        The folder of a model whose encoder.json and vocab.bpe to use; None to learn a vocabulary from train.
+        The folder of a model whose vocabulary to use; None to learn one from train.
     context
         The longest row that the model reads; a document and an end of text on each side of it must fit.
 
@@ -56,6 +56,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
         The papers lack a field of the template, or a split is left empty.
     """
     chosen, folder = template(settings["template"]), run / "corpus"
+    delimiters = "chat" if chosen.chat else settings["delimiters"]
     papers = Papers(run / "papers.parquet", chosen, settings["lowercase"])
     selection = select(papers, settings)
     where = np.full(len(papers), -1, np.int8)
@@ -69,9 +70,9 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:
-        tokenizer = Tokenizer.learn(_sample(papers, where == 0, settings["delimiters"]), settings["vocabulary"])
-    tokenizer.save(folder)
-    layout = Layout(tokenizer, settings["delimiters"], bool(chosen.prompt))
+        tokenizer = Tokenizer.learn(_sample(papers, where == 0, delimiters), settings["vocabulary"])
+    saved = tokenizer.save(folder)
+    layout = Layout(tokenizer, delimiters, bool(chosen.prompt))
     figures = []
     with tqdm(total=len(days), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
@@ -79,11 +80,12 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
             found = write_split(folder / f"{name}.bin", documents, layout)
             figures.append(found.with_columns(split=pl.lit(name)))
     figures = pl.concat(figures)
-    fingerprint = hashlib.sha256("".join(digest(folder / name) for name in FILES).encode()).hexdigest()
+    fingerprint = hashlib.sha256("".join(digest(folder / name) for name in saved).encode()).hexdigest()
     write_json(
         folder / "corpus.json",
         {
-            **{key: settings[key] for key in ("template", "delimiters", "too_long")},
+            **{key: settings[key] for key in ("template", "too_long")},
+            "delimiters": delimiters,
             "context": context,
             "papers": len(papers),
             "dropped": {

@@ -16,11 +16,13 @@ ARROW = " -> "  # between the parts of a template that is written in the experim
 class Template:
     """A prompt part and a completion part; the model learns the completion, given the prompt.
 
-    A completion is one line, so that the last newline of a document is the one between its two parts.
+    A completion is one line, so that the last newline of a document is the one between its two parts. ``chat``: the
+    prompt is a question in the model's own chat template, and the completion the answer.
     """
 
     prompt: str
     completion: str
+    chat: bool = False
 
     @property
     def fields(self) -> list[str]:
@@ -57,6 +59,15 @@ TEMPLATES = {
     "abstract-to-title": Template(
         "Below is the abstract of a scientific paper. Write its title.\n\nAbstract: {abstract}\n\nTitle:", "{title}"
     ),
+    # The form of Stanford Alpaca's prompts (Taori et al. 2023), which alpaca-lora and ChatGenTitle train with
+    "alpaca": Template(
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nGive this paper a title, from its abstract.\n\n"
+        "### Input:\n{abstract}\n\n### Response:",
+        "{title}",
+    ),
+    "chat": Template("Give this paper a title, from its abstract.\n\n{abstract}", "{title}", chat=True),
 }
 DERIVED = {"year": pl.col("published").dt.year(), "category": pl.col("primary_category")}
 

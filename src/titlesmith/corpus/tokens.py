@@ -1,4 +1,7 @@
-"""Tokens: text as ids of a byte-level BPE in GPT-2's file format, and documents as one memory-mapped array."""
+"""Tokens: text as ids of a byte-level BPE in GPT-2's file format, and documents as one memory-mapped array.
+
+Vocabularies of other forms are in `titlesmith.corpus.pretrained`.
+"""
 
 import json
 from bisect import bisect_left
@@ -34,7 +37,11 @@ class Tokenizer:
         The id that delimits documents (50256 in GPT-2).
     newline
         The id of a single newline, which stands between a prompt and its completion.
+    before
+        Ids with which the model expects every document to begin, behind the end of the one before.
     """
+
+    before: tuple[int, ...] = ()
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
         self.vocabulary, self.merges, self._threads = vocabulary, merges, local()
@@ -57,7 +64,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Reads the two files of ``folder``."""
+        """Reads the two files of ``folder``, or whatever other form of vocabulary it holds."""
+        if not (folder / FILES[0]).exists():
+            from titlesmith.corpus.pretrained import Pretrained
+
+            return Pretrained.load(folder)
         vocabulary = json.loads((folder / FILES[0]).read_text("utf-8"))
         lines = (folder / FILES[1]).read_text("utf-8").split("\n")[1:-1]
         return cls(vocabulary, [tuple(line.split()) for line in lines])
@@ -78,12 +89,13 @@ class Tokenizer:
         learned = json.loads(codec.to_str())["model"]
         return cls(learned["vocab"] | {END: len(learned["vocab"])}, [tuple(pair) for pair in learned["merges"]])
 
-    def save(self, folder: Path) -> None:
-        """Writes the two files into ``folder``."""
+    def save(self, folder: Path) -> tuple[str, ...]:
+        """Writes the files of the vocabulary into ``folder`` and gives their names."""
         with replacing(folder / FILES[0]) as temporary:
             temporary.write_text(json.dumps(self.vocabulary), "utf-8")
         with replacing(folder / FILES[1]) as temporary:
             temporary.write_text("\n".join(["#version: 0.2", *map(" ".join, self.merges), ""]), "utf-8")
+        return FILES
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""
@@ -173,6 +185,23 @@ class Tokenizer:
         """Ids that open a document: the end of text before it, and what is given of it."""
         return [self.end, *self.encode(text), *([self.newline] if has_prompt else [])]
 
+    def marker(self, text: str) -> list[int]:
+        """Ids of what a layout puts around texts."""
+        return self.encode(text)
+
+    def chat(self) -> tuple[str, str, str]:
+        """What the model's chat template has in front of a question, between it and its answer, and behind that.
+
+        Raises
+        ------
+        RequestError
+            The model has no chat template.
+        """
+        raise RequestError(
+            "corpus.template: chat needs a model with a chat template of its own, and this one's vocabulary has none; "
+            "abstract-to-title and alpaca need none"
+        )
+
 
 class Layout:
     """How a document stands in ids: a start, the prompt, a separator, the completion, a stop.
@@ -185,17 +214,21 @@ class Layout:
         What the ids mean.
     delimiters
         ``ids``: nothing but a newline id between prompt and completion. ``text``: the markers of `MARKERS`, spelled in
-        the tokens of text, as gpt-2-simple's CSV files and the reports built on them have them.
+        the tokens of text, as gpt-2-simple's CSV files and the reports built on them have them. ``chat``: what the
+        model's own chat template has.
     has_prompt
         Whether documents have a prompt part.
     """
 
     def __init__(self, tokenizer: "Tokenizer", delimiters: str, has_prompt: bool):
-        self.tokenizer, self.has_prompt, self.markers = tokenizer, has_prompt, MARKERS[delimiters]
+        self.tokenizer, self.has_prompt = tokenizer, has_prompt
+        self.markers = tokenizer.chat() if delimiters == "chat" else MARKERS[delimiters]
+        start, separator, stop = self.markers
         # Each on its own, so that a marker has the same ids whatever stands beside it
-        self.start, self.separator, self.stop = (tokenizer.encode(marker) for marker in self.markers)
-        if not has_prompt:
-            self.separator = []
+        self.start, self.stop = tokenizer.marker(start), tokenizer.marker(stop)
+        self.separator = tokenizer.marker(separator) if has_prompt else []
+        if tuple(self.start[: len(tokenizer.before)]) != tokenizer.before:
+            self.start = [*tokenizer.before, *self.start]
 
     def join(self, prompt: str, completion: str) -> str:
         """A document as text."""

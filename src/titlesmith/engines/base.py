@@ -81,7 +81,8 @@ class Engine(ABC):
             Gets every step; says when to validate, to sample and to save, and where.
         """
         batch = settings["batch_size"] * settings["accumulate"]
-        rows = Rows(corpus.documents("train"), batch, settings["block_size"], settings["seed"])
+        train = corpus.documents("train", settings["train_on_prompt"])
+        rows = Rows(train, batch, settings["block_size"], settings["seed"])
         steps = settings["steps"]
         if settings["epochs"]:
             steps = math.ceil(settings["epochs"] * rows.count / batch)

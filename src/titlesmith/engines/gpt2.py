@@ -260,5 +260,4 @@ def precision(settings: dict) -> str:
     if cards := models.gpus():
         version = tf.config.experimental.get_device_details(cards[0]).get("compute_capability", (0, 0))
         return "bfloat16" if version >= (8, 0) else "float32"
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    return "bfloat16" if models.fast_bfloat16() else "float32"

@@ -1,5 +1,6 @@
 """Models by name: what they are made of, where their files lie, what they need, and how they get here."""
 
+from titlesmith.models import hub
 from titlesmith.models.catalogue import (
     GPT2,
     HYPERPARAMETERS,
@@ -14,18 +15,24 @@ from titlesmith.models.catalogue import (
     shapes,
     vocabulary,
 )
-from titlesmith.models.machine import available, check_memory, device, gpus, memory
+from titlesmith.models.machine import available, check_memory, cores, device, fast_bfloat16, gpus, memory
+
+HUB_SCRATCH = hub.SCRATCH
 
 __all__ = [
     "GPT2",
+    "HUB_SCRATCH",
     "HYPERPARAMETERS",
     "SCRATCH",
     "available",
     "check_memory",
     "context",
+    "cores",
     "device",
+    "fast_bfloat16",
     "folder",
     "gpus",
+    "hub",
     "hyperparameters",
     "lacking",
     "memory",

@@ -1,7 +1,8 @@
-"""The catalogue: ``scratch``, OpenAI's four, and folders in their layout.
+"""The catalogue: ``scratch``, OpenAI's four, folders in their layout, and what `titlesmith.models.hub` knows.
 
 ``scratch`` is a small GPT-2 made on the spot. ``124M 355M 774M 1558M`` are OpenAI's (Radford et al. 2019), below
-``models/<name>/`` in OpenAI's layout. Any other name is a folder in that layout, such as one that gpt-2-simple wrote.
+``models/<name>/`` in OpenAI's layout. Names that begin with ``hf:`` are models of the transformers library. Any other
+name is a folder in OpenAI's layout, such as one that gpt-2-simple wrote.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from titlesmith.corpus.tokens import FILES
 from titlesmith.errors import RequestError
+from titlesmith.models import hub
 from titlesmith.run import root
 
 HYPERPARAMETERS = "hparams.json"
@@ -66,6 +68,8 @@ def parameters(hyperparameters: dict) -> int:
 
 def place(name: str) -> Path:
     """The folder that a name means, whether it is there or not."""
+    if hub.is_hub(name):
+        return hub.place(name)
     return root() / "models" / name if name in GPT2 else root() / name
 
 
@@ -95,9 +99,11 @@ def folder(name: str) -> Path:
     RequestError
         A file is missing; the message says which and how to get it.
     """
+    if hub.is_hub(name):
+        return hub.folder(name)
     path = place(name)
     if not path.is_dir() and name not in GPT2:
-        known = ", ".join(("scratch", *GPT2))
+        known = ", ".join(("scratch", *GPT2, "hf:scratch", "hf:NAME"))
         raise RequestError(f"model: {name!r} is not here, at {path}. Names: {known}, or a folder. {remedy(name)}")
     if missing := lacking(path):
         raise RequestError(f"model: {path} lacks {', '.join(missing)}. {remedy(name)}")
@@ -122,7 +128,7 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
     name
         The model.
     vocabulary
-        ``n_vocab`` of ``scratch``, which learns its own.
+        ``n_vocab`` of ``scratch`` and ``hf:scratch``, which learn their own.
 
     Raises
     ------
@@ -131,6 +137,8 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
     """
     if name == "scratch":
         return SCRATCH | {"n_vocab": vocabulary}
+    if hub.is_hub(name):
+        return hub.hyperparameters(name, vocabulary)
     if name in GPT2 and lacking(place(name)):
         return GPT2[name]
     return _read(folder(name))
@@ -147,7 +155,7 @@ def _read(path: Path) -> dict:
 
 def vocabulary(name: str) -> Path | None:
     """The folder with a model's vocabulary; None for ``scratch``, which learns its own from the corpus."""
-    return None if name == "scratch" else folder(name)
+    return None if name in ("scratch", "hf:scratch") else folder(name)
 
 
 def context(name: str) -> int:
@@ -158,4 +166,4 @@ def context(name: str) -> int:
 def names() -> list[str]:
     """Every model that can be named here: the known ones, and folders below ``models/``."""
     own = [p.parent for p in sorted((root() / "models").glob(f"*/{HYPERPARAMETERS}")) if p.parent.name not in GPT2]
-    return ["scratch", *GPT2, *(str(p.relative_to(root())) for p in own)]
+    return ["scratch", *GPT2, *(str(p.relative_to(root())) for p in own), *hub.names()]

@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from titlesmith.errors import FetchError, RequestError, RunError
+from titlesmith.models import hub
 from titlesmith.models.catalogue import GPT2, HYPERPARAMETERS, OPENAI, folder, lacking, place, remedy, shapes
 from titlesmith.models.machine import tensorflow
 from titlesmith.run import digest, replacing
@@ -41,7 +42,9 @@ CHUNK = 1 << 20  # bytes
 
 
 def fetch(name: str) -> None:
-    """Downloads a model of OpenAI's where it is missing; other names are left to `catalogue.folder`."""
+    """Downloads a model of OpenAI's or of the hub where it is missing; other names are left to `catalogue.folder`."""
+    if hub.is_hub(name) and name != "hf:scratch":
+        hub.folder(name)
     if name in GPT2 and lacking(place(name)):
         get(name)
 

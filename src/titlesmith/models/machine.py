@@ -15,6 +15,7 @@ import psutil
 
 from titlesmith.errors import RequestError
 from titlesmith.models.catalogue import shapes
+from titlesmith.models.hub import is_hub
 
 GIB = 2**30
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -26,6 +27,7 @@ LIMITS = {
 # Bytes, see `memory`: of a process with TensorFlow; a parameter of the blocks, of embeddings that are trained, and that
 # are not; a gradient in float32, and one that is summed.
 PROCESS, BLOCK, EMBEDDING, FROZEN, FLOAT32, SUM = 1.12e9, 25, 38, 6, 6.4, 13
+TORCH = 0.7e9  # bytes of a process with PyTorch
 BYTES = 257  # entries of the smallest vocabulary: single bytes and the end of text
 SHORTEST = 8  # tokens a row, the smallest finetune.block_size
 
@@ -56,6 +58,18 @@ def tensorflow() -> ModuleType:
         return tensorflow
 
 
+def cores() -> str:
+    """The processor, in words for people."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {found} core{'s' * (found != 1)}"
+
+
+def fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def gpus() -> list:
     """The GPUs that TensorFlow sees, which asking does not take."""
     tf = tensorflow()
@@ -67,8 +81,7 @@ def device() -> str:
     """What a training of TensorFlow's engine computes on, in words for people."""
     found = gpus()
     if not found:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"CPU, {cores} core{'s' * (cores != 1)}"
+        return cores()
     details = tensorflow().config.experimental.get_device_details(found[0])
     words = [f"GPU: {details.get('device_name', 'of unknown name')}"]
     if total := gpu_memory():
@@ -171,6 +184,46 @@ def memory(
     return round(fixed + max(batch_size * block_size * (activations + logits), update))
 
 
+def torch_memory(
+    hyperparameters: dict,
+    batch_size: int,
+    block_size: int,
+    *,
+    bf16: bool = False,
+    checkpointing: bool = False,
+    layers: str = "all",
+    lora_rank: int = 0,
+    quantize: str = "none",
+    **others: object,
+) -> int:
+    """About the peak of a training's memory in PyTorch, in bytes; `memory` is of TensorFlow.
+
+    A parameter that trains takes 16 bytes: weight, gradient and Adam's two moments; one that does not, the bytes that
+    it is stored in. In each layer a token's activations take 34 widths in bfloat16 (Korthikanti et al. 2023, without
+    the attention's weights, which are not kept) and twice as much in float32; logits as in `memory`.
+
+    Parameters
+    ----------
+    hyperparameters
+        As in hparams.json, and ``parameters`` where their exact number is known.
+    batch_size, block_size, bf16, checkpointing, layers
+        As in `memory`.
+    lora_rank, quantize
+        Of the fine-tune stage.
+    """
+    count = hyperparameters.get("parameters") or sum(map(math.prod, shapes(hyperparameters).values()))
+    width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
+    if lora_rank:
+        adapters = 8 * depth * width * lora_rank  # two pairs in each layer, some of them wider
+        fixed = {"none": hyperparameters.get("itemsize", 4), "8bit": 1, "4bit": 0.55}[quantize] * count + 16 * adapters
+    else:
+        embeddings = hyperparameters["n_vocab"] * width if layers == "transformer" else 0
+        fixed = 16 * count - 12 * embeddings
+    fixed += TORCH + 2 * count * (bf16 and quantize == "none")  # copies that a step's products read
+    activations = depth * size * width + 17 * size * width if checkpointing else depth * 17 * size * width
+    return round(fixed + batch_size * block_size * (activations + (8 + 2 * size) * hyperparameters["n_vocab"]))
+
+
 def check_memory(
     hyperparameters: dict,
     settings: dict,
@@ -202,14 +255,15 @@ def check_memory(
         return
     room, where = (gpu_memory(), "on the GPU") if gpu else (available(), "free here")
     model, batch, block = settings["model"], settings["batch_size"], settings["block_size"]
-    keys = {"checkpointing", "accumulate", "layers"} & settings.keys()
-    asked = {key: settings[key] for key in keys}
+    estimate = torch_memory if is_hub(model) else memory
+    keys = {"checkpointing", "accumulate", "layers", *({"lora_rank", "quantize"} if is_hub(model) else ())}
+    asked = {key: settings[key] for key in keys & settings.keys()}
     asked["bf16"] = settings.get("precision") != "float32" if bf16 is None else bf16
     if settings.get("vocabulary") == "corpus":
         asked["used"] = used or BYTES
 
     def takes(batch: int, block: int, **changed: bool) -> int:
-        return memory(hyperparameters, batch, block, **asked | changed)
+        return estimate(hyperparameters, batch, block, **asked | changed)
 
     if room is None or takes(batch, block) <= room:
         return

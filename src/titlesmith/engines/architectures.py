@@ -1,0 +1,87 @@
+"""What differs between architectures of the transformers library: new models, their blocks, dropout, adapters."""
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.errors import RequestError
+
+
+def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTrainedModel:
+    """A small LLaMA (Touvron et al. 2023) with random weights.
+
+    Its rotary positions (Su et al. 2021) are no parameters: in a table of them, places deep in a long abstract are seen
+    too seldom to be learned from a few thousand papers. It is also the shape of the models that titles of abstracts are
+    usually trained with, so that settings tried on it carry over.
+
+    Parameters
+    ----------
+    tokenizer
+        Its vocabulary.
+    hyperparameters
+        ``n_vocab n_ctx n_embd n_head n_layer``, as in GPT-2's hparams.json.
+    seed
+        Decides the weights.
+    """
+    width = hyperparameters["n_embd"]
+    config = LlamaConfig(
+        vocab_size=hyperparameters["n_vocab"],
+        hidden_size=width,
+        intermediate_size=-(-8 * width // 3 // 32) * 32,  # three matrices with as many parameters as GPT-2's two
+        num_hidden_layers=hyperparameters["n_layer"],
+        num_attention_heads=hyperparameters["n_head"],
+        max_position_embeddings=hyperparameters["n_ctx"],
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.end,
+        eos_token_id=tokenizer.end,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The transformer's blocks: of all lists of modules, the one with the most parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()))
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Sets the share of activations that every layer of the model sets to zero while it trains."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = rate
+
+
+def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
+    """The model with low-rank matrices beside its own, which alone train (LoRA; Hu et al. 2022).
+
+    Raises
+    ------
+    RequestError
+        The model has no layer of a name in ``lora_targets``.
+    """
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    names = sorted({name.rpartition(".")[2] for name, _ in linear})
+    wanted = settings["lora_targets"] or TARGETS.get(model.config.model_type, "all-linear")
+    if unknown := set(settings["lora_targets"]) - set(names):
+        raise RequestError(
+            f"finetune.lora_targets: the model has no layer {', '.join(sorted(unknown))}; it has {', '.join(names)}"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings["lora_rank"],
+        lora_alpha=settings["lora_alpha"],
+        lora_dropout=settings["lora_dropout"],
+        target_modules=wanted,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in linear),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)

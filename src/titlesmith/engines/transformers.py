@@ -1,0 +1,356 @@
+"""Any causal model of the transformers library, in PyTorch, whole or through low-rank adapters (peft).
+
+The library's Trainer is not used: the training loop of `titlesmith.engines.base` is the same for all engines, so that
+one has the history, stop rules, probe, packed rows, schedule and exact resuming of the other, and one suite of tests.
+
+Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary and
+one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from there
+the optimizer's state. Weights are read from safetensors, or by `torch.load` with ``weights_only``; no code of a
+model's folder is run.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from peft import PeftModel, load_peft_weights, prepare_model_for_kbit_training, set_peft_model_state_dict
+from safetensors import SafetensorError
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
+
+from titlesmith import models
+from titlesmith.corpus import Corpus
+from titlesmith.corpus.pretrained import published
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.engines import architectures
+from titlesmith.engines.base import Draw, Engine, sampling
+from titlesmith.engines.decoding import continued, left_padded
+from titlesmith.errors import RequestError, RunError
+from titlesmith.run import swapping
+
+STATE = "titlesmith.pt"
+ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
+BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+class TransformersEngine(Engine):
+    """A causal language model of the transformers library.
+
+    Parameters
+    ----------
+    model
+        The model, or one with adapters.
+    tokenizer
+        Its vocabulary.
+    base
+        The name (``hf:NAME``) of the model that adapters stand in, or are to stand in.
+    quantize
+        How the weights of ``base`` are held: ``none`` for as they are stored, or ``8bit``, ``4bit``.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, base: str = "", quantize: str = "none"
+    ):
+        self.tokenizer, self._base, self._quantize = tokenizer, base, quantize
+        self._model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.generation_config = GenerationConfig()  # what a publisher prefers is not what was asked for
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._moments: dict | None = None  # the optimizer's state that a checkpoint had
+        self._places: torch.Tensor | None = None
+        config = model.config.get_text_config()
+        self.context = getattr(config, "max_position_embeddings", None) or 2048
+        table = model.get_input_embeddings().num_embeddings
+        if table < len(tokenizer):
+            raise RequestError(f"model: {base or 'it'} has {table} embeddings, its vocabulary {len(tokenizer)} tokens")
+        model.get_output_embeddings().register_forward_pre_hook(self._narrow)
+
+    @classmethod
+    def scratch(cls, tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> "TransformersEngine":
+        """A small model with random weights (`architectures.scratch`)."""
+        return cls(architectures.scratch(tokenizer, hyperparameters, seed), tokenizer)
+
+    @classmethod
+    def open(cls, name: str, quantize: str = "none", adapter: Path | None = None) -> "TransformersEngine":
+        """A published model, with a published adapter in it where one is given.
+
+        Parameters
+        ----------
+        name
+            ``hf:NAME-OR-PATH``.
+        quantize
+            As for the class.
+        adapter
+            A folder in peft's layout.
+
+        Raises
+        ------
+        RequestError
+            Files are missing, or the adapter is not of this model.
+        """
+        path = models.folder(name)
+        model = with_adapter(_read(path, quantize), adapter) if adapter else _read(path, quantize)
+        return cls(model, Tokenizer.load(path), name, quantize)
+
+    @classmethod
+    def load(cls, path: Path, resume: bool = True) -> "TransformersEngine":
+        """See `Engine.load`."""
+        state = torch.load(path / STATE, weights_only=True)
+        if (path / "adapter_config.json").exists():
+            base = _read(models.folder(state["base"]), state["quantize"])
+            model = with_adapter(base, path, resume)
+        else:
+            model = _read(path, "none")
+        engine = cls(model, Tokenizer.load(path), state["base"], state["quantize"])
+        if resume:
+            engine.step, engine._moments = state["step"], state.get("optimizer")
+        return engine
+
+    def device(self, settings: dict) -> str:
+        """See `Engine.device`."""
+        where = models.cores()
+        if torch.cuda.is_available():
+            card = torch.cuda.get_device_properties(0)
+            where = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
+        trained = f"LoRA of rank {settings['lora_rank']}, " if settings["lora_rank"] else ""
+        return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
+
+    def prepare(self, corpus: Corpus, settings: dict) -> None:
+        """See `Engine.prepare`."""
+        models.hub.check(settings)
+        models.check_memory(
+            models.hyperparameters(settings["model"], len(self.tokenizer)),
+            settings,
+            precision(settings) == "bfloat16",
+            gpu=torch.cuda.is_available(),
+        )
+        model = self._model
+        if not isinstance(model, PeftModel):
+            architectures.set_dropout(model, settings["dropout"])
+            if self._quantize != "none":
+                model = prepare_model_for_kbit_training(model, settings["checkpointing"])
+            if settings["lora_rank"]:
+                model = self._model = architectures.adapted(model, settings, settings["seed"])
+                model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
+            else:
+                model.float()
+                if settings["layers"] == "transformer":
+                    model.requires_grad_(False)
+                    architectures.blocks(model).requires_grad_(True)
+        if settings["checkpointing"]:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if (p.ndim > 1) == matrix], "weight_decay": decay}
+            for matrix, decay in ((True, settings["weight_decay"]), (False, 0.0))
+        ]
+        groups = [group for group in groups if group["params"]]
+        self._optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=TINY, fused=True)
+        if self._moments:
+            self._optimizer.load_state_dict(self._moments)
+            self._moments = None
+        self._trained, self._calls, self._seed = trained, settings["accumulate"], settings["seed"]
+        self._bf16 = precision(settings) == "bfloat16"
+        kept = trained if settings["lora_rank"] else list(model.parameters())
+        self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in kept)
+
+    def _narrow(self, head: torch.nn.Module, given: tuple) -> tuple | None:
+        """Gives the head of the vocabulary the places alone whose predictions are counted, (1, places, width)."""
+        return None if self._places is None else (given[0].flatten(0, 1)[self._places][None],)
+
+    def _nats(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
+        """Losses of the predictions at ``places`` of rows of ids, counted through the rows, shape (places,)."""
+        rows = torch.from_numpy(ids).long().to(self._model.device)
+        self._places = torch.from_numpy(places).to(self._model.device)
+        try:
+            logits = self._model(input_ids=rows[:, :-1], use_cache=False).logits[0]
+            return cross_entropy(logits.float(), rows[:, 1:].flatten()[self._places], reduction="none")
+        finally:
+            self._places = None
+
+    def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
+        """See `Engine.train`."""
+        model, optimizer, total = self._model.train(), self._optimizer, float(learned.sum())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        nats = torch.zeros((), device=model.device)
+        parts = zip(np.split(ids, self._calls), np.split(learned, self._calls), strict=True)
+        for call, (some, weight) in enumerate(parts):
+            torch.manual_seed(int(np.random.SeedSequence([self._seed, self.step, call]).generate_state(1)[0]))
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
+                loss = self._nats(some, np.flatnonzero(weight)).sum() / total
+            loss.backward()
+            nats += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
+        if torch.isfinite(norm + nats):
+            optimizer.step()
+        optimizer.zero_grad()
+        return float(nats), float(norm)
+
+    def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """See `Engine.losses`."""
+        places = np.flatnonzero(learned)
+        self._model.eval()
+        with torch.inference_mode():
+            nats = self._nats(ids, places).cpu().numpy()
+        result = np.zeros(learned.size, np.float32)
+        result[places] = nats
+        return (result.reshape(learned.shape) * learned).sum(axis=1)
+
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """See `Engine.next`."""
+        self._model.eval()
+        longest = max(map(len, prompts), default=0)
+        if longest > self.context:
+            raise RequestError(
+                f"a prompt of {longest} tokens exceeds the model's context of {self.context}: shorten it"
+            )
+        found = []
+        for first in range(0, len(prompts), ROWS):
+            given = left_padded(prompts[first : first + ROWS], self.tokenizer.end, self._model.device)
+            width = given["input_ids"].shape[1]
+            with torch.inference_mode():
+                positions = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+                self._places = torch.arange(1, len(given["input_ids"]) + 1, device=self._model.device) * width - 1
+                try:
+                    logits = self._model(**given, position_ids=positions, use_cache=False).logits[0]
+                finally:
+                    self._places = None
+                found.append(torch.log_softmax(logits.float(), -1)[:, : len(self.tokenizer)].cpu().numpy())
+        return np.concatenate(found)
+
+    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
+        """See `Engine.generate`; a text is the same whatever is drawn beside it, but for rounding."""
+        settings = sampling(prompts, settings, self.context)
+        most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
+        self._model.eval()
+        rows, occurrences = [], Counter()
+        for number, prompt in enumerate(prompts):
+            for _ in range(1 if beams > 1 else count):
+                seed = [*np.atleast_1d(settings["seed"]), occurrences[tuple(prompt)], len(prompt), *prompt]
+                occurrences[tuple(prompt)] += 1
+                rows.append((prompt, number, seed))
+        rows.sort(key=lambda row: len(row[0]))
+        results: list[list[Draw]] = [[] for _ in prompts]
+        while rows:
+            some = max(1, min(ROWS, TOKENS // (len(rows[0][0]) + most)) // beams)
+            batch, rows = rows[:some], rows[some:]
+            given, numbers, seeds = map(list, zip(*batch, strict=True))
+            ids = continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
+            each = len(ids) // len(batch)
+            draws = self._draws([prompt for prompt in given for _ in range(each)], ids)
+            for i, draw in enumerate(draws):
+                results[numbers[i // each]].append(draw)
+        return results
+
+    def _draws(self, prompts: list[list[int]], found: np.ndarray) -> list[Draw]:
+        """What was written, with its loss under the model as it is, all texts side by side."""
+        end, texts = self.tokenizer.end, []
+        for row in found.tolist():
+            length = row.index(end) if end in row else len(row)
+            texts.append((row[:length], length < len(row)))
+        sizes = [len(prompt) + len(ids) + finished for prompt, (ids, finished) in zip(prompts, texts, strict=True)]
+        rows = np.full((len(texts), max(*sizes, 2)), end, np.int64)
+        learned = np.zeros((len(texts), rows.shape[1] - 1), np.float32)
+        for i, (prompt, (ids, _), size) in enumerate(zip(prompts, texts, sizes, strict=True)):
+            rows[i, : len(prompt) + len(ids)] = prompt + ids
+            learned[i, len(prompt) - 1 : size - 1] = 1
+        some = max(1, 2**26 // len(self.tokenizer) // rows.shape[1])
+        nats = np.concatenate(
+            [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]
+        )
+        return [
+            Draw(ids, float(-lost) / max(1, len(ids) + finished), finished)
+            for (ids, finished), lost in zip(texts, nats, strict=True)
+        ]
+
+    def save(self, path: Path) -> None:
+        """See `Engine.save`."""
+        with self._told(path), swapping(path) as folder:
+            self._write(folder, {"optimizer": self._optimizer.state_dict()})
+
+    def keep(self, path: Path) -> None:
+        """See `Engine.keep`."""
+        folder = path / ".partial"  # other checkpoints may lie below `path`, so that it cannot be swapped as a whole
+        with self._told(path):
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                self._write(folder, {})
+                for file in sorted(folder.iterdir(), key=lambda file: file.name == STATE):  # which says: it is whole
+                    file.replace(path / file.name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, folder: Path, more: dict) -> None:
+        published(self.tokenizer).save(folder)
+        kwargs = {"save_embedding_layers": False} if isinstance(self._model, PeftModel) else {}
+        self._model.save_pretrained(folder, **kwargs)
+        (folder / "README.md").unlink(missing_ok=True)  # a form to fill in
+        state = {"step": self.step, "base": self._base, "quantize": self._quantize}
+        torch.save(state | more, folder / STATE)
+
+    @contextmanager
+    def _told(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise RunError(
+                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
+                f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free; it takes "
+                f"{self.checkpoint_bytes / 1e9:.2f} GB. Free some room and run the same command again: training goes "
+                f"on from there. {str(error).splitlines()[0]}"
+            ) from None
+
+    def restore(self, path: Path) -> None:
+        """See `Engine.restore`."""
+        if isinstance(self._model, PeftModel):
+            set_peft_model_state_dict(self._model, load_peft_weights(path, device="cpu"))
+        else:
+            self._model.load_state_dict(_read(path, "none").state_dict())
+
+
+def _read(path: Path, quantize: str) -> PreTrainedModel:
+    """A model of a folder, in the type it is stored in (float32 for float16 where there is no GPU)."""
+    models.hub.check_quantize(quantize)
+    options: dict = {"dtype": "auto"}
+    if quantize != "none":
+        options["device_map"] = {"": 0}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantize == "8bit",
+            load_in_4bit=quantize == "4bit",
+            bnb_4bit_quant_type="nf4",  # as in QLoRA (Dettmers et al. 2023)
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"model: {path} cannot be read: {reason}") from None
+    return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
+
+
+def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> PeftModel:
+    """A model with the adapter of a folder in peft's layout (RequestError where it is none of this model's)."""
+    if not (path / "adapter_config.json").is_file():
+        raise RequestError(f"adapter: {path} is no adapter: it needs adapter_config.json and adapter_model.safetensors")
+    try:
+        return PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"adapter: {path} does not fit the model: {reason}") from None
+
+
+def precision(settings: dict) -> str:
+    """The type of matrix products: as set, or (auto) bfloat16 where the GPU or the processor multiplies it."""
+    if settings["precision"] != "auto":
+        return settings["precision"]
+    fast = torch.cuda.is_bf16_supported(False) if torch.cuda.is_available() else models.fast_bfloat16()
+    return "bfloat16" if fast else "float32"

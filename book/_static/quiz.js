@@ -18,8 +18,8 @@
   told.setAttribute("role", "status"); // a live region, there before it says anything
   const buttons = ["real", "generated"].map((kind) =>
     element("button", { type: "button", onclick: () => answer(kind) }, kind === "real" ? "Real" : "Generated"));
-  const next = element("button", { type: "button", hidden: true, onclick: () => show(at + 1) });
-  const again = element("button", { type: "button", onclick: start }, "Start again");
+  const next = element("button", { type: "button", hidden: true, onclick: () => show(at + 1, true) });
+  const again = element("button", { type: "button", onclick: () => start(true) }, "Start again");
   const choice = element("div", { className: "quiz-choice" }, ...buttons);
   choice.setAttribute("role", "group");
   choice.setAttribute("aria-label", "Who wrote it?");
@@ -27,16 +27,16 @@
   const foot = element("div", { className: "quiz-choice" }, next);
   let at, given;
 
-  function start() {
+  function start(focus) {
     given = [];
     list.hidden = true;
     again.remove();
     question.append(text, choice);
     quiz.append(question, told, foot);
-    show(0);
+    show(0, focus);
   }
 
-  function show(number) {
+  function show(number, focus) {
     if (number === items.length) return end();
     at = number;
     place.textContent = `Text ${at + 1} of ${items.length}`;
@@ -45,8 +45,7 @@
     told.className = "quiz-told";
     next.hidden = true;
     buttons.forEach((button) => { button.disabled = false; button.removeAttribute("aria-pressed"); });
-    if (at || given.length) place.focus(); // not when the page opens
-    given.length = at;
+    if (focus) place.focus();
   }
 
   function answer(kind) {
@@ -84,5 +83,5 @@
     place.focus();
   }
 
-  start();
+  start(false); // a page that opens does not take the focus
 })();

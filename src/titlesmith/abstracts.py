@@ -1,11 +1,10 @@
 """Three abstracts: ChatGenTitle's comparison (Focus-RCNet, ShuffleNet, Segment Anything), for any run that reads them.
 
-The texts are not part of titlesmith. `fetch` asks arXiv for them once; a run whose template makes a title of an abstract
-then writes titles for them while it is evaluated, and the book shows these side by side.
+The texts are not part of titlesmith. `fetch` asks arXiv for them once; a run whose template makes a title of an
+abstract then writes titles for them while it is evaluated, and the book shows these side by side.
 """
 
 import csv
-from html import escape
 from pathlib import Path
 
 import arxiv
@@ -119,6 +118,8 @@ def page(runs: list[Run]) -> str:
         rows = [{"real": row["title"], "titles": " / ".join(row["titles"]) or row["why"]} for row in found]
         parts.append(f"## {name}\n\n{tables.html(rows, {'real': 'real title', 'titles': 'titles by the model'})}")
     for name in slots:
-        parts.append(f"## {name}\n\nThis run reads abstracts and has not been given these; `titlesmith abstracts` fetches "
-                     f"them, and its experiment's `titlesmith run ... --name {escape(name)}` measures it again.")  # fmt: skip
+        parts.append(
+            f"## {name}\n\nThis run writes titles of abstracts and has not been given these: fetch them as below, and "
+            "run its experiment again, which measures it anew."
+        )
     return "\n\n".join(parts) or "No run that is shown here reads abstracts and writes titles."

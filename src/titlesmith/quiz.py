@@ -22,13 +22,13 @@ def page(run: Run) -> str:
     made_up = f":::{{admonition}} Made-up data\n:class: warning\n{MADE_UP}\n:::\n\n" if run.made_up else ""
     if not items:
         return (
-            f"# Real or generated?\n\n{made_up}There is no quiz for this run: it takes a finished, clean text that is no "
-            "near copy, and a test text by people.\n"
+            f"# Real or generated?\n\n{made_up}There is no quiz for this run: it takes a finished, clean text "
+            "that is no near copy, and a test text by people.\n"
         )
     half = len(items) // 2
     return (
-        f"# Real or generated?\n\n{made_up}Of these {len(items)} texts, people wrote {half}: they are of papers that the "
-        f"model has never seen. The model wrote the other {half}; none is a copy of a text that it was trained on, or "
+        f"# Real or generated?\n\n{made_up}Of these {len(items)} texts, people wrote {half}: they are of papers "
+        f"that the model has never seen. The model wrote the other {half}; none is a copy of a text that it was trained on, or "
         f"nearly one.\n\n{html(items)}\n"
     )
 

@@ -181,9 +181,7 @@ class Engine(ABC):
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """Loss of each row in nats, summed over its learned ids; shapes as in `train`, result (rows,)."""
 
-    def document_losses(
-        self, documents: Documents, chosen: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Loss of each document, read on its own up to the context; of completions only where there are prompts.
 
         Parameters

@@ -95,7 +95,7 @@ def texts_alone(figures: Figures, rows: list[dict]) -> None:
 
 
 def copies(figures: Figures, texts: list[str], similarities: list[float], nearest: Nearest) -> None:
-    """``copy_rate`` (equal to a training text, case and space aside) and ``near_copy_rate`` (at least `NEAR` like one)."""
+    """``copy_rate``: equal to a training text, case and space aside; ``near_copy_rate``: at least `NEAR` like one."""
     figures.add("copy_rate", share, [nearest.is_copy(text) for text in texts])
     figures.add("near_copy_rate", share, [similarity >= NEAR for similarity in similarities])
 
@@ -154,7 +154,9 @@ def overlap(generated: Figures, human: Figures, rows: list[dict], corpus: Corpus
     held_out = pl.concat([corpus.scan(name) for name in ("valid", "test")])
     papers = held_out.filter(pl.col("id").is_in(list(texts))).collect()
     if unknown := set(texts) - set(papers["id"]):
-        raise RunError(f"texts.jsonl names {sorted(unknown)[0]}, which is no held-out paper: run 04_generate.ipynb again")
+        raise RunError(
+            f"texts.jsonl names {sorted(unknown)[0]}, which is no held-out paper: run 04_generate.ipynb again"
+        )
     real = dict(zip(papers["id"], papers["completion"], strict=True))
     found = rouge([(paper, real[paper], text) for paper, of in texts.items() for text in of], seed)
     ring = [*texts, next(iter(texts))]

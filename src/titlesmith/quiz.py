@@ -26,11 +26,11 @@ def page(run: Run) -> str:
             "that is no near copy, and a test text by people.\n"
         )
     half = len(items) // 2
-    return (
-        f"# Real or generated?\n\n{made_up}Of these {len(items)} texts, people wrote {half}: they are of papers "
-        f"that the model has never seen. The model wrote the other {half}; none is a copy of a text that it was trained on, or "
-        f"nearly one.\n\n{html(items)}\n"
+    told = (
+        f"Of these {len(items)} texts, people wrote {half}: they are of papers that the model has never seen. The model "
+        f"wrote the other {half}; none is a copy, or nearly one, of a text that it was trained on."
     )
+    return f"# Real or generated?\n\n{made_up}{told}\n\n{html(items)}\n"
 
 
 def choose(run: Run) -> list[dict]:

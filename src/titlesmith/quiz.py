@@ -27,8 +27,8 @@ def page(run: Run) -> str:
         )
     half = len(items) // 2
     told = (
-        f"Of these {len(items)} texts, people wrote {half}: they are of papers that the model has never seen. The model "
-        f"wrote the other {half}; none is a copy, or nearly one, of a text that it was trained on."
+        f"Of these {len(items)} texts, people wrote {half}: they are of papers that the model has never seen. "
+        f"The model wrote the other {half}; none is nearly a copy of a text that it was trained on."
     )
     return f"# Real or generated?\n\n{made_up}{told}\n\n{html(items)}\n"
 

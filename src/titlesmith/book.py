@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from titlesmith import tables
+from titlesmith import abstracts, quiz, tables
 from titlesmith.corpus import Corpus
 from titlesmith.errors import StageError
 from titlesmith.run import MADE_UP, STAGES, Run, notebook, replacing, root, runs
@@ -41,11 +41,13 @@ def build() -> tuple[Path, list[Run]]:
         write(pages / run.name / "index.md", f"# {run.name}\n\n{summary(run)}")
         for stage in STAGES:
             write(pages / run.name / notebook(stage).name, chapter(run, stage))
+        write(pages / run.name / "quiz.md", quiz.page(run))
     newest = f"## The newest run: {shown[0].name}\n\n{summary(shown[0])}" if shown else "No run is complete yet."
     write(root() / "_build" / "newest.md", newest)
+    write(root() / "_build" / "three-abstracts.md", abstracts.page(shown))
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
     chapters = [
-        {"file": f"{folder}/index", "sections": [{"file": f"{folder}/{notebook(s).stem}"} for s in STAGES]}
+        {"file": f"{folder}/index", "sections": [{"file": f"{folder}/{p}"} for p in [*map(_stem, STAGES), "quiz"]]}
         for folder in (f"book/runs/{run.name}" for run in shown)
     ]
     toc["parts"] += [{"caption": "Runs", "chapters": chapters}] if shown else []
@@ -74,7 +76,7 @@ def build() -> tuple[Path, list[Run]]:
 def summary(run: Run) -> str:
     """What was trained on what, why it stopped, the key figures and ten titles, in MyST Markdown and HTML."""
     training, metrics, splits = run.record("finetune"), run.metrics, Corpus(run).info["splits"]
-    perplexity = ", ".join(f"{value:.2f}" for value in metrics["perplexity"].values())
+    perplexity = ", ".join("unknown" if p is None else f"{p:.2f}" for p in metrics["perplexity"].values())
     facts = [
         {"what": "model", "value": training["settings"]["model"]},
         {"what": "papers", "value": run.papers},
@@ -82,7 +84,7 @@ def summary(run: Run) -> str:
         {"what": "steps", "value": f"{training['steps']:,}"},
         {"what": "why training stopped", "value": training["stop_reason"]},
         {"what": "perplexity (train, valid, test)", "value": perplexity},
-        {"what": "share of copies", "value": f"{metrics['copy_rate']:.0%} of {metrics['texts']} texts"},
+        {"what": "share of copies", "value": f"{metrics['copy_rate'] or 0:.0%} of {metrics['texts']} texts"},
     ]
     titles = "".join(f"<li>{escape(' '.join(row['text'].split()))}</li>" for row in run.texts[:10])
     return "\n".join(
@@ -102,6 +104,10 @@ def chapter(run: Run, stage: str) -> str:
         if "injected-parameters" in cell.metadata.get("tags", []):  # papermill's cell; the others are marked as written
             cell.metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "Show what this run was given"}}
     return nbformat.writes(book) + "\n"
+
+
+def _stem(stage: str) -> str:
+    return notebook(stage).stem
 
 
 def write(path: Path, text: str) -> None:

@@ -61,7 +61,8 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     print(f"training stopped       {training['stop_reason']}")
     kept = training.get("kept_step", training["steps"])
     print(f"steps                  {training['steps']}; the weights of step {kept} were kept")
-    print(f"validation perplexity  {metrics['perplexity']['valid']:.2f}")
+    perplexity = metrics["perplexity"]["valid"]
+    print(f"validation perplexity  {'unknown' if perplexity is None else format(perplexity, '.2f')}")
     print("texts")
     for row in found.texts[:10]:
         print(f"  {row['text']}")
@@ -163,6 +164,14 @@ def generate(context: typer.Context) -> None:
     from titlesmith.terminal import command  # reads its options from notebook 04
 
     command()(context.args, prog_name="titlesmith generate")
+
+
+@app.command("abstracts")
+def abstracts_() -> None:
+    """Fetch the three abstracts that the book compares titles for, from arXiv."""
+    from titlesmith import abstracts
+
+    print(f"fetched                {abstracts.fetch()}")
 
 
 def main() -> None:

@@ -127,3 +127,41 @@ def similarities(values: list[float]) -> Figure:
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     return figure
+
+
+def lengths_beside(generated: list[int], people: list[int], source: str) -> Figure:
+    """Histograms of the lengths in words of generated texts and of held-out texts by people, as shares."""
+    figure, (axis,) = _figure(1, f"Lengths of generated texts beside those by people: {source}", 3.0)
+    both = [*generated, *people] or [0]
+    wide = max(1, (max(both) - min(both)) // 30)
+    bins = np.arange(min(both) - 0.5, max(both) + wide + 0.5, wide)
+    for values, name, color, line in ((generated, "generated", ORANGE, "-"), (people, "by people", BLUE, "--")):
+        if values:
+            weights = np.full(len(values), 100 / len(values))
+            label = f"{name}, mean {np.mean(values):.1f}"
+            axis.hist(
+                values, bins, weights=weights, histtype="step", color=color, linestyle=line, linewidth=2, label=label
+            )
+    axis.set(xlabel="words a text", ylabel="texts, %")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    return figure
+
+
+def novelty(metrics: dict, source: str) -> Figure:
+    """Share of n-grams that no training text has, by n, of generated texts and of texts by people (metrics.json)."""
+    figure, (axis,) = _figure(1, f"Runs of words that no training text has: {source}", 3.0)
+    for of, name, color, line, place in (
+        (metrics, "generated", ORANGE, "-", -0.03),
+        (metrics["human"], "by people", BLUE, "--", 0.03),
+    ):
+        found = [(n, of[key], of["intervals"][key]) for n in range(1, 5) if of.get(key := f"novelty_{n}") is not None]
+        if found:
+            sizes, values, ends = zip(*found, strict=True)
+            wings = 100 * np.abs(np.array(ends).T - np.array(values))
+            x, y = np.array(sizes) + place, 100 * np.array(values)
+            axis.errorbar(x, y, wings, color=color, linestyle=line, marker="o", capsize=4, label=name)
+    axis.set(xlabel="words in a run", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 4.3), xticks=range(1, 5))
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()
+    return figure

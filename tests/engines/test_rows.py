@@ -91,13 +91,15 @@ def test_prompts_are_read_and_not_learned():
     assert 1000 in ids and 1000 not in ids[:, 1:][learned == 1]
 
 
-@given(LENGTHS, st.integers(3, 50), st.integers(20, 200))
-def test_padded_batches_hold_every_document_once_cut_at_the_context(lengths, context, tokens):
-    documents, found = Fake(lengths), []
-    for ids, learned in padded(documents, context, tokens):
+@given(LENGTHS, st.integers(3, 50), st.integers(20, 200), st.data())
+def test_padded_batches_hold_every_chosen_document_once_cut_at_the_context(lengths, context, tokens, data):
+    documents, found = Fake(lengths), {}
+    chosen = data.draw(st.none() | st.lists(st.integers(0, len(lengths) - 1), unique=True).map(np.array))
+    for which, ids, learned in padded(documents, context, tokens, chosen if chosen is None else chosen.astype(int)):
         assert ids.shape == (learned.shape[0], learned.shape[1] + 1)
         assert ids.shape[0] == 1 or learned.size <= tokens
-        for row, mask in zip(ids, learned, strict=True):
-            assert row[0] == END
-            found.append(tuple(row[1:][mask == 1]))
-    assert sorted(found) == sorted(tuple(documents[i][:context]) for i in range(len(documents)))
+        for i, row, mask in zip(which, ids, learned, strict=True):
+            assert row[0] == END and i not in found
+            found[i] = tuple(row[1:][mask == 1])
+    wanted = range(len(documents)) if chosen is None else chosen.astype(int).tolist()
+    assert found == {i: tuple(documents[i][:context]) for i in wanted}

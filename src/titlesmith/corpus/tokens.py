@@ -280,7 +280,7 @@ class Documents:
     def __init__(
         self, path: Path, tokenizer: Tokenizer, has_prompt: bool, separator: Sequence[int] = (), context: int = 0
     ):
-        self.tokenizer, self.has_prompt, self.context = tokenizer, has_prompt, context
+        self.path, self.tokenizer, self.has_prompt, self.context = path, tokenizer, has_prompt, context
         self.separator = np.array(separator or [tokenizer.newline])
         self.ids = np.memmap(path, dtype(len(tokenizer)), mode="r")
         self.starts = np.memmap(path.with_suffix(".idx"), np.uint64, mode="r")

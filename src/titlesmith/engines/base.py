@@ -206,14 +206,41 @@ class Engine(ABC):
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """Loss of each row in nats, summed over its learned ids; shapes as in `train`, result (rows,)."""
 
-    def loss(self, documents: Documents) -> float:
-        """Mean loss in nats a token over documents, each read on its own; completions only where there are prompts."""
-        nats = tokens = 0.0
+    def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Loss of each document, read on its own up to the context; of completions only where there are prompts.
+
+        Parameters
+        ----------
+        documents
+            A split.
+        chosen
+            Numbers of the documents to measure; all where it is left out.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Nats, and how many tokens they are the sum over, of each document in the order asked for, float64. A
+            document whose prompt fills the context has 0 tokens.
+        """
+        chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
+        nats, tokens = np.zeros((2, len(documents)))
         # Logits of a batch take four bytes an entry of the vocabulary: 256 MB at most
-        for ids, learned in padded(documents, self.context, min(4096, 2**26 // len(self.tokenizer))):
-            nats += float(self.losses(ids, learned).sum())
-            tokens += float(learned.sum())
-        return nats / tokens
+        for which, ids, learned in padded(documents, self.context, min(4096, 2**26 // len(self.tokenizer)), chosen):
+            nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
+        return nats[chosen], tokens[chosen]
+
+    def loss(self, documents: Documents) -> float:
+        """Mean loss in nats a token over documents, as `document_losses` measures each.
+
+        Raises
+        ------
+        RunError
+            There is no token to be measured on.
+        """
+        nats, tokens = self.document_losses(documents)
+        if not tokens.sum():
+            raise RunError(f"{documents.path}: no document leaves the model a token to predict; build the corpus anew")
+        return float(nats.sum() / tokens.sum())
 
     @abstractmethod
     def save(self, path: Path) -> None:

@@ -99,16 +99,23 @@ class Rows:
         return ids, learned
 
 
-def padded(documents: Documents, context: int, tokens: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Documents of like length side by side, at most ``tokens`` ids a batch, cut at the context; as in `train`."""
+def padded(
+    documents: Documents, context: int, tokens: int = 4096, chosen: np.ndarray | None = None
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Documents (all, or the ``chosen`` ones) of like length side by side, at most ``tokens`` ids a batch.
+
+    Gives the numbers of the documents beside their rows, which are as in `train`, cut at the context.
+    """
     lengths = np.minimum(np.diff(documents.starts.astype(np.int64)), context)
+    chosen = np.arange(len(documents)) if chosen is None else chosen
     batch: list[int] = []
-    for i in np.argsort(lengths, kind="stable"):
+    for i in chosen[np.argsort(lengths[chosen], kind="stable")].tolist():
         if batch and (len(batch) + 1) * lengths[i] > tokens:
-            yield _side_by_side(documents, batch, lengths)
+            yield batch, *_side_by_side(documents, batch, lengths)
             batch = []
         batch.append(i)
-    yield _side_by_side(documents, batch, lengths)
+    if batch:
+        yield batch, *_side_by_side(documents, batch, lengths)
 
 
 def _side_by_side(documents: Documents, batch: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,36 @@
 """Novelty: how much of what was generated stands in the training texts."""
 
-from titlesmith.corpus.clean import fold
+import numpy as np
+
+from titlesmith.corpus import Corpus
 from titlesmith.evaluate.diversity import ngrams
+from titlesmith.evaluate.figures import Figure, MissingError, ratio
 
-NEAR = 0.9
-
-
-def copy_rate(texts: list[str], training: list[str]) -> float:
-    """Share of the texts that equal a training text after case and space folding; 0 where there is no text."""
-    known = set(map(fold, training))
-    return sum(fold(text) in known for text in texts) / max(1, len(texts))
+NEAR = 0.9  # similarity from which on a text is a near copy
+SIZES = (1, 2, 3, 4)
 
 
-def near_copy_rate(rows: list[dict]) -> float:
-    """Share of the lines of texts.jsonl whose nearest training text has a similarity of at least 0.9."""
-    return sum(row["nearest_similarity"] >= NEAR for row in rows) / max(1, len(rows))
+def unseen(corpus: Corpus, texts: list[str]) -> dict[int, set[tuple[str, ...]]]:
+    """The n-grams of texts that no training text has, for each n of `SIZES`; train is read in batches."""
+    found = {n: {gram for text in texts for gram in ngrams(text, n)} for n in SIZES}
+    for batch in corpus.scan("train").select("completion").collect_batches():
+        for text in batch.to_series():
+            words = text.casefold().split()
+            for n, grams in found.items():
+                grams.difference_update(zip(*(words[i:] for i in range(n)), strict=False))
+    return found
 
 
-def ngram_novelty(texts: list[str], training: list[str], n: int = 3) -> float:
-    """Share of the texts' n-grams that no training text has; 0 where there is none."""
-    known = {gram for text in training for gram in ngrams(text, n)}
-    found = [gram for text in texts for gram in ngrams(text, n)]
-    return sum(gram not in known for gram in found) / max(1, len(found))
+def ngram_novelty(texts: list[str], n: int, new: set[tuple[str, ...]], seed: int) -> Figure:
+    """Share of the texts' n-grams that are among the ``new`` ones, which no training text has.
+
+    Raises
+    ------
+    MissingError
+        No text has ``n`` words.
+    """
+    found = [ngrams(text, n) for text in texts]
+    if not any(found):
+        raise MissingError(f"no text has {n} word{'s' * (n > 1)}")
+    counts = np.array([[sum(gram in new for gram in grams), len(grams)] for grams in found])
+    return ratio(*counts.T, seed)

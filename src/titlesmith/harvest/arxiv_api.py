@@ -101,10 +101,8 @@ class Windows:
         self.terms = [f"({settings['query']})"] if settings["query"] else []
         if settings["categories"]:
             self.terms.append("(" + " OR ".join(f"cat:{name}" for name in settings["categories"]) + ")")
-        # The session paces, repeats and checks requests; the client builds them and reads what comes back.
-        self.client = arxiv.Client(PAGE, delay_seconds=0, num_retries=0)
-        self.client.query_url_format = f"{settings['service'] or SERVICE}?{{}}"
-        self.client._session = self.session = service.Session(f"{ATOM}feed")
+        self.client = client(settings["service"])
+        self.session: service.Session = self.client._session
 
     def oldest(self, start: datetime, end: datetime) -> tuple[datetime, int]:
         """When the oldest paper between two minutes was submitted, and how many there are."""
@@ -174,6 +172,14 @@ class Windows:
 
     def _summary(self) -> str:
         return self.session.answer.findtext(f"{ATOM}entry/{ATOM}summary") or "it does not say why"
+
+
+def client(address: str = "") -> arxiv.Client:
+    """A client of the service, or of another one at this address, that paces, repeats and checks its requests."""
+    made = arxiv.Client(PAGE, delay_seconds=0, num_retries=0)
+    made.query_url_format = f"{address or SERVICE}?{{}}"
+    made._session = service.Session(f"{ATOM}feed")
+    return made
 
 
 def _row(result: arxiv.Result) -> dict:

@@ -226,3 +226,13 @@ def test_changed_weights_are_taken_over(engine, prompts, tmp_path):
     other.restore(tmp_path)
     assert np.allclose(other.next(prompts), engine.next(prompts), atol=1e-6)
     assert not np.allclose(before, engine.next(prompts), atol=1e-2)
+
+
+def test_bfloat16_is_near_float32_and_repeats(engine, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("titlesmith.engines.gpt2.precision", lambda settings: "bfloat16")
+    other = GPT2Engine(engine.tokenizer, engine.hyperparameters)
+    engine.keep(tmp_path)
+    other.restore(tmp_path)
+    found, exact = other.next(prompts), engine.next(prompts)
+    assert 0 < np.abs(np.exp(found) - np.exp(exact)).max() < 0.02
+    assert other.generate(prompts, FREE) == other.generate(prompts, FREE)

@@ -169,8 +169,8 @@ def test_beams_are_those_of_a_plain_search(engine, prompts, asked):
 def test_beams_are_those_of_transformers(engine, prompts):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    shape = engine.hyperparameters
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, n_positions=shape["n_ctx"])).eval()
+    shape = SHAPE | {"vocab_size": len(engine.tokenizer), "n_positions": SHAPE["n_ctx"]}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).eval()
     with torch.no_grad():
         for v in engine._variables:
             *path, kind = v.op.name.removeprefix("model/").split("/")

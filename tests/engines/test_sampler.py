@@ -86,10 +86,13 @@ def test_prompts_of_unequal_lengths_go_on_as_if_each_were_alone(engine, prompts)
     assert len(set(texts)) == len(texts), "a prompt that is asked for twice gets other texts"
 
 
-def test_batches_do_not_change_what_is_drawn(engine, prompts, monkeypatch):
-    whole = engine.generate(prompts, FREE | {"count": 5})
-    monkeypatch.setattr(sampler, "ROWS", 3)
-    parts = engine.generate(prompts, FREE | {"count": 5})
+def test_batches_and_room_do_not_change_what_is_drawn(engine, prompts, monkeypatch):
+    asked = FREE | {"count": 30, "max_tokens": 40}  # so that some end early and stay in a batch for a while
+    whole = engine.generate(prompts, asked)
+    assert any(d.finished for draws in whole for d in draws)
+    monkeypatch.setattr(sampler, "ROWS", 50)
+    monkeypatch.setattr(sampler, "ROOM", 1)
+    parts = engine.generate(prompts, asked)
     assert [[d.ids for d in draws] for draws in whole] == [[d.ids for d in draws] for draws in parts]
 
 

@@ -81,6 +81,8 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
     """`gpt_2_simple.generate` as it comes."""
     import gpt_2_simple
 
+    from titlesmith.corpus.tokens import Tokenizer
+
     session, fetched = gpt_2_simple.start_tf_sess(), []
     with redirect_stdout(StringIO()):
         gpt_2_simple.load_gpt2(session, model_name=size, model_dir=str(folder / "models"))
@@ -93,7 +95,8 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
             nsamples=titles, batch_size=SIDE, temperature=SETTINGS["temperature"], top_k=SETTINGS["top_k"],
             return_as_list=True,
         )  # fmt: skip
-        return [ids for out in fetched for ids in out]
+        given = len(Tokenizer.load(folder / "models" / size).encode(PREFIX)) - 1  # it gives all but the first back
+        return [ids[given:] for out in fetched for ids in out]
 
     return timed(call, titles)
 

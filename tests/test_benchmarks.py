@@ -8,11 +8,16 @@ import pytest
 from conftest import ROOT, data
 
 
-@pytest.fixture
-def train(monkeypatch):
-    spec = importlib.util.spec_from_file_location("benchmark_train", ROOT / "benchmarks" / "train.py")
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def train(monkeypatch):
+    module = load("train")
     monkeypatch.setattr(module, "part", lambda name, *args: module.PARTS[name](*args))
     return module
 
@@ -43,3 +48,25 @@ def test_overhead_is_counted_over_a_whole_run(train):
     spent = {"loss": [3.0, 2.0], "keep": [1.0], "generate": [5.0, 0.5], "save": [4.0, 4.0], "restore": [1.0]}
     every = {"validate_every": 50, "sample_every": 25, "save_every": 0}
     assert train.overhead(spent, every) == {"loss": 21.0, "keep": 11.0, "generate": 14.5, "save": 4.0, "restore": 1.0}
+
+
+def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path, monkeypatch, capsys):
+    data("arxiv/eess.AS.tsv.xz")
+    data("gpt2-bpe/encoder.json")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    generate = load("generate")
+    monkeypatch.setattr(generate, "part", lambda name, *args: generate.PARTS[name](*args))
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    answers = generate.measure(Path(tmp_path), "small", 10, 2, 1)
+    ratios, absolute = generate.compare(answers)
+    assert set(ratios) == set(generate.BARS)
+    skipped = {key for key, value in ratios.items() if value is None}
+    wanted = {"transformers": "titles_per_second_ratio_to_transformers", "int8": "int8_ratio_to_stock"}
+    wanted |= {"quality": "int8_perplexity_ratio"}
+    assert skipped == {wanted[name] for name in answers["skipped"]}
+    tokens = [value for key, value in absolute.items() if key.startswith("new_tokens")]
+    assert all(found == [generate.NEW] for found in tokens), "all sides write as much"
+    if "quality" not in answers["skipped"]:
+        assert ratios["int8_perplexity_ratio"] == pytest.approx(1, abs=0.01)
+    generate.show(ratios, absolute, answers)
+    assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out

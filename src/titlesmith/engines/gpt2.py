@@ -2,8 +2,8 @@
 
 Checkpoints are gpt-2-simple's: ``hparams.json``, ``encoder.json``, ``vocab.bpe``, ``checkpoint`` and the variables
 below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a graph and a session of its own, so that a
-notebook's cell can be run again in one kernel. Losses and texts come from gpt-2-simple's graph in float32; training has
-a faster one of the same function (`titlesmith.engines.graph`).
+notebook's cell can be run again in one kernel. Losses come from gpt-2-simple's graph in float32; training and texts
+have faster ones of the same function (`titlesmith.engines.graph`, `titlesmith.engines.decoder`).
 """
 
 import json

@@ -200,7 +200,8 @@ class Sampler:
                 room = room if longest <= room else max(longest, min(room + max(ROOM, room // 2), _most(batch)))
                 d.rearrange(np.array(going), room)
                 batch = [batch[i] for i in going]
-            ids, places = zip(*((row.ids[-1], len(row.ids) - 1) for row in batch), strict=True)
+            # The end of a row that has ended may stand behind the room that the others need
+            ids, places = zip(*((row.ids[-1], min(len(row.ids), room) - 1) for row in batch), strict=True)
             found = d.step(ids, places, "draw", controls())
         for row in rows:
             yield row.job, [row.draw]

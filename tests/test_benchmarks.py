@@ -43,3 +43,15 @@ def test_overhead_is_counted_over_a_whole_run(train):
     spent = {"loss": [3.0, 2.0], "keep": [1.0], "generate": [5.0, 0.5], "save": [4.0, 4.0], "restore": [1.0]}
     every = {"validate_every": 50, "sample_every": 25, "save_every": 0}
     assert train.overhead(spent, every) == {"loss": 21.0, "keep": 11.0, "generate": 14.5, "save": 4.0, "restore": 1.0}
+
+
+def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished):
+    spec = importlib.util.spec_from_file_location("benchmark_clean", ROOT / "benchmarks" / "clean.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert len(set(module.HOSTILE)) == len(module.HOSTILE) == 20
+    module.PREFIXES, module.HOSTILE = ["", "Neural"], ["<|endoftext|>", "\n"]
+    found = module.clean("small", 20)
+    assert found["prefix_kept_rate"] == found["hostile_prefix_kept_rate"] == 1
+    assert (found["texts"], found["hostile_texts"]) == (20, 4)
+    assert 0 <= found["artifact_rate"] <= 1 and 0 <= found["hostile_artifact_rate"] <= 1

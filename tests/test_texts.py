@@ -134,7 +134,7 @@ def test_every_text_begins_with_its_prefix_to_the_letter(prefix):
 def test_what_is_not_allowed_is_refused_before_anything_is_drawn():
     engine = Scripted()
     for match, request, settings in [
-        (r"takes \d+ tokens; with 24 .* context of 100 .* lower max_tokens to \d+", "word " * 18, {}),
+        (r"takes \d+ tokens; with 24 .* context of 100 .* lower max_tokens to \d+", "word " * 28, {}),
         (r"takes \d+ tokens; .* is exceeded: shorten what is given$", "word " * 100, {}),
         ("not valid UTF-8", "bad \udcff", {}),
         ("5 texts of 4 beams", "", {"count": 5, "beams": 4}),
@@ -148,7 +148,7 @@ def test_what_is_not_allowed_is_refused_before_anything_is_drawn():
 
 
 SETTINGS = {"prefixes": ["", "Neur"], "prompts": [], "held_out": 0, "count": 4, "seed": 1, "temperature": 1.0}
-SETTINGS |= {"top_k": 0, "top_p": 1.0, "max_tokens": 24, "beams": 1, "best_of": 1, "min_tokens": 0, "unique": True}
+SETTINGS |= {"top_k": 0, "top_p": 1.0, "max_tokens": 8, "beams": 1, "best_of": 1, "min_tokens": 0, "unique": True}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ book: setup  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith book
 
 bench: setup  ## measure speed, memory and scale (an hour; needs the data that benchmarks/ name, and 16 GB of disk)
-	@for name in train vocabulary harvest corpus; do $(BIN)/python benchmarks/$$name.py; done
+	@for name in train generate vocabulary harvest corpus; do $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## remove the environment and the built book; runs stay
 	rm -rf .venv _build book/runs book/_static/mathjax

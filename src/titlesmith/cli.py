@@ -1,6 +1,7 @@
 """The command line."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -150,6 +151,18 @@ def generate(context: typer.Context) -> None:
     from titlesmith.terminal import command  # reads its options from notebook 04
 
     command()(context.args, prog_name="titlesmith generate")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's name.")],
+    to: Annotated[str, typer.Option(help="ctranslate2: eight-bit integers, which generate uses from then on.")],
+    out: Annotated[Optional[Path], typer.Option(help="A folder; export/ in the run by default.")] = None,
+) -> None:
+    """Write a run's model in the form of another program."""
+    from titlesmith.export import export
+
+    print(f"exported to            {export(Run(run), to, out)}")
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """Engines: the libraries that a model is trained with; the model's name says which."""
 
+from importlib.util import find_spec
+
 from titlesmith.corpus import Corpus
 from titlesmith.engines.base import Engine
 from titlesmith.errors import RequestError
@@ -29,8 +31,19 @@ def start(run: Run, model: str, corpus: Corpus, seed: int) -> Engine:
 
 
 def load(run: Run) -> Engine:
-    """The fine-tuned model of a run."""
-    from titlesmith.engines.gpt2 import GPT2Engine
+    """The fine-tuned model of a run; its texts come from an export to CTranslate2 where there is one of this model."""
+    from titlesmith.export import fresh
 
     run.require("finetune")
+    exported = find_spec("ctranslate2") and fresh(run, "ctranslate2")
+    if exported:
+        from titlesmith.engines.ctranslate2 import Exported
+
+        return Exported(exported, run / "model", lambda: _load(run))
+    return _load(run)
+
+
+def _load(run: Run) -> Engine:
+    from titlesmith.engines.gpt2 import GPT2Engine
+
     return GPT2Engine.load(run / "model", resume=False)

@@ -178,8 +178,7 @@ class Decoder:
 
     def _found(self, logits: tf.Tensor) -> dict:
         """What to fetch of logits (R, V): ids drawn by `uniform`, or the ``width`` best, with log-probabilities."""
-        total = tf.reduce_logsumexp(logits, -1, keepdims=True)
-        scores = self._adjusted(logits) / self.temperature
+        own, scores = tf.nn.log_softmax(logits), self._adjusted(logits)
 
         def place(values):
             sums = tf.cumsum(tf.nn.softmax(values), axis=-1)
@@ -187,15 +186,16 @@ class Decoder:
 
         def cut():
             values, ids = tf.math.top_k(scores, self.top_k)
+            values /= self.temperature
             before = tf.cumsum(tf.nn.softmax(values), axis=-1, exclusive=True)
             return tf.gather(ids, place(tf.where(before < self.top_p, values, -np.inf)), batch_dims=1)
 
         every = (self.top_k >= self._vocabulary) & (self.top_p >= 1.0)
-        drawn = tf.cond(every, lambda: place(scores), cut)
-        best, ids = tf.math.top_k(self._adjusted(logits - total), self.width)
+        drawn = tf.cond(every, lambda: place(scores / self.temperature), cut)
+        best, ids = tf.math.top_k(self._adjusted(own), self.width)
         return {
-            "draw": (drawn, (tf.gather(logits, drawn, batch_dims=1) - total[:, 0])),
-            "best": (best, ids, tf.gather(logits, ids, batch_dims=1) - total),
+            "draw": (drawn, tf.gather(own, drawn, batch_dims=1)),
+            "best": (best, ids, tf.gather(own, ids, batch_dims=1)),
         }
 
     def open(self, prompts: list[list[int]], rows: list[int], room: int, want: str, controls: dict) -> tuple:

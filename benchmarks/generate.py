@@ -1,0 +1,310 @@
+"""Generates titles with stock gpt-2-simple, titlesmith, its int8 export and transformers, and compares them.
+
+    python benchmarks/generate.py --titles 100 --rounds 1
+
+The weights are GPT-2 124M's in size and layout, and random; every text goes on from one prefix for the same number of
+new tokens. Each side has a process of its own, one after the other on the processor, in rounds; what loading and the
+first call take is left out on all sides but stock's, whose every call adds to its graph:
+
+stock         `gpt_2_simple.generate`, one call for all titles, ten side by side
+titlesmith    `Engine.generate`, one call for all titles behind a first one
+int8          the same through `titlesmith export --to ctranslate2`
+transformers  `GPT2LMHeadModel.generate` in the type that titlesmith takes, bfloat16 where the processor
+              multiplies it; all titles side by side, behind a first call
+repeated      calls of `Engine.generate` for ten titles in a row
+quality       perplexity of a model trained on the titles of eess.AS, on its test titles, and that of its export
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it is imported rather than run
+import train
+from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
+
+NEW, PREFIX, SIDE = 24, "Neural", 10  # tokens of each text behind its prefix; titles that stock draws side by side
+SETTINGS = {"temperature": 0.7, "top_k": 40, "max_tokens": NEW, "seed": 1}  # random weights hardly ever end a text
+TRAINED = "trained"  # the run whose perplexity is told
+SUFFIXES = {"stock": "_stock", "titlesmith": "", "int8": "_int8", "transformers": "_transformers"}
+BARS = {
+    "titles_per_second_ratio_to_stock": 20.0,
+    "titles_per_second_ratio_to_transformers": 2.0,
+    "int8_ratio_to_stock": 30.0,
+    "int8_perplexity_ratio": 1.01,
+    "last_call_ratio_to_second": 1.1,
+}
+
+
+def figures(seconds: float, cpu: float, titles: int, **more: object) -> dict:
+    """What a side answers."""
+    return {"seconds": seconds, "cpu_seconds": cpu, "titles": titles, "peak": train.peak()} | more
+
+
+def timed(call, titles: int) -> dict:
+    """Figures of a call whose result is a list of texts in ids."""
+    start, cpu = time.perf_counter(), time.process_time()
+    lengths = {len(ids) for ids in call()}
+    return figures(time.perf_counter() - start, time.process_time() - cpu, titles, new_tokens=sorted(lengths))
+
+
+def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """Weights in OpenAI's layout, a run that ends with them as its model, and its export."""
+    from titlesmith.engines.gpt2 import GPT2Engine
+    from titlesmith.export import export
+    from titlesmith.run import Run
+
+    made = train.prepare(folder, size, 1)
+    run, engine = Run(RUN), GPT2Engine.load(folder / "models" / size, resume=False)
+    for stage in ("harvest", "corpus"):
+        run.finish(stage)
+    run.begin("finetune", {})
+    engine.keep(run / "model")
+    run.finish("finetune")
+    if find_spec("ctranslate2"):
+        export(run, "ctranslate2")
+    return {"precision": made["precision"]}
+
+
+def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """`gpt_2_simple.generate` as it comes."""
+    import gpt_2_simple
+
+    from titlesmith.corpus.tokens import Tokenizer
+
+    session, fetched = gpt_2_simple.start_tf_sess(), []
+    with redirect_stdout(StringIO()):
+        gpt_2_simple.load_gpt2(session, model_name=size, model_dir=str(folder / "models"))
+    run = session.run
+    session.run = lambda *args, **kwargs: fetched.append(run(*args, **kwargs)) or fetched[-1]
+
+    def call():
+        gpt_2_simple.generate(
+            session, model_name=size, model_dir=str(folder / "models"), prefix=PREFIX, length=NEW, seed=1,
+            nsamples=titles, batch_size=SIDE, temperature=SETTINGS["temperature"], top_k=SETTINGS["top_k"],
+            return_as_list=True,
+        )  # fmt: skip
+        given = len(Tokenizer.load(folder / "models" / size).encode(PREFIX)) - 1  # it gives all but the first back
+        return [ids[given:] for out in fetched for ids in out]
+
+    return timed(call, titles)
+
+
+def _engine(exported: bool) -> tuple:
+    from titlesmith import engines
+    from titlesmith.engines.gpt2 import GPT2Engine
+    from titlesmith.run import Run
+
+    run = Run(RUN)
+    engine = engines.load(run) if exported else GPT2Engine.load(run / "model", resume=False)
+    return engine, [engine.tokenizer.prompt(PREFIX, False)]
+
+
+def titlesmith(folder: Path, size: str, titles: int, calls: int, exported: bool = False) -> dict:
+    """`Engine.generate`."""
+    engine, prompt = _engine(exported)
+    start = time.perf_counter()
+    engine.generate(prompt, SETTINGS | {"count": titles})
+    first = time.perf_counter() - start
+    found = timed(lambda: [d.ids for d in engine.generate(prompt, SETTINGS | {"count": titles, "seed": 2})[0]], titles)
+    return found | {"first": first}
+
+
+def int8(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """The same through the export."""
+    return titlesmith(folder, size, titles, calls, True)
+
+
+def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """`GPT2LMHeadModel.generate`."""
+    import torch
+
+    kind = json.loads((folder / "finetune.json").read_text("utf-8"))["precision"]
+    model = train._gpt2(folder, size).to(getattr(torch, kind)).eval()
+    model.config.use_cache = model.generation_config.use_cache = True
+    _, prompt = _engine(False)
+    asked = {"max_new_tokens": NEW, "do_sample": True, "pad_token_id": 0}
+    asked |= {key: SETTINGS[key] for key in ("temperature", "top_k")}
+
+    def call():
+        ids = torch.tensor(prompt * titles)
+        with torch.inference_mode():
+            return model.generate(ids, attention_mask=torch.ones_like(ids), **asked)[:, ids.shape[1] :]
+
+    call()
+    return timed(call, titles)
+
+
+def repeated(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """Seconds of calls in a row."""
+    engine, prompt = _engine(False)
+    seconds = []
+    for seed in range(calls):
+        start = time.perf_counter()
+        engine.generate(prompt, SETTINGS | {"count": SIDE, "seed": seed})
+        seconds.append(time.perf_counter() - start)
+    return {"calls": seconds}
+
+
+def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """Perplexities on real test titles of a model trained on real titles, and of its export."""
+    from titlesmith import corpus, engines
+    from titlesmith.engines.gpt2 import GPT2Engine
+    from titlesmith.experiment import Experiment
+    from titlesmith.export import export
+    from titlesmith.harvest import harvest
+    from titlesmith.models import SCRATCH
+    from titlesmith.monitor import Monitor
+    from titlesmith.run import Run
+
+    steps = 150 if size == "124M" else 2
+    every = [f"finetune.{name}_every=0" for name in ("validate", "sample", "save")]
+    asked = (f"harvest.path={TITLES}", f"finetune.steps={steps}", *every)
+    settings = Experiment.read(ROOT / "experiments" / "archive-titles.yml", asked).settings
+    run = Run(TRAINED)
+    run.begin("harvest", {})
+    harvest(run, settings["harvest"])
+    run.begin("corpus", {})
+    built = corpus.build(run, settings["corpus"], None, context=SCRATCH["n_ctx"])
+    run.begin("finetune", {})
+    engine = engines.start(run, "scratch", built, settings["finetune"]["seed"])
+    engine.finetune(built, settings["finetune"], Monitor(run, settings["finetune"]))
+    run.finish("finetune")
+    export(run, "ctranslate2")
+    documents = built.documents("test")
+    rows = [[engine.tokenizer.end, *document.tolist()] for document in documents]
+    nats = np.concatenate(engines.load(run).scores(rows))
+    full = GPT2Engine.load(run / "model", resume=False).loss(documents)
+    return {"full": float(np.exp(full)), "int8": float(np.exp(-nats.mean())), "titles": len(rows), "steps": steps}
+
+
+PARTS = {f.__name__: f for f in (prepare, stock, titlesmith, int8, transformers, repeated, quality)}
+
+
+def part(name: str, folder: Path, size: str, titles: int, calls: int) -> dict:
+    """Runs a part in a process of its own."""
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "TITLESMITH_ROOT": str(folder), "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "-1"
+    }  # fmt: skip
+    numbers = ["--titles", str(titles), "--calls", str(calls)]
+    command = [sys.executable, Path(__file__).resolve(), "--part", name, "--folder", folder, "--model-size", size]
+    ended = subprocess.run([*command, *numbers], env=environment, cwd=folder, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"{name} failed:\n{ended.stderr[-4000:]}")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def measure(folder: Path, size: str, titles: int, calls: int, rounds: int) -> dict:
+    """Runs all parts; returns their answers by name, ``skipped`` among them."""
+    needs = {"transformers": ("torch", "transformers"), "int8": ("ctranslate2",), "quality": ("ctranslate2",)}
+    skipped = [name for name, modules in needs.items() if not all(map(find_spec, modules))]
+    answers = {"prepare": part("prepare", folder, size, titles, calls)} | {name: [] for name in SUFFIXES}
+    for number in range(rounds):
+        for name in SUFFIXES:
+            if name not in skipped:
+                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+                answers[name].append(part(name, folder, size, titles, calls))
+    for name in ("repeated", "quality"):
+        if name not in skipped:
+            print(name, file=sys.stderr, flush=True)
+            answers[name] = part(name, folder, size, titles, calls)
+    return answers | {"skipped": skipped}
+
+
+def compare(answers: dict) -> tuple[dict, dict]:
+    """The ratios, and all plain figures, flat."""
+    rates, absolute, cpu = {}, {}, {}
+    for name, behind in SUFFIXES.items():
+        if rounds := answers[name]:
+            rates[name] = median(r["titles"] / r["seconds"] for r in rounds)
+            cpu[name] = median(r["cpu_seconds"] / r["titles"] for r in rounds)
+            absolute |= {
+                f"titles_per_second{behind}": rates[name], f"cpu_seconds_per_title{behind}": cpu[name],
+                f"new_tokens{behind}": sorted({n for r in rounds for n in r["new_tokens"]}),
+                f"peak_memory_bytes{behind}": max(r["peak"] for r in rounds),
+            }  # fmt: skip
+    pairs = {
+        "titles_per_second_ratio_to_stock": ("titlesmith", "stock"),
+        "titles_per_second_ratio_to_transformers": ("titlesmith", "transformers"),
+        "int8_ratio_to_stock": ("int8", "stock"),
+    }
+    both = {key: pair for key, pair in pairs.items() if set(pair) <= rates.keys()}
+    ratios = dict.fromkeys(BARS) | {key: rates[a] / rates[b] for key, (a, b) in both.items()}
+    calls, measured = answers["repeated"]["calls"], answers.get("quality")
+    ratios["last_call_ratio_to_second"] = calls[-1] / calls[1]
+    if measured:
+        ratios["int8_perplexity_ratio"] = measured["int8"] / measured["full"]
+        absolute |= {"perplexity": measured["full"], "perplexity_int8": measured["int8"]}
+    absolute |= {
+        "seconds_per_call": calls, "precision": answers["prepare"]["precision"],
+        "by_processor_time": {key: cpu[b] / cpu[a] for key, (a, b) in both.items()},
+    }  # fmt: skip
+    return ratios, absolute
+
+
+def show(ratios: dict, absolute: dict, answers: dict) -> None:
+    """Prints the table."""
+    print(f"{'':14}{'titles a second':>16}{'processor s a title':>21}{'new tokens':>12}{'peak memory, GB':>17}")
+    for name, behind in SUFFIXES.items():
+        if name in answers["skipped"]:
+            print(f"{name:14}skipped: it is not installed")
+            continue
+        rate, cpu, tokens, peak = (
+            absolute[key + behind]
+            for key in ("titles_per_second", "cpu_seconds_per_title", "new_tokens", "peak_memory_bytes")
+        )
+        print(f"{name:14}{rate:>16.2f}{cpu:>21.3f}{'-'.join(map(str, tokens)):>12}{peak / 1e9:>17.2f}")
+    seconds = absolute["seconds_per_call"]
+    print(f"\nMatrix products of titlesmith and transformers in {absolute['precision']}.")
+    print(f"{len(seconds)} calls for {SIDE} titles: second {seconds[1]:.2f} s, last {seconds[-1]:.2f} s")
+    if measured := answers.get("quality"):
+        print(
+            f"Perplexity on {measured['titles']} test titles after {measured['steps']} steps of scratch: "
+            f"{measured['full']:.3f}, exported {measured['int8']:.3f}"
+        )
+    print()
+    for key, value in ratios.items():
+        cpu, words = absolute["by_processor_time"].get(key), "skipped" if value is None else f"{value:.4g}"
+        print(f"{key:44}{words:>9}  bar {BARS[key]:<8g}{f'by processor time {cpu:.3g}' if cpu else ''}".rstrip())
+
+
+def main() -> None:
+    """Runs the comparison, or one part of it where the comparison asks for it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--titles", type=int, default=100, help="of each side, a multiple of ten")
+    parser.add_argument("--calls", type=int, default=50, help="calls in a row, two at least")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each side is measured, in turns")
+    parser.add_argument("--model-size", choices=SIZES, default="124M", help="small: to try the benchmark")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part:
+        print(json.dumps(PARTS[asked.part](asked.folder, asked.model_size, asked.titles, asked.calls)))
+        return
+    if asked.titles % SIDE or asked.calls < 2:
+        parser.error(f"--titles is a multiple of {SIDE}, and --calls at least 2")
+    if missing := [path for path in (TITLES, VOCABULARY) if not path.exists()]:
+        raise SystemExit(f"{missing[0]} is missing: set TITLESMITH_DATA to the folder of the real data")
+    with tempfile.TemporaryDirectory(prefix="titlesmith-") as folder:
+        answers = measure(Path(folder), asked.model_size, asked.titles, asked.calls, asked.rounds)
+    ratios, absolute = compare(answers)
+    show(ratios, absolute, answers)
+    if asked.json:
+        print(json.dumps(ratios | absolute))
+
+
+if __name__ == "__main__":
+    main()

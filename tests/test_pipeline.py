@@ -48,6 +48,19 @@ def test_nothing_changed_nothing_runs(finished):
     assert lines == [f"[{i}/5] {stage}: unchanged, skipped" for i, stage in enumerate(STAGES, 1)]
 
 
+def test_the_seed_decides_all_that_a_run_writes(finished, papers):
+    again = chain(experiment(), "again", echo=lambda line: None)
+    assert again.path != finished.path
+    for stage in STAGES:
+        wrote, before = again.record(stage)["outputs"], finished.record(stage)["outputs"]
+        timed = {path for path in wrote if path == "history.csv" or path.startswith("tensorboard/")}
+        assert {k: v for k, v in wrote.items() if k not in timed} == {k: before[k] for k in wrote if k not in timed}
+        assert len(wrote) == len(before)
+    rows = [monitor.read(run / "history.csv") for run in (again, finished)]
+    for a, b in zip(*rows, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+
+
 @pytest.fixture
 def papers(project, finished_project):
     """An empty project with the papers of `finished_project`."""

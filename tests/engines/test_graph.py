@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from titlesmith.engines.gpt2 import gpt2, tf, tf1  # hushed
-from titlesmith.engines.graph import BETAS, CLIP, TINY, Step, cross_entropy
+from titlesmith.engines.graph import BETAS, CLIP, TINY, Step, cross_entropy, drop
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
@@ -114,6 +114,19 @@ def test_bfloat16_is_near_float32(rows):
     ids, learned = rows
     exact, fast = (both.run([both.step.loss, both.step.norm], ids, learned) for both in (Both(), Both(tf.bfloat16)))
     assert fast == pytest.approx(exact, rel=5e-3)
+
+
+def test_dropout_drops_its_share_evenly_and_keeps_the_mean():
+    with tf.Graph().as_default(), tf1.Session() as session:
+        ones = tf.ones([64, 4096])
+        first, other = session.run([drop(ones, 0.3, tf.constant(seed)) for seed in ((5, -7), (6, -7))])
+    assert set(np.unique(first)) == {0, np.float32(1 / 0.7)}
+    assert np.mean(first) == pytest.approx(1, abs=0.01)
+    dropped, others = first == 0, other == 0
+    assert dropped.mean(0).std() == pytest.approx(np.sqrt(0.3 * 0.7 / 64), rel=0.1), "columns are as random as rows"
+    assert dropped.mean(1).std() == pytest.approx(np.sqrt(0.3 * 0.7 / 4096), rel=0.3)
+    for shifted in (dropped[:, 1:] & dropped[:, :-1], dropped[1:] & dropped[:-1], dropped & others):
+        assert shifted.mean() == pytest.approx(0.3**2, abs=0.005), "places and seeds are independent"
 
 
 def test_dropout_is_decided_by_its_seed_and_drops(rows):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import ROOT
 from titlesmith import engines, texts
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import template
@@ -182,6 +184,7 @@ def test_requests_share_batches_and_texts_depend_on_seed_and_request_alone(finis
 
 KILLED = """
 import os, signal
+from conftest import ROOT
 from titlesmith import engines, texts
 from titlesmith.corpus import Corpus
 from titlesmith.run import Run
@@ -222,3 +225,11 @@ def test_columns_that_say_nothing_are_left_out():
     assert list(texts.columns(rows)) == ["prefix", "text", "logprob", "nearest", "nearest_similarity"]
     rows[0] |= {"finished": False, "prompt": "A title"}
     assert {"finished", "prompt"} <= set(texts.columns(rows))
+
+
+def test_the_example_in_the_book_runs(finished, capsys):
+    page = (ROOT / "book" / "generate.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code.replace("sample-titles", "small").replace('"count": 5', '"count": 2, "max_tokens": 8'), {})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Neural: begins 0 of") and " Neural" in said[2]

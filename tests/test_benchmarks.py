@@ -70,3 +70,15 @@ def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path,
         assert ratios["int8_perplexity_ratio"] == pytest.approx(1, abs=0.01)
     generate.show(ratios, absolute, answers)
     assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out
+
+
+def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished):
+    spec = importlib.util.spec_from_file_location("benchmark_clean", ROOT / "benchmarks" / "clean.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert len(set(module.HOSTILE)) == len(module.HOSTILE) == 20
+    module.PREFIXES, module.HOSTILE = ["", "Neural"], ["<|endoftext|>", "\n"]
+    found = module.clean("small", 20)
+    assert found["prefix_kept_rate"] == found["hostile_prefix_kept_rate"] == 1
+    assert (found["texts"], found["hostile_texts"]) == (20, 4)
+    assert 0 <= found["artifact_rate"] <= 1 and 0 <= found["hostile_artifact_rate"] <= 1

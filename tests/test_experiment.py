@@ -169,3 +169,19 @@ def test_the_command_line_refuses_with_2_and_no_traceback(project):
     assert "finetune.steps: 0 is out of range" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, match",
+    [
+        (("generate.beams=2", "generate.count=3"), "3 texts of 2 beams"),
+        (("generate.beams=2", "generate.count=2", "generate.best_of=2"), "generate.best_of"),
+        (("generate.min_tokens=65",), "generate.min_tokens: 65"),
+        (("generate.prompts={title: x}",), "takes no prompt"),
+        (("corpus.template=title-to-abstract", "generate.held_out=0"), "nothing to complete"),
+        (("corpus.template=title-to-abstract", "generate.prompts={titel: x}"), "takes title; given is titel"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_runs(project, overrides, match):
+    with pytest.raises(RequestError, match=match):
+        Experiment.read(project / "experiments" / "sample-titles.yml", overrides)

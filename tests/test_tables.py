@@ -1,4 +1,9 @@
-from titlesmith.tables import html
+import shutil
+
+import pytest
+
+from conftest import ROOT
+from titlesmith.tables import html, sortable
 
 
 def test_text_is_text_for_html_and_for_mathjax():
@@ -22,3 +27,40 @@ def test_columns_choose_order_and_names():
 
 def test_line_breaks_do_not_end_a_block_of_markdown():
     assert "\n" not in html([{"a": "one\n\ntwo"}])
+
+
+def test_true_and_false_are_no_numbers():
+    shown = html([{"a": True, "b": False}])
+    assert ">yes<" in shown and ">no<" in shown
+
+
+def test_a_table_is_sorted_by_keyboard_and_saved_in_chromium(tmp_path):
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if not (path := shutil.which("chromium")):
+        pytest.skip("needs Chromium")
+    rows = [{"text": text, "n": n} for text, n in [("b, c", 10), ('A "q"', 9), ("<a>", -1.5), ("ä", 1000)]]
+    script = (ROOT / "book" / "_static" / "tables.js").read_text("utf-8")
+    page_file, shown = tmp_path / "page.html", sortable(rows, {"text": "what", "n": "how many"}, "a.csv").data
+    page_file.write_text(f"<!doctype html><meta charset=utf-8><script>{script}</script>{shown}", "utf-8")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(page_file.as_uri())
+
+        def column(number):
+            return page.locator(f"tbody td:nth-child({number})").all_inner_texts()
+
+        heading = page.locator("th").nth(1)
+        ordered = ["-1.500", "9", "10", "1,000"]
+        for order, values in [("ascending", ordered), ("descending", ordered[::-1])]:
+            page.get_by_role("button", name="how many").press("Enter")
+            assert (heading.get_attribute("aria-sort"), column(2)) == (order, values)
+        page.get_by_role("button", name="what").press("Space")
+        assert heading.get_attribute("aria-sort") is None
+        assert column(1)[1:] == ["ä", 'A "q"', "b, c"]
+        with page.expect_download() as download:
+            page.get_by_text("Download as CSV").press("Enter")
+        assert download.value.suggested_filename == "a.csv"
+        lines = download.value.path().read_text("utf-8-sig").splitlines()
+        assert lines == ["what,how many", "<a>,-1.5", "ä,1000", '"A ""q""",9', '"b, c",10']
+        browser.close()

@@ -155,3 +155,27 @@ def test_batches_are_written_as_the_whole(tmp_path_factory, batches):
 def test_encoder_json_is_plain_json(tmp_path):
     LEARNED.save(tmp_path)
     assert json.loads((tmp_path / "encoder.json").read_text())[END] == 319
+
+
+@given(st.text("Neuralspch tü1-", min_size=1, max_size=20), st.text("Neuralspch tü1-", max_size=8))
+def test_covers_are_the_ways_in_which_longer_texts_begin(text, more):
+    text = " ".join(text.split()) + " " * text.endswith(" ")
+    if not text or (text[-1] == " " == more[:1]):
+        return
+    head, found = LEARNED.covers(text)
+    ids = LEARNED.encode(text + more)
+    size = next(i for i in range(1, len(ids) + 1) if LEARNED.decode(ids[:i]).startswith(text))
+    begun = tuple(ids[len(head) : size - 1])
+    assert ids[: len(head)] == head and ids[size - 1] in found[begun]
+
+
+@given(st.text(min_size=1))
+def test_the_ids_of_a_text_are_one_of_its_covers(text):
+    head, found = LEARNED.covers(text)
+    *begun, last = LEARNED.encode(text)[len(head) :]
+    assert last in found[tuple(begun)]
+
+
+@given(st.text(), st.text())
+def test_the_rest_of_ids_is_what_stands_behind_a_text(text, more):
+    assert LEARNED.rest(text, LEARNED.encode(text + more)) == more

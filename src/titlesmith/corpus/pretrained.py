@@ -95,9 +95,7 @@ class Pretrained(Tokenizer):
             codec = AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str()
         except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise RequestError(
-                f"model: {folder} has no {CODEC}, and transformers cannot make one: {reason}"
-            ) from None
+            raise RequestError(f"model: {folder} has no {CODEC}, and transformers cannot make one: {reason}") from None
         return cls(codec, settings)
 
     def save(self, folder: Path) -> tuple[str, ...]:

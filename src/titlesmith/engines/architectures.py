@@ -67,9 +67,7 @@ def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
     RequestError
         The model has no layer of a name in ``lora_targets``.
     """
-    linear = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
-    ]
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     names = sorted({name.rpartition(".")[2] for name, _ in linear})
     wanted = settings["lora_targets"] or TARGETS.get(model.config.model_type, "all-linear")
     if unknown := set(settings["lora_targets"]) - set(names):

@@ -56,7 +56,9 @@ class TransformersEngine(Engine):
         How the weights of ``base`` are held: ``none`` for as they are stored, or ``8bit``, ``4bit``.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, base: str = "", quantize: str = "none"):
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, base: str = "", quantize: str = "none"
+    ):
         self.tokenizer, self._base, self._quantize = tokenizer, base, quantize
         self._model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._model.generation_config = GenerationConfig()  # what a publisher prefers is not what was asked for
@@ -207,7 +209,9 @@ class TransformersEngine(Engine):
         self._model.eval()
         longest = max(map(len, prompts), default=0)
         if longest > self.context:
-            raise RequestError(f"a prompt of {longest} tokens exceeds the model's context of {self.context}: shorten it")
+            raise RequestError(
+                f"a prompt of {longest} tokens exceeds the model's context of {self.context}: shorten it"
+            )
         found = []
         for first in range(0, len(prompts), ROWS):
             given = left_padded(prompts[first : first + ROWS], self.tokenizer.end, self._model.device)
@@ -259,7 +263,9 @@ class TransformersEngine(Engine):
             rows[i, : len(prompt) + len(ids)] = prompt + ids
             learned[i, len(prompt) - 1 : size - 1] = 1
         some = max(1, 2**26 // len(self.tokenizer) // rows.shape[1])
-        nats = np.concatenate([self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)])
+        nats = np.concatenate(
+            [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]
+        )
         return [
             Draw(ids, float(-lost) / max(1, len(ids) + finished), finished)
             for (ids, finished), lost in zip(texts, nats, strict=True)

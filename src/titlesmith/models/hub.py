@@ -45,7 +45,9 @@ def check(settings: dict) -> None:
     if not is_hub(model):
         for key, off in (("lora_rank", 0), ("quantize", "none")):
             if settings[key] != off:
-                raise RequestError(f"finetune.{key}: model {model} trains whole; it is for models hf:NAME. Set it to {off}")
+                raise RequestError(
+                    f"finetune.{key}: model {model} trains whole; it is for models hf:NAME. Set it to {off}"
+                )
         return
     check_installed()
     if settings["vocabulary"] != "full":
@@ -54,14 +56,18 @@ def check(settings: dict) -> None:
         raise RequestError("finetune.lora_rank: adapters need a model that has learned something; set it to 0")
     if quantize != "none":
         if not rank:
-            raise RequestError(f"finetune.quantize: weights in {quantize} cannot train; set finetune.lora_rank, to 8 say")
+            raise RequestError(
+                f"finetune.quantize: weights in {quantize} cannot train; set finetune.lora_rank, to 8 say"
+            )
         check_quantize(quantize)
 
 
 def check_quantize(quantize: str) -> None:
     """Checks that weights can be held in 8 or 4 bits here (RequestError)."""
     if quantize != "none" and not (find_spec("bitsandbytes") and shutil.which("nvidia-smi")):
-        lacking = "a GPU of NVIDIA" if find_spec("bitsandbytes") else "bitsandbytes (pip install bitsandbytes) and a GPU"
+        lacking = (
+            "a GPU of NVIDIA" if find_spec("bitsandbytes") else "bitsandbytes (pip install bitsandbytes) and a GPU"
+        )
         raise RequestError(f"finetune.quantize: {quantize} needs {lacking}, which is not here; set it to none")
 
 

@@ -140,9 +140,9 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
 )  # fmt: skip
 def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
     run, corpus, model = prepared
-    engine = train(run, corpus, model, **settings)
-    assert said in engine.reason and engine.step < SETTINGS["steps"] * 8
     run.begin("finetune", {"model": model})
+    engine = train(run, corpus, model, **settings)
+    assert said in engine.reason and engine.step < settings.get("steps", 8)
     run.finish("finetune")
     assert math.isfinite(engines.load(run).loss(corpus.documents("valid")))
 
@@ -150,7 +150,7 @@ def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
 def test_the_best_weights_are_kept_and_read_again(prepared):
     run, corpus, model = prepared
     run.begin("finetune", {"model": model})
-    train(run, corpus, model, keep="best", learning_rate=0.5, steps=12, validate_every=2, schedule="constant")
+    train(run, corpus, model, keep="best", learning_rate=0.5, steps=12, validate_every=1, schedule="constant")
     run.finish("finetune")
     rows = monitor.read(run / "history.csv")
     best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)

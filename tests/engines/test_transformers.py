@@ -245,7 +245,7 @@ def test_a_published_adapter_is_opened_in_its_model(project):
 
 def test_an_adapter_that_is_none_of_this_model_s_is_refused(project):
     name = made(project, "llama", "sentencepiece")
-    with pytest.raises(RequestError, match="adapter_config.json"):
+    with pytest.raises(RequestError, match=r"adapter_config\.json"):
         engines.open_adapter(name, project / "nowhere")
     with pytest.raises(RequestError, match="does not fit the model"):
         engines.open_adapter(name, adapter(project, width=64))

@@ -1,7 +1,7 @@
 """Any causal model of the transformers library, in PyTorch, whole or through low-rank adapters (peft).
 
 The library's Trainer is not used: the training loop of `titlesmith.engines.base` is the same for all engines, so that
-one has the history, stop rules, probe, packed rows, schedule and exact resuming of the other, and one suite of tests.
+all have one history, and the same stop rules, probe, packed rows, schedule, exact resuming and suite of tests.
 
 Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary and
 one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from there

@@ -51,9 +51,9 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Sets the share of activations that every layer of the model sets to zero while it trains."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    """Sets the share of activations that every layer of the model, adapters aside, sets to zero while it trains."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = rate
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = rate

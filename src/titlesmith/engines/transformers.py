@@ -1,7 +1,7 @@
 """Any causal model of the transformers library, in PyTorch, whole or through low-rank adapters (peft).
 
 The library's Trainer is not used: the training loop of `titlesmith.engines.base` is the same for all engines, so that
-one has the history, stop rules, probe, packed rows, schedule and exact resuming of the other, and one suite of tests.
+all have one history, and the same stop rules, probe, packed rows, schedule, exact resuming and suite of tests.
 
 Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary and
 one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from there
@@ -132,10 +132,8 @@ class TransformersEngine(Engine):
             gpu=torch.cuda.is_available(),
         )
         model = self._model
+        architectures.set_dropout(model, settings["dropout"])
         if not isinstance(model, PeftModel):
-            architectures.set_dropout(model, settings["dropout"])
-            if self._quantize != "none":
-                model = prepare_model_for_kbit_training(model, settings["checkpointing"])
             if settings["lora_rank"]:
                 model = self._model = architectures.adapted(model, settings, settings["seed"])
                 model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
@@ -334,6 +332,8 @@ def _read(path: Path, quantize: str) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"model: {path} cannot be read: {reason}") from None
+    if quantize != "none":
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
 
 

@@ -22,9 +22,9 @@ def to_transformers(weights: Mapping[str, np.ndarray], hyperparameters: dict) ->
     from transformers import GPT2Config, GPT2LMHeadModel
 
     end = hyperparameters["n_vocab"] - 1
-    config = GPT2Config(
-        **hyperparameters, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end
-    )
+    names = {"n_ctx": "n_positions", "n_vocab": "vocab_size"}
+    shape = {names.get(key, key): value for key, value in hyperparameters.items()}
+    config = GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end)
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for name, value in weights.items():

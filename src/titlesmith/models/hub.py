@@ -1,7 +1,7 @@
-"""Models of the transformers library: ``hf:scratch``, and ``hf:NAME-OR-PATH``, a folder or a name of the Hugging Face hub.
+"""Models of the transformers library: ``hf:scratch``, and ``hf:NAME-OR-PATH``, a folder or a name of Hugging Face's hub.
 
-A folder is looked for in the project and below ``models/``; what is none is a name of the hub, and comes from its cache or
-its network (``HF_HOME``, ``HF_HUB_OFFLINE`` and the library's other variables apply).
+A folder is looked for in the project and below ``models/``; what is none is a name of the hub, and comes from its
+cache or its network (``HF_HOME``, ``HF_HUB_OFFLINE`` and the library's other variables apply).
 """
 
 import json
@@ -16,7 +16,7 @@ from titlesmith.run import root
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
 NEEDED = ("torch", "transformers", "peft", "safetensors")
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # all that is small: settings and vocabulary
-# A LLaMA (`titlesmith.engines.architectures.scratch`) of 4 layers of width 256: 5.8 million parameters with 5,000 tokens.
+# A LLaMA (`engines.architectures.scratch`) of 4 layers of width 256: 5.2 million parameters with 8,192 tokens
 SCRATCH = {"n_ctx": 512, "n_embd": 256, "n_head": 4, "n_layer": 4}
 # What architectures call the same thing in config.json
 KEYS = {
@@ -100,7 +100,7 @@ def folder(name: str) -> Path:
     """
     check_installed()
     path = place(name)
-    if lacking(path) and not path.is_relative_to(root()) or not path.exists():
+    if not path.exists() or (lacking(path) and not path.is_relative_to(root())):
         path = _snapshot(name, [*TEXTS, "*.safetensors"])
         if "weights" in lacking(path):
             path = _snapshot(name, [*TEXTS, "*.bin"])

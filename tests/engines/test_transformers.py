@@ -1,0 +1,301 @@
+"""The engine of the transformers library: architectures, adapters, vocabularies; what all engines do is in
+test_contract.py."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
+from tokenizers import Tokenizer as Codec
+from tokenizers import decoders, normalizers, pre_tokenizers, trainers
+from tokenizers import models as codecs
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from conftest import corpus_settings
+from titlesmith import corpus as corpora
+from titlesmith import engines, models
+from titlesmith.corpus.pretrained import published
+from titlesmith.corpus.tokens import Layout, Tokenizer
+from titlesmith.engines.transformers import TransformersEngine
+from titlesmith.errors import RequestError
+from titlesmith.harvest import harvest
+from titlesmith.models.convert import to_transformers
+from titlesmith.run import Run
+
+HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXTS = ["Neural speech recognition in noise", "A study of music transcription", "Echo: 音声 é\n"] * 30
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 1024}
+CONFIGS = {
+    "gpt2": lambda n: GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=2, n_positions=1024),
+    "llama": lambda n: LlamaConfig(vocab_size=n, intermediate_size=64, **SHAPE),
+    "qwen2": lambda n: Qwen2Config(vocab_size=n + 24, intermediate_size=64, num_key_value_heads=1, **SHAPE),
+    "gpt_neox": lambda n: GPTNeoXConfig(vocab_size=n, intermediate_size=64, **SHAPE),
+}
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """As GPT-2, Qwen and GPT-NeoX have it, with a chat template."""
+    codec = Codec(codecs.BPE())
+    codec.pre_tokenizer, codec.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    codec.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    codec.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=codec, eos_token="<|im_end|>", chat_template=CHAT)
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """As LLaMA has it: metaspace, bytes for what is no piece, and a beginning of every text."""
+    learner = Codec(codecs.BPE(unk_token="<unk>"))
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    learner.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"]))
+    learned = json.loads(learner.to_str())["model"]
+    vocabulary = learned["vocab"] | {f"<0x{i:02X}>": len(learned["vocab"]) + i for i in range(256)}
+    merges = [tuple(pair) for pair in learned["merges"]]
+    codec = Codec(codecs.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    codec.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    codec.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    codec.add_special_tokens(["<s>", "</s>"])
+    from tokenizers.processors import TemplateProcessing
+
+    codec.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
+    return PreTrainedTokenizerFast(tokenizer_object=codec, eos_token="</s>", bos_token="<s>", unk_token="<unk>")
+
+
+VOCABULARIES = {"byte_level": byte_level, "sentencepiece": sentencepiece}
+
+
+def made(project, kind: str, vocabulary: str = "byte_level") -> str:
+    """A tiny model with random weights below ``models/``; its name."""
+    tokenizer, folder = VOCABULARIES[vocabulary](), project / "models" / kind
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(CONFIGS[kind](len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return f"hf:{kind}"
+
+
+def prepare(name: str, model: str, **settings: object) -> tuple[Run, corpora.Corpus]:
+    run = Run(name)
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    chosen = corpus_settings(split=[0.8, 0.1, 0.1], model=model) | settings
+    return run, corpora.build(run, chosen, models.vocabulary(model), models.context(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "settings"),
+    [
+        ("gpt2", "byte_level", {}),
+        ("llama", "sentencepiece", {}),
+        ("qwen2", "byte_level", {}),
+        ("gpt_neox", "byte_level", {}),
+        ("gpt2", "byte_level", {"lora_rank": 2, "lora_dropout": 0.1}),
+        ("llama", "sentencepiece", {"lora_rank": 2, "lora_dropout": 0.1, "lora_targets": ["q_proj", "down_proj"]}),
+        ("gpt_neox", "byte_level", {"lora_rank": 2, "precision": "bfloat16"}),
+    ],
+)
+def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, kind, vocabulary, settings):
+    settings = EVERYTHING | {"steps": 6, "learning_rate": 0.05} | settings
+    model = made(project, kind, vocabulary)
+    whole = train(*prepare("whole", model), model, **settings)
+    run, corpus = prepare("resumed", model)
+    run.begin("finetune", {"model": model})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_at(4, patch)
+        train(run, corpus, model, **settings)
+    resumed = train(run, corpus, model, **settings)
+    run.finish("finetune")
+    rows = history(run)
+    assert rows == history(Run("whole")) and rows[-1]["loss"] < rows[0]["loss"]
+    prompt = [corpus.layout.opening("")]
+    (draws,) = engines.load(run).generate(prompt, SAMPLING)
+    assert draws == whole.generate(prompt, SAMPLING)[0] == resumed.generate(prompt, SAMPLING)[0]
+    files = {file.name for file in (run / "model").iterdir()}
+    assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
+    assert not any(name.endswith((".bin", ".pkl")) for name in files)
+
+
+def test_what_was_trained_is_read_by_transformers_alone(project):
+    run, corpus = prepare("r", model := made(project, "llama", "sentencepiece"))
+    engine = train(run, corpus, model)
+    alone = AutoModelForCausalLM.from_pretrained(run / "model")
+    ids = torch.tensor([corpus.layout.opening("Music")])
+    with torch.no_grad():
+        assert torch.log_softmax(alone(ids).logits[0, -1], -1).numpy() == pytest.approx(
+            engine.next(ids.tolist())[0], abs=1e-5
+        )
+    assert AutoTokenizer.from_pretrained(run / "model").eos_token_id == corpus.tokenizer.end
+
+
+def test_the_same_gpt2_has_the_same_loss_and_the_same_greedy_text_in_both_engines(project, monkeypatch):
+    import tensorflow as tf
+
+    from titlesmith.engines.gpt2 import GPT2Engine
+
+    run = Run("r")
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    corpus = corpora.build(run, corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400), None, context=64)
+    shape = TINY | {"n_vocab": len(corpus.tokenizer)}
+    stock, generator = GPT2Engine(corpus.tokenizer, shape), np.random.default_rng(1)
+    weights = {}
+    for variable in stock._variables:
+        centre = float(variable.op.name.endswith("/g"))
+        weights[variable.op.name] = generator.normal(centre, 0.3, variable.shape.as_list()).astype(np.float32)
+        variable.load(weights[variable.op.name], stock._session)
+    assert len(weights) == len(tf.nest.flatten(stock._variables))
+    to_transformers(weights, shape).save_pretrained(folder := project / "models" / "converted")
+    published(corpus.tokenizer).save(folder)
+    other = TransformersEngine.open("hf:converted")
+    for split in ("train", "valid"):
+        documents = corpus.documents(split)
+        assert other.loss(documents) == pytest.approx(stock.loss(documents), abs=1e-4)
+    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech", "Music")]
+    greedy = SAMPLING | {"top_k": 1, "count": 1}
+    for (mine,), (theirs,) in zip(other.generate(prompts, greedy), stock.generate(prompts, greedy), strict=True):
+        assert mine.ids == theirs.ids and mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    text = SAMPLING | {"top_k": 1, "count": 1, "repetition_penalty": 1.5, "no_repeat_ngram": 2, "min_tokens": 4}
+    for (mine,), (theirs,) in zip(other.generate(prompts, text), stock.generate(prompts, text), strict=True):
+        assert mine.ids == theirs.ids
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("template", ["abstract-to-title", "alpaca", "{title}"])
+def test_documents_of_published_vocabularies_come_back(project, vocabulary, template):
+    model = made(project, "llama", vocabulary)
+    _, corpus = prepare("r", model, template=template)
+    assert corpus.info["vocabulary"] == len(corpus.tokenizer) and corpus.info["tokenizer"]
+    row, document = corpus.table("valid").row(0, named=True), corpus.documents("valid")[0]
+    learned = corpus.documents("valid").learned(document)
+    assert document[-1] == corpus.tokenizer.end
+    if template == "{title}":
+        start = len(corpus.layout.start)
+        assert corpus.layout.text(document[start:-1]) == row["completion"] and start == len(corpus.tokenizer.before)
+    elif learned.any():
+        assert corpus.layout.text(document[learned == 1][:-1]) == row["completion"]
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_no_text_encodes_to_a_special_token(project, vocabulary):
+    made(project, "llama", vocabulary)
+    tokenizer = Tokenizer.load(project / "models" / "llama")
+    for text in ("a</s>b", "<|im_end|>", "Neural é"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.end not in ids and tokenizer.decode(ids) == text
+    assert tokenizer.encode("") == [] and tokenizer.encode_batch(["Music"]) == [tokenizer.encode("Music")]
+
+
+def test_a_chat_template_stands_around_question_and_answer(project):
+    run, corpus = prepare("r", model := made(project, "qwen2"), template="chat", too_long="cut")
+    layout = corpus.layout
+    assert layout.markers == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "")
+    whole = byte_level().apply_chat_template(
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So"}], tokenize=False
+    )
+    ids = [*layout.opening("Why?")[1:], *corpus.tokenizer.encode("So"), corpus.tokenizer.end]
+    assert corpus.tokenizer.decode(ids) + "\n" == whole
+    assert train(run, corpus, model, steps=2).step == 2
+
+
+def test_a_model_without_a_chat_template_is_told(project):
+    with pytest.raises(RequestError, match="chat needs a model with a chat template"):
+        prepare("r", made(project, "llama", "sentencepiece"), template="chat")
+    with pytest.raises(RequestError, match="scratch has none"):
+        corpora.check(corpus_settings(template="chat"), {"source": "sample"})
+
+
+def adapter(project, rank: int = 4, width: int = 32):
+    """An adapter as others publish it, for a model in the shape of ``made``'s LLaMA."""
+    torch.manual_seed(2)
+    config = CONFIGS["llama"](len(sentencepiece()))
+    config.hidden_size = width
+    model = get_peft_model(
+        AutoModelForCausalLM.from_config(config),
+        LoraConfig(r=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False),
+    )
+    model.peft_config["default"].base_model_name_or_path = "llama"
+    model.save_pretrained(project / "adapter", save_embedding_layers=False)
+    return project / "adapter"
+
+
+def test_a_published_adapter_is_opened_in_its_model(project):
+    name, path = made(project, "llama", "sentencepiece"), adapter(project)
+    bare, adapted = TransformersEngine.open(name), engines.open_adapter("", path)
+    prompt = Layout(adapted.tokenizer, "ids", True).opening("An abstract.")
+    assert not np.allclose(bare.next([prompt]), adapted.next([prompt]), atol=1e-3)
+    assert len(adapted.generate([prompt], SAMPLING)[0]) == SAMPLING["count"]
+
+
+def test_an_adapter_that_is_none_of_this_model_s_is_refused(project):
+    name = made(project, "llama", "sentencepiece")
+    with pytest.raises(RequestError, match=r"adapter_config\.json"):
+        engines.open_adapter(name, project / "nowhere")
+    with pytest.raises(RequestError, match="does not fit the model"):
+        engines.open_adapter(name, adapter(project, width=64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lora_rank": 2, "lora_targets": ["attention"]}, r"no layer attention; it has .*q_proj"),
+        ({"vocabulary": "corpus"}, "set it to full"),
+        ({"quantize": "4bit"}, "set finetune.lora_rank"),
+        ({"quantize": "8bit", "lora_rank": 2}, r"needs .*GPU.*set it to none"),
+    ],
+)
+def test_what_cannot_train_is_refused_in_a_sentence(project, monkeypatch, settings, said):
+    monkeypatch.setattr("titlesmith.models.hub.shutil.which", lambda name: None)
+    model = made(project, "llama", "sentencepiece")
+    run, corpus = prepare("r", model)
+    quantized = settings.pop("quantize", "none")
+    with pytest.raises(RequestError, match=said):
+        chosen = {"model": model, "lora_rank": 0, "quantize": quantized, "vocabulary": "full"} | settings
+        models.hub.check(chosen)
+        train(run, corpus, model, **settings)
+
+
+def test_a_model_that_is_not_here_is_named_with_what_to_put_where(project, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RequestError, match=r"hf:nobody/nothing is not here.*models/nobody/nothing: config\.json"):
+        models.folder("hf:nobody/nothing")
+    made(project, "gpt2")
+    (project / "models" / "gpt2" / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match="gpt2 lacks weights"):
+        models.folder("hf:gpt2")
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(project):
+    run, corpus = prepare("r", made(project, "gpt2"))
+    with pytest.raises(RequestError, match="not tokenized for hf:llama"):
+        engines.start(run, made(project, "llama", "sentencepiece"), corpus, 1)
+
+
+def test_without_the_libraries_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(models.hub, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'titlesmith\[hf\]'"):
+        models.hub.check_installed()
+
+
+def test_models_here_are_listed(project):
+    made(project, "gpt2")
+    assert {"hf:scratch", "hf:gpt2"} <= set(models.names())
+    counted = models.hyperparameters("hf:gpt2", 0)
+    alone = AutoModelForCausalLM.from_pretrained(project / "models" / "gpt2")
+    assert counted["parameters"] == alone.num_parameters() and counted["n_ctx"] == 1024

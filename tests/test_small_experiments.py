@@ -1,0 +1,43 @@
+"""The small experiments on models of the transformers library, on made-up papers and a model that is smaller yet."""
+
+import pytest
+
+from titlesmith import corpus as corpora
+from titlesmith import engines, models, monitor, texts
+from titlesmith.experiment import Experiment, find
+from titlesmith.harvest import harvest
+from titlesmith.run import Run
+
+pytest.importorskip("transformers")
+TINY = {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 1}
+QUICK = ("harvest.source=sample", "harvest.papers=150", "corpus.vocabulary=500", "corpus.order=random")
+FEW = ("finetune.steps=12", "finetune.batch_size=2", "finetune.block_size=256", "finetune.learning_rate=0.01")
+SHORT = ("finetune.validate_every=6", "finetune.sample_every=0", "generate.max_tokens=24", "generate.count=1")
+
+
+@pytest.mark.parametrize("name", ["abstract-to-title", "title-to-abstract", "category-title-to-abstract", "synopses"])
+def test_the_loss_falls_and_texts_are_written(project, monkeypatch, name):
+    monkeypatch.setattr(engines, "HUB_SCRATCH", TINY)
+    settings = Experiment.read(find(f"{name}-small"), (*QUICK, *FEW, *SHORT)).settings
+    run, model = Run("small"), settings["finetune"]["model"]
+    run.begin("harvest", settings["harvest"])
+    harvest(run, settings["harvest"])
+    run.begin("corpus", settings["corpus"])
+    corpus = corpora.build(run, settings["corpus"], models.vocabulary(model), models.context(model))
+    run.begin("finetune", settings["finetune"])
+    engine = engines.start(run, model, corpus, 1)
+    engine.finetune(corpus, settings["finetune"], monitor.Monitor(run, settings["finetune"]))
+    run.finish("finetune")
+    rows = monitor.read(run / "history.csv")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    run.begin("generate", settings["generate"])
+    rows = texts.generate(run, engines.load(run), corpus, settings["generate"])
+    assert rows and all((row["paper"] is not None) is corpus.has_prompt for row in rows)
+
+
+@pytest.mark.parametrize("name", ["abstract-to-title", "title-to-abstract", "category-title-to-abstract", "synopses"])
+def test_the_reports_settings_are_allowed(project, name):
+    (project / "papers").touch()
+    overrides = ("harvest.path=papers", "harvest.source=snapshot", "model=hf:scratch", "finetune.lora_rank=0")
+    settings = Experiment.read(find(name), overrides).settings
+    assert settings["finetune"]["epochs"] and settings["finetune"]["schedule"] == "linear"

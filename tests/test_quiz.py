@@ -77,11 +77,11 @@ def test_a_run_without_texts_for_it_says_so(run):
 
 
 def test_made_up_papers_are_told_and_text_is_text():
-    page = quiz.page(Recorded([ROW | {"text": f"{HOSTILE} {i} \n# a\ud800"} for i in range(12)], made_up=True))
+    page = quiz.page(Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True))
     assert "The papers of this run are made up" in page
     assert "made up" not in quiz.page(Recorded(written(12)))
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in page
-    assert "mathjax_ignore" in page and "\n# a" not in page
+    assert "mathjax_ignore" in page
     page.encode()
 
 

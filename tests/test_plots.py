@@ -10,6 +10,10 @@ HISTORY = [
     | {"learning_rate": 1e-3, "grad_norm": 1.0}
     for i in range(1, 9)
 ]
+NOVELTY = {f"novelty_{n}": n / 5 for n in range(1, 5)} | {
+    "intervals": {f"novelty_{n}": [0.1, 0.9] for n in range(1, 5)}
+}
+NOVELTY["human"] = {"novelty_1": 0.2, "novelty_2": None, "intervals": {"novelty_1": [0.1, 0.3]}}
 PAPERS = pl.LazyFrame(
     {"published": [date(2020, 1, 1), date(2021, 1, 1), None], "primary_category": ["cs.$x$", "cs.CL", None]}
 )
@@ -25,6 +29,10 @@ UNDATED = PAPERS.tail(1)
         plots.history(HISTORY, 0.1, 2, "papers"),
         plots.memory(HISTORY, 0.1, 0.5, "papers"),
         plots.similarities([0.2, 1.0]),
+        plots.lengths_beside([3, 5, 9], [4], "papers"),
+        plots.lengths_beside([], [], "papers"),
+        plots.novelty(NOVELTY, "papers"),
+        plots.novelty({"human": {}}, "papers"),
     ],
 )
 def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_path):

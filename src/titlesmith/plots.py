@@ -144,7 +144,8 @@ def lengths_beside(generated: list[int], people: list[int], source: str) -> Figu
             )
     axis.set(xlabel="words a text", ylabel="texts, %")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend()
+    if generated or people:
+        axis.legend()
     return figure
 
 

@@ -1,51 +1,200 @@
+import json
 import math
 
+import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from conftest import corpus_settings, write_archive
+from test_abstracts import Uniform
+from titlesmith import corpus as corpora
 from titlesmith import engines
 from titlesmith.corpus import Corpus
-from titlesmith.evaluate import style
-from titlesmith.evaluate.diversity import distinct, ngrams
-from titlesmith.evaluate.novelty import copy_rate, near_copy_rate, ngram_novelty
+from titlesmith.corpus.tokens import write
+from titlesmith.errors import RunError
+from titlesmith.evaluate import evaluate, report
+from titlesmith.harvest import harvest
+from titlesmith.run import Run
 
-TEXTS = st.lists(st.text("ab \t", max_size=12), max_size=8)
-
-
-def test_ngrams():
-    assert ngrams("A b  C", 2) == [("a", "b"), ("b", "c")]
-    assert ngrams("one", 2) == []
-
-
-def test_distinct_counts_repeats_across_texts():
-    assert distinct(["a b", "a c"], 1) == 3 / 4
-    assert distinct(["a b", "A B"], 2) == 1 / 2
-    assert distinct([], 1) == distinct(["a"], 2) == 0
+SETTINGS = {"seed": 1, "documents": 20, "path": "book/three-abstracts.csv"}
+ROW = {"prefix": "", "prompt": "", "text": "Neural speech", "tokens": 2, "logprob": -1.0, "finished": True}
+ROW |= {"nearest_id": "x", "nearest": "Neural", "nearest_similarity": 0.5, "paper": None}
 
 
-def test_copies_are_found_whatever_case_and_space():
-    assert copy_rate(["A  title ", "new"], ["a TITLE"]) == 0.5
-    assert copy_rate([], ["a"]) == 0
-    assert near_copy_rate([{"nearest_similarity": 0.9}, {"nearest_similarity": 0.89}]) == 0.5
+def made(project, template="title", order="date", lowercase=False) -> tuple[Run, Corpus]:
+    """A run up to its corpus: 80 papers whose abstracts hold their titles."""
+    titles = [f"Neural {kind} number {i} of {i % 7} sounds" for i in range(20) for kind in ("A", "B", "C", "D")]
+    write_archive(project / "papers.tsv", [{"title": title} for title in titles])
+    run = Run("r")
+    given = {"source": "archive", "path": "papers.tsv", "categories": [], "since": "", "until": "", "max_results": 0}
+    run.begin("harvest", given)
+    harvest(run, given)
+    settings = corpus_settings(template=template, order=order, lowercase=lowercase, split=[0.8, 0.1, 0.1])
+    run.begin("corpus", settings)
+    return run, corpora.build(run, settings | {"vocabulary": 400}, None, context=256)
 
 
-def test_novelty_is_the_share_of_unseen_runs_of_words():
-    assert ngram_novelty(["a b c d"], ["x a b c"]) == 0.5
-    assert ngram_novelty(["a b"], ["a b c"]) == 0
+def measured(run: Run, corpus: Corpus, rows: list[dict], engine=None, **settings) -> dict:
+    run.begin("finetune", {})
+    run.finish("finetune")
+    run.begin("generate", {"temperature": 1.0})
+    run.path.joinpath("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    run.finish("generate")
+    run.begin("evaluate", SETTINGS | settings)
+    metrics = evaluate(run, engine or Uniform(corpus), corpus, SETTINGS | settings)
+    assert metrics == run.metrics, "what a reader of metrics.json gets"
+    assert not any(isinstance(v, float) and not math.isfinite(v) for v in leaves(metrics))
+    for of, prefix in ((metrics, ""), (metrics["human"], "human.")):
+        for name, value in of.items():
+            assert value is not None or metrics["missing"][prefix + name]
+    for table in (report.STYLE, report.FAULTS, report.PROMPTED):
+        assert len(report.beside(metrics, table)) == len(table)
+    report.perplexities(metrics, "scratch")
+    return metrics
 
 
-@given(TEXTS, TEXTS)
-def test_figures_are_shares_and_training_texts_are_not_novel(texts, training):
-    assert all(0 <= value <= 1 for value in style(texts, training).values())
-    assert style(training, training)["ngram_novelty"] == 0
+def leaves(value: object) -> list:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
+
+
+def titles(corpus: Corpus, name: str) -> list[str]:
+    return corpus.table(name)["completion"].to_list()
 
 
 def test_metrics_of_a_run(finished):
     metrics, engine, corpus = finished.metrics, engines.load(finished), Corpus(finished)
     for name in ("train", "valid", "test"):
         assert metrics["perplexity"][name] == pytest.approx(math.exp(engine.loss(corpus.documents(name))))
-    texts = [row["text"] for row in finished.texts]
-    assert metrics["distinct_1"] == distinct(texts, 1)
-    assert metrics["human"]["texts"] == min(len(texts), len(corpus.documents("test")))
+        low, high = metrics["perplexity_interval"][name]
+        assert low <= metrics["perplexity"][name] <= high
+        assert metrics["perplexity_documents"][name] == len(corpus.documents(name))
+    assert metrics["human"]["texts"] == min(len(finished.texts), len(corpus.documents("test")))
     assert metrics["prefix_kept_rate"] == 1
+    assert metrics["missing"]["rouge1"] == "the template has no prompt" and metrics["rouge1"] is None
+
+
+def test_losses_of_documents_are_each_documents_own(finished):
+    engine, documents = engines.load(finished), Corpus(finished).documents("train")
+    chosen = np.array([7, 0, 3])
+    nats, tokens = engine.document_losses(documents, chosen)
+    for i, sum_of, count in zip(chosen, nats, tokens, strict=True):
+        ids = np.concatenate([[engine.tokenizer.end], documents[i]])
+        assert sum_of == pytest.approx(engine.losses(ids[None], np.ones((1, len(ids) - 1)))[0], rel=1e-5)
+        assert count == len(ids) - 1
+    every, of = engine.document_losses(documents)
+    assert every[chosen] == pytest.approx(nats, rel=1e-5)
+    assert engine.loss(documents) == pytest.approx(every.sum() / of.sum())
+
+
+def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(project):
+    run, corpus = made(project)
+    metrics = measured(run, corpus, [ROW])
+    for name in ("train", "valid", "test"):
+        assert metrics["perplexity"][name] == pytest.approx(len(corpus.tokenizer))
+        assert metrics["perplexity_interval"][name] == pytest.approx([len(corpus.tokenizer)] * 2)
+    assert metrics["perplexity_documents"] == {"train": 20, "valid": 8, "test": 8}, "train on a sample"
+
+
+def test_copies_and_people(project):
+    run, corpus = made(project)
+    known = titles(corpus, "train")[0]
+    rows = [ROW | {"text": known.upper(), "nearest_similarity": 1.0}] + [
+        ROW | {"text": t} for t in titles(corpus, "test")
+    ]
+    metrics = measured(run, corpus, rows)
+    assert metrics["copy_rate"] == metrics["near_copy_rate"] == 1 / 9
+    assert metrics["human"]["copy_rate"] == 0 and metrics["human"]["near_copy_rate"] > 0.5, "people's titles are alike"
+    same = measured(run, corpus, rows[1:])
+    for name in ("distinct_1", "distinct_2", "self_bleu", "ngram_novelty", "words_mean", "words_95", "novelty_1"):
+        assert same[name] == same["human"][name], "the very texts that people wrote"
+
+
+def test_any_texts_have_figures_or_a_reason(project):
+    run, corpus = made(project)
+
+    def of(*texts, **changed):
+        metrics = measured(run, corpus, [ROW | {"text": text, "prefix": text[:3]} | changed for text in texts])
+        assert metrics["texts"] == len(texts)
+        return metrics
+
+    one = of("Neural speech recognition")
+    assert one["missing"]["self_bleu"] == "it takes two texts" and one["distinct_1"] == 1
+    equal = of(*["All the same title"] * 6)
+    assert equal["self_bleu"] == pytest.approx(1) and equal["distinct_1"] == pytest.approx(1 / 6)
+    assert of("word " * 2000, "x" * 10_000)["words_95"] > 1000
+    spaces = of("   ", " ")
+    assert spaces["missing"]["distinct_1"] == "no text has 1 word" and spaces["words_mean"] == 0
+    broken = of("caf\ufffd", "\ud800 half", "ok")
+    assert broken["artifact_rate"] == pytest.approx(1 / 3) and broken["prefix_kept_rate"] == 1
+    never = of("A title that never", finished=False)
+    assert never["artifact_rate"] == 1 and never["prefix_kept_rate"] == 1
+    none = of()
+    assert none["copy_rate"] is None and none["missing"]["copy_rate"] == "there is no text"
+
+
+def test_an_empty_test_split_leaves_out_people(project):
+    run, corpus = made(project)
+    write(corpus.path / "test.bin", [], corpus.tokenizer)
+    corpus.table("test").clear().write_parquet(corpus.path / "test.parquet")
+    metrics = measured(run, corpus, [ROW, ROW | {"text": "Another one"}])
+    assert metrics["perplexity"]["test"] is None
+    assert metrics["missing"]["perplexity.test"] == "the split has no document"
+    assert metrics["distinct_1"] == 1 and metrics["human"]["distinct_1"] is None
+    with pytest.raises(RunError, match="test"):
+        Uniform(corpus).loss(corpus.documents("test"))
+
+
+def test_a_model_that_diverged_has_no_perplexity(project):
+    run, corpus = made(project)
+    engine = Uniform(corpus)
+    engine.losses = lambda ids, learned: np.full(len(ids), np.nan)
+    metrics = measured(run, corpus, [ROW], engine)
+    assert metrics["perplexity"]["test"] is None and "diverged" in metrics["missing"]["perplexity.test"]
+
+
+def test_prompts_of_held_out_papers_are_compared_with_the_real_texts(project):
+    run, corpus = made(project, "abstract-to-title")
+    test = corpus.table("test")
+    rows = [ROW | {"paper": row["id"], "text": row["completion"]} for row in test.to_dicts()]
+    metrics = measured(run, corpus, rows)
+    assert metrics["rouge1"] == metrics["rougeL"] == 1 and metrics["intervals"]["rouge1"] == [1, 1]
+    assert 0.3 < metrics["human"]["rouge1"] < 1, "titles of one kind share words"
+    assert metrics["missing"]["future_use"] == "no prompt has a word that is newer than the training texts"
+    assert metrics["future"] == {"prompts": 0, "words": 0, "examples": []}
+    one = measured(run, corpus, rows[:1])
+    assert one["rouge1"] == 1 and one["missing"]["human.rouge1"] == "it takes two held-out papers"
+    with pytest.raises(RunError, match="nobody"):
+        measured(run, corpus, [ROW | {"paper": "nobody"}])
+
+
+def test_new_words_are_counted_for_the_model_and_for_people(project):
+    run, corpus = made(project, "abstract-to-title")
+    real = pl.Series(["BERT"] * 2 + ["it"] * 6)
+    test = corpus.table("test").with_columns(prompt=pl.lit("We use BERT."), completion=real)
+    test.write_parquet(corpus.path / "test.parquet")
+    texts = ("with bert", "without", "none", "no")
+    rows = [ROW | {"paper": name, "text": text} for name in test["id"] for text in texts]
+    metrics = measured(run, corpus, rows)
+    assert metrics["future_use"] == 0.25 and metrics["human"]["future_use"] == 0.25
+    (example,) = metrics["future"]["examples"]
+    assert example == {"word": "bert", "prompts": 8, "generated": 8, "texts": 32, "people": 2}
+
+
+def test_a_random_split_has_no_future(project):
+    run, corpus = made(project, "abstract-to-title", order="random")
+    metrics = measured(run, corpus, [ROW | {"paper": corpus.table("test")["id"][0]}])
+    assert metrics["rouge1"] is not None and "random" in metrics["missing"]["future_use"]
+
+
+def test_rows_of_an_older_version_have_no_paper(project):
+    run, corpus = made(project, "abstract-to-title")
+    metrics = measured(run, corpus, [{k: v for k, v in ROW.items() if k != "paper"}])
+    assert metrics["missing"]["rouge1"] == "no text completes the prompt of a held-out paper"
+
+
+def test_a_run_without_a_model_says_so(project):
+    run, _ = made(project)
+    with pytest.raises(RunError, match=r"03_finetune\.ipynb"):
+        engines.load(run)

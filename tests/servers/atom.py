@@ -42,17 +42,22 @@ class Atom(Service):
     """The API; its own faults are ``empty``, ``nothing``, ``repeat``, ``grow``, ``shrink`` and ``error``."""
 
     def answer(self, query: dict, fault: str) -> bytes:
-        search, start, size = query["search_query"], int(query["start"]), int(query["max_results"])
+        search, start, size = query.get("search_query", ""), int(query["start"]), int(query["max_results"])
         if fault == "error":
             return FEED.format(query=escape(search), total=1, start=0, size=1, entries=ERROR).encode()
         if fault == "grow":
             self.papers.append(Paper(f"9999.{len(self.papers):05d}", self.papers[-1].submitted))
         if fault == "shrink":
             self.papers.pop()
-        first, last = re.search(r"submittedDate:\[(\d{12}) TO (\d{12})\]", search).groups()
+        dates = re.search(r"submittedDate:\[(\d{12}) TO (\d{12})\]", search)
+        first, last = dates.groups() if dates else ("0", "9")
         wanted = re.findall(r"cat:([\w.-]+)", search)
         found = [p for p in self.papers if first <= f"{p.submitted:%Y%m%d%H%M}" <= last]
         found = [p for p in found if not wanted or set(wanted) & set(p.categories.split())]
+        if numbers := query.get("id_list"):
+            found = [p for p in found if p.number in numbers.split(",")]
+        for word in re.findall(r"\bti:(\w+)", search):
+            found = [p for p in found if word.lower() in p.title.lower()]
         found.sort(key=lambda p: p.submitted)
         page = found[start : start + size]
         if fault == "repeat":

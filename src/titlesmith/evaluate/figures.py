@@ -101,12 +101,12 @@ def share(found: list[bool]) -> Figure:
     MissingError
         There is no text.
     """
-    if not (size := len(found)):
+    from scipy.stats import binomtest  # which takes a second to import
+
+    if not found:
         raise MissingError("there is no text")
-    z, p = 1.959964, sum(found) / size  # the normal distribution's quantile at 97.5%
-    middle, half = p + z**2 / (2 * size), z * math.sqrt(p * (1 - p) / size + z**2 / (4 * size**2))
-    low, high = ((middle + sign * half) / (1 + z**2 / size) for sign in (-1, 1))
-    return Figure(p, (min(max(0.0, low), p), max(min(1.0, high), p)))
+    test = binomtest(sum(found), len(found))
+    return Figure(test.statistic, tuple(map(float, test.proportion_ci(LEVEL, "wilson"))))
 
 
 def spread(size: int, most: int) -> np.ndarray:

@@ -1,0 +1,22 @@
+import pytest
+
+from titlesmith.evaluate.overlap import rouge
+
+
+def test_rouge_of_known_texts():
+    found = rouge([("p", "the cat sat on the mat", "the cat lay on the mat")], 1)
+    assert found["rouge1"].value == pytest.approx(5 / 6)
+    assert found["rouge2"].value == pytest.approx(3 / 5)
+    assert found["rougeL"].value == pytest.approx(5 / 6)
+
+
+def test_the_mean_is_over_texts_and_the_interval_over_papers():
+    good, bad = ("a", "one two", "one two"), ("b", "one two", "three four")
+    found = rouge([good, good, good, bad], 1)["rouge1"]
+    assert found.value == 0.75 and found.interval == (0.0, 1.0), "of two papers, either may be drawn alone"
+    assert rouge([good] * 30, 1)["rouge1"].interval == (1.0, 1.0), "thirty texts for a paper are one paper"
+
+
+def test_empty_long_and_foreign_texts_have_figures():
+    found = rouge([("a", "real", ""), ("b", "音声", "音声"), ("c", "word " * 50, "word " * 2000)], 1)
+    assert 0 < found["rouge1"].value < 1

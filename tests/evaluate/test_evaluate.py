@@ -172,7 +172,7 @@ def test_prompts_of_held_out_papers_are_compared_with_the_real_texts(project):
 def test_new_words_are_counted_for_the_model_and_for_people(project):
     run, corpus = made(project, "abstract-to-title")
     real = pl.Series(["BERT"] * 2 + ["it"] * 6)
-    test = corpus.table("test").with_columns(prompt=pl.lit("We use BERT."), completion=real)
+    test = corpus.table("test").with_columns(prompt=pl.lit("BERT."), completion=real)
     test.write_parquet(corpus.path / "test.parquet")
     texts = ("with bert", "without", "none", "no")
     rows = [ROW | {"paper": name, "text": text} for name in test["id"] for text in texts]

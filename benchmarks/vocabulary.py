@@ -9,6 +9,7 @@ with the softmax over the full vocabulary. Ten minutes on two cores, or less wit
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -45,7 +46,6 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
     from titlesmith import engines
     from titlesmith.corpus.tokens import Tokenizer
     from titlesmith.engines.gpt2 import GPT2Engine
-    from titlesmith.evaluate import perplexity
 
     vocabulary = snapshot.DATA.resolve() / "gpt2-bpe"
     GPT2Engine(Tokenizer.load(vocabulary), SIZE, seed=1).keep(folder / "random")
@@ -59,7 +59,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
             begun = time.perf_counter()
             train(run, corpus, "runs/first/model", steps // 4, 5e-4, setting, seed)
             seconds = time.perf_counter() - begun
-            test = perplexity(engines.load(run).loss(corpus.documents("test")))
+            test = math.exp(engines.load(run).loss(corpus.documents("test")))
             rows.append({"seed": seed, "vocabulary": setting, "perplexity": test, "seconds": seconds})
     means = [statistics.mean(r["perplexity"] for r in rows if r["vocabulary"] == s) for s in ("corpus", "full")]
     return {"runs": rows, "test_perplexity_ratio_corpus_to_full": means[0] / means[1]}

@@ -57,7 +57,7 @@ def choose(run: Run) -> list[dict]:
     generated = {}
     for row in run.texts:
         key = fold(row["text"])
-        good = key and row["finished"] and is_clean(row["text"]) and row["nearest_similarity"] < NEAR
+        good = key and row["finished"] and is_clean(row["text"], row["prefix"]) and row["nearest_similarity"] < NEAR
         if good and key not in real:
             note = f"the training text most like it: {row.get('nearest', row['nearest_id'])}"
             generated.setdefault(key, {"text": row["text"], "real": False, "note": note, "prefix": bool(row["prefix"])})

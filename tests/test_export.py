@@ -55,7 +55,7 @@ def test_the_export_draws_what_the_model_would_and_says_how_likely_it_is(trained
             learned = np.arange(1, len(ids))[None] >= len(prompt)
             nats = full.losses(np.array([ids]), learned.astype(float))[0]
             assert end not in draw.ids and (draw.finished or len(draw.ids) == ASKED["max_tokens"])
-            assert draw.logprob == pytest.approx(-nats / (len(ids) - len(prompt)), abs=0.1)
+            assert draw.logprob == pytest.approx(-nats / (len(ids) - len(prompt)), abs=0.2)
     assert np.allclose(exported.next(prompts), full.next(prompts), atol=0.3)
 
 

@@ -107,17 +107,12 @@ class Exported:
             min_length=settings["min_tokens"],
             include_prompt_in_result=False,
             return_end_token=True,
-            return_scores=True,
             end_token=[self.tokenizer.end],
         )
         texts = [result.sequences_ids[0] for result in found]
-        if settings["min_tokens"]:  # without the end, the other probabilities are not the model's own
-            scores = [
-                s[-len(ids) :].mean()
-                for s, ids in zip(self._scores(generator, prompts, texts, count), texts, strict=True)
-            ]
-        else:
-            scores = [result.scores[0] for result in found]
+        # Its own scores are not the model's behind a prompt of several ids, nor where the end is forbidden
+        scores = self._scores(generator, prompts, texts, count)
+        scores = [own[-len(ids) :].mean() for own, ids in zip(scores, texts, strict=True)]
         draws = [self._draw(*row) for row in zip(texts, scores, strict=True)]
         return [draws[i * count : (i + 1) * count] for i in range(len(prompts))]
 

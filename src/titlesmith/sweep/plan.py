@@ -20,7 +20,7 @@ REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: paper
 LONGEST = 40  # characters of a value in a run's name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """One run of a sweep: its name, ``section.key: value`` of what is varied, which repeat it is, and all settings."""
 
@@ -30,7 +30,7 @@ class Point:
     experiment: Experiment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """Stages of a run up to ``until``, behind those that it takes over.
 

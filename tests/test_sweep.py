@@ -216,10 +216,11 @@ def test_a_table_shows_runs_at_work_and_hides_what_does_not_fit(monkeypatch, cap
 
 
 def slow(project, seconds: float) -> None:
-    """Gives the corpus notebook a last cell that waits, so that there is time to interrupt it."""
+    """Gives the corpus notebook a cell that waits once the stage has begun, so that there is time to interrupt it."""
     path = project / "notebooks" / "02_corpus.ipynb"
     book = nbformat.read(path, 4)
-    book.cells.append(nbformat.v4.new_code_cell(f"import time; time.sleep({seconds})"))
+    (begun,) = (n for n, cell in enumerate(book.cells) if "= begin(" in cell.source)
+    book.cells.insert(begun + 1, nbformat.v4.new_code_cell(f"import time; time.sleep({seconds})"))
     nbformat.write(book, path)
 
 
@@ -265,7 +266,7 @@ def dask(project, tmp_path_factory):
         process.wait()
 
 
-def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, dask):
+def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, dask, request):
     slow(project, 2)
     address, workers = dask
     plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="k", until="corpus")
@@ -274,6 +275,7 @@ def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, das
     words += [word for value in FEW for word in ("-p", value)]
     command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
+    request.addfinalizer(driver.kill)
 
     def corpus_of(process):
         name = kernel_of(process, names)
@@ -296,13 +298,14 @@ def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, das
     assert Run(names[2]).info["sweep"] == {"name": "k", "set": {"corpus.min_words": 3}, "repeat": 1}
 
 
-def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, dask):
+def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, dask, request):
     slow(project, 60)
     address, workers = dask
     words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2", "--name", "i", "--until", "corpus"]
     words += [word for value in FEW for word in ("-p", value)]
     command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
+    request.addfinalizer(driver.kill)
     until(lambda: sum(kernel_of(w, ["i-1", "i-2"]) is not None for w in workers) == 2)
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=30)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.run import Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
-from titlesmith.sweep.plan import Plan, read, record, shown
+from titlesmith.sweep.plan import Job, Plan, read, record, shown
 from titlesmith.sweep.work import stop, work
 
 __all__ = ["Plan", "read", "record", "run"]
@@ -112,7 +112,7 @@ class _Sweep:
                 + ("" if workers else " yet: it begins when one joins")
             )
             with self.table.around():
-                self.wait(self.submit(share))
+                self.wait(share)
             state = "failed" if self.failed else "done"
         except KeyboardInterrupt:
             self.echo(f"\nsweep {self.plan.name}: ending its workers' kernels; the same command goes on")
@@ -133,41 +133,54 @@ class _Sweep:
         """The runs that failed."""
         return {name: found for name, found in self.finished.items() if found["state"] == "failed"}
 
-    def submit(self, share: dict[str, int]) -> dict[object, str]:
-        """Gives all jobs to Dask; the last of each run, by future."""
-        futures = {}
-        for job in self.plan.jobs():
-            futures[job] = self.client.submit(
-                work,
-                job,
-                self.plan.name,
-                self.session,
-                self.root,
-                share,
-                futures.get(job.after),
-                key=f"{job.key}-{self.session}",
-                retries=RETRIES,
-                priority=0 if job.last else 1,  # what others wait for
-                pure=False,
-            )
-        self.others = list(futures.values())  # Dask forgets a job whose future nobody holds
-        return {future: job.point.name for job, future in futures.items() if job.last}
-
-    def wait(self, waiting: dict[object, str]) -> None:
-        """Follows the runs until all are finished."""
-        first = None
-        while waiting:
-            for future in [future for future in waiting if future.done()]:
-                self.finished[waiting.pop(future)] = self.result(future)
-                self.write("running")
+    def wait(self, share: dict[str, int]) -> None:
+        """Gives jobs to Dask as soon as those that they need are done, and follows them until all are finished."""
+        todo, first = self.plan.jobs(), None
+        going: dict[object, Job] = {}
+        over: dict[Job, dict] = {}
+        while todo or going:
+            for future in [future for future in going if future.done()]:
+                job = going.pop(future)
+                self.end(job, over, self.result(future))
+            for job in [job for job in todo if job.after is None or job.after in over]:
+                todo.remove(job)
+                if job.after and (before := over[job.after])["state"] == "failed":
+                    self.end(job, over, before | {"reason": _shared(job, before["reason"])})
+                else:
+                    going[self.submit(job, share)] = job
             states = {name: self.look(name) for name in self.points}
             first = len(self.finished) if first is None else first
             self.table.show(states, time.monotonic() - self.begun, first)
-            if waiting:
+            if going:
                 time.sleep(PAUSE)
 
+    def submit(self, job: Job, share: dict[str, int]) -> object:
+        """Gives a job to Dask.
+
+        It is a job without dependencies to Dask, which would otherwise prefer the worker that has done what it needs.
+        """
+        return self.client.submit(
+            work,
+            job,
+            self.plan.name,
+            self.session,
+            self.root,
+            share,
+            key=(f"titlesmith-{self.session}", job.key),  # one group, which Dask gives out as workers become free
+            retries=RETRIES,
+            priority=0 if job.last else 1,  # what others wait for goes first
+            pure=False,
+        )
+
+    def end(self, job: Job, over: dict[Job, dict], found: dict) -> None:
+        """Notes what became of a job, and of its run where it was the last."""
+        over[job] = found
+        if job.last:
+            self.finished[job.point.name] = found
+            self.write("running")
+
     def result(self, future: object) -> dict:
-        """What became of a run."""
+        """What became of a job."""
         if future.status == "finished":
             return future.result()
         if future.status in ("cancelled", "lost"):
@@ -208,3 +221,9 @@ class _Sweep:
                 "reference": self.plan.reference,
             },
         )
+
+
+def _shared(job: Job, reason: str) -> str:
+    """Why a job cannot be done, where the one before it failed."""
+    shares = f"what it shares with {job.after.point.name} failed: "
+    return reason if job.after.point is job.point or reason.startswith("what it shares") else shares + reason

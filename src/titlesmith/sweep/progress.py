@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from titlesmith.monitor import COLUMNS
 from titlesmith.run import STAGES, Run
 
 TAIL = 2048  # bytes of a history that surely hold its last row
@@ -56,13 +55,18 @@ def look(run: Run, settings: dict, since: str) -> State:
 
 
 def last(path: Path) -> dict[str, float]:
-    """The last whole row of a history; empty where there is none."""
+    """The last whole row of a history; empty where there is none.
+
+    It is read from the end, and without `titlesmith.monitor`, whose TensorBoard takes seconds to import.
+    """
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL))
+            header = file.readline().decode().rstrip("\n").split(",")
+            start = file.tell()
+            file.seek(max(start, file.seek(0, 2) - TAIL))
             line = file.read().decode().rpartition("\n")[0].rpartition("\n")[2]
-        return {k: float(v) for k, v in zip(COLUMNS, line.split(","), strict=True) if v}
-    except (OSError, ValueError):  # not there, or its header is all
+        return {k: float(v) for k, v in zip(header, line.split(","), strict=True) if v}
+    except (OSError, ValueError):  # not there, or without a row
         return {}
 
 
@@ -126,7 +130,7 @@ class Table:
         for name in ("run", "stage", "step", "loss", "time left"):
             table.add_column(name, justify="left" if name in ("run", "stage") else "right", no_wrap=True)
         order = sorted(states, key=lambda name: ("running", "failed", "waiting", "done").index(states[name].state))
-        fits = max(3, self._live.console.height - 7)
+        fits = max(3, self._live.console.height - 9)
         for name in order[:fits]:
             state = states[name]
             step = f"{state.step:,}/{state.steps:,}" if state.step else ""

@@ -28,7 +28,7 @@ class StopError(Exception):
     """The sweep was interrupted."""
 
 
-def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int], before: dict | None) -> dict:
+def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int]) -> dict:
     """Does a job in this process's thread, its notebooks in kernels of their own.
 
     Parameters
@@ -41,8 +41,6 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int],
         The project's folder, which this machine must see.
     threads
         Threads for each kernel by address of a worker; "" for workers that joined later.
-    before
-        What the job before this one gave back.
 
     Returns
     -------
@@ -52,10 +50,6 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int],
     """
     from distributed import get_worker
 
-    if before and before["state"] == "failed":
-        of = job.after.point.name
-        shared = f"what it shares with {of} failed: " if of != job.point.name else ""
-        return before | {"reason": shared + before["reason"].removeprefix(shared)}
     os.environ["TITLESMITH_ROOT"] = root
     if not record(sweep).exists():
         raise OSError(f"{socket.gethostname()} does not see {record(sweep)}: workers must share the project's folder")

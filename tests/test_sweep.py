@@ -167,6 +167,9 @@ def test_as_many_workers_as_memory_and_cores_take(project, monkeypatch):
     assert cluster.size(plan, None, str(3 * need)) == 3
     assert cluster.size(plan, None, str(100 * need)) == 5, "no more than runs"
     assert cluster.size(plan, 2, None) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "needs", lambda settings: 0)
+        assert cluster.size(plan, None, "8GB") == 1, "nobody knows what they take"
     for workers, memory, said in ((0, None, "at least one"), (None, "much", "needs a size"), (None, "1MB", "smallest")):
         with pytest.raises(RequestError, match=said):
             cluster.size(plan, workers, memory)

@@ -14,7 +14,7 @@ from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.run import Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
 from titlesmith.sweep.plan import Job, Plan, read, record, shown
-from titlesmith.sweep.work import stop, work
+from titlesmith.sweep.work import explained, stop, work
 
 __all__ = ["Plan", "read", "record", "run"]
 RETRIES = 2  # of a run whose worker's machine failed
@@ -44,7 +44,7 @@ def run(
     Returns
     -------
     dict
-        The record, as it lies in ``sweeps/<name>.json``.
+        The record, which lies in ``sweeps/<name>.json``.
 
     Raises
     ------
@@ -191,7 +191,7 @@ class _Sweep:
         error = future.exception()
         if type(error).__name__ == "KilledWorker":
             return {"state": "failed", "reason": "its worker was killed, and so were those that tried it again"}
-        return {"state": "failed", "reason": f"{type(error).__name__}: {error}"}
+        return {"state": "failed", "reason": explained(f"{type(error).__name__}: {error}")}
 
     def look(self, name: str) -> progress.State:
         """How far a run is."""
@@ -206,21 +206,22 @@ class _Sweep:
             {"name": point.name, "set": point.set, "repeat": point.repeat} | self.finished.get(point.name, unfinished)
             for point in self.plan.points
         ]
-        write_json(
-            record(self.plan.name),
-            {
-                "name": self.plan.name,
-                "experiment": shown(self.plan.path),
-                "keys": self.plan.keys,
-                "repeat": self.plan.repeat,
-                "until": self.plan.until,
-                "state": state,
-                "started": self.started,
-                "seconds": round(time.monotonic() - self.begun, 1),
-                "runs": runs,
-                "reference": self.plan.reference,
-            },
-        )
+        content = {
+            "name": self.plan.name,
+            "experiment": shown(self.plan.path),
+            "keys": self.plan.keys,
+            "repeat": self.plan.repeat,
+            "until": self.plan.until,
+            "state": state,
+            "started": self.started,
+            "seconds": round(time.monotonic() - self.begun, 1),
+            "runs": runs,
+            "reference": self.plan.reference,
+        }
+        try:
+            write_json(record(self.plan.name), content)
+        except OSError as error:
+            raise RunError(explained(f"{record(self.plan.name)} cannot be written: {error}")) from None
 
 
 def _shared(job: Job, reason: str) -> str:

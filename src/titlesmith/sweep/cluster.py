@@ -75,16 +75,15 @@ def size(plan: Plan, workers: int | None, memory: str | None) -> int:
     except ValueError:
         raise RequestError(f"--memory {memory}: it needs a size such as 8GB or 500MiB") from None
     wanted = [needs(point.experiment.settings) for point in plan.points]
-    fitting = [need for need in wanted if need <= room]
+    fitting = [need for need in wanted if need <= room]  # the others fail alone
     if memory and not fitting:
         raise RequestError(f"--memory {memory}: the smallest run takes about {min(wanted) / GIB:.1f} GiB")
     if workers:
         return workers
-    if shutil.which("nvidia-smi"):
-        return 1  # runs side by side would share the GPU's memory
+    if shutil.which("nvidia-smi") or 0 in wanted or not fitting:
+        return 1  # runs side by side would share the GPU's memory, or take nobody knows how much
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    largest = max(fitting, default=0) or 1
-    return max(1, min(len(plan.points), cores, int(room // largest)))
+    return min(len(plan.points), cores, int(room // max(fitting)))
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
             n_workers=size(plan, workers, memory),
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port, for this machine alone
             memory_limit=0,  # it would watch the workers only, and not their kernels
             silence_logs=logging.CRITICAL,
             local_directory=folder,

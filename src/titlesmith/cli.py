@@ -174,6 +174,31 @@ def abstracts_() -> None:
     print(f"fetched                {abstracts.fetch()}")
 
 
+@app.command()
+def sweep(
+    experiment: Annotated[
+        str, typer.Argument(help="An experiment or a sweep file; a path, or a name in experiments/.")
+    ],
+    sets: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", metavar="SECTION.KEY=V1,V2", help="Varies a parameter; of many, all."),
+    ] = None,
+    p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Sets it for all.")] = None,
+    repeat: Annotated[Optional[int], typer.Option(help="Runs of each setting, with other seeds of training.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="Of the sweep, with which its runs' names begin.")] = None,
+    until: Annotated[Stage, typer.Option(help="The last stage to run.")] = STAGES[-1],
+    workers: Annotated[Optional[int], typer.Option(help="Runs at a time here; as many as fit by default.")] = None,
+    memory: Annotated[Optional[str], typer.Option(help="What they may take together, such as 8GB.")] = None,
+    scheduler: Annotated[Optional[str], typer.Option(help="Of a Dask cluster, such as tcp://host:8786.")] = None,
+) -> None:
+    """Run an experiment with every combination of parameters, on this machine or a Dask cluster."""
+    from titlesmith import sweep
+
+    plan = sweep.read(experiment, tuple(sets or ()), tuple(p or ()), repeat, name, until)
+    done = sweep.run(plan, scheduler, workers, memory)
+    print(f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s; {sweep.record(plan.name)}")
+
+
 def main() -> None:
     """Runs the command line; errors of titlesmith are printed without a traceback."""
     try:

@@ -90,7 +90,9 @@ def held_out_texts(corpus: Corpus, most: int) -> list[str]:
 
 def texts_alone(figures: Figures, rows: list[dict]) -> None:
     """Figures that texts by people do not have: ``artifact_rate`` and ``prefix_kept_rate``."""
-    figures.add("artifact_rate", share, [not (row["finished"] and is_clean(row["text"], row["prefix"])) for row in rows])
+    figures.add(
+        "artifact_rate", share, [not (row["finished"] and is_clean(row["text"], row["prefix"])) for row in rows]
+    )
     figures.add("prefix_kept_rate", share, [row["text"].startswith(row["prefix"]) for row in rows])
 
 

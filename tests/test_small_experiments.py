@@ -38,8 +38,7 @@ def test_the_loss_falls_and_texts_are_written(project, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["abstract-to-title", "title-to-abstract", "category-title-to-abstract", "synopses"])
 def test_the_reports_settings_are_allowed(project, name):
-    (project / "papers").write_text("{}\n")
-    overrides = ("harvest.path=papers", "harvest.source=snapshot", "model=hf:scratch", "finetune.lora_rank=0")
+    overrides = ("harvest.source=sample", "model=hf:scratch", "finetune.lora_rank=0")
     settings = Experiment.read(find(name), overrides).settings
     written = yaml.safe_load(find(name).read_text())
     assert (

@@ -1,6 +1,7 @@
 """The small experiments on models of the transformers library, on made-up papers and a model that is smaller yet."""
 
 import pytest
+import yaml
 
 from titlesmith import corpus as corpora
 from titlesmith import engines, models, monitor, texts
@@ -37,7 +38,11 @@ def test_the_loss_falls_and_texts_are_written(project, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["abstract-to-title", "title-to-abstract", "category-title-to-abstract", "synopses"])
 def test_the_reports_settings_are_allowed(project, name):
-    (project / "papers").touch()
-    overrides = ("harvest.path=papers", "harvest.source=snapshot", "model=hf:scratch", "finetune.lora_rank=0")
+    overrides = ("harvest.source=sample", "model=hf:scratch", "finetune.lora_rank=0")
     settings = Experiment.read(find(name), overrides).settings
-    assert settings["finetune"]["epochs"] and settings["finetune"]["schedule"] == "linear"
+    written = yaml.safe_load(find(name).read_text())
+    assert (
+        written["model"].startswith("hf:")
+        and settings["finetune"]["epochs"]
+        and settings["finetune"]["schedule"] == "linear"
+    )

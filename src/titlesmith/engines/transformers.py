@@ -3,9 +3,9 @@
 The library's Trainer is not used: the training loop of `titlesmith.engines.base` is the same for all engines, so that
 all have one history, and the same stop rules, probe, packed rows, schedule, exact resuming and suite of tests.
 
-Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary and
-one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from there
-the optimizer's state. Weights are read from safetensors, or by `torch.load` with ``weights_only``; no code of a
+Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary
+and one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from
+there the optimizer's state. Weights are read from safetensors, or by `torch.load` with ``weights_only``; no code of a
 model's folder is run.
 """
 

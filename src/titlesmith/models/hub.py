@@ -1,7 +1,7 @@
-"""Models of the transformers library: ``hf:scratch``, and ``hf:NAME-OR-PATH``, a folder or a name of Hugging Face's hub.
+"""Models of the transformers library: ``hf:scratch``, and ``hf:NAME-OR-PATH``, a folder or a name of the hub.
 
-A folder is looked for in the project and below ``models/``; what is none is a name of the hub, and comes from its
-cache or its network (``HF_HOME``, ``HF_HUB_OFFLINE`` and the library's other variables apply).
+A folder is looked for in the project and below ``models/``; what is none is a name of Hugging Face's hub, and comes
+from its cache or its network (``HF_HOME``, ``HF_HUB_OFFLINE`` and the library's other variables apply).
 """
 
 import json
@@ -137,7 +137,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     source = name.removeprefix(PREFIX)
-    # Whatever stands between here and the hub: no network, no such model, one that asks for a login, a name that is none
+    # Whatever stands between here and the hub: no network, no such model, one that asks for a login, no name at all
     try:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except Exception as error:

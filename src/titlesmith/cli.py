@@ -143,7 +143,8 @@ def book(
     zip: Annotated[bool, typer.Option("--zip", help="Write _build/book.zip too, which opens from a folder.")] = False,
 ) -> None:
     """Build the book from all finished runs."""
-    from titlesmith.book import build, publish as publishing
+    from titlesmith.book import build
+    from titlesmith.book import publish as publishing
 
     made = publishing.publish(publish) if publish else build.build()
     print(f"\nbook                   {len(made.shown)} run{'s' * (len(made.shown) != 1)}", end="")

@@ -127,7 +127,7 @@ def differing(chosen: list[Report]) -> dict[str, list[object]]:
 def written(value: object) -> str:
     """A parameter's value as a table shows it."""
     if value is None:
-        return "–"
+        return "-"
     return (
         f"{value:g}"
         if isinstance(value, float)

@@ -48,32 +48,26 @@ def ask(report: Report) -> dict:
 
     corpus, engine = Corpus(report), engines.load(report)
     documents, decode = corpus.documents("test"), corpus.tokenizer.decode
-    text = min(
-        (documents[i] for i in range(min(200, len(documents)))), key=lambda ids: abs(documents.learned(ids).sum() - 14)
-    )
-    learned = documents.learned(text)
-    places = np.flatnonzero(learned)[:24]
-    one = np.zeros((len(places), len(learned)), np.float32)
-    one[np.arange(len(places)), places] = 1
-    nats = engine.losses(np.repeat(text[None], len(places), 0), one)
+    some = [documents[i] for i in range(min(200, len(documents)))]
+    text = min(some, key=lambda ids: abs(documents.learned(ids).sum() - 14))
+    ids = np.concatenate([[corpus.tokenizer.end], text])
+    places = np.flatnonzero(documents.learned(text))[:24]  # place i of the text is column i + 1 of the ids
+    nats = _surprise(engine, np.tile(ids, (len(places), 1)), places)
 
-    prefix = "" if corpus.has_prompt else next(filter(None, report.record("generate")["settings"]["prefixes"]), "")
-    opening = text[: places[0] + 1] if corpus.has_prompt else np.array(corpus.layout.opening(prefix), text.dtype)
-    flat = np.concatenate([documents[i] for i in range(min(20_000, len(documents)))])
-    train = corpus.documents("train")
-    flat = np.concatenate([flat, *(train[i] for i in range(min(20_000, len(train))))])
-    frequent = np.argsort(-np.bincount(flat, minlength=len(corpus.tokenizer)), kind="stable")[:CANDIDATES]
-    rows = np.concatenate([np.tile(opening, (len(frequent), 1)), frequent[:, None].astype(text.dtype)], axis=1)
-    last = np.zeros((len(frequent), rows.shape[1] - 1), np.float32)
-    last[:, -1] = 1
-    probabilities = np.exp(-engine.losses(rows, last))
+    sampling = report.record("generate")["settings"]
+    prefix = "" if corpus.has_prompt else next(filter(None, sampling["prefixes"]), "")
+    opening = ids[: places[0] + 1] if corpus.has_prompt else np.array(corpus.layout.opening(prefix))
+    counts = np.bincount(corpus.documents("train").ids[: 2**22], minlength=len(corpus.tokenizer))
+    frequent = np.argsort(-counts, kind="stable")[:CANDIDATES]
+    rows = np.concatenate([np.tile(opening, (len(frequent), 1)), frequent[:, None]], axis=1)
+    probabilities = np.exp(-_surprise(engine, rows, np.full(len(rows), len(opening) - 1)))
     order = np.argsort(-probabilities)
-    top_p = report.record("generate")["settings"].get("top_p", 1.0)
-    top_p = top_p if 0 < top_p < 1 else 0.9
+    top_p = sampling.get("top_p", 1.0)
+    top_p = top_p if top_p < 1 else 0.9
     reached = np.flatnonzero(np.cumsum(probabilities[order]) >= top_p)
     return {
         "fingerprint": report.training["fingerprint"],
-        "tokens": [decode([int(text[i + 1])]) for i in places],
+        "tokens": [decode([int(text[i])]) for i in places],
         "nats": [round(float(value), 4) for value in nats],
         "prefix": prefix,
         "likeliest": [decode([int(frequent[i])]) for i in order[:LIKELIEST]],
@@ -82,6 +76,15 @@ def ask(report: Report) -> dict:
         "nucleus": int(reached[0]) + 1 if len(reached) else None,
         "asked": len(frequent),
     }
+
+
+def _surprise(engine, ids: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """-log p of one id in each row, that behind ``places[row]``, in nats."""
+    learned = np.zeros((len(ids), ids.shape[1] - 1), np.float32)
+    learned[np.arange(len(ids)), places] = 1
+    batch = max(1, 2**26 // (len(engine.tokenizer) * ids.shape[1]))  # 256 MB of logits
+    parts = range(0, len(ids), batch)
+    return np.concatenate([engine.losses(ids[i : i + batch].astype(np.int32), learned[i : i + batch]) for i in parts])
 
 
 def parts(reports: list[Report], cache) -> dict[str, str]:
@@ -121,12 +124,13 @@ def _loss(report: Report, found: dict) -> str:
         shown[-1] = "(end)"
     most = max(range(len(nats)), key=nats.__getitem__)
     alt = (
-        f"Bars: the surprise of the model at each of {len(nats)} tokens of a held-out title. It is largest, {max(nats):.1f} "
-        f"nats, at the token {shown[most]!r}; the mean is {np.mean(nats):.2f}."
+        f"Bars: the surprise of the model at each of {len(nats)} tokens of a held-out title. It is largest, "
+        f"{max(nats):.1f} nats, at the token {shown[most]!r}; the mean is {np.mean(nats):.2f}."
     )
     title = escape("".join(tokens[:-1] if shown[-1] == "(end)" else tokens))
     drawn = figures.image("lesson-loss", lambda: figures.surprise(shown, nats), alt)
-    return f'<p class="tex2jax_ignore mathjax_ignore">A title that the model never read: <em>{title}</em></p>\n\n{drawn}\n{_source(report)}'
+    intro = f"<p {pages.PLAIN}>A title that the model never read: <em>{title}</em></p>"
+    return f"{intro}\n\n{drawn}\n{_source(report)}"
 
 
 def _perplexity(report: Report) -> str:
@@ -136,8 +140,8 @@ def _perplexity(report: Report) -> str:
     if not measured:
         return f"{table}\n\n{_source(report)}"
     alt = (
-        f"Perplexity of the validation texts against steps, on a logarithmic scale: from {measured[0]:,.0f} at the first "
-        f"measurement to {min(measured):,.0f} at the best and {measured[-1]:,.0f} at the last."
+        f"Perplexity of the validation texts against steps, on a logarithmic scale: from {measured[0]:,.0f} at the "
+        f"first measurement to {min(measured):,.0f} at the best and {measured[-1]:,.0f} at the last."
     )
     return (
         f"{figures.image('lesson-perplexity', lambda: figures.perplexity(report), alt)}\n{table}\n\n{_source(report)}"

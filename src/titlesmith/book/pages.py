@@ -37,7 +37,8 @@ def summary(report: Report) -> str:
         {"what": "perplexity (train, valid, test)", "value": perplexity},
         {"what": "copies of training texts", "value": share(report.figure("copy_rate"))},
     ]
-    return f"{made_up(report)}\n{tables.html(facts, {'what': '', 'value': ''})}\n\n**Ten generated texts**\n\n{titles(report)}\n"
+    table = tables.html(facts, {"what": "", "value": ""})
+    return f"{made_up(report)}\n{table}\n\n**Ten generated texts**\n\n{titles(report)}\n"
 
 
 def made_up(report: Report) -> str:
@@ -53,12 +54,12 @@ def titles(report: Report, count: int = 10) -> str:
 
 def number(value: float | None) -> str:
     """A figure as people write it; a dash where it was not measured."""
-    return "–" if value is None else f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def share(value: float | None) -> str:
     """A share in per cent; a dash where it was not measured."""
-    return "–" if value is None else f"{100 * value:.0f}%"
+    return "-" if value is None else f"{100 * value:.0f}%"
 
 
 def index(report: Report) -> str:
@@ -83,7 +84,7 @@ CURVES = "Loss against steps, from 0 upward: the training loss, smoothed, solid;
 
 
 def chapter(report: Report, stage: str) -> str:
-    """An executed notebook as the book shows it: linked to the run's others, its parameters collapsed, figures named."""
+    """An executed notebook as the book shows it: linked to the others, parameters collapsed, figures named."""
     book = report.chapter(stage)
     book["metadata"]["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
     for cell in book["cells"]:
@@ -164,15 +165,16 @@ def newest(reports: list[Report]) -> str:
     shown = "".join(f"<li><strong>{value}</strong> <span>{escape(words)}</span></li>" for value, words in tiles)
     last = report.history[-1]
     alt = (
-        f"Loss against optimizer steps for the run {report.name}. The smoothed training loss falls from "
-        f"{report.history[0]['loss_smoothed']:.1f} to {last['loss_smoothed']:.1f} nats a token in {training['steps']:,} "
-        f"steps; the weights of step {report.kept:,} were kept."
+        f"Loss against optimizer steps for the run {report.name}. The smoothed training loss goes from "
+        f"{report.history[0]['loss_smoothed']:.1f} to {last['loss_smoothed']:.1f} nats a token in "
+        f"{training['steps']:,} steps; the weights of step {report.kept:,} were kept."
     )
     return "\n".join(
         [
             f"## The newest run: {report.name}\n",
             f"{what} read {documents:,} documents of **{escape(report.papers)}**{times}, and then wrote by itself. "
-            f"Training stopped because {escape(training['stop_reason'])}. [The whole run](runs/{report.name}/index.md)\n",
+            f"Training stopped because {escape(training['stop_reason'])}. "
+            f"[The whole run](runs/{report.name}/index.md)\n",
             made_up(report),
             f'<ul class="key-figures">{shown}</ul>\n',
             "::::{grid} 1 1 2 2\n:::{grid-item}\n**Ten titles it wrote**\n",
@@ -190,7 +192,7 @@ def newest(reports: list[Report]) -> str:
 def duration(seconds: float | None) -> str:
     """A time as people say it; a dash where it is not known."""
     if seconds is None:
-        return "–"
+        return "-"
     return (
         f"{seconds:.0f} s"
         if seconds < 120

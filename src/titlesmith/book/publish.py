@@ -1,7 +1,7 @@
 """Publishing: the built book into a folder, or onto the branch that GitHub Pages serves.
 
-A built book carries the record of each of its runs in ``runs/<run>/``. The next publication reads the records that are
-there, builds the book from them and from the runs of this project together, and so no run is lost when others are added.
+A built book carries the record of each of its runs in ``runs/<run>/``. The next publication reads the records that
+are there and builds the book from them and from the runs of this project together, so that no run is lost.
 """
 
 import shutil

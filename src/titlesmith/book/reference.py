@@ -1,11 +1,12 @@
 """The reference: parameters as the notebooks declare them, commands as the command line has them."""
 
-import click
 import typer
 
 from titlesmith import tables
 from titlesmith.experiment import SHARED, declared
 from titlesmith.run import STAGES, notebook
+
+NAME = "titlesmith"
 
 
 def parameters() -> str:
@@ -26,34 +27,24 @@ def commands() -> str:
     """A section a command."""
     from titlesmith.cli import app  # which imports this package
 
-    return "\n".join(_command(typer.main.get_command(app), "titlesmith"))
+    return "\n".join(_command(typer.main.get_command(app), NAME))
 
 
-def _command(command: click.Command, name: str) -> list[str]:
-    context = click.Context(command, info_name=name)
-    usage = " ".join(command.collect_usage_pieces(context))
-    parts = [] if name == "titlesmith" else [f"## {name}\n", f"{command.help}\n", f"```text\n{name} {usage}\n```\n"]
+def _command(command: object, name: str) -> list[str]:
+    usage = " ".join(command.collect_usage_pieces(command.context_class(command, info_name=name)))
+    parts = [] if name == NAME else [f"## {name}\n", f"{command.help}\n", f"```text\n{name} {usage}\n```\n"]
     rows = [
         {
-            "argument": parameter.human_readable_name.upper()
-            if parameter.param_type_name == "argument"
-            else ", ".join(parameter.opts),
-            "type": _type(parameter),
-            "default": "" if parameter.default in (None, False) or parameter.required else str(parameter.default),
-            "meaning": getattr(parameter, "help", "") or "",
+            "argument": " ".join(filter(None, (", ".join(p.opts + p.secondary_opts), p.metavar)))
+            if p.param_type_name == "option"
+            else p.name.upper(),
+            "default": "" if p.default in (None, False) else str(p.default),
+            "meaning": " ".join(filter(None, (p.help, "May be given several times." if p.multiple else ""))),
         }
-        for parameter in command.params
-        if name != "titlesmith" and parameter.name != "help"
+        for p in command.params
+        if name != NAME
     ]
     parts += [tables.html(rows) + "\n"] if rows else []
     for child in getattr(command, "commands", {}).values():
         parts += _command(child, f"{name} {child.name}")
     return parts
-
-
-def _type(parameter: click.Parameter) -> str:
-    if getattr(parameter, "is_flag", False):
-        return "flag"
-    kind = parameter.metavar or getattr(parameter.type, "choices", None) or parameter.type.name
-    several = parameter.multiple if hasattr(parameter, "multiple") else parameter.nargs == -1
-    return (", ".join(map(str, kind)) if not isinstance(kind, str) else kind) + (", several" if several else "")

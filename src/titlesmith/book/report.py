@@ -21,7 +21,7 @@ class Report(Run):
     Parameters
     ----------
     path
-        The run's directory, or its record ``runs/<run>/`` in a published book: `FILES`, ``samples/`` and ``notebooks/``.
+        The run's directory, or its record in a published book: `FILES`, ``samples/`` and ``notebooks/``.
 
     Raises
     ------

@@ -3,14 +3,12 @@
 import json
 import statistics
 from dataclasses import dataclass
-from html import escape
 
 from titlesmith import tables
 from titlesmith.book import figures
 from titlesmith.book.compare import BEST, written
-from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.pages import number
-from titlesmith.run import root
+from titlesmith.book.report import SPLITS, Report
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,14 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
     rows = {values: {s: Figure.of(runs, f"perplexity.{s}") for s in SPLITS} for values, runs in combined.items()}
     repeats = max(map(len, combined.values()))
     over = (
-        f"Each figure is the mean of {repeats} repeats with other seeds at most; in brackets stand the lowest and the highest."
+        f"A figure is the mean of up to {repeats} repeats with other seeds, with the lowest and the highest in brackets."
         if repeats > 1
         else "In brackets stands the 95% interval over the documents, where it was measured."
     )
     parts = [
         f"# The sweep {name}\n",
-        f"{len(reports)} runs, which differ in {' and '.join(f'`{key}`' for key in keys)}. The best value of a column is "
-        f"marked. {over}\n",
+        f"{len(reports)} runs, which differ in {' and '.join(f'`{key}`' for key in keys)}. The best value of a column "
+        f"is marked. {over}\n",
         _invented(reports),
         table(keys, rows, combined, reference),
         "## The losses\n",
@@ -127,7 +125,7 @@ def table(keys: list[str], rows: dict[tuple, dict], combined: dict[tuple, list[R
             {key: written(values.get(key)) for key in keys}
             | {"runs": ""}
             | {
-                split: number(given.get(split)) if isinstance(given.get(split), (int, float)) else "–"
+                split: number(given.get(split)) if isinstance(given.get(split), (int, float)) else "-"
                 for split in SPLITS
             }
             | {"whose": f"theirs: {row.get('source', 'published')}"}
@@ -170,7 +168,10 @@ def _hyperparameter(name: str, key: str, keys: list[str], reports: list[Report])
     if not points:
         return f"## {key}\n\nNo run measured the test perplexity.\n"
     low = min(points, key=lambda point: point[1])
-    alt = f"Test perplexity against {key}, a line for each setting of the others; lowest, {number(low[1])}, at {written(low[0])}."
+    alt = (
+        f"Test perplexity against {key}, a line for each setting of the others; "
+        f"the lowest, {number(low[1])}, at {written(low[0])}."
+    )
     drawn = figures.image(
         f"sweep-{name}-{key}", lambda: figures.hyperparameter(key, lines, "test perplexity, tokens"), alt
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith.book.report import Report
 from titlesmith.plots import STYLE
@@ -57,9 +57,9 @@ def write(path: Path, text: str) -> None:
             temporary.write_text(text, "utf-8")
 
 
-def panels(columns: int = 1, height: float = 3.2) -> tuple[Figure, list]:
-    """A figure as wide as a page, with axes side by side."""
-    figure, axes = plt.subplots(1, columns, figsize=(8, height), layout="constrained", squeeze=False)
+def panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
+    """A figure, as wide as a page unless told otherwise, with axes side by side; inches."""
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 
 
@@ -89,7 +89,7 @@ def spark(rows: list[dict]) -> str:
 
 def loss(report: Report) -> Figure:
     """Losses against steps, and which step was kept."""
-    figure, (axis,) = panels(height=3.6)
+    figure, (axis,) = panels(height=4.2, width=5.5)  # it stands beside the titles
     steps = [row["step"] for row in report.history]
     axis.plot(steps, [row["loss"] for row in report.history], color=BLUE, alpha=0.3, linewidth=0.8)
     axis.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training loss, smoothed")
@@ -109,10 +109,11 @@ def perplexity(report: Report) -> Figure:
     measured = [(row["step"], math.exp(row["valid_loss"])) for row in report.history if row["valid_loss"] is not None]
     axis.semilogy(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4)
     step, best = min(measured, key=lambda point: point[1])
-    axis.annotate(f"{best:,.0f}", (step, best), xytext=(0, -14), textcoords="offset points", ha="center")
+    axis.annotate(f"{best:,.0f}", (step, best), xytext=(0, 8), textcoords="offset points", ha="center")
     axis.set(xlabel="optimizer steps", ylabel="validation perplexity, tokens")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:,.0f}")
-    axis.yaxis.set_minor_formatter("{x:,.0f}")
+    axis.yaxis.set_minor_formatter("")
     return figure
 
 
@@ -137,7 +138,8 @@ def nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: flo
         axis.bar(i, 100 * value, color=BLUE if inside else "none", edgecolor=BLUE, hatch="" if inside else "///")
     cut = min(size, len(tokens)) - 0.5
     axis.axvline(cut, color=plt.rcParams["text.color"], linestyle=":")
-    words = f"nucleus of {top_p:.0%}: {size:,} token{'s' * (size != 1)}"
+    of = f"the first {len(tokens)} of " if size > len(tokens) else ""
+    words = f"nucleus of {top_p:.0%}: {of}{size:,} token{'s' * (size != 1)}"
     axis.annotate(words, (cut, axis.get_ylim()[1]), xytext=(-6, -4), textcoords="offset points", ha="right", va="top")
     axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right", parse_math=False)
     axis.set(ylabel="probability, %")

@@ -96,13 +96,18 @@ def parts(reports: list[Report], cache) -> dict[str, str]:
     made = {
         "finetuning": _finetuning(report),
         "perplexity": _perplexity(report),
-        "memorising": _memorising(report),
+        "memorising": _memorising(max(reports[:20], key=_copies)),
     }
     known = next(((r, found) for r in reports[:5] if (found := lesson(r, cache))), None)
     if not known:
         without = "*The model of no recent run is at hand to draw this figure with.*\n"
         return made | {"loss": without, "nucleus": without}
     return made | {"loss": _loss(*known), "nucleus": _nucleus(*known)}
+
+
+def _copies(report: Report) -> float:
+    """The largest share of copies that was seen while training."""
+    return max((row.get("copy_rate") or 0.0 for row in report.history), default=0.0)
 
 
 def _source(report: Report) -> str:
@@ -166,13 +171,12 @@ def _nucleus(report: Report, found: dict) -> str:
 
 def _memorising(report: Report) -> str:
     last = report.history[-1]
-    copies = [row["copy_rate"] for row in report.history if row.get("copy_rate") is not None]
     measured = [row["valid_loss"] for row in report.history if row["valid_loss"] is not None]
     if not measured:
         return _source(report)
     alt = (
         f"Left: training loss and validation loss against steps; at the end they are {last['loss_smoothed']:.1f} and "
         f"{measured[-1]:.1f} nats a token. Right: the share of copies among the texts written while training, at most "
-        f"{pages.share(max(copies, default=None))}."
+        f"{pages.share(_copies(report))}."
     )
     return f"{figures.image('lesson-memorising', lambda: figures.memorising(report), alt)}\n{_source(report)}"

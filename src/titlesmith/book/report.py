@@ -4,12 +4,13 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from titlesmith import monitor
 from titlesmith.errors import RunError, TitlesmithError
-from titlesmith.run import STAGES, Run, notebook, root
+from titlesmith.run import STAGES, Run, digest, notebook, root
 
 FILES = ("run.json", "corpus/corpus.json", "history.csv", "texts.jsonl", "metrics.json")
 SPLITS = ("train", "valid", "test")
@@ -37,6 +38,11 @@ class Report(Run):
         for stage in STAGES:
             if not self.is_current(stage):
                 raise RunError(f"{self.name} is unfinished: its {stage} is missing or out of date. {self._again}")
+        written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
+        for name in FILES[1:]:
+            self._check(
+                path / name, lambda name=name: digest(path / name) == written.get(name), "it was changed or cut"
+            )
         for part, needed in (
             ("corpus/corpus.json", lambda: [self.splits[name]["documents"] for name in SPLITS]),
             ("history.csv", lambda: [(row["step"], row["loss_smoothed"], row["valid_loss"]) for row in self.history]),
@@ -48,16 +54,16 @@ class Report(Run):
         for stage in STAGES:
             self._check(self.executed(stage), lambda stage=stage: [self.chapter(stage)["cells"]])
 
-    def _check(self, path: Path, needed) -> None:
+    def _check(self, path: Path, needed: Callable[[], object], otherwise: str = "it is empty") -> None:
         try:
             if not needed():
-                raise ValueError("it is empty")
+                raise ValueError(otherwise)
         except RunError:
             raise
         except OSError as error:
             raise RunError(f"{self.name}: {path} is missing ({error.strerror}). {self._again}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise RunError(
                 f"{self.name}: {path} is damaged or from an older version ({why}). Remove it, then: {self._again}"
             ) from None
@@ -110,8 +116,8 @@ class Report(Run):
     def sweep(self) -> dict:
         """The sweep that the run belongs to: ``name``, ``set`` (values by key), ``repeat``; empty where to none."""
         sweep = self.info.get("sweep")
-        named = isinstance(sweep, dict) and re.fullmatch(r"\w[\w.-]*", str(sweep.get("name")), re.ASCII)
-        return sweep if named and isinstance(sweep.get("set"), dict) else {}
+        name = sweep.get("name") if isinstance(sweep, dict) and isinstance(sweep.get("set"), dict) else None
+        return sweep if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name, re.ASCII) else {}
 
     @property
     def samples(self) -> list[dict]:

@@ -75,7 +75,7 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
     rows = {values: {s: Figure.of(runs, f"perplexity.{s}") for s in SPLITS} for values, runs in combined.items()}
     repeats = max(map(len, combined.values()))
     over = (
-        f"A figure is the mean of up to {repeats} repeats with other seeds, with the lowest and the highest in brackets."
+        f"Figures are means of up to {repeats} repeats with other seeds, the lowest and the highest in brackets."
         if repeats > 1
         else "In brackets stands the 95% interval over the documents, where it was measured."
     )

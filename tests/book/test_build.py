@@ -96,7 +96,7 @@ def test_links_and_anchors_lead_somewhere_and_a_wrong_one_is_found(html, check):
 
 def test_titles_are_text_on_every_page(html):
     assert not [page for page in html.rglob("*.html") if "<script>alert" in page.read_text("utf-8")]
-    for page in ("01_harvest", "04_generate", "index"):
+    for page in ("01_harvest", "04_generate"):
         shown = text(html, f"book/runs/small/{page}.html")
         assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in shown
         assert "mathjax_ignore" in shown
@@ -141,21 +141,17 @@ def test_the_method_is_explained_with_figures_of_a_run(html):
     assert 0 < sum(lesson["probabilities"]) <= 1
 
 
-def test_the_surprise_of_a_text_is_its_loss(finished):
+def test_the_surprise_of_a_text_is_its_loss(finished, tmp_path):
     from titlesmith import engines
     from titlesmith.book.lessons import ask
     from titlesmith.corpus import Corpus
-
-    found, corpus = ask(finished), Corpus(finished)
-    some = corpus.documents("test")
-    (same,) = [ids for ids in some if [corpus.tokenizer.decode([i]) for i in ids.tolist()][:24] == found["tokens"]][:1]
-    path = finished.path.parent / "one"
     from titlesmith.corpus.tokens import Documents, write
 
-    write(path.with_suffix(".bin"), [same[:-1].tolist()], corpus.tokenizer)
-    loss = engines.load(finished).loss(Documents(path.with_suffix(".bin"), corpus.tokenizer, False))
-    path.with_suffix(".bin").unlink()
-    path.with_suffix(".idx").unlink()
+    found, corpus = ask(Report(finished.path)), Corpus(finished)
+    some = corpus.documents("test")
+    (same,) = [ids for ids in some if [corpus.tokenizer.decode([i]) for i in ids.tolist()][:24] == found["tokens"]][:1]
+    write(tmp_path / "one.bin", [same[:-1].tolist()], corpus.tokenizer)
+    loss = engines.load(finished).loss(Documents(tmp_path / "one.bin", corpus.tokenizer, False))
     assert sum(found["nats"]) / len(found["nats"]) == pytest.approx(loss, rel=1e-4)
 
 

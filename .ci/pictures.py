@@ -6,6 +6,7 @@ The experiment is run in a terminal of 110 columns, and what it shows half way t
 book is built, with that run as its newest, and photographed. Needs playwright and Chromium.
 """
 
+import io
 import os
 import pty
 import re
@@ -27,7 +28,7 @@ LARGEST = 300_000  # bytes of a picture
 def main(arguments: list[str]) -> None:
     """Makes both pictures."""
     screen = train(arguments)
-    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=WIDTH, file=io.StringIO())
     console.print(Text.from_ansi(screen))
     drawn = console.export_svg(title=f"titlesmith run {' '.join(arguments)}")
     drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # fonts from elsewhere

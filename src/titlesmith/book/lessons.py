@@ -92,6 +92,7 @@ def parts(reports: list[Report], cache) -> dict[str, str]:
     names = ("finetuning", "loss", "perplexity", "nucleus", "memorising")
     if not reports:
         return dict.fromkeys(names, "*Once a run is complete, a figure of it stands here.*\n")
+    reports = sorted(reports, key=lambda r: bool(r.sweep))  # runs of their own first, the newest of them
     report = next((r for r in reports if any(row["valid_loss"] is not None for row in r.history)), reports[0])
     made = {
         "finetuning": _finetuning(report),

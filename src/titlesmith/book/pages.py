@@ -111,7 +111,7 @@ def card(report: Report) -> str:
     training = report.training
     first = next((row["text"] for row in report.texts if row["text"].strip()), "")
     marks = (["made-up papers"] if report.made_up else []) + ([f"sweep {report.sweep['name']}"] if report.sweep else [])
-    marked = "".join(f' <span class="mark">{escape(mark)}</span>' for mark in marks)
+    marked = "".join(f' <span class="run-mark">{escape(mark)}</span>' for mark in marks)
     facts = (
         ("perplexity, test", number(report.figure("perplexity.test"))),
         ("copies", share(report.figure("copy_rate"))),
@@ -143,7 +143,7 @@ def newest(reports: list[Report]) -> str:
     """What the home page says of the newest run, in one look."""
     if not reports:
         return "No run is complete yet.\n"
-    report = reports[0]
+    report = next((r for r in reports if not r.sweep), reports[0])  # the runs of a sweep have its page
     training, documents = report.training, report.splits["train"]["documents"]
     model = training["settings"]["model"]
     what = "A small GPT-2 that knew nothing" if model == "scratch" else f"The model `{model}`"

@@ -70,7 +70,7 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
     """
     keys = list(dict.fromkeys(key for report in reports for key in report.sweep["set"]))
     combined: dict[tuple, list[Report]] = {}
-    for report in sorted(reports, key=lambda r: (r.sweep.get("repeat") or 0, r.name)):
+    for report in sorted(reports, key=lambda r: [_order(r.sweep["set"].get(key)) for key in keys]):
         combined.setdefault(tuple(written(report.sweep["set"].get(key)) for key in keys), []).append(report)
     rows = {values: {s: Figure.of(runs, f"perplexity.{s}") for s in SPLITS} for values, runs in combined.items()}
     repeats = max(map(len, combined.values()))
@@ -82,7 +82,7 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
     parts = [
         f"# The sweep {name}\n",
         f"{len(reports)} runs, which differ in {' and '.join(f'`{key}`' for key in keys)}. The best value of a column "
-        f"is marked. {over}\n",
+        f"is marked. {over} The columns of the splits hold perplexities.\n",
         _invented(reports),
         table(keys, rows, combined, reference),
         "## The losses\n",
@@ -94,6 +94,18 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
         ),
     ]
     return "\n".join(parts)
+
+
+def _order(value: object) -> tuple:
+    """Numbers in their order, then texts in theirs."""
+    number = isinstance(value, (int, float))
+    return (not number, value if number else 0, str(value))
+
+
+def _short(keys: list[str]) -> dict[str, str]:
+    """Keys without their stage, where that leaves them apart."""
+    short = {key: key.rpartition(".")[2] for key in keys}
+    return short if len(set(short.values())) == len(keys) else {key: key for key in keys}
 
 
 def _invented(reports: list[Report]) -> str:

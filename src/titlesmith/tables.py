@@ -30,7 +30,8 @@ def html(rows: list[dict], columns: dict[str, str] | None = None) -> str:
     head = "".join(f'<th style="{STYLE}">{escape(heading)}</th>' for heading in columns.values())
     body = "".join("<tr>" + "".join(map(_cell, (row.get(key) for key in columns))) + "</tr>" for row in rows)
     return (
-        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto" tabindex="0"><table style="margin: 0 0 1em">'
+        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto" tabindex="0">'
+        '<table style="margin: 0 0 1em">'
         + (f"<thead><tr>{head}</tr></thead>" if any(columns.values()) else "")
         + f"<tbody>{body}</tbody></table></div>"
     )

@@ -3,6 +3,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".search-button-field, summary").forEach((part) => {
     if (part.textContent.trim()) part.removeAttribute("aria-label");
+    else part.setAttribute("aria-label", "Pages below"); // the arrows of the sidebar have no name at all
   });
   document.querySelectorAll(".citation-list").forEach((list) => list.removeAttribute("role"));
 });

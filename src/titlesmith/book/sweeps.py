@@ -142,9 +142,7 @@ def table(keys: list[str], rows: dict[tuple, dict], combined: dict[tuple, list[R
             }
             | {"whose": f"theirs: {row.get('source', 'published')}"}
         )
-    headings = (
-        {key: key for key in keys} | {"runs": "runs"} | {s: f"perplexity, {s}" for s in SPLITS} | {"whose": "whose"}
-    )
+    headings = _short(keys) | {"runs": "runs"} | {split: split for split in SPLITS} | {"whose": "whose"}
     return tables.html(shown, headings) + "\n"
 
 

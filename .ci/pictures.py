@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import termios
 
 from playwright.sync_api import sync_playwright
 from rich.console import Console
@@ -50,6 +51,7 @@ def train(arguments: list[str]) -> str:
     """Runs an experiment to its end in a terminal; returns what that showed when training was half done."""
     command = [sys.executable, "-m", "titlesmith", "run", *arguments]
     reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (40, WIDTH))
     shown = b"$ titlesmith run " + " ".join(arguments).encode() + b"\r\n"
     half = None
     with subprocess.Popen(command, stdout=writer, stderr=writer, env=os.environ | {"COLUMNS": str(WIDTH)}) as process:

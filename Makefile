@@ -2,9 +2,10 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test book bench clean
+.PHONY: help setup test book bench pictures clean
 
 PYTHON ?= python3
+EXPERIMENT ?= sample-titles
 BIN := .venv/bin
 
 help:  ## list these targets
@@ -29,7 +30,10 @@ book: setup  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith book
 
 bench: setup  ## measure speed, memory and scale (an hour; needs the data that benchmarks/ name, and 16 GB of disk)
-	@for name in train generate vocabulary harvest corpus; do $(BIN)/python benchmarks/$$name.py; done
+	@for name in train generate vocabulary harvest corpus sweep book; do $(BIN)/python benchmarks/$$name.py; done
+
+pictures: setup  ## make the README's pictures of a run of EXPERIMENT (needs playwright and Chromium)
+	@$(BIN)/python .ci/pictures.py $(EXPERIMENT)
 
 clean:  ## remove the environment and the built book; runs stay
-	rm -rf .venv _build book/runs book/_static/mathjax
+	rm -rf .venv _build book/runs book/sweeps book/_static/mathjax

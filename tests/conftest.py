@@ -109,3 +109,12 @@ def finished(finished_project, monkeypatch):
 
     monkeypatch.setenv("TITLESMITH_ROOT", str(finished_project))
     return Run("small")
+
+
+def copy_run(project: Path, name: str, of: str = "small"):
+    """A finished run again, under another name."""
+    from titlesmith.run import Run
+
+    shutil.copytree(project / "runs" / of, project / "runs" / name)
+    Run(name).update(name=name)
+    return Run(name)

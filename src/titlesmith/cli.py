@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from titlesmith.errors import RequestError, TitlesmithError
-from titlesmith.run import STAGES, Run, existing, files, runs
+from titlesmith.run import STAGES, Run, existing, files, replacing, runs
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish what happened as a book.",
@@ -134,16 +134,45 @@ def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
 
 
 @app.command()
-def book() -> None:
-    """Build the book from all complete runs."""
+def book(
+    publish: Annotated[
+        Optional[str],
+        typer.Option(metavar="DIR|gh-pages", help="Publish it too, with the runs published there before."),
+    ] = None,
+    zip: Annotated[bool, typer.Option("--zip", help="Write _build/book.zip too, which opens from a folder.")] = False,
+) -> None:
+    """Build the book from all finished runs."""
     from titlesmith.book import build
+    from titlesmith.book import publish as publishing
 
-    page, shown = build()
-    left_out = [r.name for r in runs() if r.name not in {s.name for s in shown}]
-    print(f"\nbook                   {len(shown)} run{'s' * (len(shown) != 1)}: {', '.join(r.name for r in shown)}")
-    if left_out:
-        print(f"left out (unfinished)  {', '.join(left_out)}")
-    print(f"open                   {page}")
+    made = publishing.publish(publish) if publish else build.build()
+    print(f"\nbook                   {len(made.shown)} run{'s' * (len(made.shown) != 1)}", end="")
+    print(f": {', '.join(r.name for r in made.shown[:10])}{', ...' * (len(made.shown) > 10)}" if made.shown else "")
+    for why in made.left_out.values():
+        print(f"left out               {why}")
+    if zip:
+        print(f"packed                 {build.pack(made)}")
+    print(f"published              {publish}" if publish else f"open                   {made.page}")
+
+
+@app.command()
+def compare(
+    run: Annotated[list[str], typer.Argument(help="Names of two runs or more.")],
+    count: Annotated[int, typer.Option("-n", min=0, help="Texts of each run.")] = 10,
+    html: Annotated[Optional[Path], typer.Option(help="Write a page to this file instead.")] = None,
+) -> None:
+    """Show runs side by side: the parameters that differ, the figures, the texts."""
+    from rich.console import Console
+
+    from titlesmith.book import compare as comparing
+
+    found = comparing.compare(comparing.find(run), count)
+    if html:
+        with replacing(html.resolve()) as temporary:
+            temporary.write_text(found.html(), "utf-8")
+        print(html)
+    else:
+        found.print(Console())
 
 
 @app.command()

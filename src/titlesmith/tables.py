@@ -24,7 +24,8 @@ def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = ""
     Returns
     -------
     str
-        One line of HTML. All text is escaped, and the classes keep MathJax from typesetting dollar signs.
+        One line of HTML. All text is escaped, and the classes keep MathJax from typesetting dollar signs. A wide
+        table scrolls, by keyboard too.
     """
     if not rows:
         return "<p>None.</p>"
@@ -33,7 +34,8 @@ def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = ""
     body = "".join("<tr>" + "".join(map(_cell, (row.get(key) for key in columns))) + "</tr>" for row in rows)
     more = f' class="sortable" data-file="{escape(file)}"' if file else ""
     return (
-        f'<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto"><table{more} style="margin: 0 0 1em">'
+        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto" tabindex="0">'
+        f'<table{more} style="margin: 0 0 1em">'
         + (f"<thead><tr>{head}</tr></thead>" if any(columns.values()) else "")
         + f"<tbody>{body}</tbody></table></div>"
     )

@@ -1,0 +1,89 @@
+"""Makes the pictures of the README: the book's home page, and the terminal while a model trains.
+
+    make pictures EXPERIMENT='archive-titles -p harvest.path=FILE'
+
+The experiment is run in a terminal of 110 columns, and what it shows half way through its training is drawn. Then the
+book is built, with that run as its newest, and photographed. Needs playwright and Chromium.
+"""
+
+import io
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import termios
+
+from playwright.sync_api import sync_playwright
+from rich.console import Console
+from rich.text import Text
+
+from titlesmith.book.build import build
+from titlesmith.run import replacing, root
+
+WIDTH = 110
+LARGEST = 300_000  # bytes of a picture
+
+
+def main(arguments: list[str]) -> None:
+    """Makes both pictures."""
+    screen = train(arguments)
+    console = Console(record=True, width=WIDTH, file=io.StringIO())
+    console.print(Text.from_ansi(screen))
+    drawn = console.export_svg(title=f"titlesmith run {' '.join(arguments)}")
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # fonts from elsewhere
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
+        )
+        tab = browser.new_page(viewport={"width": 1100, "height": 900})
+        tab.set_content(f"<body style='margin: 0'>{drawn}</body>")
+        photograph(tab.locator("svg"), "terminal")
+        tab = browser.new_page(viewport={"width": 1300, "height": 1150})
+        tab.goto((build().page.parent / "book" / "index.html").as_uri())
+        tab.wait_for_timeout(500)
+        photograph(tab, "home")
+        browser.close()
+
+
+def train(arguments: list[str]) -> str:
+    """Runs an experiment to its end in a terminal; returns what that showed when training was half done."""
+    command = [sys.executable, "-m", "titlesmith", "run", *arguments]
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (40, WIDTH))
+    shown = b"$ titlesmith run " + " ".join(arguments).encode() + b"\r\n"
+    half = None
+    with subprocess.Popen(command, stdout=writer, stderr=writer, env=os.environ | {"COLUMNS": str(WIDTH)}) as process:
+        os.close(writer)
+        while True:
+            try:
+                piece = os.read(reader, 65536)
+            except OSError:  # the terminal is closed
+                break
+            shown += piece
+            if half is None and re.search(rb" (5\d|6\d)%\|[^\r]*loss", shown):
+                half = shown
+    if process.returncode or half is None:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{screen(shown)}")
+    return screen(half)
+
+
+def screen(shown: bytes) -> str:
+    """What stands on the terminal: a carriage return writes over its line."""
+    lines = shown.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+    lines = [next(filter(None, reversed(line.split("\r"))), "") for line in lines]
+    return "\n".join(lines)
+
+
+def photograph(what, name: str) -> None:
+    """Writes a picture, smaller than `LARGEST`."""
+    with replacing(root() / "book" / "_static" / f"{name}.png") as path:
+        path.write_bytes(what.screenshot(type="png"))
+        if path.stat().st_size > LARGEST:
+            raise SystemExit(f"{name}.png has {path.stat().st_size:,} bytes, more than {LARGEST:,}")
+    print(f"book/_static/{name}.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["sample-titles"])

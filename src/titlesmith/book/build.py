@@ -1,0 +1,149 @@
+"""Builds the book: writes its pages, and has Jupyter Book render them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from titlesmith import abstracts
+from titlesmith.book import lessons, pages, reference, sweeps
+from titlesmith.book.figures import write
+from titlesmith.book.report import Report, reports
+from titlesmith.errors import RunError, StageError
+from titlesmith.run import STAGES, notebook, replacing, root, write_json
+
+HOME = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>titlesmith</title>
+<meta http-equiv="refresh" content="0; url=book/index.html"></head>
+<body><main><h1><a href="book/index.html">titlesmith</a></h1></main></body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Book:
+    """A built book.
+
+    Attributes
+    ----------
+    page
+        The page to open.
+    shown
+        The runs in it, newest first.
+    left_out
+        For each folder below ``runs/`` that is not in it, by its name: why, and what to do.
+    """
+
+    page: Path
+    shown: list[Report]
+    left_out: dict[str, str]
+
+
+def build(published: Path | None = None) -> Book:
+    """Builds ``_build/html`` from the pages below ``book/`` and from every finished run. Warnings are errors.
+
+    Parameters
+    ----------
+    published
+        A book published earlier: runs that it has and this project has not stay in the book.
+
+    Raises
+    ------
+    StageError
+        Jupyter Book found something wrong; the message shows what.
+    RunError
+        The book is being built already.
+    """
+    made = root() / "_build"
+    made.mkdir(exist_ok=True)
+    try:
+        with FileLock(made / ".lock", timeout=0):
+            return _build(made, published)
+    except Timeout:
+        raise RunError(f"the book is being built by another titlesmith in {made}; wait for it, or stop it") from None
+
+
+def _build(made: Path, published: Path | None) -> Book:
+    shown, left_out = reports(published)
+    html, folder = made / "html", root() / "book" / "runs"
+    groups = sweeps.grouped(shown)
+    for report in shown:
+        write(folder / report.name / "index.md", pages.index(report))
+        for stage in STAGES:
+            write(folder / report.name / notebook(stage).name, pages.chapter(report, stage))
+        write(folder / report.name / pages.QUIZ, pages.quiz_page(report))
+    _prune(folder, {report.name for report in shown}, html)
+    sources = [root(), *filter(None, [published])]
+    tables = {name: sweeps.references(name, sources) for name in groups}
+    for name, members in groups.items():
+        write(folder.with_name("sweeps") / f"{name}.md", sweeps.page(name, members, tables[name]))
+    _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
+    parts = {"newest": pages.newest(shown), "gallery": pages.gallery(shown)}
+    parts |= {"three-abstracts": abstracts.page(shown)}
+    parts |= {"parameters": reference.parameters(), "commands": reference.commands()}
+    parts |= {f"lesson-{name}": text for name, text in lessons.parts(shown, made / "lessons").items()}
+    for name, text in parts.items():
+        write(made / "parts" / f"{name}.md", text)
+    toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
+    for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
+        if chapter["file"] == "book/runs" and groups:
+            chapter["sections"] = [{"file": f"book/sweeps/{name}"} for name in groups]
+    write(made / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
+    mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
+    if not mathjax.exists():  # so that formulas show without a network
+        (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
+        with replacing(mathjax) as temporary:
+            shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
+    _render(made)
+    write(html / "index.html", HOME)
+    # What the next publication needs to show these runs again
+    for report in shown:
+        report.copy_to(html / "runs" / report.name, folder / report.name)
+        asked = made / "lessons" / f"{report.name}.json"
+        if asked.is_file() and not (report / lessons.FILE).is_file():
+            shutil.copyfile(asked, html / "runs" / report.name / lessons.FILE)
+    for name, rows in tables.items():
+        write_json(html / "sweeps" / f"{name}.json", {"name": name, "reference": rows})
+    return Book(html / "index.html", shown, left_out)
+
+
+def _prune(folder: Path, names: set[str], html: Path) -> None:
+    """Removes pages that are no longer in the book, and what was made of them."""
+    for stale in {path.name for path in folder.glob("*")} - names:
+        relative = (folder / stale).relative_to(root())
+        for path in (folder / stale, html / relative, html / "_sources" / relative, html / folder.name / stale):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        (html / relative).with_suffix(".html").unlink(missing_ok=True)
+
+
+def _render(made: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "titlesmith.book.render", str(root())],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    log = made / "book.log"
+    log.write_text(done.stdout + done.stderr, "utf-8")
+    if done.returncode:
+        # Sphinx warns only of pages that it reads anew; without what it remembers the next build warns again.
+        shutil.rmtree(made / ".doctrees", ignore_errors=True)
+        lines = (done.stdout + done.stderr).splitlines()
+        wrong = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-10:]
+        raise StageError("Jupyter Book failed:\n" + "\n".join(wrong[:10]) + f"\nThe whole of what it said: {log}")
+
+
+def pack(book: Book) -> Path:
+    """Writes ``_build/book.zip``: the book as a folder that opens without a server."""
+    html, target = book.page.parent, root() / "_build" / "book.zip"
+    with replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(html.rglob("*")):
+            if path.is_file() and path.name != ".buildinfo":
+                archive.write(path, Path("book") / path.relative_to(html))
+    return target

@@ -1,0 +1,33 @@
+"""Sphinx as Jupyter Book sets it up, in a process of its own: ``python -m titlesmith.book.render ROOT``.
+
+``jupyter-book build`` has no option for more than one process.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from jupyter_book.sphinx import build_sphinx
+
+
+def main(root: Path) -> int:
+    """Renders ``ROOT`` into ``ROOT/_build/html``; the exit status is 0 where Sphinx had nothing to complain about."""
+    result = build_sphinx(
+        str(root),
+        str(root / "_build" / "html"),
+        noconfig=True,
+        path_config=str(root / "_config.yml"),
+        confoverrides={
+            "external_toc_path": str(root / "_build" / "toc.yml"),
+            "latex_individualpages": False,
+            "nitpicky": True,
+        },
+        warningiserror=True,
+        keep_going=True,
+        jobs=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,  # else it cannot fork
+    )
+    return int(result != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

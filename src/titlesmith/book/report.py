@@ -1,0 +1,184 @@
+"""Reports: the part of a run that the book shows, wherever it lies: below ``runs/``, or in a published book."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from titlesmith import monitor
+from titlesmith.errors import RunError, TitlesmithError
+from titlesmith.run import STAGES, Run, digest, notebook, root
+
+FILES = ("run.json", "corpus/corpus.json", "history.csv", "texts.jsonl", "metrics.json")
+SPLITS = ("train", "valid", "test")
+
+
+class Report(Run):
+    """A finished run, read once and checked.
+
+    Parameters
+    ----------
+    path
+        The run's directory, or its record in a published book: `FILES`, ``samples/`` and ``notebooks/``.
+
+    Raises
+    ------
+    RunError
+        The run is unfinished, or a file is missing, cut, or lacks what the book needs; the message says what to do.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path.name)
+        self.path = path
+        if not (path / "run.json").is_file():
+            raise RunError(f"{path} holds no run: run.json is missing. Move the folder out of {path.parent}")
+        for stage in STAGES:
+            if not self.is_current(stage):
+                raise RunError(f"{self.name} is unfinished: its {stage} is missing or out of date. {self._again}")
+        written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
+        for name in FILES[1:]:
+            self._check(
+                path / name, lambda name=name: digest(path / name) == written.get(name), "it was changed or cut"
+            )
+        for part, needed in (
+            ("corpus/corpus.json", lambda: [self.splits[name]["documents"] for name in SPLITS]),
+            ("history.csv", lambda: [(row["step"], row["loss_smoothed"], row["valid_loss"]) for row in self.history]),
+            ("texts.jsonl", lambda: [row["text"] + row["prefix"] for row in self.texts]),
+            ("metrics.json", lambda: [float(self.metrics["perplexity"][name] or 0) for name in SPLITS]),
+            ("run.json", lambda: [self.training[key] for key in ("settings", "steps", "stop_reason")]),
+        ):
+            self._check(self.path / part, needed)
+        for stage in STAGES:
+            self._check(self.executed(stage), lambda stage=stage: [self.chapter(stage)["cells"]])
+
+    def _check(self, path: Path, needed: Callable[[], object], otherwise: str = "it is empty") -> None:
+        try:
+            if not needed():
+                raise ValueError(otherwise)
+        except RunError:
+            raise
+        except OSError as error:
+            raise RunError(f"{self.name}: {path} is missing ({error.strerror}). {self._again}") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise RunError(
+                f"{self.name}: {path} is damaged or from an older version ({why}). Remove it, then: {self._again}"
+            ) from None
+
+    @property
+    def _again(self) -> str:
+        return f"titlesmith run {self.info.get('experiment') or 'EXPERIMENT'} --name {self.name} makes it anew"
+
+    @cached_property
+    def info(self) -> dict:
+        """The content of run.json."""
+        return super().info
+
+    @cached_property
+    def metrics(self) -> dict:
+        """The content of metrics.json."""
+        return super().metrics
+
+    @cached_property
+    def texts(self) -> list[dict]:
+        """The generated texts, a dictionary a line of texts.jsonl."""
+        return super().texts
+
+    @cached_property
+    def history(self) -> list[dict]:
+        """The rows of history.csv."""
+        return monitor.read(self.path / "history.csv")
+
+    @cached_property
+    def splits(self) -> dict[str, dict]:
+        """Counts of documents and tokens by split."""
+        return json.loads((self.path / "corpus" / "corpus.json").read_text("utf-8"))["splits"]
+
+    @property
+    def training(self) -> dict:
+        """What run.json says of the training: its settings, steps and why it stopped."""
+        return self.record("finetune")
+
+    @property
+    def kept(self) -> int:
+        """The step whose weights were kept."""
+        return self.training.get("kept_step", self.training["steps"])
+
+    @property
+    def ended(self) -> str:
+        """When the last stage ended, ISO 8601, UTC."""
+        return max(self.record(stage).get("ended", "") for stage in STAGES)
+
+    @property
+    def sweep(self) -> dict:
+        """The sweep that the run belongs to: ``name``, ``set`` (values by key), ``repeat``; empty where to none."""
+        sweep = self.info.get("sweep")
+        name = sweep.get("name") if isinstance(sweep, dict) and isinstance(sweep.get("set"), dict) else None
+        return sweep if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name, re.ASCII) else {}
+
+    @property
+    def samples(self) -> list[dict]:
+        """The first text of each sample taken while training: ``step`` and ``text``."""
+        files = sorted((self / "samples").glob("step-*.txt"))
+        return [{"step": int(file.stem[5:]), "text": file.read_text("utf-8").split("\n", 1)[0]} for file in files]
+
+    def chapter(self, stage: str) -> dict:
+        """An executed notebook, as JSON."""
+        return json.loads(self.executed(stage).read_text("utf-8"))
+
+    def figure(self, name: str) -> float | None:
+        """A number of metrics.json by its name, ``perplexity.test`` say; None where it was not measured."""
+        value: object = self.metrics
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if number else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95% interval of a figure, where metrics.json has one."""
+        group, _, key = name.rpartition(".")
+        found = self.metrics.get(f"{group}_interval" if group else "intervals")
+        found = found.get(key) if isinstance(found, dict) else None
+        return tuple(found) if isinstance(found, list) and len(found) == 2 and None not in found else None
+
+    def copy_to(self, folder: Path, chapters: Path) -> None:
+        """Writes the record that a published book keeps of this run; ``chapters`` has its notebooks."""
+        files = {name: self / name for name in FILES}
+        files |= {f"samples/{file.name}": file for file in (self / "samples").glob("step-*.txt")}
+        files |= {f"notebooks/{notebook(stage).name}": chapters / notebook(stage).name for stage in STAGES}
+        files["quiz.md"] = chapters / "quiz.md"
+        for name, source in files.items():
+            target = folder / name
+            if not target.exists() or target.read_bytes() != source.read_bytes():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
+def reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:
+    """The runs that the book shows.
+
+    Parameters
+    ----------
+    published
+        A book published earlier: runs that only it has stay in the book.
+
+    Returns
+    -------
+    tuple
+        Reports, newest first; and for each folder that is left out, by its name, why and what to do.
+    """
+    found: dict[str, Report] = {}
+    left_out: dict[str, str] = {}
+    for folder in filter(None, (root() / "runs", published and published / "runs")):
+        for path in sorted(folder.glob("[!.]*/")):
+            if path.name in found:
+                continue
+            try:
+                found[path.name] = Report(path)
+                left_out.pop(path.name, None)
+            except TitlesmithError as error:
+                left_out.setdefault(path.name, str(error))
+    return sorted(found.values(), key=lambda report: (report.ended, report.name), reverse=True), left_out

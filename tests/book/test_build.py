@@ -1,0 +1,250 @@
+import importlib.util
+import json
+import re
+import shutil
+import zipfile
+
+import pytest
+
+from browser import axe, chromium, faults
+from conftest import HOSTILE, ROOT, copy_run
+from titlesmith.book import build as building
+from titlesmith.book import pages
+from titlesmith.book.build import build, pack
+from titlesmith.book.report import Report
+from titlesmith.errors import RunError, StageError
+from titlesmith.run import STAGES, Run, notebook
+
+KINDS = [
+    "book/index.html",
+    "book/runs.html",
+    "book/explained.html",
+    "book/method.html",
+    "book/commands.html",
+    "book/parameters.html",
+    "book/bibliography.html",
+    "book/sweeps/rates.html",
+    "book/runs/small/index.html",
+    "book/runs/small/03_finetune.html",
+    "book/runs/small/05_evaluate.html",
+    "search.html",
+]
+
+
+@pytest.fixture(scope="module")
+def project(finished_project, tmp_path_factory):
+    """A project with a finished run, a sweep of two, one unfinished run and one whose metrics were cut."""
+    folder = tmp_path_factory.mktemp("project") / "project"
+    shutil.copytree(finished_project, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
+        for number, rate in enumerate((0.001, 0.002)):
+            copy_run(folder, f"rates-{number}").update(
+                sweep={"name": "rates", "set": {"finetune.rate": rate}, "repeat": 1}
+            )
+        (folder / "sweeps").mkdir()
+        reference = {"set": {"finetune.rate": 5e-5}, "perplexity": {"test": 17.61}, "source": "Liu and Zheng"}
+        (folder / "sweeps" / "rates.json").write_text(json.dumps({"reference": [reference]}))
+        Run("unfinished").update(model="scratch")
+        cut = copy_run(folder, "cut") / "metrics.json"
+        cut.write_bytes(cut.read_bytes()[:40])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(project):
+    """The built book of `project`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(project))
+        book = build()
+    assert {run.name for run in book.shown} == {"small", "rates-0", "rates-1"}
+    assert set(book.left_out) == {"unfinished", "cut"}
+    return book.page.parent
+
+
+@pytest.fixture(scope="module")
+def check():
+    """The checks that a change must pass before it lands."""
+    spec = importlib.util.spec_from_file_location("check_book", ROOT / ".ci" / "check_book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def text(html, page: str) -> str:
+    return (html / page).read_text("utf-8")
+
+
+def test_every_chapter_is_there_and_unfinished_runs_are_not(html):
+    for stage in STAGES:
+        assert (html / "book" / "runs" / "small" / f"{notebook(stage).stem}.html").is_file()
+    home = text(html, "book/index.html")
+    assert "The newest run: " in home and "all 6 steps were done" in home
+    assert not list(html.rglob("*unfinished*"))
+    assert "unfinished" not in home
+
+
+def test_links_and_anchors_lead_somewhere_and_a_wrong_one_is_found(html, check):
+    assert check.missing(html, ["small", "rates-0"]) == check.errors(html) == check.dangling(html) == []
+    assert check.missing(html, ["cut"])
+    (html / "wrong.html").write_text('<a href="book/index.html#nowhere">a</a><img src="none.png">')
+    try:
+        assert len(check.dangling(html)) == 2
+    finally:
+        (html / "wrong.html").unlink()
+
+
+def test_titles_are_text_on_every_page(html):
+    assert not [page for page in html.rglob("*.html") if "<script>alert" in page.read_text("utf-8")]
+    for page in ("01_harvest", "04_generate"):
+        shown = text(html, f"book/runs/small/{page}.html")
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in shown
+        assert "mathjax_ignore" in shown
+
+
+def test_nothing_is_fetched_from_elsewhere(html):
+    for page in html.rglob("*.html"):
+        content = page.read_text("utf-8")
+        fetched = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?://[^\"]*)", content)
+        assert not fetched, (page, fetched)
+    assert (html / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1e6
+    assert "mathjax/tex-svg.js" in text(html, "book/method.html")
+
+
+def test_parameters_and_imports_are_collapsed_and_progress_is_left_out(html):
+    page = text(html, "book/runs/small/03_finetune.html")
+    for words in ("Show the parameters and their defaults", "Show what this run was given", "Show the imports"):
+        assert words in page
+    assert "google.colab" not in page.split("<main")[1]
+    assert "stderr" not in page and "Traceback" not in page
+    assert 'alt="Loss, smoothed loss and validation loss against steps' in page
+
+
+def test_notebook_pages_open_in_colab_and_binder_and_download(html):
+    page, path = text(html, "book/runs/small/03_finetune.html"), "_sources/book/runs/small/03_finetune.ipynb"
+    assert f"https://colab.research.google.com/github/titlesmith/titlesmith/blob/gh-pages/{path}" in page
+    assert f"https://mybinder.org/v2/gh/titlesmith/titlesmith/gh-pages?urlpath=lab/tree/{path}" in page
+    assert f'href="../../../{path}"' in page
+    assert json.loads(text(html, path))["cells"]
+    assert "titlesmith" in text(html, "binder/requirements.txt")
+
+
+def test_the_method_is_explained_with_figures_of_a_run(html):
+    page = text(html, "book/explained.html")
+    for words in ("held-out title", "Perplexity of the validation texts", "likeliest next tokens", "share of copies"):
+        assert re.search(rf'<img[^>]*alt="[^"]*{words}', page), words
+    assert page.count("only-light") == page.count("only-dark") == 4
+    lesson = json.loads(text(html, "runs/small/lesson.json")) if (html / "runs/small/lesson.json").exists() else None
+    lesson = lesson or json.loads(next(html.glob("runs/*/lesson.json")).read_text())
+    assert len(lesson["tokens"]) == len(lesson["nats"]) and all(nats >= 0 for nats in lesson["nats"])
+    assert sorted(lesson["probabilities"], reverse=True) == lesson["probabilities"]
+    assert 0 < sum(lesson["probabilities"]) <= 1
+
+
+def test_the_surprise_of_a_text_is_its_loss(finished, tmp_path):
+    from titlesmith import engines
+    from titlesmith.book.lessons import ask
+    from titlesmith.corpus import Corpus
+    from titlesmith.corpus.tokens import Documents, write
+
+    found, corpus = ask(Report(finished.path)), Corpus(finished)
+    some = corpus.documents("test")
+    (same,) = [ids for ids in some if [corpus.tokenizer.decode([i]) for i in ids.tolist()][:24] == found["tokens"]][:1]
+    write(tmp_path / "one.bin", [same[:-1].tolist()], corpus.tokenizer)
+    loss = engines.load(finished).loss(Documents(tmp_path / "one.bin", corpus.tokenizer, False))
+    assert sum(found["nats"]) / len(found["nats"]) == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_reference_has_every_parameter_and_command(html):
+    from titlesmith.experiment import declared
+
+    page = text(html, "book/parameters.html")
+    for stage in STAGES:
+        for name in declared(stage).keys() - {"model", "seed"}:
+            assert f"{stage}.{name}<" in page
+    page = text(html, "book/commands.html")
+    for name in ("run", "models get", "book", "compare"):
+        assert f"titlesmith {name}" in page
+    assert "--publish DIR|gh-pages" in page
+
+
+def test_the_page_of_a_sweep_shows_theirs_as_theirs(html):
+    page = text(html, "book/sweeps/rates.html")
+    assert "theirs: Liu and Zheng" in page and "17.61" in page
+    assert 'href="../runs/rates-1/index.html"' in page
+
+
+def test_a_second_build_reads_nothing_anew(project, html, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    build()
+    log = (project / "_build" / "book.log").read_text("utf-8")
+    assert "0 added, 0 changed, 0 removed" in log
+
+
+def test_the_packed_book_is_whole(project, html, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    path = pack(building.Book(html / "index.html", [], {}))
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+    assert {"book/index.html", "book/searchindex.js", "book/book/runs/small/index.html"} <= names
+
+
+def test_a_page_of_a_run_shows_text_as_text_and_labels_made_up_papers(finished, monkeypatch):
+    report = Report(finished.path)
+    assert "made up" not in pages.summary(report)
+    monkeypatch.setattr(Report, "made_up", True)
+    report.texts = [{"text": f"{HOSTILE}\n\n# [a](nowhere.md)"}]
+    for shown in (pages.summary(report), pages.card(report)):
+        assert "made up" in shown or "made-up papers" in shown
+        assert "<script>" not in shown and "&lt;script&gt;" in shown
+        assert "\n# [a]" not in shown
+
+
+def test_a_page_with_a_fault_fails_the_build_and_says_where(project, html, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    page = project / "book" / "gpu.md"
+    good = page.read_text("utf-8")
+    page.write_text(good + "\n[](nowhere.md)\n", "utf-8")
+    for _ in range(2):  # Sphinx warns only of pages that it reads anew
+        with pytest.raises(StageError, match=r"gpu\.md.*nowhere"):
+            build()
+    page.write_text(good, "utf-8")
+    shutil.rmtree(project / "runs" / "rates-1")
+    build()
+    assert not list(html.rglob("rates-1*")), "what is no longer in the book goes"
+
+
+def test_two_builds_at_once_are_refused(project, monkeypatch):
+    from filelock import FileLock
+
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    with FileLock(project / "_build" / ".lock"), pytest.raises(RunError, match="being built"):
+        build()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(html, theme):
+    script = axe()
+    with chromium() as browser:
+        page = browser.new_page(color_scheme=theme)
+        page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+        for name in filter(lambda name: (html / name).is_file(), KINDS):
+            page.goto((html / name).as_uri())
+            assert page.evaluate("document.documentElement.dataset.theme") == theme
+            assert faults(page, script) == [], name
+
+
+def test_search_works_from_a_folder(html):
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto((html / "search.html").as_uri() + "?q=nucleus")
+        page.wait_for_selector("#search-results li a")
+        assert any("explained.html" in a.get_attribute("href") for a in page.query_selector_all("#search-results li a"))
+
+
+def test_no_page_is_wider_than_a_telephone(html):
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        for name in ("book/index.html", "book/runs.html", "book/explained.html", "book/parameters.html"):
+            page.goto((html / name).as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400, name

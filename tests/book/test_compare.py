@@ -1,0 +1,75 @@
+import io
+import json
+import shutil
+
+import pytest
+from lxml import html
+from rich.console import Console
+
+from conftest import copy_run
+from titlesmith.book.compare import compare, find, marked, written
+from titlesmith.errors import RequestError
+from titlesmith.run import Run, digest
+
+
+@pytest.fixture
+def two(finished_project, tmp_path, monkeypatch):
+    """Two runs that differ in the learning rate and in their figures."""
+    shutil.copytree(finished_project / "runs" / "small", tmp_path / "runs" / "small")
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    other = copy_run(tmp_path, "other")
+    settings = other.record("finetune")["settings"] | {"learning_rate": 0.0001}
+    other.update_stage("finetune", settings=settings)
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["perplexity"]["test"] = 1.5
+    metrics["copy_rate"] = None
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    other.update_stage("evaluate", outputs={"metrics.json": digest(other / "metrics.json")})
+    return tmp_path
+
+
+def row(rows, name):
+    return next(row for row in rows if row[""] == name)
+
+
+def test_parameters_that_differ_figures_and_texts_stand_side_by_side(two):
+    found = compare(find(["small", "other"]))
+    assert found.parameters == [{"": "finetune.learning_rate", "small": "0.002", "other": "0.0001"}]
+    assert row(found.figures, "perplexity, test")["other"] == "1.500 (best)"
+    assert "best" not in row(found.figures, "perplexity, test")["small"]
+    assert "best" not in str(row(found.figures, "perplexity, train")), "equal figures have no best"
+    assert row(found.figures, "share of copies")["other"] == "-"
+    assert len(found.texts) == 9 and found.texts[0]["small"] == found.texts[0]["other"]
+    assert not found.remark
+
+
+def test_perplexities_of_other_vocabularies_do_not_compare(two):
+    Run("other").update_stage("corpus", outputs=Run("other").record("corpus")["outputs"] | {"corpus/vocab.bpe": "x"})
+    for stage in ("finetune", "generate", "evaluate"):
+        Run("other").update_stage(stage, inputs=Run("other").inputs(stage))
+    found = compare(find(["small", "other"]))
+    assert "do not compare" in found.remark
+    assert "best" not in str(row(found.figures, "perplexity, test"))
+
+
+def test_a_page_and_the_terminal_show_text_as_text(two):
+    found = compare(find(["small", "other"]))
+    page = html.document_fromstring(found.html())
+    assert not page.xpath("//script") and page.xpath("//table") and page.get("lang") == "en"
+    out = io.StringIO()
+    found.print(Console(file=out, width=200))
+    assert "finetune.learning_rate" in out.getvalue() and "1.500 (best)" in out.getvalue()
+
+
+def test_one_run_and_unknown_runs_are_refused(two):
+    with pytest.raises(RequestError, match="two runs"):
+        find(["small", "small"])
+    with pytest.raises(RequestError, match=r"no run smal; complete are .*small"):
+        find(["smal", "other"])
+
+
+def test_the_best_is_marked_in_words():
+    assert marked([0.5, None, 0.25], min) == ["0.500", "-", "0.250 (best)"]
+    assert marked([1.0, 1.0], min) == ["1.000", "1.000"]
+    assert marked([12.0, 2000.0], None) == ["12.00", "2,000"]
+    assert written(1e-5) == "1e-05" and written(["", "Neural"]) == ", Neural" and written(None) == "-"

@@ -1,0 +1,123 @@
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import copy_run, make_project
+from titlesmith.book import publish as publishing
+from titlesmith.book.build import Book
+from titlesmith.book.publish import mirror, publish
+from titlesmith.errors import RequestError, StageError
+
+
+def git(folder, *arguments):
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_runs_that_another_project_published_stay(finished_project, tmp_path, monkeypatch):
+    site, other = tmp_path / "site", make_project(tmp_path / "other")
+    shutil.copytree(finished_project / "runs" / "small", other / "runs" / "small")
+    copy_run(other, "second")
+    shutil.rmtree(other / "runs" / "small")
+    (site / ".git").mkdir(parents=True)
+    (site / "CNAME").write_text("example.org")
+    monkeypatch.setenv("TITLESMITH_ROOT", str(finished_project))
+    publish(str(site))
+    assert "small" in (site / "book" / "index.html").read_text()
+    monkeypatch.setenv("TITLESMITH_ROOT", str(other))
+    book = publish(str(site))
+    assert {report.name for report in book.shown} == {"small", "second"}
+    for name in ("small", "second"):
+        assert (site / "book" / "runs" / name / "03_finetune.html").is_file()
+        assert f'href="runs/{name}/index.html"' in (site / "book" / "runs.html").read_text()
+    assert (site / "CNAME").exists() and (site / ".nojekyll").exists() and (site / ".git").exists()
+    metrics = site / "runs" / "small" / "metrics.json"
+    metrics.write_bytes(metrics.read_bytes()[:20])
+    book = publish(str(site))
+    assert list(book.left_out) == ["small"] and "metrics.json" in book.left_out["small"]
+    assert (site / "book" / "runs" / "second" / "index.html").is_file()
+    assert not (site / "book" / "runs" / "small").exists()
+
+
+@pytest.fixture
+def repository(project, tmp_path_factory, monkeypatch):
+    """A project that is a repository whose origin is a bare one; building is a page for each word of `words`."""
+    origin = tmp_path_factory.mktemp("origin")
+    git(origin, "init", "--bare", "--quiet")
+    git(project, "init", "--quiet")
+    git(project, "config", "user.name", "A")
+    git(project, "config", "user.email", "a@example.org")
+    git(project, "remote", "add", "origin", str(origin))
+    (project / ".gitignore").write_text("_build/\n*.js\n")
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "project")
+
+    def build(published):
+        html = project / "_build" / "html"
+        shutil.rmtree(html, ignore_errors=True)
+        earlier = [path.name for path in (published / "runs").glob("*")]
+        for name in {*earlier, *build.words}:
+            (html / "runs" / name).mkdir(parents=True)
+            (html / "runs" / name / "run.json").write_text("{}")
+        (html / "index.html").write_text(" ".join(build.words))
+        (html / "search.js").write_text("ignored by the project, not by the book")
+        return Book(html / "index.html", [], {})
+
+    build.words = ["one"]
+    monkeypatch.setattr(publishing, "build", build)
+    return origin, build
+
+
+def test_a_branch_is_published_with_a_history_of_its_own_and_runs_stay(repository, project):
+    origin, build = repository
+    publish("gh-pages")
+    build.words = ["two"]
+    publish("gh-pages")
+    publish("gh-pages")
+    listed = git(origin, "ls-tree", "-r", "--name-only", "gh-pages").splitlines()
+    assert listed == [".nojekyll", "index.html", "runs/one/run.json", "runs/two/run.json", "search.js"]
+    assert git(origin, "rev-list", "--count", "gh-pages") == "2", "nothing new makes no commit"
+    assert git(project, "status", "--porcelain") == ""
+    assert git(project, "branch", "--format", "%(refname:short)").count("\n") == 0
+    assert len(git(project, "worktree", "list").splitlines()) == 1
+
+
+def test_a_push_that_is_refused_says_so_and_leaves_all_as_it_was(repository, project):
+    origin, build = repository
+    publish("gh-pages")
+    before = git(origin, "rev-parse", "gh-pages")
+    hook = origin / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
+    hook.chmod(0o755)
+    build.words = ["two"]
+    with pytest.raises(StageError, match="git push"):
+        publish("gh-pages")
+    assert git(origin, "rev-parse", "gh-pages") == before
+    assert len(git(project, "worktree", "list").splitlines()) == 1
+
+
+def test_what_is_no_place_for_a_book_is_refused_before_anything_is_built(project, monkeypatch):
+    monkeypatch.setattr(publishing, "build", lambda published: pytest.fail("built"))
+    with pytest.raises(RequestError, match="origin"):
+        publish("gh-pages")
+    with pytest.raises(RequestError, match="no book"):
+        publish(str(project / "notebooks"))
+    with pytest.raises(RequestError, match="is a file"):
+        publish(str(project / "_toc.yml"))
+    for path in (project, project.parent, project / "_build" / "html"):
+        with pytest.raises(RequestError, match="another folder"):
+            publish(str(path))
+
+
+def test_a_mirror_holds_what_its_source_holds(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "a").mkdir(parents=True)
+    (source / "a" / "new").write_text("new")
+    (target / "b").mkdir(parents=True)
+    (target / "b" / "old").write_text("old")
+    (target / ".hidden").write_text("mine")
+    mirror(source, target)
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*")}
+    assert found == {"a", "a/new", ".hidden", ".nojekyll"}

@@ -1,0 +1,95 @@
+import json
+import shutil
+
+import pytest
+
+from titlesmith.book.report import FILES, Report, reports
+from titlesmith.errors import RunError
+from titlesmith.run import Run, digest
+
+
+@pytest.fixture
+def run(finished_project, tmp_path, monkeypatch):
+    """A copy of the finished run that a test may damage."""
+    shutil.copytree(finished_project / "runs" / "small", tmp_path / "runs" / "small")
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    return tmp_path / "runs" / "small"
+
+
+def change(run, **values):
+    """Gives metrics.json other content, as the stage that writes it would."""
+    (run / "metrics.json").write_text(json.dumps(values))
+    Run(run.name).update_stage("evaluate", outputs={"metrics.json": digest(run / "metrics.json")})
+    return Report(run)
+
+
+def test_a_report_needs_neither_papers_nor_weights(run):
+    shutil.rmtree(run / "model")
+    (run / "papers.parquet").unlink()
+    report = Report(run)
+    assert report.training["steps"] == 6 and len(report.history) == 6
+    assert report.figure("perplexity.test") > 1 and report.figure("perplexity") is None
+    assert report.figure("nothing") is None and report.interval("perplexity.test") is None
+
+
+@pytest.mark.parametrize("name", [*FILES, "notebooks/03_finetune.ipynb"])
+@pytest.mark.parametrize("harm", ["missing", "cut", "empty"])
+def test_a_damaged_run_is_named_with_what_to_do(run, name, harm):
+    path = run / name
+    content = path.read_bytes()
+    path.unlink()
+    if harm != "missing":
+        path.write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
+    with pytest.raises(RunError) as error:
+        Report(run)
+    assert path.name in str(error.value)
+    assert any(word in str(error.value) for word in ("titlesmith run", "remove it", "Move"))
+    found, left_out = reports()
+    assert not found and list(left_out) == ["small"]
+
+
+def test_a_run_of_an_older_version_is_left_out_and_the_others_stay(run):
+    whole = run.parent / "whole"
+    shutil.copytree(run, whole)
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["perplexity"]["test"]
+    with pytest.raises(RunError, match="has no 'test'"):
+        change(run, **metrics)
+    (run.parent / "stray").mkdir()
+    found, left_out = reports()
+    assert [report.name for report in found] == ["whole"]
+    assert "has no 'test'" in left_out["small"] and "metrics.json" in left_out["small"]
+    assert "holds no run" in left_out["stray"]
+
+
+def test_newer_keys_may_be_missing(run):
+    report = change(run, perplexity={"train": 2.0, "valid": None, "test": 3.0})
+    assert report.figure("copy_rate") is None and report.figure("perplexity.valid") is None
+
+
+def test_intervals_are_read_where_there_are_some(run):
+    metrics = {"perplexity": dict.fromkeys(("train", "valid", "test"), 2.0), "rouge1": 0.5, "self_bleu": None}
+    intervals = {"perplexity_interval": {"test": [1.5, 2.5], "train": None}, "intervals": {"rouge1": [0.4, 0.6]}}
+    report = change(run, **metrics, **intervals)
+    assert report.interval("perplexity.test") == (1.5, 2.5) and report.interval("rouge1") == (0.4, 0.6)
+    assert report.interval("perplexity.train") is report.interval("self_bleu") is None
+
+
+def test_runs_that_only_a_published_book_has_are_read_from_there(run, tmp_path):
+    published = tmp_path / "site"
+    report = Report(run)
+    for name in ("small", "earlier"):
+        report.copy_to(published / "runs" / name, run / "notebooks")
+    found, left_out = reports(published)
+    assert {r.name: r.path.parent.parent for r in found} == {"small": tmp_path, "earlier": published}
+    assert not left_out
+    assert found[0].texts == found[1].texts and found[0].samples == found[1].samples != []
+    (published / "runs" / "earlier" / "history.csv").unlink()
+    assert list(reports(published)[1]) == ["earlier"]
+
+
+@pytest.mark.parametrize("name", ["../out", "", None])
+def test_a_sweep_with_a_name_that_is_none_is_no_sweep(run, name):
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"sweep": {"name": name, "set": {}}}))
+    assert Report(run).sweep == {}

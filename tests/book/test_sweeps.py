@@ -1,0 +1,76 @@
+import pytest
+
+from titlesmith.book import sweeps
+from titlesmith.book.sweeps import Figure, grouped, page, references
+
+
+class Fake:
+    """What a sweep's page asks of a report."""
+
+    made_up = False
+
+    def __init__(self, number, values, perplexity, repeat=1, sweep="s"):
+        self.name, self.perplexity = f"run-{number}", perplexity
+        self.sweep = {"name": sweep, "set": values, "repeat": repeat} if sweep else {}
+        self.history = [{"step": i, "loss_smoothed": 5 / i, "valid_loss": 4 / i} for i in range(1, 4)]
+
+    def figure(self, name):
+        return self.perplexity
+
+    def interval(self, name):
+        return (self.perplexity - 1, self.perplexity + 1)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_repeats_give_a_mean_and_its_range_and_one_run_its_own_interval():
+    assert str(Figure.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
+    assert str(Figure.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
+    assert str(Figure.of([Fake(1, {}, None)], "perplexity.test")) == "-"
+
+
+def test_the_table_marks_the_best_and_shows_theirs_as_theirs(root):
+    runs = [
+        Fake(i, {"finetune.learning_rate": rate, "finetune.batch_size": size}, 10 * size + repeat, repeat)
+        for i, (rate, size, repeat) in enumerate((r, s, n) for r in (1e-4, 5e-5) for s in (1, 8) for n in (1, 2))
+    ]
+    reference = {"set": {"finetune.batch_size": 1}, "perplexity": {"test": 17.61}, "source": "Liu <and> Zheng"}
+    made = page("s", runs, [reference, {"perplexity": 20.08}])
+    assert "8 runs" in made and "`finetune.learning_rate` and `finetune.batch_size`" in made
+    assert made.count("(best)") == 6, "two combinations share the best of each split"
+    assert "11.50 [11.00, 12.00] (best)" in made
+    assert "theirs: Liu &lt;and&gt; Zheng" in made and "17.61" in made and "20.08" in made
+    assert "<td" in made and "17.61 (best)" not in made
+    figures = {path.name for path in (root / "_build" / "figures").glob("*.svg")}
+    assert figures == {
+        f"sweep-s-{name}-{theme}.svg"
+        for name in ("losses", "finetune.learning_rate", "finetune.batch_size")
+        for theme in ("light", "dark")
+    }
+    assert all(":alt:" in part for part in made.split(":::{image}")[1:])
+
+
+def test_runs_of_sweeps_are_grouped(monkeypatch):
+    runs = [Fake(1, {}, 2.0, sweep="b"), Fake(2, {}, 2.0, sweep=None), Fake(3, {}, 2.0, sweep="a")]
+    assert {name: [run.name for run in found] for name, found in grouped(runs).items()} == {
+        "a": ["run-3"],
+        "b": ["run-1"],
+    }
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"reference": [1]}', "{}"])
+def test_a_sweep_file_that_cannot_be_read_gives_no_reference(root, content):
+    (root / "sweeps").mkdir()
+    if content is not None:
+        (root / "sweeps" / "s.json").write_text(content)
+    assert references("s", [root]) == []
+
+
+def test_values_that_are_no_numbers_and_missing_figures_are_drawn(root):
+    runs = [Fake(1, {"corpus.template": "title"}, 9.0), Fake(2, {"corpus.template": "year-title"}, None)]
+    assert "corpus.template" in page("s", runs, [])
+    assert "No run measured" in sweeps.page("s", [Fake(1, {"model": "124M"}, None)], [])

@@ -1,0 +1,40 @@
+"""Chromium, for tests of pages; they are skipped where it or playwright is missing."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def chromium():
+    """A browser: that of ``TITLESMITH_CHROMIUM``, or the one that the system has."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    path = os.environ.get("TITLESMITH_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
+        pytest.skip("needs Chromium (set TITLESMITH_CHROMIUM)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def axe() -> str:
+    """axe-core's script (``npm pack axe-core``); the test is skipped where ``TITLESMITH_AXE`` does not name it."""
+    if not (path := os.environ.get("TITLESMITH_AXE")):
+        pytest.skip("needs axe-core (set TITLESMITH_AXE to its axe.min.js)")
+    return Path(path).read_text("utf-8")
+
+
+def faults(page, script: str) -> list[str]:
+    """What axe finds serious or critical on a page: the rule and where."""
+    page.evaluate(script)  # a page from a folder takes no script from elsewhere
+    found = page.evaluate("async () => (await axe.run()).violations")
+    return [
+        f"{fault['id']}: {node['target']} {node['failureSummary']}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]

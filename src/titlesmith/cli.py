@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from titlesmith.errors import RequestError, TitlesmithError
-from titlesmith.run import STAGES, Run, files, runs
+from titlesmith.run import STAGES, Run, existing, files, runs
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish what happened as a book.",
@@ -54,9 +54,7 @@ def list_() -> None:
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     """Print what a run was, why its training stopped, its perplexity and ten texts."""
-    found = Run(run)
-    if not found.info:
-        raise RequestError(f"there is no run {run}; there are {', '.join(r.name for r in runs()) or 'none'}")
+    found = existing(run)
     metrics, training = found.metrics, found.record("finetune")
     print(f"\nrun                    {found.name} ({found.papers})")
     print(f"training stopped       {training['stop_reason']}")
@@ -144,6 +142,14 @@ def book() -> None:
     if left_out:
         print(f"left out (unfinished)  {', '.join(left_out)}")
     print(f"open                   {page}")
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def generate(context: typer.Context) -> None:
+    """Draw texts from a run's model, several prefixes at once, and print them as they come."""
+    from titlesmith.terminal import command  # reads its options from notebook 04
+
+    command()(context.args, prog_name="titlesmith generate")
 
 
 def main() -> None:

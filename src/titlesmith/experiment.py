@@ -21,7 +21,8 @@ import yaml
 from papermill import inspect_notebook
 
 from titlesmith import corpus as corpora
-from titlesmith import harvest, models
+from titlesmith import harvest, models, prompts
+from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError
 from titlesmith.run import STAGES, notebook, root
 
@@ -209,6 +210,7 @@ class Experiment:
         context = models.context(model["model"])
         if model["block_size"] > context:
             raise RequestError(f"finetune.block_size: {model['block_size']} exceeds the model's context of {context}")
+        prompts.check(template(corpus["template"]), generate)
         longest = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
         if 1 + longest + generate["max_tokens"] > context:
             raise RequestError(

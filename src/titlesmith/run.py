@@ -287,3 +287,11 @@ def runs() -> list[Run]:
         except TitlesmithError as error:
             print(f"left out: {error}", file=sys.stderr)
     return sorted(found, key=found.get, reverse=True)
+
+
+def existing(name: str) -> Run:
+    """The run of this name (RequestError where there is none)."""
+    run = Run(name)
+    if not run.info:
+        raise RequestError(f"there is no run {name}; there are {', '.join(r.name for r in runs()) or 'none'}")
+    return run

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from titlesmith.corpus import building
+from titlesmith.corpus.clean import clean
 from titlesmith.corpus.select import check_patterns
 from titlesmith.corpus.split import SPLITS
 from titlesmith.corpus.template import DERIVED, check_fields, template
@@ -33,6 +34,8 @@ class Corpus:
         How the documents were formatted.
     layout
         How they stand in ids.
+    lowercase
+        Whether they are in lower case.
     """
 
     def __init__(self, run: Run):
@@ -42,11 +45,21 @@ class Corpus:
         self.template = template(self.info["template"])
         self.tokenizer = Tokenizer.load(self.path)
         self.layout = Layout(self.tokenizer, self.info["delimiters"], self.has_prompt)
+        self.lowercase: bool = run.record("corpus").get("settings", {}).get("lowercase", False)
 
     @property
     def has_prompt(self) -> bool:
         """Whether documents have a prompt part."""
         return bool(self.template.prompt)
+
+    def clean(self, text: str) -> str:
+        """A text as a document of this corpus has it."""
+        return clean(text).lower() if self.lowercase else clean(text)
+
+    def beginning(self, text: str) -> str:
+        """The beginning of a text as a document of this corpus has it; a space at its end is kept."""
+        cleaned = self.clean(text)
+        return cleaned + " " * (text[-1:].isspace() and bool(cleaned))
 
     def documents(self, name: str) -> Documents:
         """The token ids of a split."""

@@ -1,8 +1,10 @@
 """Tokens: text as ids of a byte-level BPE in GPT-2's file format, and documents as one memory-mapped array."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from threading import local
@@ -105,6 +107,68 @@ class Tokenizer:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
         return self._codec.decode(list(ids), skip_special_tokens=False)
 
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(piece for piece, number in self.vocabulary.items() if number != self.end)
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {number: piece for piece, number in self.vocabulary.items()}
+
+    def covers(self, text: str) -> tuple[list[int], dict[tuple[int, ...], list[int]]]:
+        """The ids in which a longer text may stand that begins with ``text``: its cover encodings (Phan et al. 2024).
+
+        The end of a text is rarely the end of a token of what goes on from it: "Neur" may be two tokens and "Neural"
+        one, and the space behind a word belongs to the next token. So its last word is taken back.
+
+        Returns
+        -------
+        tuple
+            The ids of all words but the last; and how the last may begin: ids of a part of it, perhaps none, and for
+            each the ids that may follow, each of which reaches the end of ``text`` or goes beyond it. These are the
+            ways, and all of them, in which `encode` splits longer words. A vocabulary that is not byte-level tells only
+            of `encode` of the text itself.
+        """
+        if not self._is_byte_level:
+            *head, last = self.encode(text)
+            return head, {(): [last]}
+        words = [word for word, _ in self._codec.pre_tokenizer.pre_tokenize_str(text)]
+        head, last, found = [id for word in words[:-1] for id in self._split(word)], words[-1], {}
+        for start in range(len(last)):
+            begun, rest = self._split(last[:start]), last[start:]
+            first, behind = (bisect_left(self._sorted, key) for key in (rest, rest + chr(0x10FFFF)))
+            ids = [self.vocabulary[piece] for piece in self._sorted[first:behind]]
+            whole = [i for i in ids if self._split(last[:start] + self._pieces[i]) == [*begun, i]] if begun else ids
+            if whole:
+                found[tuple(begun)] = whole
+        return head, found
+
+    def rest(self, text: str, ids: Iterable[int]) -> str:
+        """What ids say behind ``text``, with which they begin; bytes that are no UTF-8 become U+FFFD."""
+        if not self._is_byte_level:
+            return self.decode(ids)[len(self.decode(self.encode(text))) :]
+        said = "".join(self._pieces.get(i, "") for i in ids)  # of a byte each, so that no character is cut
+        return self._codec.decoder.decode([said[len(text.encode()) :]])
+
+    def goes_beyond(self, text: str, ids: list[int]) -> bool:
+        """Whether ids say more than ``text``, with which they begin."""
+        return self._is_byte_level and sum(len(self._pieces[i]) for i in ids) > len(text.encode())
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return isinstance(self._codec.decoder, decoders.ByteLevel) and isinstance(self._codec.model, models.BPE)
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {number: piece for piece, number in self.vocabulary.items()}
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(piece for piece, number in self.vocabulary.items() if number != self.end)
+
+    def _split(self, word: str) -> list[int]:
+        return [token.id for token in self._codec.model.tokenize(word)]
+
     def prompt(self, text: str, has_prompt: bool) -> list[int]:
         """Ids that open a document: the end of text before it, and what is given of it."""
         return [self.end, *self.encode(text), *([self.newline] if has_prompt else [])]
@@ -138,20 +202,27 @@ class Layout:
         start, separator, stop = self.markers
         return start + (prompt + separator if self.has_prompt else "") + completion + stop
 
-    def opening(self, prompt: str) -> list[int]:
+    def opening(self, prompt: str, prefix: str = "") -> list[int]:
         """Ids from which a model goes on: the end of text before a document, and what is given of it.
 
         Parameters
         ----------
         prompt
-            The prompt part, or the beginning of the completion where documents have no prompt.
+            The prompt part; empty where documents have none.
+        prefix
+            The beginning of the completion.
         """
-        return [self.tokenizer.end, *self.start, *self.tokenizer.encode(prompt), *self.separator]
+        encode = self.tokenizer.encode
+        return [self.tokenizer.end, *self.start, *encode(prompt), *self.separator, *encode(prefix)]
 
     def text(self, ids: Iterable[int]) -> str:
         """The completion that a model wrote, up to the marker of its end where the layout has one."""
-        text, stop = self.tokenizer.decode(ids), self.markers[2]
-        return text.partition(stop)[0] if stop else text
+        return self.until_stop(self.tokenizer.decode(ids))[0]
+
+    def until_stop(self, text: str) -> tuple[str, bool]:
+        """A text up to the marker of its end, and whether it has one."""
+        before, found, _ = text.partition(self.markers[2]) if self.markers[2] else (text, "", "")
+        return before, bool(found)
 
 
 class Documents:

@@ -16,10 +16,13 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
 from titlesmith.corpus.tokens import Documents, Tokenizer
 from titlesmith.engines.rows import Rows, padded
-from titlesmith.errors import RunError
+from titlesmith.errors import RequestError, RunError
 from titlesmith.monitor import Monitor
 
-SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48}
+SAMPLING = {
+    "temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "min_tokens": 0, "repetition_penalty": 1.0,
+    "no_repeat_ngram": 0, "beams": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,15 +159,26 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """Samples texts to their end.
+        """Samples texts to their end, or searches the likeliest.
+
+        The same seed gives the same texts on one machine, whatever was generated before. What a text is drawn by
+        depends on the seed, its prompt, and its number among the texts of that prompt; other prompts of the call decide
+        no more than how its matrix products round.
 
         Parameters
         ----------
         prompts
-            Ids that open a document (`Tokenizer.prompt`).
+            Ids that open a document (`Tokenizer.prompt`), of any lengths.
         settings
-            ``count`` texts a prompt, ``temperature`` (above 0), ``top_k`` (0 for all), ``top_p`` (1 for all),
-            ``max_tokens`` behind the prompt, ``seed`` (a number or several).
+            ``count`` texts a prompt and ``seed`` (a number or several); what is left out is as in `SAMPLING`:
+
+            ``temperature`` (above 0), ``top_k`` (0 for all), then ``top_p`` (1 for all; Holtzman et al. 2020);
+            ``max_tokens`` behind the prompt; ``min_tokens`` before which a text does not end;
+            ``repetition_penalty`` (1 for none; Keskar et al. 2019) on ids of prompt and text;
+            ``no_repeat_ngram``: no so many ids in a row occur twice in prompt and text (0 for any);
+            ``beams``: above 1, the ``count`` best texts of a beam search by mean log-probability; nothing is drawn.
+
+            The end of text that opens a document does not count as an id that was there before.
 
         Returns
         -------
@@ -174,7 +188,17 @@ class Engine(ABC):
         Raises
         ------
         RequestError
-            A prompt and ``max_tokens`` together exceed the context.
+            A prompt and ``max_tokens`` together exceed the context, or ``count`` exceeds ``beams``.
+        """
+
+    @abstractmethod
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities of the id behind each prompt, float32, shape (prompts, vocabulary).
+
+        Raises
+        ------
+        RequestError
+            A prompt exceeds the context.
         """
 
     @abstractmethod
@@ -212,6 +236,31 @@ class Engine(ABC):
     @abstractmethod
     def load(cls, path: Path, resume: bool = True) -> "Engine":
         """Reads what `save` wrote: to go on training exactly where it was, or (not ``resume``) the weights alone."""
+
+
+def sampling(prompts: list[list[int]], settings: dict, context: int) -> dict:
+    """The settings of `Engine.generate` with what was left out, checked.
+
+    Raises
+    ------
+    RequestError
+        See `Engine.generate`.
+    """
+    settings = SAMPLING | settings
+    longest, beams, count = max(map(len, prompts), default=0), settings["beams"], settings["count"]
+    if longest + settings["max_tokens"] > context:
+        raise RequestError(
+            f"generate.max_tokens: a prompt of {longest} tokens and {settings['max_tokens']} behind it "
+            f"exceed the model's context of {context}: lower max_tokens or shorten the prompt"
+        )
+    if beams > 1 and count > beams:
+        raise RequestError(
+            f"generate.count: {count} texts of {beams} beams; a beam search returns at most as many texts as it has "
+            "beams: lower count, or draw the texts with beams=1"
+        )
+    if settings["min_tokens"] > settings["max_tokens"]:
+        raise RequestError(f"generate.min_tokens: {settings['min_tokens']} exceed max_tokens, {settings['max_tokens']}")
+    return settings
 
 
 class Probe:

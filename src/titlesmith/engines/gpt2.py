@@ -16,7 +16,7 @@ import numpy as np
 from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines.base import Draw, Engine
+from titlesmith.engines.base import Draw, Engine, sampling
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.machine import hushed
@@ -26,11 +26,12 @@ with hushed():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
+    from titlesmith.engines.decoder import Decoder
     from titlesmith.engines.graph import Step
+    from titlesmith.engines.sampler import Sampler
 
 tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
 tf1 = tf.compat.v1
-ROWS = 128  # texts that are drawn side by side
 STEP = "titlesmith/step"
 
 
@@ -53,6 +54,7 @@ class GPT2Engine(Engine):
         self._hparams.override_from_dict(hyperparameters)
         self._trainer: Step | None = None
         self._sampler = self._used = self._checkpoint = None
+        self._fresh = False  # whether the sampler has the weights as they are now
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(seed)
             self._ids = tf1.placeholder(tf.int32, [None, None])
@@ -107,6 +109,7 @@ class GPT2Engine(Engine):
                 )
         with self._session.graph.as_default():
             tf1.train.Saver(self._variables).restore(self._session, checkpoint)
+        self._fresh = False
         return checkpoint
 
     def device(self, settings: dict) -> str:
@@ -163,7 +166,7 @@ class GPT2Engine(Engine):
             if call < self._calls - 1:
                 nats += self._session.run([step.loss, step.accumulate], feed)[0]
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
-        self._changed = True
+        self._changed, self._fresh = True, False
         return float(nats + loss), float(norm)
 
     def _write_back(self) -> None:
@@ -207,99 +210,33 @@ class GPT2Engine(Engine):
             if file.stem != Path(written).name:
                 file.unlink()
 
-    def _build_sampler(self) -> dict:
-        """One graph for all calls: the loop stops when every text has ended, and keys and values are kept."""
-        with self._session.graph.as_default():
-            prompt = tf1.placeholder(tf.int32, [None, None])
-            temperature, top_p = tf1.placeholder(tf.float32, []), tf1.placeholder(tf.float32, [])
-            top_k, limit, seed = (tf1.placeholder(tf.int32, shape) for shape in ([], [], [2]))
-            end = self.tokenizer.end
-
-            def pick(logits, i):
-                logits = logits[:, -1]
-                own = tf.nn.log_softmax(logits)
-                kept = keep_top_p(keep_top_k(logits / temperature, top_k), top_p)
-                ids = tf.random.stateless_categorical(kept, 1, seed + tf.stack([0, i]), dtype=tf.int32)[:, 0]
-                return ids, tf.gather(own, ids, batch_dims=1)
-
-            def body(i, past, ids, logprob, texts, finished):
-                with tf1.variable_scope("", reuse=True):
-                    output = gpt2.model(self._hparams, X=ids[:, None], past=past, reuse=True)
-                ids, nats = pick(output["logits"], i)
-                ids = tf.where(finished, end, ids)
-                logprob += tf.where(finished, 0.0, nats)
-                past = tf.concat([past, output["present"]], axis=-2)
-                return i + 1, past, ids, logprob, tf.concat([texts, ids[:, None]], 1), finished | tf.equal(ids, end)
-
-            first = gpt2.model(self._hparams, X=prompt, reuse=True)
-            ids, nats = pick(first["logits"], 0)
-            shape = gpt2.past_shape(hparams=self._hparams)
-            first["present"].set_shape(shape)
-            start = (tf.constant(1), first["present"], ids, nats, ids[:, None], tf.equal(ids, end))
-            shapes = ([], shape, [None], [None], [None, None], [None])
-            *_, logprob, texts, finished = tf.while_loop(
-                lambda i, *state: (i < limit) & ~tf.reduce_all(state[-1]),
-                body,
-                start,
-                shape_invariants=tuple(map(tf.TensorShape, shapes)),
-            )
-        self._sampler = {
-            "prompt": prompt, "temperature": temperature, "top_k": top_k, "top_p": top_p, "limit": limit, "seed": seed,
-            "run": (texts, logprob, finished),
-        }  # fmt: skip
+    def _ready(self) -> Sampler:
+        """The sampler, built once, with the weights as they are now."""
+        self._write_back()
+        if not self._sampler:
+            model = {v.op.name.removeprefix("model/"): v for v in self._variables}
+            kind = tf.as_dtype(precision({"precision": "auto"}))
+            with self._session.graph.as_default():
+                self._decoder = Decoder(model, self.hyperparameters, kind, self._session)
+            self._sampler = Sampler(self._decoder, self.tokenizer.end)
+        if not self._fresh:
+            self._decoder.refresh()
+            self._fresh = True
         return self._sampler
 
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """See `Engine.generate`; the seed decides, whatever was generated before."""
-        self._write_back()
-        sampler = self._sampler or self._build_sampler()
-        results = []
-        for number, prompt in enumerate(prompts):
-            if len(prompt) + settings["max_tokens"] > self.context:
-                raise RequestError(
-                    f"generate.max_tokens: a prompt of {len(prompt)} tokens and {settings['max_tokens']} behind it "
-                    f"exceed the model's context of {self.context}: lower max_tokens or shorten the prompt"
-                )
-            draws: list[Draw] = []
-            while missing := settings["count"] - len(draws):
-                seeds = np.random.SeedSequence([*np.atleast_1d(settings["seed"]), number, len(draws)])
-                feed = {
-                    sampler["prompt"]: [prompt] * min(missing, ROWS),
-                    sampler["temperature"]: settings["temperature"],
-                    sampler["top_k"]: settings["top_k"] or len(self.tokenizer),
-                    sampler["top_p"]: settings["top_p"],
-                    sampler["limit"]: settings["max_tokens"],
-                    sampler["seed"]: seeds.generate_state(2) >> 1,  # a bit less, for TensorFlow's signed integers
-                }
-                rows = zip(*self._session.run(sampler["run"], feed), strict=True)
-                draws += [self._draw(*row) for row in rows]
-            results.append(draws)
-        return results
+        """See `Engine.generate`."""
+        settings = sampling(prompts, settings, self.context)
+        draws = self._ready().generate(prompts, settings)
+        if self._trainer:
+            self._decoder.release()
+            self._fresh = False
+        return draws
 
-    def _draw(self, ids: np.ndarray, logprob: float, finished: bool) -> Draw:
-        length = int(np.argmax(ids == self.tokenizer.end)) if finished else len(ids)
-        return Draw(ids[:length].tolist(), float(logprob) / (length + bool(finished)), bool(finished))
-
-
-def keep_top_k(logits: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-    """Logits (rows, vocabulary) with all but the ``k`` largest of each row at minus infinity."""
-
-    def cut():
-        return tf.where(logits < tf.math.top_k(logits, k).values[:, -1:], -np.inf, logits)
-
-    return tf.cond(k < tf.shape(logits)[-1], cut, lambda: logits)
-
-
-def keep_top_p(logits: tf.Tensor, p: tf.Tensor) -> tf.Tensor:
-    """Nucleus (Holtzman et al. 2020): the likeliest ids of each row that together reach probability ``p``."""
-
-    def cut():
-        ordered = tf.sort(logits, direction="DESCENDING")
-        before = tf.cumsum(tf.nn.softmax(ordered), axis=-1, exclusive=True)
-        last = tf.reduce_min(tf.where(before < p, ordered, np.inf), axis=-1, keepdims=True)
-        return tf.where(logits < last, -np.inf, logits)
-
-    return tf.cond(p < 1.0, cut, lambda: logits)  # sorting the vocabulary takes longer than the model
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """See `Engine.next`."""
+        sampling(prompts, {"count": 1, "max_tokens": 0}, self.context)
+        return self._ready().next(prompts)
 
 
 def sizes(variables: list) -> int:

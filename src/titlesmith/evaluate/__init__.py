@@ -30,7 +30,8 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus) -> dict:
         "texts": len(texts),
         "copy_rate": copy_rate(texts, training),
         "near_copy_rate": near_copy_rate(rows),
-        "artifact_rate": sum(not (row["finished"] and is_clean(row["text"])) for row in rows) / len(rows),
+        "artifact_rate": sum(not (row["finished"] and is_clean(row["text"], row["prefix"])) for row in rows)
+        / len(rows),
         "prefix_kept_rate": sum(row["text"].startswith(row["prefix"]) for row in rows) / len(rows),
         **style(texts, training),
         "human": {"texts": len(people), **style(people, training)},

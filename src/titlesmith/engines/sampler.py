@@ -1,0 +1,275 @@
+"""Drawing texts: batches of rows that each go on from a prompt until they end, at random or by beam search."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from titlesmith.engines.base import Draw
+from titlesmith.engines.decoder import SURE, Decoder
+
+ROWS = 128  # texts that are drawn side by side, at most
+MEMORY = 2**31  # bytes that a batch's keys, values and prompts may take, about
+ROOM = 32  # tokens by which the room for texts grows
+
+
+class Row:
+    """A text that is being drawn.
+
+    Parameters
+    ----------
+    job
+        What it belongs to.
+    prompt
+        Its first ids.
+    settings
+        Of `Engine.generate`.
+    end
+        The end of text, which ends a text and does not count as repeated where it opens a prompt.
+    seed
+        Decides what is drawn.
+    """
+
+    def __init__(self, job: int, prompt: list[int], settings: dict, end: int, seed: tuple = ()):
+        self.job, self.ids, self.start, self.settings, self.end = job, list(prompt), len(prompt), settings, end
+        self.nats, self.score, self.finished = 0.0, 0.0, False
+        self._followers: dict[tuple, set[int]] = defaultdict(set)
+        if settings["no_repeat_ngram"]:
+            for last in range(1, self.start + 1):
+                self._count(last)
+        if seed:
+            generator = np.random.default_rng(np.random.SeedSequence(seed))
+            self.uniform = np.minimum(generator.random(settings["max_tokens"], np.float32), SURE)
+
+    def __len__(self) -> int:
+        return len(self.ids) - self.start
+
+    def add(self, i: int, nats: float) -> None:
+        """Appends an id with its log-probability."""
+        self.ids.append(i)
+        self.nats += nats
+        self.finished = i == self.end
+        if self.settings["no_repeat_ngram"]:
+            self._count(len(self.ids))
+
+    def branch(self) -> "Row":
+        """A copy that goes its own way."""
+        new = object.__new__(Row)
+        new.__dict__ = self.__dict__ | {"ids": list(self.ids), "_followers": defaultdict(set)}
+        for before, ids in self._followers.items():
+            new._followers[before] = set(ids)
+        return new
+
+    def _count(self, last: int) -> None:
+        size = self.settings["no_repeat_ngram"]
+        if last >= size and self.ids[last - 1] != self.end:
+            self._followers[tuple(self.ids[last - size : last - 1])].add(self.ids[last - 1])
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing may follow."""
+        return self.finished or len(self) == self.settings["max_tokens"]
+
+    @property
+    def banned(self) -> set[int]:
+        """Ids that may not come next: those that would repeat an n-gram, and the end where it is too early."""
+        size = self.settings["no_repeat_ngram"]
+        found = set()
+        if size and len(self.ids) >= size - 1:
+            found |= self._followers.get(tuple(self.ids[len(self.ids) - size + 1 :]), set())
+        return found | {self.end} if len(self) < self.settings["min_tokens"] else found
+
+    @property
+    def seen(self) -> set[int]:
+        """Ids that the repetition penalty falls on."""
+        return set(self.ids) - {self.end} if self.settings["repetition_penalty"] != 1 else set()
+
+    @property
+    def draw(self) -> Draw:
+        """The text as `Engine.generate` returns it."""
+        ids = self.ids[self.start : len(self.ids) - self.finished]
+        return Draw(ids, self.nats / len(self), self.finished)
+
+
+class Sampler:
+    """Draws texts with a decoder.
+
+    Parameters
+    ----------
+    decoder
+        The model.
+    end
+        The end of text.
+    """
+
+    def __init__(self, decoder: Decoder, end: int):
+        self._decoder, self._end = decoder, end
+
+    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
+        """See `Engine.generate`; settings are whole."""
+        rows, count, occurrences = [], settings["count"], defaultdict(int)
+        by_beams = settings["beams"] > 1
+        for job, prompt in enumerate(prompts):
+            for _ in range(1 if by_beams else count):
+                # What a text is drawn by depends on seed, prompt, and how many texts of that prompt there were
+                number = occurrences[tuple(prompt)]
+                occurrences[tuple(prompt)] += 1
+                seed = (*np.atleast_1d(settings["seed"]), number, len(prompt), *prompt)
+                rows.append(Row(job, prompt, settings, self._end, () if by_beams else seed))
+        results: list[list[Draw]] = [[] for _ in prompts]
+        draw = self._beams if by_beams else self._sample
+        for batch in self._batches(rows, settings):
+            for job, texts in draw(batch, settings):
+                results[job] += texts
+        self._decoder.clear()
+        return results
+
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """See `Engine.next`."""
+        found = np.empty((len(prompts), self._decoder.hyperparameters["n_vocab"]), np.float32)
+        order = np.argsort([len(p) for p in prompts], kind="stable")
+        for batch in self._cut(order, lambda i: len(prompts[i]), lambda i: tuple(prompts[i]), 0):
+            found[batch] = self._decoder.next([prompts[i] for i in batch])
+        return found
+
+    def _batches(self, rows: list[Row], settings: dict) -> Iterator[list[Row]]:
+        """Rows in batches, shortest prompts first, the same prompts side by side."""
+        rows = sorted(rows, key=lambda row: (row.start, row.job))
+        return self._cut(rows, lambda r: r.start, lambda r: tuple(r.ids), settings["max_tokens"], settings["beams"])
+
+    def _cut(self, items, length, prompt, more: int, copies: int = 1) -> Iterator[list]:
+        """Items in batches that fit: keys and values of each row, attention and activations of each prompt."""
+        shape = self._decoder.hyperparameters
+        token = 8 * shape["n_layer"] * shape["n_embd"]
+        batch, read = [], set()
+        for item in items:
+            n = length(item)
+            distinct = len(read | {prompt(item)})
+            size = (len(batch) + 1) * copies * token * (n + more) * bool(more)
+            size += distinct * n * (12 * n * shape["n_head"] + 64 * shape["n_embd"])
+            if batch and ((len(batch) + 1) * copies > ROWS or size > MEMORY):
+                yield batch
+                batch, read = [], set()
+            batch.append(item)
+            read.add(prompt(item))
+        if batch:
+            yield batch
+
+    def _controls(self, rows: list[Row], settings: dict) -> dict:
+        d = self._decoder
+        pairs = {
+            kind: [(i, x) for i, row in enumerate(rows) for x in sorted(getattr(row, kind))]
+            for kind in ("seen", "banned")
+        }
+        return {
+            d.seen: np.array(pairs["seen"], np.int32).reshape(-1, 2),
+            d.banned: np.array(pairs["banned"], np.int32).reshape(-1, 2),
+            d.penalty: settings["repetition_penalty"],
+        }
+
+    def _open(self, rows: list[Row], want: str, controls: dict, room: int) -> tuple:
+        distinct = list(dict.fromkeys(tuple(row.ids) for row in rows))
+        number = {prompt: i for i, prompt in enumerate(distinct)}
+        return self._decoder.open(distinct, [number[tuple(row.ids)] for row in rows], room, want, controls)
+
+    def _sample(self, rows: list[Row], settings: dict) -> Iterator[tuple[int, list[Draw]]]:
+        d = self._decoder
+        whole = d.hyperparameters["n_vocab"]
+        fixed = {
+            d.temperature: settings["temperature"],
+            d.top_k: min(settings["top_k"] or whole, whole),
+            d.top_p: settings["top_p"],
+        }
+        room, batch = max(row.start for row in rows) + ROOM, rows  # all rows, and those in the decoder
+
+        def controls():
+            # A row that has ended stays until it pays to drop it
+            uniform = [row.uniform[min(len(row), settings["max_tokens"] - 1)] for row in batch]
+            return fixed | self._controls(batch, settings) | {d.uniform: uniform}
+
+        found = self._open(batch, "draw", controls(), room)
+        while True:
+            for row, i, nats in zip(batch, *(part.tolist() for part in found), strict=True):
+                if not row.ended:
+                    row.add(i, nats)
+            going = [i for i, row in enumerate(batch) if not row.ended]
+            if not going:
+                break
+            longest = max(len(batch[i].ids) for i in going)
+            if len(going) <= 0.8 * len(batch) or longest > room:
+                room = room if longest <= room else max(longest, min(room + max(ROOM, room // 2), _most(batch)))
+                d.rearrange(np.array(going), room)
+                batch = [batch[i] for i in going]
+            ids, places = zip(*((row.ids[-1], len(row.ids) - 1) for row in batch), strict=True)
+            found = d.step(ids, places, "draw", controls())
+        for row in rows:
+            yield row.job, [row.draw]
+
+    def _beams(self, rows: list[Row], settings: dict) -> Iterator[tuple[int, list[Draw]]]:
+        """Beam search, a beam's score the mean log-probability of its ids and its end, as in transformers."""
+        d, size = self._decoder, settings["beams"]
+        room = max(row.start for row in rows) + ROOM
+        jobs = [Beams(row, size) for row in rows]
+        going, batch = jobs, rows
+        found = self._open(batch, "best", self._controls(batch, settings) | {d.width: 2 * size}, room)
+        while True:
+            first, origins = 0, []
+            for job in going:
+                own = slice(first, first + len(job.rows))
+                origins += [first + i for i in job.go_on(*(part[own] for part in found))]
+                first = own.stop
+            going = [job for job in going if job.rows]
+            if not going:
+                break
+            batch = [row for job in going for row in job.rows]
+            longest = max(len(row.ids) for row in batch)
+            if longest > room:
+                room = max(longest, min(room + max(ROOM, room // 2), _most(batch)))
+            d.rearrange(np.array(origins), room)
+            ids, places = zip(*((row.ids[-1], len(row.ids) - 1) for row in batch), strict=True)
+            found = d.step(ids, places, "best", self._controls(batch, settings) | {d.width: 2 * size})
+        for job in jobs:
+            yield job.done[0].job, [row.draw for row in job.done[: settings["count"]]]
+
+
+def _most(rows: list[Row]) -> int:
+    return max(row.start + row.settings["max_tokens"] for row in rows)
+
+
+class Beams:
+    """The beams of one prompt.
+
+    Parameters
+    ----------
+    row
+        The prompt.
+    size
+        How many beams.
+    """
+
+    def __init__(self, row: Row, size: int):
+        self.rows, self.size, self.done = [row], size, []
+
+    def go_on(self, scores: np.ndarray, ids: np.ndarray, nats: np.ndarray) -> list[int]:
+        """Takes the best continuations, of the ``2 * size`` best of each beam; returns which beams they go on from."""
+        totals = scores + np.array([[row.score] for row in self.rows])
+        ranked = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.size]
+        rows, origins = [], []
+        for rank, place in enumerate(ranked):
+            beam, column = divmod(int(place), ids.shape[1])
+            if not np.isfinite(totals[beam, column]):
+                break
+            row = self.rows[beam].branch()
+            row.add(int(ids[beam, column]), float(nats[beam, column]))
+            row.score = float(totals[beam, column])
+            if row.ended:
+                self.done += [row] if rank < self.size else []
+            elif len(rows) < self.size:
+                rows.append(row)
+                origins.append(beam)
+        self.done = sorted(self.done, key=lambda row: -row.score / len(row))[: self.size]
+        full = len(self.done) == self.size
+        if full and rows and self.done[-1].score / len(self.done[-1]) >= rows[0].score / len(rows[0]):
+            rows, origins = [], []  # what goes on has no better mean than the worst that has ended
+        self.rows = rows
+        return origins

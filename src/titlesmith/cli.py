@@ -152,6 +152,18 @@ def generate(context: typer.Context) -> None:
     command()(context.args, prog_name="titlesmith generate")
 
 
+@app.command("app")
+def app_(
+    run: Annotated[str, typer.Argument(help="A run's name.")],
+    host: Annotated[str, typer.Option(help="Address to listen to; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen to.")] = 7860,
+) -> None:
+    """Serve a web page, and an HTTP API, on which people ask a run's model for texts."""
+    from titlesmith.app import serve
+
+    serve(existing(run), host, port)
+
+
 def main() -> None:
     """Runs the command line; errors of titlesmith are printed without a traceback."""
     try:

@@ -4,13 +4,14 @@ import inspect
 import json
 import re
 from html import escape
+from textwrap import shorten
 from typing import Optional
 
 import gradio as gr
 from fastapi import FastAPI
 
 from titlesmith.app.service import LONGEST, Service
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, TitlesmithError
 from titlesmith.run import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
@@ -33,6 +34,7 @@ CSS = """
 .results .warning, .banner {border-left: 4px solid #b45309; background: #fef3c7; color: #451a03; padding: .3rem .6rem;
   margin: .5rem 0 0; font-size: .9rem}
 .results .seed, .empty {color: var(--body-text-color-subdued); font-size: .9rem; margin: 0 0 .6rem}
+.gradio-container .facts {border: 0}
 .gradio-container .facts :is(th, td) {text-align: left; vertical-align: top; padding: .3rem .6rem; border: 0;
   border-top: 1px solid var(--border-color-primary); overflow-wrap: anywhere}
 """
@@ -69,13 +71,13 @@ def page(service: Service, address: str) -> gr.Blocks:
     name = service.run.name
     with gr.Blocks(title=f"titlesmith: {name}", analytics_enabled=False) as blocks:
         gr.HTML(f"<h1>titlesmith: {escape(name)}</h1>{_introduction(service)}")
-        with gr.Tabs():
-            with gr.Tab(service.task.capitalize()):
-                _writing(service)
-            with gr.Tab("Programs"):
-                _program(service, address)
-            with gr.Tab("About"):
-                gr.HTML(_about(service))
+        with gr.Tabs(), gr.Tab(service.task.capitalize()):
+            _writing(service)
+        # No tabs, which a narrow page hides in a menu
+        with gr.Accordion("Ask it from a program", open=False):
+            _program(service, address)
+        with gr.Accordion("About the model", open=False):
+            gr.HTML(_about(service))
     return blocks.queue(max_size=QUEUE, default_concurrency_limit=1)
 
 
@@ -164,7 +166,7 @@ def _writing(service: Service) -> None:
         chosen["seed"] = int(seed) if seed.isdecimal() else seed or None
         try:
             return results_html(service.write(dict(zip(service.fields, given, strict=False)), given[-1], **chosen))
-        except RequestError as error:
+        except TitlesmithError as error:
             raise _refusal(escape(str(error))) from None
 
     gr.on(
@@ -231,7 +233,7 @@ def _program(service: Service, address: str) -> None:
         texts = {field: given.pop(key) for key, field in fields.items()}
         try:
             return service.write(texts, given.pop("begins_with", ""), **given)
-        except RequestError as error:
+        except TitlesmithError as error:
             raise _refusal(str(error)) from None
 
     endpoint.__signature__ = inspect.Signature(
@@ -243,18 +245,19 @@ def _program(service: Service, address: str) -> None:
     gr.api(endpoint, api_name=name, concurrency_id=MODEL, concurrency_limit=1)
     shown = service.examples[0][0] if service.examples else ["..."] * max(1, len(fields))
     body = dict(zip(list(fields) or ["begins_with"], shown, strict=True)) | {"count": 3}
+    body = {key: shorten(value, 200) if isinstance(value, str) else value for key, value in body.items()}
     gr.HTML(
         "<p>The same model answers programs. The first request joins the line and gives a number, the second waits for "
         "the answer: <code>event: complete</code> and a list with one JSON object, or <code>event: error</code> and "
         "what was wrong.</p>"
     )
-    gr.Code(curl(address, name, body), language="shell", label="curl", interactive=False)
+    gr.Code(curl(address, name, body), language="shell", label="curl", interactive=False, wrap_lines=True)
     rows = "".join(
         f"<tr><th scope='row'><code>{key}</code></th><td>{_says(service, key, default)}</td></tr>"
         for key, (_, default) in parameters.items()
     )
     gr.HTML(f'<table class="facts"><tbody>{rows}</tbody></table>')
-    gr.Code(python(address, name, body), language="python", label="Python", interactive=False)
+    gr.Code(python(address, name, body), language="python", label="Python", interactive=False, wrap_lines=True)
 
 
 def _says(service: Service, key: str, default: object) -> str:
@@ -265,6 +268,8 @@ def _says(service: Service, key: str, default: object) -> str:
     if key not in service.controls:
         return f"text, at most {LONGEST:,} characters"
     control = service.controls[key]
+    if key == "count":
+        return f"number of texts, {control.low:g} to {control.high:g}; {default:g} where it is left out"
     return f"{escape(control.help)}; from {control.low:g} to {control.high:g}, {default:g} where it is left out"
 
 

@@ -228,6 +228,18 @@ def sweep(
     print(f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s; {sweep.record(plan.name)}")
 
 
+@app.command("app")
+def app_(
+    run: Annotated[str, typer.Argument(help="A run's name.")],
+    host: Annotated[str, typer.Option(help="Address to listen to; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen to.")] = 7860,
+) -> None:
+    """Serve a web page, and an HTTP API, on which people ask a run's model for texts."""
+    from titlesmith.app import serve
+
+    serve(existing(run), host, port)
+
+
 def main() -> None:
     """Runs the command line; errors of titlesmith are printed without a traceback."""
     try:

@@ -59,6 +59,12 @@ class Parameter:
         """The annotation as a type."""
         return eval(self.annotation, {"__builtins__": {}}, TYPES)
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest value that its help allows, whether or not they are allowed themselves."""
+        found = INTERVAL.search(self.help)
+        return tuple(float(v) if self.type is float or v == "inf" else int(v) for v in found.groups()[2:4]) if found else None
+
     def parse(self, text: str) -> object:
         """A value typed on the command line: text as it is, else YAML, lists and mappings without brackets too."""
         if self.type is str:

@@ -1,5 +1,6 @@
 """Templates: how a paper becomes a document, a prompt part and a completion part with the paper's fields in braces."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -49,6 +50,25 @@ class Template:
     def format(self, papers: pl.DataFrame) -> pl.DataFrame:
         """Papers with their documents: columns ``prompt`` and ``completion`` beside the fields of `columns`."""
         return papers.with_columns(prompt=_format(self.prompt), completion=_format(self.completion))
+
+    def read(self, prompt: str) -> dict[str, str]:
+        """The fields that a prompt was made of; where there are several ways, each is as short as it can be.
+
+        Raises
+        ------
+        ValueError
+            It is no prompt of this template.
+        """
+        pattern, names = "", []
+        for text, name, _, _ in Formatter().parse(self.prompt):
+            pattern += re.escape(text)
+            if name in names:
+                pattern += f"(?:\\{names.index(name) + 1})"
+            elif name:
+                pattern, names = pattern + "(.*?)", [*names, name]
+        if not (found := re.fullmatch(pattern, prompt, re.DOTALL)):
+            raise ValueError(f"{prompt!r} is no prompt of {self.prompt!r}")
+        return dict(zip(names, found.groups(), strict=True))
 
 
 TEMPLATES = {

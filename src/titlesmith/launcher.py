@@ -42,14 +42,19 @@ def overrides() -> tuple[str, ...]:
 
 
 def store() -> "Store":
-    """Where the processes meet: torch's store, at the launcher or, where that has none, at the first that asks."""
+    """Where the processes meet: torch's store, at the launcher or, where that has none, in rank 0 which asks first."""
     from torch.distributed import PrefixStore, TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     host = rank() == 0 and os.environ.get(HOSTED) != "True"
     found = TCPStore(address, port, is_master=host, wait_for_workers=False, timeout=timedelta(minutes=5))
     os.environ[HOSTED] = "True"  # for the kernels of rank 0
-    return PrefixStore(f"titlesmith/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
+    return PrefixStore(prefix(), found)
+
+
+def prefix() -> str:
+    """What the names of all that is in the store begin with: another for each restart by the launcher."""
+    return f"titlesmith/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 @contextmanager

@@ -15,18 +15,20 @@ import torch
 from conftest import SMALL, corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import engines, models, monitor
-from titlesmith.engines import processes
+from titlesmith.corpus.pretrained import published
+from titlesmith.engines import architectures, processes
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.harvest import harvest
-from titlesmith.run import Run
+from titlesmith.run import Run, root
 
 HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
 CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
 SETTINGS = {name: parameter.default for name, parameter in declared("finetune").items()} | {
-    "model": "hf:scratch", "steps": 6, "batch_size": 4, "block_size": 32, "warmup_steps": 2, "loss_floor": 0.0,
+    "model": "hf:tiny", "steps": 6, "batch_size": 4, "block_size": 32, "warmup_steps": 2, "loss_floor": 0.0,
     "precision": "float32", "save_every": 2, "validate_every": 3, "sample_every": 3, "probe": 3,
 }  # fmt: skip
+TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
 TWO = {"processes": 2}
 LORA = {"lora_rank": 2, "lora_dropout": 0.0}
 
@@ -36,7 +38,12 @@ def prepare(name: str) -> tuple[Run, corpora.Corpus]:
     run.begin("harvest", {})
     harvest(run, HARVEST)
     run.begin("corpus", {})
-    return run, corpora.build(run, CORPUS, None, context=256)
+    corpus = corpora.build(run, CORPUS, None, context=64)
+    folder = root() / "models" / "tiny"
+    if not folder.exists():
+        architectures.scratch(corpus.tokenizer, TINY | {"n_vocab": len(corpus.tokenizer)}, 1).save_pretrained(folder)
+        published(corpus.tokenizer).save(folder)
+    return run, corpus
 
 
 def train(run, corpus, **settings) -> engines.Engine:
@@ -157,7 +164,7 @@ def test_a_killed_worker_ends_the_training_within_seconds(project, monkeypatch):
 
 def test_a_worker_that_cannot_start_says_why(project, together, monkeypatch):
     run, corpus = prepare("r")
-    engine = engines.start(run, "hf:scratch", corpus, 1)
+    engine = engines.start(run, "hf:tiny", corpus, 1)
     (run / "corpus" / "corpus.json").rename(run / "corpus" / "gone.json")
     with pytest.raises(RunError, match=r"process 1 failed: .*corpus\.json"):
         engine.finetune(corpus, SETTINGS | TWO, monitor.Monitor(run, SETTINGS))

@@ -23,6 +23,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -62,12 +63,11 @@ class Group:
         """Calls a method of the engine in all processes, with the same arguments, and returns what it does here."""
         if self._calling or self.size == 1:
             return method(*args)
-        self._calling = True
-        try:
-            self._order((method.__name__, method.__self__.step, args))
-            return method(*args)
-        finally:
-            self._calling = False
+        self._calling = True  # and stays so where the call fails: the workers may be in the midst of it
+        self._order((method.__name__, method.__self__.step, args))
+        result = method(*args)
+        self._calling = False
+        return result
 
     def follow(self, engine: object) -> None:
         """In a worker: does what rank 0 calls, until it ends the training."""
@@ -87,18 +87,19 @@ class Group:
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call to train a model, so that ``backward`` averages its gradients over the processes."""
         if self.sharded:
-            mesh = init_device_mesh(next(model.parameters()).device.type, (self.size,))
-            for module in (*architectures.blocks(model), model):
+            self._spread = model.get_base_model() if isinstance(model, PeftModel) else model  # what generates, too
+            mesh = init_device_mesh(model.device.type, (self.size,))
+            for module in (*architectures.blocks(model), self._spread):
                 fully_shard(module, mesh=mesh, reshard_after_forward=True)
         self._trained = model
         if self.size > 1 and not self.sharded:
-            self._trained = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
         return self._trained
 
     def averaging(self, now: bool) -> AbstractContextManager:
         """Around a call of what `wrap` gave, and ``backward``: gradients are averaged now, or summed up for later."""
         if self.sharded:
-            self._trained.set_requires_gradient_sync(now)
+            self._spread.set_requires_gradient_sync(now)
         return nullcontext() if now or self.size == 1 or self.sharded else self._trained.no_sync()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -138,10 +139,11 @@ class Group:
         return gather(state)
 
     def close(self) -> None:
-        """Ends the training: in rank 0 for the workers that follow."""
+        """Ends the training, in rank 0 for the workers that wait for its next call too; once more does nothing."""
         if dist.is_initialized() and self.size > 1:
-            if self.rank == 0:
-                self._order(None)
+            with suppress(RuntimeError):  # of workers that are gone
+                if not self._calling:
+                    self._order(None)
             dist.destroy_process_group()
 
 
@@ -173,13 +175,12 @@ def training(run: Run, settings: dict) -> Iterator[Group]:
         group = workers.begin(run, settings)
         try:
             yield group
-            group.close()
         except RuntimeError as error:
             if why := workers.failure(PATIENCE):
                 raise RunError(why) from error
             raise
         finally:
-            workers.leave()
+            workers.leave(group)
 
 
 class Launched:
@@ -240,12 +241,12 @@ class Launched:
         """What a worker said last; empty where the launcher shows it."""
         return ""
 
-    def leave(self) -> None:
-        """Says that this process is no longer in the group, so that a connection that breaks is no failure."""
+    def leave(self, group: Group) -> None:
+        """Ends the group; workers learn that a connection that breaks now is no failure of theirs."""
         self._over.set()
-        self.store.set(f"{self._number}/left", "")
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        with suppress(RuntimeError):  # of a launcher that is gone
+            self.store.set(f"{self._number}/left", "")
+        group.close()
 
     def _watch(self) -> None:
         # A collective of NCCL does not notice that a process is gone
@@ -259,7 +260,8 @@ class Started(Launched):
     """Workers that this process has started; they end when it does, however it ends."""
 
     def __init__(self, size: int):
-        super().__init__(size, dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+        hosted = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that is free
+        super().__init__(size, dist.PrefixStore(launcher.prefix(), hosted))
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // size)))
         self._logs = {rank: tempfile.TemporaryFile() for rank in range(1, size)}  # noqa: SIM115
         for rank in range(1, size):
@@ -270,7 +272,7 @@ class Started(Launched):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # what interrupts a notebook interrupts its kernel alone
                 env=os.environ
-                | launcher.environment(rank, size, self.store.port)
+                | launcher.environment(rank, size, hosted.port)
                 | {"OMP_NUM_THREADS": threads, "TITLESMITH_ROOT": str(root())},
             )
 

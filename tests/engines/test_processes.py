@@ -1,11 +1,11 @@
 """Several processes that train one model, over gloo: like one process, whatever happens to them."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -140,7 +140,9 @@ def test_what_cannot_be_shared_is_refused():
     with pytest.raises(RequestError, match="3 processes"):
         Experiment.read(find("sample-titles"), ("model=hf:scratch", "finetune.processes=3"))
     made = Run("r").fingerprint("finetune", SETTINGS, "")
-    assert made == Run("r").fingerprint("finetune", SETTINGS | TWO | {"sharding": "full"}, ""), "either resumes the other"
+    assert made == Run("r").fingerprint("finetune", SETTINGS | TWO | {"sharding": "full"}, ""), (
+        "either resumes the other"
+    )
 
 
 def test_a_killed_worker_ends_the_training_within_seconds(project, monkeypatch):
@@ -184,7 +186,7 @@ train(Run("r"), Corpus(Run("r")), **TWO, steps=100_000)
 def test_no_worker_outlives_rank_0(project):
     run, _ = prepare("r")
     rank_0 = subprocess.Popen(
-        [sys.executable, "-c", RANK_0.format(tests=str(os.path.dirname(os.path.dirname(__file__))))],
+        [sys.executable, "-c", RANK_0.format(tests=str(Path(__file__).parents[1]))],
         stderr=subprocess.PIPE,
     )
     try:

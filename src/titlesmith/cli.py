@@ -26,13 +26,21 @@ def run(
     start: Annotated[Optional[Stage], typer.Option("--from", help="Run this stage and those behind it again.")] = None,
     until: Annotated[Stage, typer.Option(help="The last stage to run.")] = STAGES[-1],
     force: Annotated[bool, typer.Option("--force", help="Run all stages again.")] = False,
+    processes: Annotated[Optional[int], typer.Option(help="Train in so many: -p finetune.processes=N.")] = None,
 ) -> None:
     """Run an experiment's notebooks, those whose parameters, inputs or source changed, and print what came out."""
     from titlesmith import experiment as experiments
+    from titlesmith import launcher
     from titlesmith.pipeline import chain
 
-    chosen = experiments.Experiment.read(experiments.find(experiment), tuple(p or ()))
-    done = chain(chosen, name, STAGES[0] if force else start, until)
+    if launcher.rank() > 0:
+        from titlesmith.engines import worker
+
+        return worker.serve()
+    given = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"]), *launcher.overrides()]
+    with launcher.leading():
+        chosen = experiments.Experiment.read(experiments.find(experiment), tuple(given))
+        done = chain(chosen, name, STAGES[0] if force else start, until)
     if done.complete:
         show(done.name)
     else:

@@ -159,9 +159,10 @@ def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
     Raises
     ------
     RequestError
-        A parameter is not allowed.
+        A parameter is not allowed, or not with the others.
     """
     settings = {k: p.check(namespace[k]) for k, p in declared(stage).items()}
+    models.check_processes(settings)
     run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
     if not all(map(run.is_current, earlier)):
         print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one")

@@ -36,6 +36,7 @@ MADE_UP = (
     "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "
     "say nothing about science."
 )
+HOW = ("processes", "sharding")  # settings that say how a stage computes, not what comes out
 WAITING = 10  # seconds for a kernel whose parent was killed to notice, which takes it a second or two
 _locks: dict[Path, FileLock] = {}
 
@@ -214,6 +215,7 @@ class Run:
         """Identifies what a stage is made of: settings, files it reads, its notebook's source, this version."""
         named = filter(None, (settings.get("path"), settings.get("model", "").removeprefix("hf:")))
         read = [digest(f) for name in named for place in (root(), root() / "models") for f in files(place / name)]
+        settings = {key: value for key, value in settings.items() if key not in HOW}
         made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 

@@ -27,10 +27,11 @@ from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines import architectures
+from titlesmith.engines import architectures, processes
 from titlesmith.engines.base import Draw, Engine, sampling
 from titlesmith.engines.decoding import continued, left_padded
 from titlesmith.errors import RequestError, RunError
+from titlesmith.monitor import Monitor
 from titlesmith.run import swapping
 
 STATE = "titlesmith.pt"
@@ -65,6 +66,7 @@ class TransformersEngine(Engine):
         self._optimizer: torch.optim.Optimizer | None = None
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
         self._places: torch.Tensor | None = None
+        self._group = processes.Group()
         config = model.config.get_text_config()
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
@@ -120,7 +122,29 @@ class TransformersEngine(Engine):
             card = torch.cuda.get_device_properties(0)
             where = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
         trained = f"LoRA of rank {settings['lora_rank']}, " if settings["lora_rank"] else ""
+        if (count := settings.get("processes", 1)) > 1:
+            each = " with a GPU each" if torch.cuda.is_available() else ""
+            where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
         return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
+
+    def finetune(self, corpus: Corpus, settings: dict, monitor: Monitor) -> None:
+        """See `Engine.finetune`; ``processes`` train together, of which this one has the monitor."""
+        with processes.training(monitor.run, settings) as self._group:
+            super().finetune(corpus, settings, monitor)
+        self._leave(monitor.model)
+
+    def work(self, corpus: Corpus, settings: dict, group: processes.Group) -> None:
+        """Takes part in the training of another process, of the same model, until that ends it."""
+        self._group = group
+        self.prepare(corpus, settings)
+        group.follow(self)
+
+    def _leave(self, path: Path) -> None:
+        """Goes on alone, where the weights were spread with those that lie in a folder."""
+        self._group.close()
+        if self._group.sharded:
+            self.__init__(type(self).load(path, resume=False)._model, self.tokenizer, self._base, self._quantize)
+        self._group = processes.Group()
 
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
@@ -144,6 +168,7 @@ class TransformersEngine(Engine):
                     architectures.blocks(model).requires_grad_(True)
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._parallel = self._group.wrap(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if (p.ndim > 1) == matrix], "weight_decay": decay}
@@ -153,6 +178,7 @@ class TransformersEngine(Engine):
         self._optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=TINY, fused=True)
         if self._moments:
             self._optimizer.load_state_dict(self._moments)
+            self._group.spread(self._optimizer)
             self._moments = None
         self._trained, self._calls, self._seed = trained, settings["accumulate"], settings["seed"]
         self._bf16 = precision(settings) == "bfloat16"
@@ -168,25 +194,35 @@ class TransformersEngine(Engine):
         rows = torch.from_numpy(ids).long().to(self._model.device)
         self._places = torch.from_numpy(places).to(self._model.device)
         try:
-            logits = self._model(input_ids=rows[:, :-1], use_cache=False).logits[0]
+            model = self._parallel if self._model.training else self._model
+            logits = model(input_ids=rows[:, :-1], use_cache=False).logits[0]
             return cross_entropy(logits.float(), rows[:, 1:].flatten()[self._places], reduction="none")
         finally:
             self._places = None
 
     def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
         """See `Engine.train`."""
-        model, optimizer, total = self._model.train(), self._optimizer, float(learned.sum())
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        return self._group.call(self._train, ids, learned, rate)
+
+    def _train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
+        model, optimizer, group = self._model.train(), self._optimizer, self._group
+        total = float(learned.sum()) / group.size  # gradients are a mean over processes
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
         nats = torch.zeros((), device=model.device)
         parts = zip(np.split(ids, self._calls), np.split(learned, self._calls), strict=True)
         for call, (some, weight) in enumerate(parts):
-            torch.manual_seed(int(np.random.SeedSequence([self._seed, self.step, call]).generate_state(1)[0]))
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
-                loss = self._nats(some, np.flatnonzero(weight)).sum() / total
-            loss.backward()
+            seed = [self._seed, self.step, call, group.rank]
+            torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+            with group.averaging(call == self._calls - 1):
+                with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
+                    loss = self._nats(group.share(some), np.flatnonzero(group.share(weight))).sum() / total
+                loss.backward()
             nats += loss.detach()
+        nats = group.mean(nats)
         norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
+        if group.sharded:
+            norm = norm.full_tensor()
         if torch.isfinite(norm + nats):
             optimizer.step()
         optimizer.zero_grad()
@@ -194,9 +230,19 @@ class TransformersEngine(Engine):
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """See `Engine.losses`."""
+        return self._group.call(self._losses, ids, learned)
+
+    def _losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        mine = self._group.share(np.arange(len(ids)))
+        rows = mine if len(mine) else [0]  # with weights that are spread, all processes compute or none can
+        nats = np.zeros(len(ids), np.float32)
+        nats[mine] = self._row_losses(ids[rows], learned[rows])[: len(mine)]
+        return self._group.sum(nats)
+
+    def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(learned)
         self._model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # in inference mode, weights that are spread could not be trained afterwards
             nats = self._nats(ids, places).cpu().numpy()
         result = np.zeros(learned.size, np.float32)
         result[places] = nats
@@ -226,6 +272,11 @@ class TransformersEngine(Engine):
 
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         """See `Engine.generate`; a text is the same whatever is drawn beside it, but for rounding."""
+        if self._group.sharded:
+            return self._group.call(self._generate, prompts, settings)
+        return self._generate(prompts, settings)
+
+    def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         settings = sampling(prompts, settings, self.context)
         most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
         self._model.eval()
@@ -271,25 +322,37 @@ class TransformersEngine(Engine):
 
     def save(self, path: Path) -> None:
         """See `Engine.save`."""
+        state = self._group.call(self._state, True)
         with self._told(path), swapping(path) as folder:
-            self._write(folder, {"optimizer": self._optimizer.state_dict()})
+            self._write(folder, *state)
 
     def keep(self, path: Path) -> None:
         """See `Engine.keep`."""
+        state = self._group.call(self._state, False)
         folder = path / ".partial"  # other checkpoints may lie below `path`, so that it cannot be swapped as a whole
         with self._told(path):
             try:
                 shutil.rmtree(folder, ignore_errors=True)
-                self._write(folder, {})
+                self._write(folder, *state)
                 for file in sorted(folder.iterdir(), key=lambda file: file.name == STATE):  # which says: it is whole
                     file.replace(path / file.name)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _write(self, folder: Path, more: dict) -> None:
+    def _state(self, resume: bool) -> tuple[dict, dict]:
+        """What to write: weights by name, where they are spread over processes, and what resuming needs."""
+        more = {"optimizer": self._optimizer.state_dict()} if resume else {}
+        if not self._group.sharded:
+            return {}, more
+        weights = self._model.state_dict(keep_vars=True)
+        if isinstance(self._model, PeftModel):
+            weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        return {"state_dict": self._group.whole(weights)}, self._group.whole(more)
+
+    def _write(self, folder: Path, weights: dict, more: dict) -> None:
         published(self.tokenizer).save(folder)
         kwargs = {"save_embedding_layers": False} if isinstance(self._model, PeftModel) else {}
-        self._model.save_pretrained(folder, **kwargs)
+        self._model.save_pretrained(folder, **kwargs, **weights)
         (folder / "README.md").unlink(missing_ok=True)  # a form to fill in
         state = {"step": self.step, "base": self._base, "quantize": self._quantize}
         torch.save(state | more, folder / STATE)
@@ -307,8 +370,10 @@ class TransformersEngine(Engine):
             ) from None
 
     def restore(self, path: Path) -> None:
-        """See `Engine.restore`."""
-        if isinstance(self._model, PeftModel):
+        """See `Engine.restore`; a training with weights that are spread over processes ends with it."""
+        if self._group.sharded:
+            self._leave(path)
+        elif isinstance(self._model, PeftModel):
             set_peft_model_state_dict(self._model, load_peft_weights(path, device="cpu"))
         else:
             self._model.load_state_dict(_read(path, "none").state_dict())

@@ -15,7 +15,16 @@ from titlesmith.models.catalogue import (
     shapes,
     vocabulary,
 )
-from titlesmith.models.machine import available, check_memory, cores, device, fast_bfloat16, gpus, memory
+from titlesmith.models.machine import (
+    available,
+    check_memory,
+    check_processes,
+    cores,
+    device,
+    fast_bfloat16,
+    gpus,
+    memory,
+)
 
 HUB_SCRATCH = hub.SCRATCH
 
@@ -26,6 +35,7 @@ __all__ = [
     "SCRATCH",
     "available",
     "check_memory",
+    "check_processes",
     "context",
     "cores",
     "device",

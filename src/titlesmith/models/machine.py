@@ -14,6 +14,7 @@ from types import ModuleType
 import psutil
 
 from titlesmith.errors import RequestError
+from titlesmith.models import hub
 from titlesmith.models.catalogue import shapes
 from titlesmith.models.hub import is_hub
 
@@ -279,3 +280,32 @@ def check_memory(
         f"{takes(batch, block) / GIB:.1f} GiB of memory; {room / GIB:.1f} are {where}. "
         + (". ".join(hints) or "Not even one row fits: take a smaller model")
     )
+
+
+def check_processes(settings: dict) -> None:
+    """Checks that the processes of a training (``processes``, 1 where it is left out) can share its work.
+
+    Raises
+    ------
+    RequestError
+        The model's engine has one process only, or the rows of a batch are no multiple of the processes.
+    """
+    count = settings.get("processes", 1)
+    if count == 1:
+        return
+    if not hub.is_hub(settings["model"]):
+        raise RequestError(
+            f"finetune.processes: {settings['model']} trains in one process; several train a model of the transformers "
+            "library together: set model: hf:scratch, or hf:NAME-OR-PATH"
+        )
+    if settings["batch_size"] % count:
+        below = settings["batch_size"] // count * count
+        sizes = " or ".join(str(size) for size in (below, below + count) if size)
+        raise RequestError(
+            f"finetune.batch_size: {settings['batch_size']} rows cannot be shared by {count} processes; {sizes} can"
+        )
+    if settings["sharding"] == "full" and settings["quantize"] != "none":
+        raise RequestError(
+            f"finetune.sharding: weights in {settings['quantize']} cannot be spread over processes: "
+            "set sharding=none or quantize=none"
+        )

@@ -149,8 +149,12 @@ def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("", "abstract is empty"), (" \n\t ", "abstract is empty"), ("x" * 100_000, "100,000 characters")]
-    + [("speech and noise " * 400, "too long for the model")],
+    [
+        ("", "abstract is empty"),
+        (" \n\t ", "abstract is empty"),
+        ("x" * 100_000, "100,000 characters"),
+        ("speech and noise " * 400, "too long for the model"),
+    ],
     ids=["empty", "space", "100,000 characters", "beyond the context"],
 )
 def test_what_cannot_be_read_is_refused_beside_its_box(addresses, tab, text, why):
@@ -235,9 +239,16 @@ def test_the_same_seed_writes_the_same_again(addresses):
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"count": 21}, "1 to 20"), ({"temperature": 0}, "temperature"), ({"top_p": 1.5}, "top_p")]
-    + [({"max_tokens": 2.5}, "whole number"), ({"beams": True}, "beams"), ({"begins_with": "x" * (LONGEST + 1)}, "20,001")]
-    + [({"begins_with": "bad \ud800"}, "UTF-8"), ({"begins_with": 7}, "no text")],
+    [
+        ({"count": 21}, "1 to 20"),
+        ({"temperature": 0}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"max_tokens": 2.5}, "whole number"),
+        ({"beams": True}, "beams"),
+        ({"begins_with": "x" * (LONGEST + 1)}, "20,001"),
+        ({"begins_with": "bad \ud800"}, "UTF-8"),
+        ({"begins_with": 7}, "no text"),
+    ],
     ids=str,
 )
 def test_programs_are_told_what_was_wrong(addresses, wrong, named):
@@ -250,7 +261,9 @@ def test_the_commands_on_the_page_work(addresses, tab):
     tab.get_by_role("button", name="Ask it from a program").click()
     tab.locator(".cm-content").first.wait_for()
     tab.wait_for_timeout(500)
-    shell, python = ["\n".join(code.locator(".cm-line").all_text_contents()) for code in tab.locator(".cm-content").all()]
+    shell, python = [
+        "\n".join(code.locator(".cm-line").all_text_contents()) for code in tab.locator(".cm-content").all()
+    ]
     answer = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60).stdout
     assert "event: complete" in answer
     assert len(json.loads(answer.split("data: ")[-1])[0]["texts"]) == 3

@@ -63,7 +63,9 @@ class Parameter:
     def bounds(self) -> tuple[float, float] | None:
         """The least and the greatest value that its help allows, whether or not they are allowed themselves."""
         found = INTERVAL.search(self.help)
-        return tuple(float(v) if self.type is float or v == "inf" else int(v) for v in found.groups()[2:4]) if found else None
+        if not found:
+            return None
+        return tuple(float(v) if self.type is float or v == "inf" else int(v) for v in found.groups()[2:4])
 
     def parse(self, text: str) -> object:
         """A value typed on the command line: text as it is, else YAML, lists and mappings without brackets too."""

@@ -110,8 +110,9 @@ def _introduction(service: Service) -> str:
     count = service.corpus.info["splits"]["train"]["documents"]
     made_up = f'<p class="banner" role="note">{escape(MADE_UP)}</p>' if service.run.made_up else ""
     return (
-        f"<p>A language model that has read {count:,} {escape(service.writes)}s ({escape(service.run.papers)}) writes new "
-        f"ones. It knows their style and no facts. Beside each stands what it has read that is most like it.</p>{made_up}"
+        f"<p>A language model that has read {count:,} {escape(service.writes)}s ({escape(service.run.papers)}) writes "
+        "new ones. It knows their style and no facts. Beside each stands what it has read that is most like it.</p>"
+        f"{made_up}"
     )
 
 
@@ -120,7 +121,10 @@ def _writing(service: Service) -> None:
         with gr.Column(min_width=300):
             boxes = [
                 gr.Textbox(
-                    label=f"Your {name}", lines=8 if name == "abstract" else 2, max_lines=20, placeholder="Paste it here"
+                    label=f"Your {name}",
+                    lines=8 if name == "abstract" else 2,
+                    max_lines=20,
+                    placeholder="Paste it here",
                 )
                 for name in service.fields
             ]
@@ -184,7 +188,12 @@ def _writing(service: Service) -> None:
 
 def _control(service: Service, name: str) -> gr.components.Component:
     control = service.controls[name]
-    facts = {"label": control.label, "info": control.help if name != "count" else None, "minimum": control.low, "maximum": control.high}
+    facts = {
+        "label": control.label,
+        "info": control.help if name != "count" else None,
+        "minimum": control.low,
+        "maximum": control.high,
+    }
     if name == "seed":
         info = "The same seed writes the same again. Empty: another each time."
         return gr.Textbox("", label=control.label, info=info, placeholder="another each time")
@@ -223,7 +232,7 @@ def _program(service: Service, address: str) -> None:
     name = re.sub(r"\W+", "_", service.task.replace("my ", "")).lower()
     kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
     fields = {re.sub(r"\W", "_", field): field for field in service.fields}
-    parameters = {field: (str, empty) for field in fields} | {"begins_with": (str, "")}
+    parameters = dict.fromkeys(fields, (str, empty)) | {"begins_with": (str, "")}
     for control in service.controls.values():
         parameters[control.name] = (control.parameter.type, control.default)
     parameters["seed"] = (Optional[int], None)
@@ -307,6 +316,6 @@ def _about(service: Service) -> str:
     }
     rows = "".join(f"<tr><th scope='row'>{key}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
     return (
-        f'<table class="facts"><tbody>{rows}</tbody></table><p>Texts are drawn at random, token by token. They may state '
-        "what is not so. What is typed here is neither kept nor shown to anybody else.</p>"
+        f'<table class="facts"><tbody>{rows}</tbody></table><p>Texts are drawn at random, token by token. They may '
+        "state what is not so. What is typed here is neither kept nor shown to anybody else.</p>"
     )

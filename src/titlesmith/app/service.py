@@ -97,7 +97,9 @@ class Service:
         parameter = experiment.declared("generate")[name]
         low, high = parameter.bounds
         room = self.engine.context - len(self.corpus.layout.opening(""))
-        high = min(high, MOST.get(name, high), {"max_tokens": room, "top_k": len(self.corpus.tokenizer)}.get(name, high))
+        high = min(
+            high, MOST.get(name, high), {"max_tokens": room, "top_k": len(self.corpus.tokenizer)}.get(name, high)
+        )
         default = min(self._own.get(name, parameter.default), high)
         return Control(parameter, max(low, 0.05 if parameter.type is float else low), high, default)
 
@@ -130,7 +132,9 @@ class Service:
             if not isinstance(text, str):
                 raise RequestError(f"The {name} is no text but {str(text)[:40]!r}.")
             if len(text) > LONGEST:
-                raise RequestError(f"The {name} has {len(text):,} characters; {LONGEST:,} are read at most. Shorten it.")
+                raise RequestError(
+                    f"The {name} has {len(text):,} characters; {LONGEST:,} are read at most. Shorten it."
+                )
         cleaned = {name: self.corpus.clean(text) for name, text in fields.items()}
         if empty := [name for name, text in cleaned.items() if not text]:
             raise RequestError(f"The {' and the '.join(empty)} is empty: type or paste it first.")
@@ -141,8 +145,8 @@ class Service:
         room, context = self.engine.context - size, self.engine.context
         if tokens > room:
             raise RequestError(
-                f"This is too long for the model: it reads {context:,} tokens (pieces of words) at once, this text takes "
-                f"{size:,} of them and the maximum length {tokens:,} more. Leave some of it out"
+                f"This is too long for the model: it reads {context:,} tokens (pieces of words) at once, this text "
+                f"takes {size:,} of them and the maximum length {tokens:,} more. Leave some of it out"
                 + (f", or lower the maximum length to {room:,}." if room > 0 else ".")
             )
         return request
@@ -211,7 +215,10 @@ class Service:
             real = dict(table.iter_rows())
             found = [(self.corpus.template.read(prompt), real[paper]) for prompt, paper in chosen]
             return [
-                ([fields[name] for name in self.fields], real if self.writes == "title" else " | ".join(fields.values()))
+                (
+                    [fields[name] for name in self.fields],
+                    real if self.writes == "title" else " | ".join(fields.values()),
+                )
                 for fields, real in found
             ]
         own = [prefix for prefix in self._own.get("prefixes", []) if prefix.strip()]

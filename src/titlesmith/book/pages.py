@@ -78,7 +78,8 @@ def index(report: Report) -> str:
     return (
         f"---\norphan: true\n---\n# {report.name}\n\n[All runs](../../runs.md)\n\n{member}{summary(report)}\n"
         f'<figure class="run-loss">{figures.spark(report.history)}<figcaption>{CURVES}</figcaption></figure>\n\n'
-        f"## The notebooks of this run\n\n{links}\n[Real or generated?]({QUIZ}) A quiz.\n\n<p>The record of this run: {files}</p>\n"
+        f"## The notebooks of this run\n\n{links}\n[Real or generated?]({QUIZ}) A quiz.\n\n"
+        f"<p>The record of this run: {files}</p>\n"
     )
 
 
@@ -112,10 +113,12 @@ def quiz_page(report: Report) -> str:
     """Real or generated? A published record keeps the page that it had, for it has no texts to make it anew."""
     kept = report / QUIZ
     try:
-        page = kept.read_text("utf-8") if kept.is_file() else f"---\norphan: true\n---\n{quiz.page(report)}"
+        if kept.is_file():
+            return kept.read_text("utf-8")
+        page = quiz.page(report)
     except (TitlesmithError, OSError):
-        page = "---\norphan: true\n---\n# Real or generated?\n\nThe texts by people are not at hand to make a quiz of.\n"
-    return page
+        page = "# Real or generated?\n\nThe texts by people are not at hand to make a quiz of.\n"
+    return f"---\norphan: true\n---\n{page}"
 
 
 def card(report: Report) -> str:

@@ -2,8 +2,8 @@
 
 Rank 0 keeps the loop of `titlesmith.engines.base`. What computes with the weights it does through `Group.call`: each
 process gets the method and its arguments and takes its share of the rows. Gradients are averaged, of whole models
-(DDP; Li et al. 2020) or of weights that are spread over the processes (FSDP; Zhao et al. 2023). Collectives on the processor
-go through gloo, those of GPUs through NCCL.
+(DDP; Li et al. 2020) or of weights that are spread over the processes (FSDP; Zhao et al. 2023). Collectives on the
+processor go through gloo, those of GPUs through NCCL.
 
 Workers are started here, or a launcher such as torchrun has started them (`titlesmith.launcher`). Both kinds
 (`titlesmith.engines.worker`) wait at a store of torch for the trainings that rank 0 writes there.

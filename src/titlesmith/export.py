@@ -5,10 +5,19 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from titlesmith.errors import RequestError
+from titlesmith import card, experiment, models
+from titlesmith.corpus import Corpus
+from titlesmith.corpus.pretrained import save_alone
+from titlesmith.errors import RequestError, RunError
+from titlesmith.models import convert
 from titlesmith.run import Run, write_json
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
+CHECKED = 100  # documents that the exported tokenizer is tried on
 MADE_OF = "titlesmith.json"  # in an export: digests of the model's files
 
 
@@ -23,7 +32,79 @@ def ctranslate2(run: Run, folder: Path) -> None:
     GPT2Converter(run / "model").convert(str(folder), quantization="int8", force=True)
 
 
-FORMATS = {"ctranslate2": ctranslate2}
+def hf(run: Run, folder: Path) -> None:
+    """The form of the transformers library, in which models are published: weights, tokenizer, settings, model card."""
+    if missing := [package for package in models.hub.NEEDED if not find_spec(package)]:
+        raise RequestError(f"export to hf needs {', '.join(missing)}: pip install 'titlesmith[hf]'")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    corpus, settings = Corpus(run), sampling(run)
+    model = _standalone(run / "model")
+    model.generation_config = _generation(settings, corpus, model.get_input_embeddings().num_embeddings)
+    model.save_pretrained(folder)
+    save_alone(corpus.layout, corpus.info["context"], folder)
+    _check_ids(corpus, folder)
+    if (adapter := run / "model" / models.hub.ADAPTER).exists():
+        (folder / "adapter").mkdir()
+        told = json.loads(adapter.read_text("utf-8"))
+        base = card.base(run.record("finetune")["settings"]["model"])
+        write_json(folder / "adapter" / adapter.name, told | {"base_model_name_or_path": base})
+        shutil.copy(run / "model" / "adapter_model.safetensors", folder / "adapter")
+    (folder / "README.md").write_text(card.card(run, corpus, settings), "utf-8")
+
+
+def sampling(run: Run) -> dict:
+    """The parameters of notebook 04 that a run's texts were made with, or the defaults."""
+    defaults = {name: parameter.default for name, parameter in experiment.declared("generate").items()}
+    return defaults | run.record("generate").get("settings", {})
+
+
+def _standalone(path: Path) -> "PreTrainedModel":
+    if (path / "checkpoint").exists():
+        return convert.to_transformers(*convert.read(path))
+    from titlesmith.engines.transformers import merged
+
+    return merged(path)
+
+
+def _generation(settings: dict, corpus: Corpus, embeddings: int) -> "GenerationConfig":
+    """Settings of sampling in the library's words; ids behind the tokenizer's last are never drawn."""
+    from transformers import GenerationConfig
+
+    end, drawn = corpus.tokenizer.end, settings["beams"] == 1
+    beyond = list(range(len(corpus.tokenizer), embeddings))
+    return GenerationConfig(
+        do_sample=drawn,
+        **{key: settings[key] for key in ("temperature", "top_k", "top_p") if drawn},
+        num_beams=settings["beams"],
+        max_new_tokens=settings["max_tokens"],
+        min_new_tokens=settings["min_tokens"] or None,
+        repetition_penalty=settings["repetition_penalty"],
+        no_repeat_ngram_size=settings["no_repeat_ngram"],
+        suppress_tokens=beyond or None,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+
+
+def _check_ids(corpus: Corpus, folder: Path) -> None:
+    """Checks that the library reads texts as the model has learned them (RunError)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for row in corpus.scan("test").head(CHECKED).collect().iter_rows(named=True):
+        text, rest = row["prompt"] or row["completion"], row["completion"] if corpus.has_prompt else ""
+        ids = tokenizer(text, *([rest] if rest else []), verbose=False)["input_ids"]
+        if ids != corpus.layout.opening(text, rest):
+            raise RunError(
+                f"{folder.name}: the transformers library makes other tokens of {text[:60]!r} than the model has "
+                "learned; nothing was exported"
+            )
+
+
+FORMATS = {"ctranslate2": ctranslate2, "hf": hf}
 
 
 def place(run: Run, to: str) -> Path:

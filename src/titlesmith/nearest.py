@@ -18,11 +18,26 @@ COLUMNS = 2**18  # that words are hashed to
 
 @dataclass(frozen=True)
 class Match:
-    """A training text: its ``id``, its ``text``, and its ``similarity`` to what was looked up, 1 for a copy."""
+    """A training text: its ``id``, its ``text``, and its ``similarity`` to what was looked up, 1 for a copy.
 
-    id: str
-    text: str
-    similarity: float
+    All None where the training texts are not known.
+    """
+
+    id: str | None
+    text: str | None
+    similarity: float | None
+
+
+class Unknown:
+    """`Nearest` of a model whose training texts are not at hand: nothing is known to be a copy or to be near one."""
+
+    def is_copy(self, text: str) -> bool:
+        """False."""
+        return False
+
+    def find(self, texts: list[str]) -> list[Match]:
+        """Matches without anything in them."""
+        return [Match(None, None, None)] * len(texts)
 
 
 class Nearest:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titlesmith.corpus import Corpus
+from titlesmith.corpus import Form
 from titlesmith.engines.base import Engine
 
 
@@ -45,7 +45,7 @@ class Beginnings:
         return order[rng.choice(len(order), count, p=weight / weight.sum())].tolist()
 
 
-def beginnings(engine: Engine, corpus: Corpus, prompt: str, prefix: str, longest: int) -> Beginnings:
+def beginnings(engine: Engine, corpus: Form, prompt: str, prefix: str, longest: int) -> Beginnings:
     """How a text may begin that begins with a prefix.
 
     Parameters

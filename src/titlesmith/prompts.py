@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titlesmith.corpus import Corpus
+from titlesmith.corpus import Corpus, Form
 from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError
 
@@ -29,7 +29,7 @@ class Request:
     paper: str | None = None
 
 
-def requests(corpus: Corpus, settings: dict) -> list[Request]:
+def requests(corpus: Form, settings: dict) -> list[Request]:
     """Each prompt with each prefix.
 
     Parameters

@@ -2,6 +2,8 @@
 
 import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Optional
@@ -9,21 +11,41 @@ from typing import Annotated, Optional
 import typer
 
 from titlesmith import engines, experiment, texts
-from titlesmith.corpus import Corpus
-from titlesmith.corpus.template import Template
+from titlesmith.corpus import Corpus, Form
+from titlesmith.corpus.template import Template, template
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.engines import Engine
 from titlesmith.errors import RequestError
+from titlesmith.models import hub
+from titlesmith.nearest import Unknown
 from titlesmith.prompts import plain
 from titlesmith.relevance import relevance
 from titlesmith.run import Run, existing
 
 OWN = ("prefixes", "prompts")  # parameters that have options of their own
 STAGE = "generate"
+TEMPLATE = "alpaca"  # of adapters that titles are written with: alpaca-lora's, ChatGenTitle's
 OPTIONS = {
-    "run": (Annotated[str, typer.Argument(help="A run's name.")], inspect.Parameter.empty),
+    "run": (Annotated[Optional[str], typer.Argument(help="A run's name; none is needed with --adapter.")], None),
     "prefix": (Annotated[Optional[list[str]], typer.Option(help="A beginning; any number. Default: the run's.")], None),
     "title": (Annotated[Optional[str], typer.Option(help="Complete it, where the template takes a title.")], None),
     "abstract": (Annotated[Optional[str], typer.Option(metavar="FILE", help="Likewise; - for standard input.")], None),
     "field": (Annotated[Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field likewise.")], None),
+    "adapter": (
+        Annotated[
+            Optional[Path], typer.Option(help="Draw from the model with this adapter, a folder as peft saves it.")
+        ],
+        None,
+    ),
+    "base": (
+        Annotated[str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")],
+        "",
+    ),
+    "quantize": (Annotated[str, typer.Option(help="How to hold that model: none, 8bit or 4bit, on a GPU.")], "none"),
+    "template": (
+        Annotated[Optional[str], typer.Option(help=f"The form of a prompt, where no run has one. Default: {TEMPLATE}")],
+        None,
+    ),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print a JSON object a text, as in texts.jsonl.")], False),
 }
 
@@ -33,14 +55,24 @@ def command() -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     declared = {name: p for name, p in experiment.declared(STAGE).items() if name not in OWN}
 
-    def run(run, prefix, title, abstract, field, as_json, **values) -> None:
+    def run(run, prefix, title, abstract, field, as_json, adapter, base, quantize, template, **values) -> None:
         given = {name: declared[name].parse(text) for name, text in values.items() if isinstance(text, str)}
         given |= {name: value for name, value in values.items() if isinstance(value, bool)}
         given = {name: declared[name].check(value) for name, value in given.items()}
         fields = parse(field or [])
         fields |= {} if title is None else {"title": title}
         fields |= {} if abstract is None else {"abstract": read(abstract)}
-        generate(existing(run), given, prefix or [], fields, as_json)
+        found = run and existing(run)
+        if adapter is None:
+            alone = {"--base": base, "--template": template, "--quantize": quantize != "none"}
+            if wrong := [option for option, value in alone.items() if value]:
+                raise RequestError(f"{wrong[0]} is of an adapter: give its folder with --adapter")
+            if not found:
+                raise RequestError("name a run, or give an adapter with --adapter FOLDER")
+            source = Source.of_run(found)
+        else:
+            source = Source.of_adapter(adapter, base, quantize, template, found)
+        generate(source, given, prefix or [], fields, as_json)
 
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter(name, kind, default=default, annotation=a) for name, (a, default) in OPTIONS.items()]
@@ -63,15 +95,82 @@ def _option(parameter: experiment.Parameter, kind: object) -> inspect.Parameter:
     return inspect.Parameter(parameter.name, kind, default=None, annotation=annotation)
 
 
-def generate(run: Run, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
+@dataclass(frozen=True)
+class Source:
+    """What draws texts.
+
+    Attributes
+    ----------
+    name
+        What it is, in words.
+    form
+        What its documents look like.
+    load
+        Gives its engine, which may take a while.
+    settings
+        Parameters of notebook 04 that are not the defaults.
+    nearest
+        Finds the training texts most like a text; None for those of ``form``, a corpus.
+    """
+
+    name: str
+    form: Form
+    load: Callable[[], Engine]
+    settings: dict
+    nearest: Unknown | None = None
+
+    @classmethod
+    def of_run(cls, run: Run) -> "Source":
+        """A run's model (RunError where it has none)."""
+        run.require("finetune")
+        return cls(f"run {run.name}", Corpus(run), lambda: engines.load(run), run.record(STAGE).get("settings", {}))
+
+    @classmethod
+    def of_adapter(cls, adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> "Source":
+        """A model with an adapter that was trained elsewhere.
+
+        Parameters
+        ----------
+        adapter, base, quantize
+            As of `titlesmith.engines.open_adapter`.
+        named
+            The template; `TEMPLATE` where there is neither one nor a run.
+        run
+            Whose template, sampling and training texts to take; its vocabulary must be the model's.
+        """
+        if base and not hub.is_hub(base):
+            raise RequestError(f"--base {base}: adapters stand in models of the transformers library: hf:{base}?")
+        if run and named:
+            raise RequestError(
+                f"--template {named}: run {run.name} has a template of its own; leave one of the two out"
+            )
+        hub.check_installed()
+        hub.check_adapter(adapter)
+        hub.check_quantize(quantize)
+        base = base or hub.base_of(adapter)
+        tokenizer = Tokenizer.load(hub.folder(base))
+
+        def load() -> Engine:
+            return engines.open_adapter(base, adapter, quantize)
+
+        if not run:
+            name, form = f"the adapter in {adapter}", Form(template(named or TEMPLATE), tokenizer)
+            return cls(name, form, load, {"prefixes": [""], "held_out": 0}, Unknown())
+        form, settings = Corpus(run), run.record(STAGE).get("settings", {})
+        if form.tokenizer.vocabulary != tokenizer.vocabulary:
+            raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: leave the run out")
+        return cls(f"run {run.name}", form, load, settings)
+
+
+def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
     """Draw texts from a run's model, several prefixes at once, and print them as they come.
 
     What is to be said about them goes to standard error.
 
     Parameters
     ----------
-    run
-        Its model draws.
+    source
+        What draws.
     given
         Parameters of notebook 04, in place of those that the run's texts were made with, or of the defaults.
     prefixes
@@ -81,23 +180,24 @@ def generate(run: Run, given: dict, prefixes: list[str], fields: dict[str, str],
     as_json
         Whether to print the lines of texts.jsonl.
     """
-    run.require("finetune")
-    corpus = Corpus(run)
+    corpus = source.form
     defaults = {name: parameter.default for name, parameter in experiment.declared(STAGE).items()}
-    settings = defaults | run.record(STAGE).get("settings", {}) | given
+    settings = defaults | source.settings | given
     if prefixes:
         settings["prefixes"] = prefixes
-    if fields:
+    if source.nearest and settings["held_out"]:
+        raise RequestError("--held-out: papers are held out from a run's corpus, and no run is named")
+    if fields or (source.nearest and corpus.has_prompt):
         settings |= {"prompts": [fields], "held_out": given.get("held_out", 0)}
-        check_fields(corpus.template, fields, run.name)
+        check_fields(corpus.template, fields, source.name)
     asked = texts.requests(corpus, settings)
     for prefix in dict.fromkeys(settings["prefixes"]):
         if plain(prefix) != prefix:
             print(f"{prefix!r} is continued as {plain(prefix)!r}: texts are single lines", file=sys.stderr)
-    for known in relevance(corpus, settings["prefixes"]):
+    for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
     rows = []
-    drawn = texts.draw(engines.load(run), corpus, asked, settings)
+    drawn = texts.draw(source.load(), corpus, asked, settings, source.nearest)
     for (prompt, prefix), group in groupby(drawn, key=lambda row: (row["prompt"], row["prefix"])):
         if not as_json:
             print("\n" + (" | ".join(filter(None, (_short(prompt), prefix))) or "no prefix"))
@@ -126,19 +226,19 @@ def parse(fields: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def check_fields(template: Template, fields: dict[str, str], run: str) -> None:
+def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
     """Checks that the fields are those of the template's prompt (RequestError)."""
     takes = Template("", template.prompt).fields
     if not takes:
         raise RequestError(
-            f"run {run} writes {template.completion} from no prompt: it takes no {' and no '.join(fields)}. "
+            f"{source} writes {template.completion} from no prompt: it takes no {' and no '.join(fields)}. "
             "Give a beginning with --prefix"
         )
     wrong = [name for name in fields if name not in takes]
     lacking = [name for name in takes if name not in fields]
     if wrong or lacking:
         said = [f"it takes no {name}" for name in wrong] + [f"{name} is missing: {_way(name)}" for name in lacking]
-        raise RequestError(f"run {run} writes {template.completion} from {', '.join(takes)}: {'; '.join(said)}")
+        raise RequestError(f"{source} writes {template.completion} from {', '.join(takes)}: {'; '.join(said)}")
 
 
 def _way(name: str) -> str:
@@ -152,9 +252,10 @@ def _short(text: str) -> str:
 
 def _mark(row: dict) -> str:
     marks = []
-    if row["nearest_similarity"] == 1:
+    similarity = row["nearest_similarity"] or 0
+    if similarity == 1:
         marks.append(f"copy of {row['nearest_id']}")
-    elif row["nearest_similarity"] >= 0.9:
+    elif similarity >= 0.9:
         marks.append(f"near copy of {row['nearest_id']}")
     if not row["finished"]:
         marks.append("unfinished")

@@ -10,11 +10,11 @@ from zlib import crc32
 
 import numpy as np
 
-from titlesmith.corpus import Corpus
+from titlesmith.corpus import Corpus, Form
 from titlesmith.corpus.clean import fold
 from titlesmith.engines.base import SAMPLING, Draw, Engine
 from titlesmith.errors import RequestError
-from titlesmith.nearest import Nearest
+from titlesmith.nearest import Nearest, Unknown
 from titlesmith.prefix import Beginnings, beginnings
 from titlesmith.prompts import Request, check_sampling, plain, requests
 from titlesmith.run import Run, replacing
@@ -46,7 +46,7 @@ def is_clean(text: str, prefix: str = "") -> bool:
 
 
 def draw(
-    engine: Engine, corpus: Corpus, requests: list[Request], settings: dict, nearest: Nearest | None = None
+    engine: Engine, corpus: Form, requests: list[Request], settings: dict, nearest: Nearest | Unknown | None = None
 ) -> Iterator[dict]:
     """Draws ``count`` texts for each request, in shared batches.
 
@@ -167,7 +167,12 @@ class Drawing:
     """
 
     def __init__(
-        self, engine: Engine, corpus: Corpus, requests: list[Request], settings: dict, nearest: Nearest | None = None
+        self,
+        engine: Engine,
+        corpus: Form,
+        requests: list[Request],
+        settings: dict,
+        nearest: Nearest | Unknown | None = None,
     ):
         self.engine, self.corpus = engine, corpus
         self.settings = SAMPLING | CHOOSING | settings

@@ -11,41 +11,34 @@ from titlesmith.corpus import building
 from titlesmith.corpus.clean import clean
 from titlesmith.corpus.select import check_patterns
 from titlesmith.corpus.split import SPLITS
-from titlesmith.corpus.template import DERIVED, check_fields, template
+from titlesmith.corpus.template import DERIVED, Template, check_fields, template
 from titlesmith.corpus.tokens import Documents, Layout, Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
 from titlesmith.run import Run
 
-__all__ = ["SPLITS", "Corpus", "build", "check"]
+__all__ = ["SPLITS", "Corpus", "Form", "build", "check"]
 FREE = ("csv", "alpaca", "rss")  # sources that may bring fields of their own
 
 
-class Corpus:
-    """A finished corpus, read from its folder.
+class Form:
+    """What documents look like, in text and in ids.
 
     Attributes
     ----------
-    info
-        The content of corpus.json: counts of documents and tokens, template, what was dropped and why.
-    tokenizer
-        What the ids mean.
     template
-        How the documents were formatted.
+        How they are formatted.
+    tokenizer
+        What their ids mean.
     layout
         How they stand in ids.
     lowercase
         Whether they are in lower case.
     """
 
-    def __init__(self, run: Run):
-        run.require("corpus")
-        self.path: Path = run / "corpus"
-        self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
-        self.template = template(self.info["template"])
-        self.tokenizer = Tokenizer.load(self.path)
-        self.layout = Layout(self.tokenizer, self.info["delimiters"], self.has_prompt)
-        self.lowercase: bool = run.record("corpus").get("settings", {}).get("lowercase", False)
+    def __init__(self, template: Template, tokenizer: Tokenizer, delimiters: str = "ids", lowercase: bool = False):
+        self.template, self.tokenizer, self.lowercase = template, tokenizer, lowercase
+        self.layout = Layout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt)
 
     @property
     def has_prompt(self) -> bool:
@@ -60,6 +53,23 @@ class Corpus:
         """The beginning of a text as a document of this corpus has it; a space at its end is kept."""
         cleaned = self.clean(text)
         return cleaned + " " * (text[-1:].isspace() and bool(cleaned))
+
+
+class Corpus(Form):
+    """A finished corpus, read from its folder.
+
+    Attributes
+    ----------
+    info
+        The content of corpus.json: counts of documents and tokens, template, what was dropped and why.
+    """
+
+    def __init__(self, run: Run):
+        run.require("corpus")
+        self.path: Path = run / "corpus"
+        self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
+        lowercase = run.record("corpus").get("settings", {}).get("lowercase", False)
+        super().__init__(template(self.info["template"]), Tokenizer.load(self.path), self.info["delimiters"], lowercase)
 
     def documents(self, name: str, learn_prompt: bool = False) -> Documents:
         """The token ids of a split; ``learn_prompt``: the loss counts the prompts' too."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from threading import local
 
 from tokenizers import Tokenizer as Codec
+from tokenizers.processors import TemplateProcessing
 
-from titlesmith.corpus.tokens import END, Tokenizer
+from titlesmith.corpus.tokens import END, Layout, Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.run import replacing
 
@@ -24,6 +25,53 @@ def published(tokenizer: Tokenizer) -> "Pretrained":
     codec = Codec.from_str(tokenizer._codec.to_str())
     codec.add_special_tokens([END])
     return Pretrained(codec.to_str(), {"eos_token": END, "bos_token": END})
+
+
+def save_alone(layout: Layout, context: int, folder: Path) -> tuple[str, ...]:
+    """Writes a vocabulary for use without titlesmith, and gives the names of its files.
+
+    What transformers reads from them puts around a text what `Layout.opening` does: a text is a prompt, or a beginning
+    where documents have no prompt, and a pair of texts is both. No text encodes to a special token, as here, unless the
+    model has a chat template, which needs that.
+
+    Parameters
+    ----------
+    layout
+        Its vocabulary is written.
+    context
+        The longest row that the model reads, in tokens.
+    folder
+        Where to write.
+    """
+    tokenizer = published(layout.tokenizer)
+    codec, pieces = Codec.from_str(tokenizer._json), tokenizer._pieces
+    around = {"before": [tokenizer.end, *layout.start], "between": layout.separator}
+    named = [{"id": name, "ids": ids, "tokens": [pieces[i] for i in ids]} for name, ids in around.items() if ids]
+    single = ["before", "$A", *(["between"] if layout.separator else [])]
+    codec.post_processor = TemplateProcessing(single=single, pair=[*single, "$B"], special_tokens=named)
+    codec.no_padding()
+    codec.no_truncation()
+    settings = {
+        "eos_token": pieces[tokenizer.end],
+        "pad_token": pieces[tokenizer.end],
+        "padding_side": "left",
+        "model_max_length": context,
+        "split_special_tokens": "chat_template" not in tokenizer._settings,
+    }
+    return _write(folder, codec.to_str(), tokenizer._settings | settings)
+
+
+def _write(folder: Path, codec: str, settings: dict) -> tuple[str, ...]:
+    common = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],  # GPT-2 would add the embeddings of token types
+    }
+    contents = {CODEC: codec, "tokenizer_config.json": json.dumps(common | settings, indent=2)}
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content, "utf-8")
+    return tuple(contents)
 
 
 class Pretrained(Tokenizer):
@@ -100,12 +148,7 @@ class Pretrained(Tokenizer):
 
     def save(self, folder: Path) -> tuple[str, ...]:
         """See `Tokenizer.save`; transformers reads these files too."""
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        contents = {CODEC: self._json, "tokenizer_config.json": json.dumps(settings | self._settings, indent=2)}
-        for name, content in contents.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(content, "utf-8")
-        return tuple(contents)
+        return _write(folder, self._json, self._settings)
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer.encode`."""

@@ -141,7 +141,7 @@ class Tokenizer:
             ways, and all of them, in which `encode` splits longer words. A vocabulary that is not byte-level tells only
             of `encode` of the text itself.
         """
-        if not self._is_byte_level:
+        if not self.is_byte_level:
             *head, last = self.encode(text)
             return head, {(): [last]}
         words = [word for word, _ in self._codec.pre_tokenizer.pre_tokenize_str(text)]
@@ -157,17 +157,18 @@ class Tokenizer:
 
     def rest(self, text: str, ids: Iterable[int]) -> str:
         """What ids say behind ``text``, with which they begin; bytes that are no UTF-8 become U+FFFD."""
-        if not self._is_byte_level:
+        if not self.is_byte_level:
             return self.decode(ids)[len(self.decode(self.encode(text))) :]
         said = "".join(self._pieces.get(i, "") for i in ids)  # of a byte each, so that no character is cut
         return self._codec.decoder.decode([said[len(text.encode()) :]])
 
     def goes_beyond(self, text: str, ids: list[int]) -> bool:
         """Whether ids say more than ``text``, with which they begin."""
-        return self._is_byte_level and sum(len(self._pieces[i]) for i in ids) > len(text.encode())
+        return self.is_byte_level and sum(len(self._pieces[i]) for i in ids) > len(text.encode())
 
     @cached_property
-    def _is_byte_level(self) -> bool:
+    def is_byte_level(self) -> bool:
+        """Whether each token is a string of bytes, so that a part of a text decodes as it does within the text."""
         return isinstance(self._codec.decoder, decoders.ByteLevel) and isinstance(self._codec.model, models.BPE)
 
     @cached_property

@@ -67,6 +67,7 @@ def open_adapter(base: str, adapter: Path, quantize: str = "none") -> Engine:
     RequestError
         A file is missing, the model is not here, or the adapter is none of this model's.
     """
+    hub.check_adapter(adapter)
     kind, _ = _kind("hf:")
     return kind.open(base or hub.base_of(adapter), quantize, adapter)
 

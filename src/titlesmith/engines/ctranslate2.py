@@ -18,7 +18,7 @@ from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
 from titlesmith.corpus.tokens import END, Tokenizer
 from titlesmith.engines.base import SAMPLING, Draw, Engine, sampling
-from titlesmith.models import HYPERPARAMETERS
+from titlesmith.models import HYPERPARAMETERS, convert
 
 ROWS = 128  # texts that are drawn side by side
 OWN = ("top_p", "repetition_penalty", "no_repeat_ngram", "beams")  # what only the real engine does
@@ -39,11 +39,7 @@ class GPT2Converter(Converter):
         self._path = path
 
     def _load(self) -> TransformerDecoderModelSpec:
-        from titlesmith.models import machine
-
-        reader = machine.tensorflow().train.load_checkpoint(str(self._path))
-        weights = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map() if n.startswith("model/")}
-        shape = json.loads((self._path / HYPERPARAMETERS).read_text("utf-8"))
+        weights, shape = convert.read(self._path)
         spec = TransformerDecoderModelSpec.from_config(
             shape["n_layer"], shape["n_head"], activation=common_spec.Activation.GELUTanh
         )

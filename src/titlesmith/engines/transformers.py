@@ -10,15 +10,23 @@ model's folder is run.
 """
 
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 import transformers
-from peft import PeftModel, load_peft_weights, prepare_model_for_kbit_training, set_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
@@ -404,13 +412,30 @@ def _read(path: Path, quantize: str) -> PreTrainedModel:
 
 def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> PeftModel:
     """A model with the adapter of a folder in peft's layout (RequestError where it is none of this model's)."""
-    if not (path / "adapter_config.json").is_file():
-        raise RequestError(f"adapter: {path} is no adapter: it needs adapter_config.json and adapter_model.safetensors")
+    models.hub.check_adapter(path)
     try:
-        return PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        with warnings.catch_warnings():  # of settings that peft does not know, and of what is refused below
+            warnings.simplefilter("ignore")
+            adapted = PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the hub
+        given = load_peft_weights(str(path), device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
         reason = " ".join(str(error).split())
-        raise RequestError(f"adapter: {path} does not fit the model: {reason}") from None
+        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {reason}") from None
+    if amiss := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
+        raise RequestError(
+            f"adapter: {path} does not fit the model: {len(amiss)} of its matrices have no place there, or are missing "
+            f"for one, such as {amiss[0]}"
+        )
+    return adapted
+
+
+def merged(path: Path) -> PreTrainedModel:
+    """The model of a checkpoint, with adapters added to the weights that they stand beside, in these weights' type."""
+    if not (path / "adapter_config.json").exists():
+        return _read(path, "none")
+    base = torch.load(path / STATE, weights_only=True)["base"]
+    return with_adapter(_read(models.folder(base), "none"), path).merge_and_unload(safe_merge=True)
 
 
 def precision(settings: dict) -> str:

@@ -1,11 +1,23 @@
 """GPT-2 from one library to the other: OpenAI's variables as a model of the transformers library."""
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from titlesmith.models.catalogue import HYPERPARAMETERS
+from titlesmith.models.machine import tensorflow
+
 KINDS = {"w": "weight", "g": "weight", "b": "bias"}
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The variables of a checkpoint in OpenAI's layout by name, and its hyperparameters."""
+    reader = tensorflow().train.load_checkpoint(str(path))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
+    return {name: reader.get_tensor(name) for name in names}, json.loads((path / HYPERPARAMETERS).read_text("utf-8"))
 
 
 def to_transformers(weights: Mapping[str, np.ndarray], hyperparameters: dict) -> object:

@@ -14,6 +14,7 @@ from titlesmith.errors import RequestError
 from titlesmith.run import root
 
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
+ADAPTED = ("adapter_model.safetensors", "adapter_model.bin")  # the weights of an adapter, in the new form or the old
 NEEDED = ("torch", "transformers", "peft", "safetensors")
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # all that is small: settings and vocabulary
 # A LLaMA (`engines.architectures.scratch`) of 4 layers of width 256: 5.2 million parameters with 8,192 tokens
@@ -123,13 +124,23 @@ def lacking(path: Path) -> list[str]:
     return found
 
 
+def check_adapter(path: Path) -> None:
+    """Checks that a folder has the files of an adapter in peft's layout (RequestError)."""
+    has = [(path / ADAPTER).is_file(), any((path / name).is_file() for name in ADAPTED)]
+    if not all(has):
+        absent = [name for name, there in zip((ADAPTER, " or ".join(ADAPTED)), has, strict=True) if not there]
+        raise RequestError(f"adapter: {path} is no adapter as peft saves it: it lacks {' and '.join(absent)}")
+
+
 def base_of(adapter: Path) -> str:
     """The model that an adapter's settings name (RequestError where they name none)."""
     path = adapter / ADAPTER
     try:
         name = json.loads(path.read_text("utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"adapter: {path} names no model ({error!r}): give the model too, as hf:NAME") from None
+    if not name:
+        raise RequestError(f"adapter: {path} names no model: give the model too, as hf:NAME")
     return PREFIX + str(name)
 
 

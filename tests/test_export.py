@@ -1,17 +1,21 @@
 import json
+import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from conftest import SMALL, make_project, write_archive
-from titlesmith import engines
+from conftest import SMALL, corpus_settings, make_project, write_archive
+from titlesmith import corpus as corpora
+from titlesmith import engines, experiment, models, monitor
 from titlesmith.corpus import Corpus
 from titlesmith.engines.gpt2 import GPT2Engine
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment
 from titlesmith.export import MADE_OF, export, fresh, place
+from titlesmith.harvest import harvest
 from titlesmith.pipeline import chain
 from titlesmith.run import Run
 
@@ -96,7 +100,184 @@ def test_the_command_line_exports(trained, tmp_path):
     with pytest.raises(RequestError, match="is no export"):
         export(trained, "ctranslate2", tmp_path / "other")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
-    with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2"):
+    with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2, hf"):
         export(trained, "onnx")
     with pytest.raises(RunError):
         export(Run("nothing"), "ctranslate2")
+
+
+SHARP, EVEN = {"temperature": 0.5, "top_k": 7}, {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+TEXTS = ["Neural", "", "Neural music of speech", "é <|endoftext|> </s> 音"]
+
+
+def defaults(stage: str, **changes) -> dict:
+    return {name: parameter.default for name, parameter in experiment.declared(stage).items()} | changes
+
+
+def quick(name: str, model: str, template: str = "title", lora_rank: int = 0, sampling: dict = SHARP, **corpus) -> Run:
+    """A run of few steps, made without notebooks."""
+    run = Run(name)
+    run.begin("harvest", facts := defaults("harvest", source="sample", papers=80))
+    harvest(run, facts)
+    run.begin("corpus", facts := corpus_settings(model=model, template=template, vocabulary=400) | corpus)
+    built = corpora.build(run, facts, models.vocabulary(model), models.context(model))
+    few = {"steps": 3, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
+    run.begin("finetune", facts := defaults("finetune", model=model, lora_rank=lora_rank, learning_rate=0.05, **few))
+    engines.start(run, model, built, seed=1).finetune(built, facts, monitor.Monitor(run, facts))
+    run.finish("finetune", steps=3, kept_step=3, stop_reason="all 3 steps were done")
+    run.update_stage("generate", settings=defaults("generate", max_tokens=12, **sampling))
+    return run
+
+
+def agrees(run: Run, folder) -> None:
+    """Whether transformers alone reads, predicts and writes from a folder what titlesmith does from the run."""
+    import torch
+    from transformers import GenerationConfig, pipeline, set_seed
+
+    corpus, engine = Corpus(run), engines._load(run)
+    write = pipeline("text-generation", str(folder))
+    texts = TEXTS[: -1 if corpus.template.chat else None]  # a chat template needs special tokens in texts
+    for text in texts:
+        assert write.tokenizer(text)["input_ids"] == corpus.layout.opening(text)
+        assert write.tokenizer(text, "A study")["input_ids"] == corpus.layout.opening(
+            *((text, "A study") if corpus.has_prompt else (text,))
+        ) + (corpus.tokenizer.encode("A study") if not corpus.has_prompt else [])
+        assert write.tokenizer(text, add_special_tokens=False)["input_ids"] == corpus.tokenizer.encode(text)
+    prompts = [corpus.layout.opening(text) for text in texts]
+    for prompt, own in zip(prompts, engine.next(prompts), strict=True):
+        with torch.no_grad():
+            logits = write.model(torch.tensor([prompt])).logits[0, -1]
+        found = torch.log_softmax(logits.float(), -1)[: len(corpus.tokenizer)].numpy()
+        assert np.allclose(found - found[0], own - own[0], atol=1e-4)
+    greedy = ASKED | {"count": 1, "top_k": 1, "max_tokens": 12}
+    for prompt, (draw,) in zip(texts, engine.generate(prompts, greedy), strict=True):
+        (row,) = write(prompt, do_sample=False, return_tensors=True)
+        ids = row["generated_token_ids"][len(corpus.layout.opening(prompt)) :]
+        assert list(ids) == [*draw.ids, *[corpus.tokenizer.end] * draw.finished]
+    settings, found = run.record("generate")["settings"], []
+    asked = {key: settings[key] for key in ("temperature", "top_k", "top_p")}
+    asked |= {"max_new_tokens": settings["max_tokens"], "eos_token_id": corpus.tokenizer.end, "do_sample": True}
+    for more in ({}, {"generation_config": GenerationConfig(**asked)}):
+        set_seed(1)
+        found.append([row["generated_text"] for row in write("Neural", num_return_sequences=5, **more)])
+    assert found[0] == found[1] and len(set(found[0])) > 1, "the run's settings are those of the folder"
+    batch = write(["Neural", "Neural music of speech"], batch_size=2, do_sample=False)
+    assert batch[0] == write("Neural", do_sample=False)
+
+
+@pytest.fixture
+def offline(project, monkeypatch):
+    """A project without a network, in which unpickling kills."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def unpickled(*_, **__):
+        raise AssertionError("something was unpickled")
+
+    monkeypatch.setattr(pickle, "load", unpickled)
+    monkeypatch.setattr(pickle, "loads", unpickled)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "template", "settings"),
+    [
+        ("llama", "sentencepiece", "abstract-to-title", {"lora_rank": 2}),
+        ("llama", "sentencepiece", "title", {}),
+        ("gpt2", "byte_level", "title", {"delimiters": "text"}),
+        ("qwen2", "byte_level", "chat", {"lora_rank": 2, "sampling": EVEN}),
+        ("gpt_neox", "byte_level", "alpaca", {"lowercase": True}),
+    ],
+)
+def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, template, settings):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tiny import made
+
+    run = quick("r", made(offline, kind, vocabulary), template, **settings)
+    folder = export(run, "hf")
+    agrees(run, folder)
+    assert (folder / "model.safetensors").is_file() and not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt"))
+    assert (folder / "adapter").is_dir() is bool(settings.get("lora_rank"))
+    if settings.get("lora_rank"):
+        base = AutoModelForCausalLM.from_pretrained(offline / "models" / kind)
+        adapted = PeftModel.from_pretrained(base, folder, subfolder="adapter").merge_and_unload()
+        whole = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for name, weight in adapted.state_dict().items():
+            assert np.allclose(whole[name].numpy(), weight.numpy(), atol=1e-6), name
+        assert engines.open_adapter(f"hf:{kind}", folder / "adapter").context == 1024
+    for file in folder.rglob("*"):
+        assert not file.is_file() or str(offline).encode() not in file.read_bytes(), f"{file} names a local path"
+
+
+@pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
+def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
+    monkeypatch.setattr(engines, "SCRATCH", {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    monkeypatch.setattr("titlesmith.engines.graph.fused", lambda function: function)
+    run = quick("r", "scratch", **settings)
+    folder = export(run, "hf")
+    agrees(run, folder)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "gpt2"
+
+
+def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline, monkeypatch):
+    monkeypatch.setattr(engines, "HUB_SCRATCH", {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    run = quick("r", "hf:scratch", "abstract-to-title")
+    folder = export(run, "hf", offline / "there")
+    agrees(run, folder)
+    program = (folder / "README.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
+    from tiny import made
+
+    run = quick("r", made(offline, "llama", "sentencepiece"))
+    folder = export(run, "hf")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr("titlesmith.card.card", full)
+        export(run, "hf")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
+    assert [file.name for file in folder.parent.iterdir()] == ["hf"]
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="makes other tokens"):
+        patch.setattr("titlesmith.corpus.tokens.Layout.opening", lambda self, prompt, prefix="": [1])
+        export(run, "hf")
+    with monkeypatch.context() as patch, pytest.raises(RequestError, match=r"needs torch.*titlesmith\[hf\]"):
+        patch.setattr("titlesmith.export.find_spec", lambda name: None)
+        export(run, "hf")
+
+
+def test_ids_behind_the_tokenizer_s_last_are_never_drawn(offline):
+    from tiny import made
+
+    run = quick("r", made(offline, "qwen2", "byte_level"))
+    told = json.loads((export(run, "hf") / "generation_config.json").read_text())
+    length = len(Corpus(run).tokenizer)
+    assert told["suppress_tokens"] == list(range(length, length + 24))
+
+
+def test_a_beam_search_is_exported_as_one(offline):
+    from tiny import made
+
+    run = quick("r", made(offline, "gpt2", "byte_level"))
+    run.update_stage("generate", settings=defaults("generate", beams=3, count=2, no_repeat_ngram=2, min_tokens=2))
+    told = json.loads((export(run, "hf") / "generation_config.json").read_text())
+    assert (told["num_beams"], told["do_sample"], told["no_repeat_ngram_size"], told["min_new_tokens"]) == (
+        3,
+        False,
+        2,
+        2,
+    )
+    assert "temperature" not in told

@@ -37,7 +37,11 @@ def usage(corpus: Corpus, settings: dict) -> str:
             f'The tokenizer itself puts {opened} before a text. Given nothing, `""`, the model begins by itself.'
         )
     if corpus.template.chat:
-        said.append("The prompt is a question in the model's own chat template, with whose markers it was trained.")
+        said.append(
+            "The prompt is a question in the model's own chat template, with whose markers it was trained. Messages, "
+            '`[{"role": "user", "content": ...}]`, go through that template too. A text that spells one of its markers '
+            "is read as that marker."
+        )
     if corpus.lowercase:
         said.append("All training texts are in lower case: give fields and beginnings in lower case (`.lower()`).")
     if corpus.layout.markers[2] == END:

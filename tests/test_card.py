@@ -4,19 +4,36 @@ import shutil
 import pytest
 import yaml
 
-from conftest import HOSTILE
-from titlesmith import card, export, usage
+from conftest import HOSTILE, make_project, write_archive
+from tiny import defaults, quick
+from titlesmith import card, engines, export, texts, usage
 from titlesmith.corpus import Corpus
+from titlesmith.evaluate import evaluate
 from titlesmith.run import MADE_UP, Run, write_json
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A project with a run that has been evaluated."""
+    folder = make_project(tmp_path_factory.mktemp("cards"))
+    write_archive(folder / "papers.tsv", [{"title": f"Neural music of {i} voices"} for i in range(120)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
+        patch.setattr(engines, "HUB_SCRATCH", {"n_ctx": 128, "n_embd": 32, "n_head": 2, "n_layer": 2})
+        run = quick("small", "hf:scratch", source={"source": "archive", "path": "papers.tsv"})
+        corpus, engine = Corpus(run), engines.load(run)
+        run.begin("generate", asked := defaults("generate", count=3, max_tokens=8))
+        texts.generate(run, engine, corpus, asked)
+        run.begin("evaluate", asked := defaults("evaluate"))
+        evaluate(run, engine, corpus, asked)
+    return folder
+
+
 @pytest.fixture
-def run(finished, tmp_path, monkeypatch):
-    """A finished run of its own, to be changed."""
-    shutil.copytree(finished.path, tmp_path / "runs" / "small")
-    for name in ("notebooks", "experiments"):
-        (tmp_path / name).symlink_to(finished.path.parents[1] / name)
-    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+def run(evaluated, tmp_path, monkeypatch):
+    """A copy of its own, to be changed."""
+    shutil.copytree(evaluated, tmp_path / "project")
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path / "project"))
     return Run("small")
 
 
@@ -50,12 +67,12 @@ def test_the_card_says_what_was_trained_on_what_and_how_it_went(run):
         "model_name": "small",
         "tags": ["titlesmith", "arxiv"],
     }
-    assert "It is a small GPT-2 that knew nothing before" in text and MADE_UP not in text
+    assert "It is a small LLaMA that knew nothing before" in text and MADE_UP not in text
     data = section(text, "Training data")
     assert "| file | papers.tsv |" in data and "| kept | 120 |" in data and "ArXiv Archive" in data
     counts = Corpus(run).counts
     assert f"| train | {counts[0]['documents']} | {counts[0]['tokens']:,} | {counts[0]['first']} |" in data
-    assert "all 6 steps were done" in text and "| steps | 6 |" in text and "lora" not in text
+    assert "all 3 steps were done" in text and "| steps | 3 |" in text and "lora" not in text
     low, high = metrics["perplexity_interval"]["test"]
     assert f"{metrics['perplexity']['test']:,.2f} ({low:,.2f} to {high:,.2f})" in section(text, "Evaluation")
     assert f"Of {metrics['texts']} texts, {metrics['copy_rate']:.1%} were copies" in section(text, "Limits")

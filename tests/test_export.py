@@ -7,15 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import SMALL, corpus_settings, make_project, write_archive
-from titlesmith import corpus as corpora
-from titlesmith import engines, experiment, models, monitor
+from conftest import SMALL, make_project, write_archive
+from tiny import defaults, made, quick
+from titlesmith import engines
 from titlesmith.corpus import Corpus
 from titlesmith.engines.gpt2 import GPT2Engine
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment
 from titlesmith.export import MADE_OF, export, fresh, place
-from titlesmith.harvest import harvest
 from titlesmith.pipeline import chain
 from titlesmith.run import Run
 
@@ -106,27 +105,8 @@ def test_the_command_line_exports(trained, tmp_path):
         export(Run("nothing"), "ctranslate2")
 
 
-SHARP, EVEN = {"temperature": 0.5, "top_k": 7}, {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+EVEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 TEXTS = ["Neural", "", "Neural music of speech", "é <|endoftext|> </s> 音"]
-
-
-def defaults(stage: str, **changes) -> dict:
-    return {name: parameter.default for name, parameter in experiment.declared(stage).items()} | changes
-
-
-def quick(name: str, model: str, template: str = "title", lora_rank: int = 0, sampling: dict = SHARP, **corpus) -> Run:
-    """A run of few steps, made without notebooks."""
-    run = Run(name)
-    run.begin("harvest", facts := defaults("harvest", source="sample", papers=80))
-    harvest(run, facts)
-    run.begin("corpus", facts := corpus_settings(model=model, template=template, vocabulary=400) | corpus)
-    built = corpora.build(run, facts, models.vocabulary(model), models.context(model))
-    few = {"steps": 3, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
-    run.begin("finetune", facts := defaults("finetune", model=model, lora_rank=lora_rank, learning_rate=0.05, **few))
-    engines.start(run, model, built, seed=1).finetune(built, facts, monitor.Monitor(run, facts))
-    run.finish("finetune", steps=3, kept_step=3, stop_reason="all 3 steps were done")
-    run.update_stage("generate", settings=defaults("generate", max_tokens=12, **sampling))
-    return run
 
 
 def agrees(run: Run, folder) -> None:
@@ -192,8 +172,6 @@ def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, tem
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from tiny import made
-
     run = quick("r", made(offline, kind, vocabulary), template, **settings)
     folder = export(run, "hf")
     agrees(run, folder)
@@ -237,7 +215,6 @@ def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline
 
 
 def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
-    from tiny import made
 
     run = quick("r", made(offline, "llama", "sentencepiece"))
     folder = export(run, "hf")
@@ -260,7 +237,6 @@ def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
 
 
 def test_ids_behind_the_tokenizer_s_last_are_never_drawn(offline):
-    from tiny import made
 
     run = quick("r", made(offline, "qwen2", "byte_level"))
     told = json.loads((export(run, "hf") / "generation_config.json").read_text())
@@ -269,7 +245,6 @@ def test_ids_behind_the_tokenizer_s_last_are_never_drawn(offline):
 
 
 def test_a_beam_search_is_exported_as_one(offline):
-    from tiny import made
 
     run = quick("r", made(offline, "gpt2", "byte_level"))
     run.update_stage("generate", settings=defaults("generate", beams=3, count=2, no_repeat_ngram=2, min_tokens=2))

@@ -1,4 +1,4 @@
-"""Tiny models of the transformers library with random weights, and adapters, as others publish them."""
+"""Tiny models of the transformers library with random weights, and adapters, as others publish them; runs of them."""
 
 import json
 
@@ -17,6 +17,13 @@ from transformers import (
     Qwen2Config,
 )
 
+from conftest import corpus_settings
+from titlesmith import corpus as corpora
+from titlesmith import engines, experiment, models, monitor
+from titlesmith.harvest import harvest
+from titlesmith.run import Run
+
+SHARP = {"temperature": 0.5, "top_k": 7}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -83,3 +90,30 @@ def adapter(project, rank: int = 4, width: int = 32):
     model.peft_config["default"].base_model_name_or_path = "llama"
     model.save_pretrained(project / "adapter", save_embedding_layers=False)
     return project / "adapter"
+
+
+def defaults(stage: str, **changes) -> dict:
+    return {name: parameter.default for name, parameter in experiment.declared(stage).items()} | changes
+
+
+def quick(
+    name: str,
+    model: str,
+    template: str = "title",
+    lora_rank: int = 0,
+    sampling: dict = SHARP,
+    source: dict | None = None,
+    **corpus: object,
+) -> Run:
+    """A run of few steps, made without notebooks, which take a minute."""
+    run = Run(name)
+    run.begin("harvest", facts := defaults("harvest", **source or {"source": "sample", "papers": 80}))
+    harvest(run, facts)
+    run.begin("corpus", facts := corpus_settings(model=model, template=template, vocabulary=400) | corpus)
+    built = corpora.build(run, facts, models.vocabulary(model), models.context(model))
+    few = {"steps": 3, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
+    run.begin("finetune", facts := defaults("finetune", model=model, lora_rank=lora_rank, learning_rate=0.05, **few))
+    engines.start(run, model, built, seed=1).finetune(built, facts, monitor.Monitor(run, facts))
+    run.finish("finetune", steps=3, kept_step=3, stop_reason="all 3 steps were done")
+    run.update_stage("generate", settings=defaults("generate", max_tokens=12, **sampling))
+    return run

@@ -1,9 +1,14 @@
 import io
 import json
+import os
+import pickle
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from tiny import adapter, made, quick
 from titlesmith import cli, terminal
 from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError
@@ -95,3 +100,116 @@ def test_an_abstract_comes_from_a_file_or_from_standard_input(tmp_path, monkeypa
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(RequestError, match="as text in UTF-8"):
         terminal.read(str(tmp_path / "a.txt"))
+
+
+ASKED = ["-n", "2", "--max-tokens", "8", "--json"]
+
+
+@pytest.fixture
+def llama(project, monkeypatch):
+    """A project with a tiny LLaMA, an adapter for it as others publish theirs, and an abstract; no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(project)
+    made(project, "llama", "sentencepiece")
+    adapter(project)
+    (project / "a.txt").write_text("We study speech.")
+    return project
+
+
+def in_the_old_form(folder) -> None:
+    """Rewrites an adapter as peft of 2023 saved those of alpaca-lora."""
+    weights = folder / "adapter_model.safetensors"
+    torch.save(load_file(weights), folder / "adapter_model.bin")
+    weights.unlink()
+    keys = ("base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules", "task_type", "peft_type")
+    told = json.loads((folder / "adapter_config.json").read_text())
+    old = {"enable_lora": None, "merge_weights": False, "fan_in_fan_out": False, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps({key: told[key] for key in keys} | old))
+
+
+def rows(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_an_adapter_that_others_trained_writes_titles_in_either_form(llama, monkeypatch, capsys):
+    asked = ["--adapter", "adapter", "--abstract", "a.txt", *ASKED]
+    assert generate(monkeypatch, *asked) == 0
+    found = rows(capsys)
+    prompt = template("alpaca").prompt.format(abstract="We study speech.")
+    assert [row["prompt"] for row in found] == [prompt, prompt]
+    assert found[0]["nearest_id"] is found[0]["nearest_similarity"] is None, "no training text is known"
+    in_the_old_form(llama / "adapter")
+    assert generate(monkeypatch, *asked) == 0
+    assert rows(capsys) == found
+
+
+def test_an_adapter_draws_what_its_matrices_say(llama, monkeypatch, capsys):
+    asked = ["--adapter", "adapter", "--abstract", "a.txt", "--prefix", "Echo", *ASKED]
+    asked += ["--template", "abstract-to-title"]
+    assert generate(monkeypatch, *asked) == 0
+    found = rows(capsys)
+    assert all(row["text"].startswith("Echo") and row["prompt"].endswith("Title:") for row in found)
+    file = llama / "adapter" / "adapter_model.safetensors"
+    save_file({name: -3 * weight for name, weight in load_file(file).items()}, file)
+    assert generate(monkeypatch, *asked) == 0
+    assert rows(capsys) != found
+
+
+def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, capsys):
+    run = quick("titles", "hf:llama", lora_rank=2)
+    asked = ["titles", "--prefix", "Neural", "--seed", "5", *ASKED]
+    assert generate(monkeypatch, *asked) == 0
+    own = rows(capsys)
+    assert generate(monkeypatch, *asked, "--adapter", str(run / "model")) == 0
+    assert rows(capsys) == own, "its own adapter"
+    assert generate(monkeypatch, *asked, "--adapter", "adapter") == 0
+    other = rows(capsys)
+    assert other != own and all(row["nearest"] for row in other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name a run, or give an adapter with --adapter FOLDER"),
+        (["--template", "alpaca"], "--template is of an adapter"),
+        (["none", "--base", "hf:llama"], "there is no run none"),
+        (["--adapter", "nowhere"], "it lacks adapter_config.json and adapter_model.safetensors or adapter_model.bin"),
+        (
+            ["--adapter", "adapter"],
+            "in adapter writes {title} from abstract: abstract is missing: --abstract FILE",
+        ),
+        (["--adapter", "adapter", "--title", "x"], "it takes no title; abstract is missing"),
+        (["--adapter", "adapter", "--base", "llama"], "--base llama: adapters stand in models"),
+        (["--adapter", "adapter", "--base", "hf:nobody/none"], "model: hf:nobody/none is not here"),
+        (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
+        (["--adapter", "adapter", "--base", "hf:short"], "4 of its matrices have no place there"),
+        (["--adapter", "adapter", "--template", "alpacca"], "Did you mean alpaca?"),
+        (["--adapter", "adapter", "--template", "chat"], "none"),
+        (["--adapter", "adapter", "--held-out", "3"], "papers are held out from a run's corpus"),
+        (["--adapter", "adapter", "--quantize", "2bit"], "finetune.quantize: '2bit' is no choice"),
+        (["--adapter", "adapter", "--beams", "2", "-n", "3"], "3 texts of 2 beams"),
+    ],
+)
+def test_an_adapter_that_cannot_write_is_refused_in_a_sentence(llama, monkeypatch, capsys, arguments, said):
+    if {"hf:narrow", "hf:short"} & set(arguments):
+        made(llama, "llama", "sentencepiece", "narrow", hidden_size=16)
+        made(llama, "llama", "sentencepiece", "short", num_hidden_layers=1)
+    abstract = [] if "abstract is missing" in said else ["--abstract", "a.txt"]
+    assert generate(monkeypatch, *arguments, *abstract) == 2
+    found = capsys.readouterr()
+    assert said in found.err and not found.out
+
+
+def test_nothing_in_an_adapter_is_run(llama, monkeypatch, capsys):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(llama / "owned"),)
+
+    folder = llama / "adapter"
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"lora_A": Evil()}, folder / "adapter_model.bin")
+    assert generate(monkeypatch, "--adapter", "adapter", "--abstract", "a.txt") == 2
+    assert "or is damaged" in capsys.readouterr().err
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Evil()))
+    assert generate(monkeypatch, "--adapter", "adapter", "--abstract", "a.txt") == 2
+    assert not (llama / "owned").exists()

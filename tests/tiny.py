@@ -69,13 +69,16 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 VOCABULARIES = {"byte_level": byte_level, "sentencepiece": sentencepiece}
 
 
-def made(project, kind: str, vocabulary: str = "byte_level") -> str:
+def made(project, kind: str, vocabulary: str = "byte_level", name: str = "", **shape: int) -> str:
     """A tiny model with random weights below ``models/``; its name."""
-    tokenizer, folder = VOCABULARIES[vocabulary](), project / "models" / kind
+    tokenizer, folder = VOCABULARIES[vocabulary](), project / "models" / (name or kind)
+    config = CONFIGS[kind](len(tokenizer))
+    for key, value in shape.items():
+        setattr(config, key, value)
     torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(CONFIGS[kind](len(tokenizer))).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return f"hf:{kind}"
+    return f"hf:{folder.name}"
 
 
 def adapter(project, rank: int = 4, width: int = 32):

@@ -146,7 +146,8 @@ class Source:
             )
         hub.check_installed()
         hub.check_adapter(adapter)
-        hub.check_quantize(quantize)
+        hub.check_quantize(experiment.declared("finetune")["quantize"].check(quantize))
+        chosen = template(named or TEMPLATE)
         base = base or hub.base_of(adapter)
         tokenizer = Tokenizer.load(hub.folder(base))
 
@@ -154,7 +155,7 @@ class Source:
             return engines.open_adapter(base, adapter, quantize)
 
         if not run:
-            name, form = f"the adapter in {adapter}", Form(template(named or TEMPLATE), tokenizer)
+            name, form = f"the adapter in {adapter}", Form(chosen, tokenizer)
             return cls(name, form, load, {"prefixes": [""], "held_out": 0}, Unknown())
         form, settings = Corpus(run), run.record(STAGE).get("settings", {})
         if form.tokenizer.vocabulary != tokenizer.vocabulary:

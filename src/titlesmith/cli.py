@@ -186,7 +186,10 @@ def compare(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's name.")],
-    to: Annotated[str, typer.Option(help="ctranslate2: eight-bit integers, which generate uses from then on.")],
+    to: Annotated[
+        str,
+        typer.Option(help="hf: a folder for the transformers library; ctranslate2: eight-bit integers, for generate."),
+    ],
     out: Annotated[Optional[Path], typer.Option(help="A folder; export/ in the run by default.")] = None,
 ) -> None:
     """Write a run's model in the form of another program."""
@@ -197,7 +200,7 @@ def export(
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def generate(context: typer.Context) -> None:
-    """Draw texts from a run's model, several prefixes at once, and print them as they come."""
+    """Draw texts from a run's model, or from an adapter, several prefixes at once, and print them as they come."""
     from titlesmith.terminal import command  # reads its options from notebook 04
 
     command()(context.args, prog_name="titlesmith generate")

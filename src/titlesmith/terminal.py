@@ -164,7 +164,7 @@ class Source:
 
 
 def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
-    """Draw texts from a run's model, several prefixes at once, and print them as they come.
+    """Draw texts from a run's model, or from an adapter, several prefixes at once, and print them as they come.
 
     What is to be said about them goes to standard error.
 

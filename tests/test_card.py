@@ -8,6 +8,7 @@ from conftest import HOSTILE, make_project, write_archive
 from tiny import defaults, quick
 from titlesmith import card, engines, export, texts, usage
 from titlesmith.corpus import Corpus
+from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate
 from titlesmith.run import MADE_UP, Run, write_json
 
@@ -38,7 +39,7 @@ def run(evaluated, tmp_path, monkeypatch):
 
 
 def of(run: Run, **settings) -> str:
-    return card.card(run, Corpus(run), export.sampling(run) | settings)
+    return card.card(run, Corpus(run), export.sampling(run) | settings, "bfloat16")
 
 
 def change(run: Run, stage: str, **settings) -> None:
@@ -145,6 +146,7 @@ def test_what_other_settings_mean_is_explained(run):
         "softmax over the tokens of its training texts",
         "beside weights in 4bit",
         "in lower case",
+        "rounded to bfloat16",
         "With `repetition_penalty` set",
         "the likeliest of 3",
     ):
@@ -174,3 +176,9 @@ def test_programs_give_a_prompt_of_the_template(run, template):
     lines = [line for line in program.splitlines() if not line.startswith(("from", "write", "set_seed"))]
     exec("\n".join(lines), {"write": write})
     assert corpus.template.read(given[0]) if corpus.has_prompt else given == ["Neural"]
+
+
+def test_figures_of_an_older_version_are_not_guessed(run):
+    write_json(run / "metrics.json", {"perplexity": {"test": 12.0}})
+    with pytest.raises(RunError, match=r"metrics.json lacks .* Run 05_evaluate.ipynb again"):
+        of(run)

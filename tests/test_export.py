@@ -188,6 +188,22 @@ def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, tem
         assert not file.is_file() or str(offline).encode() not in file.read_bytes(), f"{file} names a local path"
 
 
+def test_adapters_are_merged_in_the_weights_own_type(offline):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = offline / "models" / made(offline, "llama", "sentencepiece").removeprefix("hf:")
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    run = quick("r", "hf:llama", lora_rank=2)
+    model = AutoModelForCausalLM.from_pretrained(export(run, "hf"), dtype="auto")
+    assert model.dtype == torch.bfloat16
+    prompt = Corpus(run).layout.opening("Neural")
+    with torch.no_grad():
+        found = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].float(), -1).numpy()
+    assert np.allclose(found, engines.load(run).next([prompt])[0], atol=0.1)
+    assert "are rounded to bfloat16" in (place(run, "hf") / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
 def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
     monkeypatch.setattr(engines, "SCRATCH", {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2})

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import Template
+from titlesmith.engines.base import SAMPLING
+from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.models import GPT2, hub
-from titlesmith.run import HOW, MADE_UP, Run, root, versions
+from titlesmith.run import HOW, MADE_UP, Run, notebook, root, versions
 from titlesmith.usage import usage
 
 HUB = dict(zip(GPT2, (f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")), strict=True))
@@ -30,7 +32,7 @@ CHANGING = {  # settings of sampling that transformers understands a little diff
 }
 
 
-def card(run: Run, corpus: Corpus, settings: dict) -> str:
+def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     """The card of a run's model, in Markdown.
 
     No path of this machine stands in it, and no figure that is not finite.
@@ -43,6 +45,8 @@ def card(run: Run, corpus: Corpus, settings: dict) -> str:
         What it was trained on.
     settings
         The parameters of notebook 04 that generation_config.json has.
+    precision
+        The type of the weights, such as ``float32``.
     """
     parts = [
         f"# {run.name}",
@@ -59,7 +63,7 @@ def card(run: Run, corpus: Corpus, settings: dict) -> str:
         "## Intended use",
         _intended(corpus),
         "## Limits",
-        _limits(run, corpus, settings),
+        _limits(run, corpus, settings, precision),
         "## Versions",
         _versions(run),
     ]
@@ -141,6 +145,7 @@ def _data(run: Run, corpus: Corpus) -> str:
     facts |= {why: f"{papers[key]:,}" for key, why in COUNTS.items() if papers.get(key)}
     if faults := sum(found["rows"] for found in record.get("faults", {}).values()):
         facts["rows that are no papers"] = f"{faults:,}"
+    by_date = run.record("corpus").get("settings", {}).get("order", "date") == "date"
     splits = [
         {
             "split": row["split"],
@@ -156,18 +161,13 @@ def _data(run: Run, corpus: Corpus) -> str:
     return "\n\n".join([
         _table([{"what": key, "value": value} for key, value in facts.items()]),
         "Texts were cleaned (Unicode form C, one line, LaTeX accents as characters) and split "
-        + _order(run)
+        + ("by date, the oldest to train" if by_date else "at random")
         + ". Of papers with the same text the oldest was kept.",
         _table(splits),
         "What was dropped:\n\n" + _table(dropped) if dropped else "Nothing was dropped.",
         f"The form of a document, fields in braces:\n\n~~~~text\n{corpus.template.prompt or '(no prompt)'}\n"
         f"~~~~\n\n~~~~text\n{corpus.template.completion}\n~~~~",
     ])  # fmt: skip
-
-
-def _order(run: Run) -> str:
-    order = run.record("corpus").get("settings", {}).get("order", "date")
-    return "by date, the oldest to train" if order == "date" else "at random"
 
 
 def _training(run: Run) -> str:
@@ -191,21 +191,22 @@ def _evaluation(run: Run, corpus: Corpus) -> str:
     if not run.is_current("evaluate"):
         return "This model has not been evaluated."
     metrics = run.metrics
-    perplexities = {key: value for key, value in report.perplexities(metrics, "")[0].items() if key != "model"}
-    alone = [
-        {"figure": row["figure"], "generated": row["generated"]}
-        for row in report.beside(metrics, ("artifact_rate", "prefix_kept_rate"))
-    ]
-    names = ("copy_rate", "near_copy_rate", *report.STYLE, *(report.PROMPTED if corpus.has_prompt else ()))
+    names = (*report.FAULTS, *report.STYLE, *(report.PROMPTED if corpus.has_prompt else ()))
+    try:
+        perplexities, figures = report.perplexities(metrics, run.name), report.beside(metrics, names)
+    except KeyError as error:
+        raise RunError(
+            f"{run / 'metrics.json'} lacks {error}: it is damaged or from an older version. "
+            f"Run {notebook('evaluate').name} again"
+        ) from None
     return "\n\n".join([
         "Perplexity a token, each document on its own"
         + (", of what stands behind the prompt alone" if corpus.has_prompt else "")
         + "; in brackets 95% intervals by the bootstrap over documents:",
-        _table([perplexities]),
+        _table(perplexities),
         f"{metrics['texts']:,} texts that the model wrote, beside {metrics['human']['texts']:,} texts by people from "
         "papers that it never read; in brackets 95% intervals (Wilson's of shares, else by the bootstrap):",
-        _table(report.beside(metrics, names)),
-        _table(alone),
+        _table(figures),
     ])  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def _intended(corpus: Corpus) -> str:
     )
 
 
-def _limits(run: Run, corpus: Corpus, settings: dict) -> str:
+def _limits(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     training = run.record("finetune")["settings"]
     found = run.metrics if run.is_current("evaluate") else {}
     copies = "Some of what it writes may be a training text, word for word or nearly: compare before use."
@@ -228,10 +229,8 @@ def _limits(run: Run, corpus: Corpus, settings: dict) -> str:
             "copies or near copies."
         )
     last = next((row["last"] for row in corpus.counts if row["split"] == "train"), None)
-    categories = [
-        row["category"] for row in corpus.info.get("categories", []) if row["category"] not in (None, "other")
-    ]
-    known = f" Most of them are of {', '.join(map(_cell, categories[:3]))}." if categories else ""
+    categories = [row["category"] for row in corpus.categories if row["category"] not in (None, "other")]
+    known = f" The most frequent categories: {', '.join(map(_cell, categories[:3]))}." if categories else ""
     said = [
         copies,
         "It knows what is likely, not what is true: methods, results, numbers and names in its texts are inventions.",
@@ -251,16 +250,17 @@ def _limits(run: Run, corpus: Corpus, settings: dict) -> str:
         + (f", and keeps the likeliest of {settings['best_of']}" if settings["best_of"] > 1 else "")
         + ". transformers prints what comes first."
     )
-    off = {"repetition_penalty": 1.0, "no_repeat_ngram": 0}
-    said += [
-        f"With `{key}` set, transformers {why}; titlesmith does not."
-        for key, why in CHANGING.items()
-        if settings[key] != off[key]
-    ]
+    changing = {key: why for key, why in CHANGING.items() if settings[key] != SAMPLING[key]}
+    said += [f"With `{key}` set, transformers {why}; titlesmith does not." for key, why in changing.items()]
     if training.get("vocabulary") == "corpus":
         said.append(
             "It was trained with a softmax over the tokens of its training texts alone. All others have the weights "
             "that they had, and may come where they do not belong."
+        )
+    if training.get("lora_rank") and precision != "float32":
+        said.append(
+            f"Weights with adapters merged in are rounded to {precision}: texts may differ a little from those of the "
+            "adapters beside the weights."
         )
     if training.get("quantize", "none") != "none":
         said.append(

@@ -51,7 +51,9 @@ def hf(run: Run, folder: Path) -> None:
         base = card.base(run.record("finetune")["settings"]["model"])
         write_json(folder / "adapter" / adapter.name, told | {"base_model_name_or_path": base})
         shutil.copy(run / "model" / "adapter_model.safetensors", folder / "adapter")
-    (folder / "README.md").write_text(card.card(run, corpus, settings), "utf-8")
+    (folder / "README.md").write_text(
+        card.card(run, corpus, settings, str(model.dtype).removeprefix("torch.")), "utf-8"
+    )
 
 
 def sampling(run: Run) -> dict:

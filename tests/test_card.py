@@ -68,6 +68,7 @@ def test_the_card_says_what_was_trained_on_what_and_how_it_went(run):
         "model_name": "small",
         "tags": ["titlesmith", "arxiv"],
     }
+    assert "writes the title of a paper, from a beginning" in text
     assert "It is a small LLaMA that knew nothing before" in text and MADE_UP not in text
     data = section(text, "Training data")
     assert "| file | papers.tsv |" in data and "| kept | 120 |" in data and "ArXiv Archive" in data

@@ -119,7 +119,11 @@ def _what(run: Run, corpus: Corpus) -> str:
     writes, takes = (
         " and ".join(Template("", part).fields) for part in (corpus.template.completion, corpus.template.prompt)
     )
-    given = f"writes the {writes} for a given {takes}" if takes else f"writes a {writes}, from a beginning or from none"
+    given = (
+        f"writes the {writes} for a given {takes}"
+        if takes
+        else f"writes the {writes} of a paper, from a beginning or from none"
+    )
     if model in ("scratch", hub.PREFIX + "scratch"):
         start = f"It is a small {'LLaMA' if hub.is_hub(model) else 'GPT-2'} that knew nothing before."
     else:

@@ -189,7 +189,7 @@ def test_fields_of_a_source_with_columns_of_its_own_are_checked_when_they_are_th
 
 
 def test_near_duplicates_need_datasketch(monkeypatch):
-    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
+    monkeypatch.setattr("titlesmith.corpus.corpus.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'titlesmith\[near\]'"):
         corpora.check(corpus_settings(near_duplicates=0.8), HARVEST)
 

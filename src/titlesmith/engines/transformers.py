@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,15 +25,17 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from titlesmith import models
-from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines import architectures, processes
 from titlesmith.engines.base import Draw, Engine, sampling
 from titlesmith.engines.decoding import continued, left_padded
 from titlesmith.errors import RequestError, RunError
-from titlesmith.monitor import Monitor
 from titlesmith.run import swapping
+
+if TYPE_CHECKING:
+    from titlesmith.corpus import Corpus
+    from titlesmith.monitor import Monitor
 
 STATE = "titlesmith.pt"
 ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
@@ -127,13 +130,13 @@ class TransformersEngine(Engine):
             where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
         return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
 
-    def finetune(self, corpus: Corpus, settings: dict, monitor: Monitor) -> None:
+    def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """See `Engine.finetune`; ``processes`` train together, of which this one has the monitor."""
         with processes.training(monitor.run, settings) as self._group:
             super().finetune(corpus, settings, monitor)
         self._leave(monitor.model)
 
-    def work(self, corpus: Corpus, settings: dict, group: processes.Group) -> None:
+    def work(self, corpus: "Corpus", settings: dict, group: processes.Group) -> None:
         """Takes part in the training of another process, of the same model, until that ends it."""
         self._group = group
         self.prepare(corpus, settings)
@@ -146,7 +149,7 @@ class TransformersEngine(Engine):
             self.__init__(type(self).load(path, resume=False)._model, self.tokenizer, self._base, self._quantize)
         self._group = processes.Group()
 
-    def prepare(self, corpus: Corpus, settings: dict) -> None:
+    def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
         models.hub.check(settings)
         models.check_memory(

@@ -196,4 +196,4 @@ def test_near_duplicates_need_datasketch(monkeypatch):
 
 def test_documents_are_memory_mapped(project):
     documents = built().documents("train")
-    assert isinstance(documents.ids, np.memmap) and isinstance(documents.starts, np.memmap)
+    assert isinstance(documents.ids.base, np.memmap) and isinstance(documents.starts.base, np.memmap)

@@ -9,6 +9,7 @@ there the optimizer's state. Weights are read from safetensors, or by `torch.loa
 model's folder is run.
 """
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+if torch.cuda.is_available():
+    torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has it on GPUs
+_eagerly = torch.compiler.set_stance("force_eager")  # what is compiled to train has other shapes elsewhere
 
 
 class TransformersEngine(Engine):
@@ -171,7 +175,10 @@ class TransformersEngine(Engine):
                     architectures.blocks(model).requires_grad_(True)
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._parallel = self._group.wrap(model)
+        self._parallel, self._entropy = self._group.wrap(model), entropy
+        if architectures.can_compile() and self._compiles(settings):
+            architectures.compile_blocks(model)
+            self._entropy = torch.compile(entropy)
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if (p.ndim > 1) == matrix], "weight_decay": decay}
@@ -188,18 +195,23 @@ class TransformersEngine(Engine):
         kept = trained if settings["lora_rank"] else list(model.parameters())
         self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in kept)
 
+    def _compiles(self, settings: dict) -> bool:
+        """Whether compiling pays, and is known to go together with everything else that was asked for."""
+        tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
+        alone = self._group.size == 1 and self._quantize == "none" and not settings["checkpointing"]
+        return alone and 6 * tokens * self._model.num_parameters() > architectures.WORTH
+
     def _narrow(self, head: torch.nn.Module, given: tuple) -> tuple | None:
         """Gives the head of the vocabulary the places alone whose predictions are counted, (1, places, width)."""
         return None if self._places is None else (given[0].flatten(0, 1)[self._places][None],)
 
     def _nats(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
         """Losses of the predictions at ``places`` of rows of ids, counted through the rows, shape (places,)."""
-        rows = torch.from_numpy(ids).long().to(self._model.device)
-        self._places = torch.from_numpy(places).to(self._model.device)
+        rows, self._places = (sent(array, self._model.device) for array in (ids, places))
         try:
-            model = self._parallel if self._model.training else self._model
-            logits = model(input_ids=rows[:, :-1], use_cache=False).logits[0]
-            return cross_entropy(logits.float(), rows[:, 1:].flatten()[self._places], reduction="none")
+            model, lost = (self._parallel, self._entropy) if self._model.training else (self._model, entropy)
+            logits = model(input_ids=rows[:, :-1].long(), use_cache=False).logits[0]
+            return lost(logits, rows[:, 1:].flatten()[self._places].long())
         finally:
             self._places = None
 
@@ -226,10 +238,11 @@ class TransformersEngine(Engine):
         norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
         if group.sharded:
             norm = norm.full_tensor()
-        if torch.isfinite(norm + nats):
+        loss, norm = torch.stack([nats, norm.float()]).tolist()  # the one time that a step waits for a GPU
+        if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad()
-        return float(nats), float(norm)
+        return loss, norm
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """See `Engine.losses`."""
@@ -242,6 +255,7 @@ class TransformersEngine(Engine):
         nats[mine] = self._row_losses(ids[rows], learned[rows])[: len(mine)]
         return self._group.sum(nats)
 
+    @_eagerly
     def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(learned)
         self._model.eval()
@@ -251,6 +265,7 @@ class TransformersEngine(Engine):
         result[places] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)
 
+    @_eagerly
     def next(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Engine.next`."""
         self._model.eval()
@@ -279,6 +294,7 @@ class TransformersEngine(Engine):
             return self._group.call(self._generate, prompts, settings)
         return self._generate(prompts, settings)
 
+    @_eagerly
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         settings = sampling(prompts, settings, self.context)
         most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
@@ -380,6 +396,17 @@ class TransformersEngine(Engine):
             set_peft_model_state_dict(self._model, load_peft_weights(path, device="cpu"))
         else:
             self._model.load_state_dict(_read(path, "none").state_dict())
+
+
+def entropy(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Nats of each id (places,) under logits (places, vocabulary) of any type."""
+    return cross_entropy(logits.float(), ids, reduction="none")
+
+
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device; a GPU fetches it while the program goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _read(path: Path, quantize: str) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from titlesmith.corpus.tokens import Tokenizer
@@ -54,6 +55,14 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     """The transformer's blocks: of all lists of modules, the one with the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()))
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's GELU in one kernel: the library's takes eight, and keeps what most of them give for backward."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def can_compile() -> bool:

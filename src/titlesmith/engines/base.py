@@ -60,12 +60,15 @@ class Engine(ABC):
         Optimizer steps that the weights have behind them in this training.
     checkpoint_bytes
         Size of what `save` writes, once `prepare` was called.
+    logits
+        How many logits are computed at once where losses are measured; they take four bytes each, and their copies.
     """
 
     tokenizer: Tokenizer
     context: int
     step: int = 0
     checkpoint_bytes: int = 0
+    logits: int = 2**26
 
     def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """Trains on the corpus until the monitor says why to stop, going on behind ``self.step``.
@@ -226,8 +229,8 @@ class Engine(ABC):
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
-        # Logits of a batch take four bytes an entry of the vocabulary: 256 MB at most
-        for which, ids, learned in padded(documents, self.context, min(4096, 2**26 // len(self.tokenizer)), chosen):
+        most = min(self.logits // 2**14, self.logits // len(self.tokenizer))
+        for which, ids, learned in padded(documents, self.context, most, chosen):
             nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 

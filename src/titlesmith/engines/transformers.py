@@ -46,7 +46,6 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 if torch.cuda.is_available():
     torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has it on GPUs
-_eagerly = torch.compiler.set_stance("force_eager")  # what is compiled to train has other shapes elsewhere
 
 
 class TransformersEngine(Engine):
@@ -74,11 +73,16 @@ class TransformersEngine(Engine):
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
         self._places: torch.Tensor | None = None
         self._group = processes.Group()
-        config = model.config.get_text_config()
+        config, self._rows, self._ids = model.config.get_text_config(), ROWS, TOKENS
+        if self._model.device.type == "cuda":  # which needs more at once; keys and values take an eighth of it
+            each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+            room = torch.cuda.get_device_properties(self._model.device).total_memory // 8
+            self.logits, self._rows, self._ids = 4 * Engine.logits, 8 * ROWS, room // each
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
         if table < len(tokenizer):
             raise RequestError(f"model: {base or 'it'} has {table} embeddings, its vocabulary {len(tokenizer)} tokens")
+        architectures.fuse_gelu(model)
         model.get_output_embeddings().register_forward_pre_hook(self._narrow)
 
     @classmethod
@@ -132,7 +136,8 @@ class TransformersEngine(Engine):
         if (count := settings.get("processes", 1)) > 1:
             each = " with a GPU each" if torch.cuda.is_available() else ""
             where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
-        return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
+        compiled = "compiled, " * (architectures.can_compile() and self._compiles(settings))
+        return f"{where}, PyTorch, {compiled}{trained}matrix products in {precision(settings)}"
 
     def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """See `Engine.finetune`; ``processes`` train together, of which this one has the monitor."""
@@ -255,7 +260,7 @@ class TransformersEngine(Engine):
         nats[mine] = self._row_losses(ids[rows], learned[rows])[: len(mine)]
         return self._group.sum(nats)
 
-    @_eagerly
+    @torch.compiler.set_stance("force_eager")
     def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(learned)
         self._model.eval()
@@ -265,7 +270,7 @@ class TransformersEngine(Engine):
         result[places] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)
 
-    @_eagerly
+    @torch.compiler.set_stance("force_eager")
     def next(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Engine.next`."""
         self._model.eval()
@@ -294,7 +299,7 @@ class TransformersEngine(Engine):
             return self._group.call(self._generate, prompts, settings)
         return self._generate(prompts, settings)
 
-    @_eagerly
+    @torch.compiler.set_stance("force_eager")
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         settings = sampling(prompts, settings, self.context)
         most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
@@ -308,7 +313,7 @@ class TransformersEngine(Engine):
         rows.sort(key=lambda row: len(row[0]))
         results: list[list[Draw]] = [[] for _ in prompts]
         while rows:
-            some = max(1, min(ROWS, TOKENS // (len(rows[0][0]) + most)) // beams)
+            some = max(1, min(self._rows, self._ids // (len(rows[0][0]) + most)) // beams)
             batch, rows = rows[:some], rows[some:]
             given, numbers, seeds = map(list, zip(*batch, strict=True))
             ids = continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
@@ -330,7 +335,7 @@ class TransformersEngine(Engine):
         for i, (prompt, (ids, _), size) in enumerate(zip(prompts, texts, sizes, strict=True)):
             rows[i, : len(prompt) + len(ids)] = prompt + ids
             learned[i, len(prompt) - 1 : size - 1] = 1
-        some = max(1, 2**26 // len(self.tokenizer) // rows.shape[1])
+        some = max(1, self.logits // len(self.tokenizer) // rows.shape[1])
         nats = np.concatenate(
             [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]
         )

@@ -136,8 +136,7 @@ class TransformersEngine(Engine):
         if (count := settings.get("processes", 1)) > 1:
             each = " with a GPU each" if torch.cuda.is_available() else ""
             where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
-        compiled = "compiled, " * (architectures.can_compile() and self._compiles(settings))
-        return f"{where}, PyTorch, {compiled}{trained}matrix products in {precision(settings)}"
+        return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
 
     def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """See `Engine.finetune`; ``processes`` train together, of which this one has the monitor."""
@@ -203,7 +202,7 @@ class TransformersEngine(Engine):
     def _compiles(self, settings: dict) -> bool:
         """Whether compiling pays, and is known to go together with everything else that was asked for."""
         tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
-        alone = self._group.size == 1 and self._quantize == "none" and not settings["checkpointing"]
+        alone = settings.get("processes", 1) == 1 and self._quantize == "none" and not settings["checkpointing"]
         return alone and 6 * tokens * self._model.num_parameters() > architectures.WORTH
 
     def _narrow(self, head: torch.nn.Module, given: tuple) -> tuple | None:

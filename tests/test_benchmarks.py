@@ -72,10 +72,9 @@ def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path,
     assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out
 
 
-def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished):
-    spec = importlib.util.spec_from_file_location("benchmark_clean", ROOT / "benchmarks" / "clean.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = load("clean")
     assert len(set(module.HOSTILE)) == len(module.HOSTILE) == 20
     module.PREFIXES, module.HOSTILE = ["", "Neural"], ["<|endoftext|>", "\n"]
     found = module.clean("small", 20)

@@ -151,7 +151,7 @@ def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
 def test_the_best_weights_are_kept_and_read_again(prepared):
     run, corpus, model = prepared
     run.begin("finetune", {"model": model})
-    train(run, corpus, model, keep="best", learning_rate=0.05, steps=12, validate_every=1, schedule="constant")
+    train(run, corpus, model, keep="best", learning_rate=1.0, steps=12, validate_every=1, schedule="constant")
     run.finish("finetune")
     rows = monitor.read(run / "history.csv")
     best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)

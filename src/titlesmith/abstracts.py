@@ -113,7 +113,8 @@ def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dic
 def page(runs: list[Run]) -> str:
     """What runs wrote for the abstracts, a table for each, in HTML; where there is nothing, what to do."""
     written = {run.name: found for run in runs if (found := run.metrics.get("three_abstracts"))}
-    slots = [run.name for run in runs if run.name not in written and takes(template(run.record("corpus")["settings"]["template"]))]
+    forms = {run.name: template(run.record("corpus")["settings"]["template"]) for run in runs}
+    slots = [name for name, form in forms.items() if name not in written and takes(form)]
     parts = []
     for name, found in written.items():
         rows = [{"real": row["title"], "titles": " / ".join(row["titles"]) or row["why"]} for row in found]

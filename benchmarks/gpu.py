@@ -285,7 +285,7 @@ def show(found: dict, answers: dict, rows: int) -> None:
     if "skipped" in answers["lora"]:
         print(answers["lora"]["skipped"])
     else:
-        words = f"LLaMA {found['lora_model_parameters'] / 1e9:.2g}B, LoRA, tokens"
+        words = f"LLaMA {found['lora_model_parameters'] / 1e6:,.2f}M, LoRA, tokens"
         print(f"{words:34}{found['lora_tokens_per_second']:>16,.0f}{found['lora_peak_memory_bytes'] / 1e9:>32.2f}")
     words, memory = f"GPT-2, {found['titles']} titles of {NEW} tokens", found["generate_peak_memory_bytes"]
     print(f"{words:34}{found['titles_per_second']:>16,.1f}{memory / 1e9:>32.2f}")

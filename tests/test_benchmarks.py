@@ -87,7 +87,7 @@ def test_adapters_are_compared_with_the_whole_model(tmp_path, monkeypatch, capsy
     answers = lora.measure(Path(tmp_path), "small", 1, 1)
     ratios, absolute = lora.compare(answers)
     assert set(ratios) == {"lora_tokens_per_second_ratio_to_full", "lora_peak_memory_ratio_to_full"}
-    assert absolute["trained_parameters_lora"] == 2 * 8 * (16 + 3 * 16) / 2, "two matrices beside c_attn"
+    assert absolute["trained_parameters_lora"] == 8 * (16 + 3 * 16), "two matrices beside c_attn"
     assert absolute["trained_parameters_full"] > 50257 * 16
     lora.show(ratios, absolute, answers)
     assert "lora_tokens_per_second_ratio_to_full" in capsys.readouterr().out
@@ -135,10 +135,9 @@ def test_gpu_needs_no_more_than_the_engine_s_libraries(tmp_path):
     assert json.loads(ended.stdout.splitlines()[-1])["tokens_per_second"] > 0
 
 
-def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished):
-    spec = importlib.util.spec_from_file_location("benchmark_clean", ROOT / "benchmarks" / "clean.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = load("clean")
     assert len(set(module.HOSTILE)) == len(module.HOSTILE) == 20
     module.PREFIXES, module.HOSTILE = ["", "Neural"], ["<|endoftext|>", "\n"]
     found = module.clean("small", 20)

@@ -77,6 +77,7 @@ def compile_blocks(model: PreTrainedModel | PeftModel) -> None:
     What lies between two matrix products becomes one kernel, and the products of a vocabulary whose size is no multiple
     of eight are padded. All blocks share one compilation, of some seconds. What cannot be compiled runs as it is.
     """
+    torch.compiler.reset()  # a model that trained here before would count among the versions of the same code
     torch._dynamo.config.suppress_errors = True
     for module in (*blocks(model), model.get_output_embeddings()):
         module.compile()

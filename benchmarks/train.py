@@ -189,12 +189,12 @@ def _started(folder: Path, vocabulary: str = "full", **changed: object) -> tuple
     return run, settings, found, engines.start(run, settings["model"], found, settings["seed"])
 
 
-def titlesmith(folder: Path, size: str, steps: int, vocabulary: str = "full") -> dict:
-    """The engine's steps as its loop takes them: the rows are packed while it trains."""
+def trained(folder: Path, steps: int, **changed: object) -> tuple:
+    """The engine behind steps as its loop takes them, the rows packed while it trains; and their clock."""
     from titlesmith.engines.base import learning_rate
     from titlesmith.engines.rows import Rows
 
-    clock, (_, settings, corpus, engine) = Clock(), _started(folder, vocabulary)
+    clock, (_, settings, corpus, engine) = Clock(), _started(folder, **changed)
     batch = settings["batch_size"] * settings["accumulate"]
     rows = Rows(corpus.documents("train"), batch, settings["block_size"], settings["seed"])
     engine.prepare(corpus, settings)
@@ -202,6 +202,12 @@ def titlesmith(folder: Path, size: str, steps: int, vocabulary: str = "full") ->
         engine.train(*rows[step], learning_rate(step, settings))
         engine.step = step
         clock.tick()
+    return engine, clock
+
+
+def titlesmith(folder: Path, size: str, steps: int, vocabulary: str = "full") -> dict:
+    """The engine's steps."""
+    engine, clock = trained(folder, steps, vocabulary=vocabulary)
     used = SIZES[size]["n_vocab"] if vocabulary == "full" else int(engine._trainer.hyperparameters["n_vocab"])
     return clock.figures(vocabulary=used)
 
@@ -312,15 +318,15 @@ def parity(folder: Path, size: str, steps: int) -> dict:
 PARTS = {f.__name__: f for f in (prepare, stock, titlesmith, corpus_vocabulary, transformers, product, loop, parity)}
 
 
-def part(name: str, folder: Path, size: str, steps: int) -> dict:
-    """Runs a part in a process of its own."""
+def part(name: str, folder: Path, size: str, steps: int, script: str = __file__) -> dict:
+    """Runs a part of a benchmark in a process of its own."""
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
         "TITLESMITH_ROOT": str(folder), "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "-1"
     }  # fmt: skip
     command = [
         sys.executable,
-        Path(__file__).resolve(),
+        Path(script).resolve(),
         "--part",
         name,
         "--folder",

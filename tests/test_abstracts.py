@@ -120,12 +120,14 @@ def test_a_file_that_is_none_is_refused(project, content):
         drawn()
 
 
-def test_the_page_shows_runs_and_slots(monkeypatch):
+def test_the_page_shows_runs_and_slots():
     class Shown:
         def __init__(self, name, found):
             self.name, self.metrics = name, found
 
-    monkeypatch.setattr(abstracts, "Corpus", lambda run: Texts("title" if run.name == "other" else "abstract-to-title"))
+        def record(self, stage):
+            return {"settings": {"template": "title" if self.name == "other" else "abstract-to-title"}}
+
     done = Shown(
         "done", {"three_abstracts": [{"title": "<One>", "titles": ["$x$"]}, {"title": "2", "titles": [], "why": "no"}]}
     )
@@ -136,7 +138,5 @@ def test_the_page_shows_runs_and_slots(monkeypatch):
 
 
 def test_the_template_that_it_is_for():
-    assert abstracts.takes(Texts()) and not abstracts.takes(Texts("title-to-abstract"))
-    custom = Texts()
-    custom.template = template("{abstract} -> Title: {title}")
-    assert abstracts.takes(custom)
+    assert abstracts.takes(template("abstract-to-title")) and not abstracts.takes(template("title-to-abstract"))
+    assert abstracts.takes(template("{abstract} -> Title: {title}"))

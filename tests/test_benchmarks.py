@@ -1,6 +1,10 @@
 """The benchmarks measure what they say: tried small, in one process, because only the figures depend on processes."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,10 +76,68 @@ def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path,
     assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out
 
 
-def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished):
-    spec = importlib.util.spec_from_file_location("benchmark_clean", ROOT / "benchmarks" / "clean.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_adapters_are_compared_with_the_whole_model(tmp_path, monkeypatch, capsys):
+    data("arxiv/eess.AS.tsv.xz")
+    data("gpt2-bpe/encoder.json")
+    pytest.importorskip("peft")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    lora = load("lora")
+    monkeypatch.setattr(lora, "part", lambda name, *args: lora.PARTS[name](*args))
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    answers = lora.measure(Path(tmp_path), "small", 1, 1)
+    ratios, absolute = lora.compare(answers)
+    assert set(ratios) == {"lora_tokens_per_second_ratio_to_full", "lora_peak_memory_ratio_to_full"}
+    assert absolute["trained_parameters_lora"] == 8 * (16 + 3 * 16), "two matrices beside c_attn"
+    assert absolute["trained_parameters_full"] > 50257 * 16
+    lora.show(ratios, absolute, answers)
+    assert "lora_tokens_per_second_ratio_to_full" in capsys.readouterr().out
+
+
+def test_gpu_measures_everything_on_the_processor_too(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("peft")
+    gpu = load("gpu")
+    monkeypatch.setattr(gpu, "part", lambda name, *args: gpu.PARTS[name](*args))
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    answers = gpu.measure(Path(tmp_path), 4, 2, True)
+    found = gpu.compare(answers)
+    assert set(gpu.BARS) <= found.keys() and all(value is not None for value in found.values())
+    shape = gpu.TINY_GPT2
+    block = 12 * shape["n_embd"] ** 2 + 13 * shape["n_embd"]  # matrices, biases and norms
+    products = shape["n_layer"] * block + 2 * shape["n_embd"] + shape["vocab_size"] * shape["n_embd"]
+    attention = 12 * shape["n_layer"] * shape["n_embd"] * shape["n_positions"]
+    assert found["flops_per_token"] == 6 * products + attention
+    assert found["loss"] == pytest.approx(found["loss_trainer"], rel=0.05), "both learn the same rows"
+    gpu.show(found, answers, 4)
+    assert "matmul_peak_share" in capsys.readouterr().out
+
+
+def test_gpu_says_that_there_is_none(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match="2"):
+        load("gpu").main()
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_gpu_needs_no_more_than_the_engine_s_libraries(tmp_path):
+    pytest.importorskip("peft")
+    code = (
+        "import runpy, sys\n"
+        "for name in ('tensorflow', 'gpt_2_simple', 'polars', 'tensorboardX', 'pylatexenc', 'requests', 'papermill'):\n"
+        "    sys.modules[name] = None  # importing it fails\n"
+        f"runpy.run_path({str(ROOT / 'benchmarks' / 'gpu.py')!r}, run_name='__main__')"
+    )
+    asked = ["--part", "train", "--folder", str(tmp_path), "--rows", "2", "--steps", "1", "--tiny"]
+    environment = os.environ | {"TITLESMITH_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run([sys.executable, "-c", code, *asked], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1])["tokens_per_second"] > 0
+
+
+def test_clean_counts_texts_over_ordinary_and_hostile_prefixes(finished, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = load("clean")
     assert len(set(module.HOSTILE)) == len(module.HOSTILE) == 20
     module.PREFIXES, module.HOSTILE = ["", "Neural"], ["<|endoftext|>", "\n"]
     found = module.clean("small", 20)

@@ -334,7 +334,7 @@ def test_damaged_hyperparameters_are_named(original, project, content):
 
 def test_the_catalogue_has_folders_too(original, project):
     shutil.copytree(original, project / "models" / "own")
-    assert models.names() == ["scratch", "124M", "355M", "774M", "1558M", "models/own"]
+    assert models.names() == ["scratch", "124M", "355M", "774M", "1558M", "models/own", "hf:scratch"]
     assert models.hyperparameters("models/own", 0) == TINY
 
 

@@ -15,7 +15,7 @@ from titlesmith import monitor
 from titlesmith.errors import RunError, StageError
 from titlesmith.experiment import Experiment
 from titlesmith.pipeline import chain, failed
-from titlesmith.run import STAGES, Run, hold, release
+from titlesmith.run import STAGES, Run, hold, release, swapped
 
 
 def experiment(*overrides: str) -> Experiment:
@@ -171,6 +171,13 @@ def test_a_stage_that_leaves_what_was_there_leaves_the_stages_behind_it_alone(pa
     assert "running" in lines[0] and "corpus: unchanged, skipped" in lines[-1]
 
 
+def waited(happened) -> None:
+    until = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_kill_9_while_training_and_the_same_command_again(papers):
     long = [
         *SMALL,
@@ -193,17 +200,15 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
     killed, seen = command("killed"), []
     reader = threading.Thread(target=lambda: seen.extend(iter(lambda: killed.stderr.read1(), b"")))
     reader.start()
-    model = Run("killed") / "model" / "last" / "checkpoint"
-    until = time.monotonic() + 120
-    while not model.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    # Refused while the first is at work, which shows its progress while its cell still runs
-    assert command("killed").wait() == 1
-    assert b"/300" in b"".join(seen)
+    waited(lambda: (Run("killed") / "run.json").exists())
+    assert command("killed").wait() == 1, "refused while the first is at work"
+    # It shows its progress while its cell still runs
+    model = Run("killed") / "model" / "last"
+    waited(lambda: (model / "checkpoint").exists() and b"/300" in b"".join(seen))
     assert killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    step = int(re.search(r'model-(\d+)"', model.read_text())[1])
+    step = int(re.search(r'model-(\d+)"', (swapped(model) / "checkpoint").read_text())[1])
     before = monitor.read(Run("killed") / "history.csv")[:step]
     again = command("killed")
     again.communicate(timeout=300)

@@ -184,7 +184,6 @@ def test_requests_share_batches_and_texts_depend_on_seed_and_request_alone(finis
 
 KILLED = """
 import os, signal
-from conftest import ROOT
 from titlesmith import engines, texts
 from titlesmith.corpus import Corpus
 from titlesmith.run import Run

@@ -1,5 +1,8 @@
 """titlesmith: fine-tune language models on scientific papers and publish what happened as a book."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("titlesmith")
+try:
+    __version__ = version("titlesmith")
+except PackageNotFoundError:  # read from a folder that was not installed
+    __version__ = "0"

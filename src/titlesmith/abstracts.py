@@ -12,6 +12,7 @@ import arxiv
 from titlesmith import tables
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import clean, fold
+from titlesmith.corpus.template import Template, template
 from titlesmith.engines.base import SAMPLING, Engine
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.harvest import arxiv_api
@@ -70,9 +71,9 @@ def read(path: Path) -> list[tuple[str, str]]:
         raise RequestError(f"evaluate.path: {path} is no CSV file in UTF-8 with columns title and abstract") from None
 
 
-def takes(corpus: Corpus) -> bool:
-    """Whether a corpus's template makes a title of an abstract."""
-    return corpus.template.fields == ["abstract", "title"] and "{title}" in corpus.template.completion
+def takes(form: Template) -> bool:
+    """Whether a template makes a title of an abstract."""
+    return form.fields == ["abstract", "title"] and "{title}" in form.completion
 
 
 def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dict]:
@@ -91,7 +92,7 @@ def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dic
         For each abstract its real ``title``, and the ``titles`` drawn, likeliest first, or ``why`` there are none.
         Nothing where the template is another one or the file is not there.
     """
-    if not takes(corpus):
+    if not takes(corpus.template):
         return []
     rows, lower = [], run.record("corpus")["settings"]["lowercase"]
     for title, abstract in read(root() / settings["path"]):
@@ -112,7 +113,8 @@ def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dic
 def page(runs: list[Run]) -> str:
     """What runs wrote for the abstracts, a table for each, in HTML; where there is nothing, what to do."""
     written = {run.name: found for run in runs if (found := run.metrics.get("three_abstracts"))}
-    slots = [run.name for run in runs if run.name not in written and takes(Corpus(run))]
+    forms = {run.name: template(run.record("corpus")["settings"]["template"]) for run in runs}
+    slots = [name for name, form in forms.items() if name not in written and takes(form)]
     parts = []
     for name, found in written.items():
         rows = [{"real": row["title"], "titles": " / ".join(row["titles"]) or row["why"]} for row in found]

@@ -29,7 +29,9 @@ def test_a_report_needs_neither_papers_nor_weights(run):
     report = Report(run)
     assert report.training["steps"] == 6 and len(report.history) == 6
     assert report.figure("perplexity.test") > 1 and report.figure("perplexity") is None
-    assert report.figure("nothing") is None and report.interval("perplexity.test") is None
+    assert report.figure("nothing") is None and report.interval("nothing") is None
+    low, high = report.interval("perplexity.test")
+    assert low < report.figure("perplexity.test") < high
 
 
 @pytest.mark.parametrize("name", [*FILES, "notebooks/03_finetune.ipynb"])

@@ -189,11 +189,11 @@ def test_fields_of_a_source_with_columns_of_its_own_are_checked_when_they_are_th
 
 
 def test_near_duplicates_need_datasketch(monkeypatch):
-    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
+    monkeypatch.setattr("titlesmith.corpus.corpus.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'titlesmith\[near\]'"):
         corpora.check(corpus_settings(near_duplicates=0.8), HARVEST)
 
 
 def test_documents_are_memory_mapped(project):
     documents = built().documents("train")
-    assert isinstance(documents.ids, np.memmap) and isinstance(documents.starts, np.memmap)
+    assert isinstance(documents.ids.base, np.memmap) and isinstance(documents.starts.base, np.memmap)

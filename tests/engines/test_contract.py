@@ -144,13 +144,14 @@ def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
     engine = train(run, corpus, model, **settings)
     assert said in engine.reason and engine.step < settings.get("steps", 8)
     run.finish("finetune")
-    assert math.isfinite(engines.load(run).loss(corpus.documents("valid")))
+    loss = engines.load(run).loss(corpus.documents("valid"))
+    assert math.isfinite(loss) or "not applied" in said  # nothing was validated, so the last weights are kept
 
 
 def test_the_best_weights_are_kept_and_read_again(prepared):
     run, corpus, model = prepared
     run.begin("finetune", {"model": model})
-    train(run, corpus, model, keep="best", learning_rate=0.5, steps=12, validate_every=1, schedule="constant")
+    train(run, corpus, model, keep="best", learning_rate=1.0, steps=12, validate_every=1, schedule="constant")
     run.finish("finetune")
     rows = monitor.read(run / "history.csv")
     best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)

@@ -13,6 +13,7 @@ class Fake:
     """Documents of given lengths; ids count up, so that each can be recognized."""
 
     tokenizer = SimpleNamespace(end=END, newline=NEWLINE)
+    context = 0
 
     @property
     def has_prompt(self):

@@ -13,6 +13,7 @@ from titlesmith import corpus as corpora
 from titlesmith import engines, models
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Layout, Tokenizer
+from titlesmith.engines import architectures
 from titlesmith.engines.transformers import TransformersEngine
 from titlesmith.errors import RequestError
 from titlesmith.harvest import harvest
@@ -62,6 +63,35 @@ def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, k
     files = {file.name for file in (run / "model").iterdir()}
     assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
     assert not any(name.endswith((".bin", ".pkl")) for name in files)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("gpt2", {}), ("llama", {"lora_rank": 2})])
+def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(project, monkeypatch, kind, settings):
+    settings = EVERYTHING | {"checkpointing": False, "dropout": 0.0, "steps": 6, "learning_rate": 0.05} | settings
+    model = made(project, kind)
+    whole = train(*prepare("whole", model), model, **settings)
+    graphs = []
+
+    def backend(graph, inputs):  # what GPUs get compiled is traced here, and runs as it is
+        graphs.append(graph)
+        return graph
+
+    compiled, method = torch.compile, torch.nn.Module.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function, backend=backend))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: method(module, backend=backend))
+    monkeypatch.setattr(architectures, "can_compile", lambda: True)
+    torch.compiler.reset()
+    few = train(run := prepare("few", model)[0], corpora.Corpus(run), model, **settings)
+    assert not graphs, "a training of six steps is not worth it"
+    monkeypatch.setattr(architectures, "WORTH", 0)
+    run, corpus = prepare("compiled", model)
+    fast = train(run, corpus, model, **settings)
+    torch.compiler.reset()
+    assert 3 <= len(graphs) <= 9, "one for all blocks, one for the head, one for the loss, and again for other lengths"
+    losses = [[row["loss"] for row in history(Run(name))] for name in ("whole", "few", "compiled")]
+    assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
+    prompt = [corpus.layout.opening("")]
+    assert fast.generate(prompt, SAMPLING) == few.generate(prompt, SAMPLING) == whole.generate(prompt, SAMPLING)
 
 
 def test_what_was_trained_is_read_by_transformers_alone(project):

@@ -149,7 +149,7 @@ class Report(Run):
         files = {name: self / name for name in FILES}
         files |= {f"samples/{file.name}": file for file in (self / "samples").glob("step-*.txt")}
         files |= {f"notebooks/{notebook(stage).name}": chapters / notebook(stage).name for stage in STAGES}
-        files["quiz.md"] = chapters / "quiz.md"
+        files |= {name: chapters / name for name in ("quiz.md",) if (chapters / name).is_file()}
         for name, source in files.items():
             target = folder / name
             if not target.exists() or target.read_bytes() != source.read_bytes():

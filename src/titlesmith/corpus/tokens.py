@@ -283,8 +283,9 @@ class Documents:
     ):
         self.path, self.tokenizer, self.has_prompt, self.context = path, tokenizer, has_prompt, context
         self.separator = np.array(separator or [tokenizer.newline])
-        self.ids = np.memmap(path, dtype(len(tokenizer)), mode="r")
-        self.starts = np.memmap(path.with_suffix(".idx"), np.uint64, mode="r")
+        # As plain arrays over the maps, because each slice of a memmap costs the time of packing a document
+        self.ids = np.asarray(np.memmap(path, dtype(len(tokenizer)), mode="r"))
+        self.starts = np.asarray(np.memmap(path.with_suffix(".idx"), np.uint64, mode="r"))
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -2,15 +2,18 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from titlesmith.corpus import Corpus
 from titlesmith.engines.base import Engine
 from titlesmith.errors import RequestError
 from titlesmith.models import HUB_SCRATCH, SCRATCH, folder, hub
 from titlesmith.run import Run, swapped
 
+if TYPE_CHECKING:
+    from titlesmith.corpus import Corpus
 
-def start(run: Run, model: str, corpus: Corpus, seed: int, quantize: str = "none") -> Engine:
+
+def start(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
     """The model to fine-tune: where an interrupted training of this run was, or a new training's start.
 
     Raises

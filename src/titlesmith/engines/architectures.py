@@ -1,14 +1,21 @@
 """What differs between architectures of the transformers library: new models, their blocks, dropout, adapters."""
 
+import os
+import shutil
+from importlib.util import find_spec
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.errors import RequestError
+
+WORTH = 5e15  # operations of a training, about a minute of a large GPU's, of which compiling takes a part only
 
 
 def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTrainedModel:
@@ -48,6 +55,32 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     """The transformer's blocks: of all lists of modules, the one with the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()))
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's GELU in one kernel: the library's takes eight, and keeps what most of them give for backward."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def can_compile() -> bool:
+    """Whether there is a GPU here, and what writes code for it: Triton, and a C compiler for its launchers."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return torch.cuda.is_available() and bool(find_spec("triton")) and any(map(shutil.which, filter(None, compilers)))
+
+
+def compile_blocks(model: PreTrainedModel | PeftModel) -> None:
+    """Has blocks and head compiled when they are first called.
+
+    What lies between two matrix products becomes one kernel, and the products of a vocabulary whose size is no multiple
+    of eight are padded. All blocks share one compilation, of some seconds. What cannot be compiled runs as it is.
+    """
+    torch.compiler.reset()  # a model that trained here before would count among the versions of the same code
+    torch._dynamo.config.suppress_errors = True
+    for module in (*blocks(model), model.get_output_embeddings()):
+        module.compile()
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

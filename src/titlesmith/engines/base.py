@@ -9,15 +9,17 @@ import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from titlesmith.corpus import Corpus
-from titlesmith.corpus.clean import fold
 from titlesmith.corpus.tokens import Documents, Tokenizer
 from titlesmith.engines.rows import Rows, padded
 from titlesmith.errors import RequestError, RunError
-from titlesmith.monitor import Monitor
+
+if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
+    from titlesmith.corpus import Corpus
+    from titlesmith.monitor import Monitor
 
 SAMPLING = {
     "temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "min_tokens": 0, "repetition_penalty": 1.0,
@@ -58,14 +60,17 @@ class Engine(ABC):
         Optimizer steps that the weights have behind them in this training.
     checkpoint_bytes
         Size of what `save` writes, once `prepare` was called.
+    logits
+        How many logits are computed at once where losses are measured; they take four bytes each, and their copies.
     """
 
     tokenizer: Tokenizer
     context: int
     step: int = 0
     checkpoint_bytes: int = 0
+    logits: int = 2**26
 
-    def finetune(self, corpus: Corpus, settings: dict, monitor: Monitor) -> None:
+    def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """Trains on the corpus until the monitor says why to stop, going on behind ``self.step``.
 
         The model ends with the weights of the best validation (``keep`` is best) or of the last step, in
@@ -130,7 +135,7 @@ class Engine(ABC):
         """What a training with these settings computes on and with, in words."""
 
     @abstractmethod
-    def prepare(self, corpus: Corpus, settings: dict) -> None:
+    def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """Makes ready to train, with the optimizer's state where `load` found one to go on from.
 
         Raises
@@ -224,8 +229,8 @@ class Engine(ABC):
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
-        # Logits of a batch take four bytes an entry of the vocabulary: 256 MB at most
-        for which, ids, learned in padded(documents, self.context, min(4096, 2**26 // len(self.tokenizer)), chosen):
+        most = min(self.logits // 2**14, self.logits // len(self.tokenizer))
+        for which, ids, learned in padded(documents, self.context, most, chosen):
             nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 
@@ -304,10 +309,13 @@ class Probe:
         ``probe`` (texts each time) and ``seed``.
     """
 
-    def __init__(self, engine: "Engine", corpus: Corpus, settings: dict):
+    def __init__(self, engine: "Engine", corpus: "Corpus", settings: dict):
+        from titlesmith.corpus.clean import fold
+
         # Hashes, because millions of abstracts do not fit into memory
         batches = corpus.scan("train").select("completion").collect_batches()
         self.corpus, self._known = corpus, {hash(fold(text)) for batch in batches for text in batch.to_series()}
+        self._fold = fold
         self.opening = corpus.layout.opening(corpus.scan("valid").head(1).collect()["prompt"].item())
         self.sampling = SAMPLING | {"count": settings["probe"], "seed": settings["seed"]}
         self.sampling["max_tokens"] = min(self.sampling["max_tokens"], engine.context - len(self.opening))
@@ -316,7 +324,7 @@ class Probe:
         """Texts, and the share that equals a training text after folding of case and space."""
         (draws,) = engine.generate([self.opening], self.sampling)
         texts = [self.corpus.layout.text(draw.ids) for draw in draws]
-        return texts, sum(hash(fold(text)) in self._known for text in texts) / len(texts)
+        return texts, sum(hash(self._fold(text)) in self._known for text in texts) / len(texts)
 
 
 def learning_rate(step: int, settings: dict) -> float:

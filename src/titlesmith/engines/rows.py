@@ -89,12 +89,13 @@ class Rows:
     def _fill(self, row: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
         ids = np.full(self.block + 1, self.documents.tokenizer.end, np.int32)
         learned, at = np.zeros(self.block, np.float32), 0
+        whole = not self.documents.has_prompt and not self.documents.context  # every id of a document is learned
         for i, start, end in row:
             document = self.documents[i]
             if start:
                 ids[at] = document[start - 1]
             ids[at + 1 : at + 1 + end - start] = document[start:end]
-            learned[at : at + end - start] = self.documents.learned(document)[start:end]
+            learned[at : at + end - start] = 1 if whole else self.documents.learned(document)[start:end]
             at += end - start
         return ids, learned
 

@@ -9,6 +9,7 @@ there the optimizer's state. Weights are read from safetensors, or by `torch.loa
 model's folder is run.
 """
 
+import math
 import shutil
 import warnings
 from collections import Counter
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,15 +34,17 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from titlesmith import models
-from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines import architectures, processes
 from titlesmith.engines.base import Draw, Engine, sampling
 from titlesmith.engines.decoding import continued, left_padded
 from titlesmith.errors import RequestError, RunError
-from titlesmith.monitor import Monitor
 from titlesmith.run import swapping
+
+if TYPE_CHECKING:
+    from titlesmith.corpus import Corpus
+    from titlesmith.monitor import Monitor
 
 STATE = "titlesmith.pt"
 ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
@@ -48,6 +52,8 @@ BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+if torch.cuda.is_available():
+    torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has it on GPUs
 
 
 class TransformersEngine(Engine):
@@ -75,11 +81,16 @@ class TransformersEngine(Engine):
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
         self._places: torch.Tensor | None = None
         self._group = processes.Group()
-        config = model.config.get_text_config()
+        config, self._rows, self._ids = model.config.get_text_config(), ROWS, TOKENS
+        if self._model.device.type == "cuda":  # which needs more at once; keys and values take an eighth of it
+            each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+            room = torch.cuda.get_device_properties(self._model.device).total_memory // 8
+            self.logits, self._rows, self._ids = 4 * Engine.logits, 8 * ROWS, room // each
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
         if table < len(tokenizer):
             raise RequestError(f"model: {base or 'it'} has {table} embeddings, its vocabulary {len(tokenizer)} tokens")
+        architectures.fuse_gelu(model)
         model.get_output_embeddings().register_forward_pre_hook(self._narrow)
 
     @classmethod
@@ -135,13 +146,13 @@ class TransformersEngine(Engine):
             where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
         return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
 
-    def finetune(self, corpus: Corpus, settings: dict, monitor: Monitor) -> None:
+    def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """See `Engine.finetune`; ``processes`` train together, of which this one has the monitor."""
         with processes.training(monitor.run, settings) as self._group:
             super().finetune(corpus, settings, monitor)
         self._leave(monitor.model)
 
-    def work(self, corpus: Corpus, settings: dict, group: processes.Group) -> None:
+    def work(self, corpus: "Corpus", settings: dict, group: processes.Group) -> None:
         """Takes part in the training of another process, of the same model, until that ends it."""
         self._group = group
         self.prepare(corpus, settings)
@@ -154,7 +165,7 @@ class TransformersEngine(Engine):
             self.__init__(type(self).load(path, resume=False)._model, self.tokenizer, self._base, self._quantize)
         self._group = processes.Group()
 
-    def prepare(self, corpus: Corpus, settings: dict) -> None:
+    def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
         models.hub.check(settings)
         models.check_memory(
@@ -176,7 +187,10 @@ class TransformersEngine(Engine):
                     architectures.blocks(model).requires_grad_(True)
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._parallel = self._group.wrap(model)
+        self._parallel, self._entropy = self._group.wrap(model), entropy
+        if architectures.can_compile() and self._compiles(settings):
+            architectures.compile_blocks(model)
+            self._entropy = torch.compile(entropy)
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if (p.ndim > 1) == matrix], "weight_decay": decay}
@@ -193,18 +207,23 @@ class TransformersEngine(Engine):
         kept = trained if settings["lora_rank"] else list(model.parameters())
         self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in kept)
 
+    def _compiles(self, settings: dict) -> bool:
+        """Whether compiling pays, and is known to go together with everything else that was asked for."""
+        tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
+        alone = settings.get("processes", 1) == 1 and self._quantize == "none" and not settings["checkpointing"]
+        return alone and 6 * tokens * self._model.num_parameters() > architectures.WORTH
+
     def _narrow(self, head: torch.nn.Module, given: tuple) -> tuple | None:
         """Gives the head of the vocabulary the places alone whose predictions are counted, (1, places, width)."""
         return None if self._places is None else (given[0].flatten(0, 1)[self._places][None],)
 
     def _nats(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
         """Losses of the predictions at ``places`` of rows of ids, counted through the rows, shape (places,)."""
-        rows = torch.from_numpy(ids).long().to(self._model.device)
-        self._places = torch.from_numpy(places).to(self._model.device)
+        rows, self._places = (sent(array, self._model.device) for array in (ids, places))
         try:
-            model = self._parallel if self._model.training else self._model
-            logits = model(input_ids=rows[:, :-1], use_cache=False).logits[0]
-            return cross_entropy(logits.float(), rows[:, 1:].flatten()[self._places], reduction="none")
+            model, lost = (self._parallel, self._entropy) if self._model.training else (self._model, entropy)
+            logits = model(input_ids=rows[:, :-1].long(), use_cache=False).logits[0]
+            return lost(logits, rows[:, 1:].flatten()[self._places].long())
         finally:
             self._places = None
 
@@ -231,10 +250,11 @@ class TransformersEngine(Engine):
         norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
         if group.sharded:
             norm = norm.full_tensor()
-        if torch.isfinite(norm + nats):
+        loss, norm = torch.stack([nats, norm.float()]).tolist()  # the one time that a step waits for a GPU
+        if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad()
-        return float(nats), float(norm)
+        return loss, norm
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """See `Engine.losses`."""
@@ -247,6 +267,7 @@ class TransformersEngine(Engine):
         nats[mine] = self._row_losses(ids[rows], learned[rows])[: len(mine)]
         return self._group.sum(nats)
 
+    @torch.compiler.set_stance("force_eager")
     def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(learned)
         self._model.eval()
@@ -256,6 +277,7 @@ class TransformersEngine(Engine):
         result[places] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)
 
+    @torch.compiler.set_stance("force_eager")
     def next(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Engine.next`."""
         self._model.eval()
@@ -284,6 +306,7 @@ class TransformersEngine(Engine):
             return self._group.call(self._generate, prompts, settings)
         return self._generate(prompts, settings)
 
+    @torch.compiler.set_stance("force_eager")
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         settings = sampling(prompts, settings, self.context)
         most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
@@ -297,7 +320,7 @@ class TransformersEngine(Engine):
         rows.sort(key=lambda row: len(row[0]))
         results: list[list[Draw]] = [[] for _ in prompts]
         while rows:
-            some = max(1, min(ROWS, TOKENS // (len(rows[0][0]) + most)) // beams)
+            some = max(1, min(self._rows, self._ids // (len(rows[0][0]) + most)) // beams)
             batch, rows = rows[:some], rows[some:]
             given, numbers, seeds = map(list, zip(*batch, strict=True))
             ids = continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
@@ -319,7 +342,7 @@ class TransformersEngine(Engine):
         for i, (prompt, (ids, _), size) in enumerate(zip(prompts, texts, sizes, strict=True)):
             rows[i, : len(prompt) + len(ids)] = prompt + ids
             learned[i, len(prompt) - 1 : size - 1] = 1
-        some = max(1, 2**26 // len(self.tokenizer) // rows.shape[1])
+        some = max(1, self.logits // len(self.tokenizer) // rows.shape[1])
         nats = np.concatenate(
             [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]
         )
@@ -385,6 +408,17 @@ class TransformersEngine(Engine):
             set_peft_model_state_dict(self._model, load_peft_weights(path, device="cpu"))
         else:
             self._model.load_state_dict(_read(path, "none").state_dict())
+
+
+def entropy(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Nats of each id (places,) under logits (places, vocabulary) of any type."""
+    return cross_entropy(logits.float(), ids, reduction="none")
+
+
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device; a GPU fetches it while the program goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _read(path: Path, quantize: str) -> PreTrainedModel:

@@ -65,7 +65,7 @@ def sampling(run: Run) -> dict:
 def _standalone(path: Path) -> "PreTrainedModel":
     if (path / "checkpoint").exists():
         return convert.to_transformers(*convert.read(path))
-    from titlesmith.engines.transformers import merged
+    from titlesmith.engines.weights import merged
 
     return merged(path)
 

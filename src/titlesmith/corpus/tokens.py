@@ -119,14 +119,6 @@ class Tokenizer:
         """Text of ids; bytes that are no UTF-8 become U+FFFD."""
         return self._codec.decode(list(ids), skip_special_tokens=False)
 
-    @cached_property
-    def _sorted(self) -> list[str]:
-        return sorted(piece for piece, number in self.vocabulary.items() if number != self.end)
-
-    @cached_property
-    def _pieces(self) -> dict[int, str]:
-        return {number: piece for piece, number in self.vocabulary.items()}
-
     def covers(self, text: str) -> tuple[list[int], dict[tuple[int, ...], list[int]]]:
         """The ids in which a longer text may stand that begins with ``text``: its cover encodings (Phan et al. 2024).
 

@@ -79,7 +79,8 @@ def _kind(model: str) -> tuple[type[Engine], str]:
     """The engine of a model, and the file of its checkpoints; both libraries take seconds to import."""
     if hub.is_hub(model):
         hub.check_installed()
-        from titlesmith.engines.transformers import STATE, TransformersEngine
+        from titlesmith.engines.transformers import TransformersEngine
+        from titlesmith.engines.weights import STATE
 
         return TransformersEngine, STATE
     from titlesmith.engines.gpt2 import GPT2Engine

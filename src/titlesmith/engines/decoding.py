@@ -1,5 +1,8 @@
 """Texts from a model of the transformers library: its own `generate`, with draws that the seed alone decides."""
 
+from collections import Counter
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from transformers import (
@@ -71,6 +74,46 @@ def left_padded(prompts: list[list[int]], end: int, device: torch.device) -> dic
     ids = [[end] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def batches(
+    prompts: list[list[int]], settings: dict, most_rows: int, most_ids: int
+) -> Iterator[tuple[list[list[int]], list[int], list[list[int]]]]:
+    """Rows to be continued side by side, the short ones first: their prompts, the prompts' numbers, their seeds.
+
+    A row's seed is made of its prompt and of how often that came before, so that its text does not depend on others.
+    """
+    rows, occurrences, beams = [], Counter(), settings["beams"]
+    for number, prompt in enumerate(prompts):
+        for _ in range(1 if beams > 1 else settings["count"]):
+            seed = [*np.atleast_1d(settings["seed"]), occurrences[tuple(prompt)], len(prompt), *prompt]
+            occurrences[tuple(prompt)] += 1
+            rows.append((prompt, number, seed))
+    rows.sort(key=lambda row: len(row[0]))
+    while rows:
+        some = max(1, min(most_rows, most_ids // (len(rows[0][0]) + settings["max_tokens"])) // beams)
+        batch, rows = rows[:some], rows[some:]
+        yield tuple(map(list, zip(*batch, strict=True)))
+
+
+def ended(found: np.ndarray, end: int) -> list[tuple[list[int], bool]]:
+    """The ids of each row up to its end of text, and whether there is one."""
+    texts = []
+    for row in found.tolist():
+        length = row.index(end) if end in row else len(row)
+        texts.append((row[:length], length < len(row)))
+    return texts
+
+
+def laid_out(prompts: list[list[int]], texts: list[tuple[list[int], bool]], end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts with their texts as rows of ids, and which predictions are the texts', as `Engine.losses` takes them."""
+    sizes = [len(prompt) + len(ids) + finished for prompt, (ids, finished) in zip(prompts, texts, strict=True)]
+    rows = np.full((len(texts), max(*sizes, 2)), end, np.int64)
+    learned = np.zeros((len(texts), rows.shape[1] - 1), np.float32)
+    for i, (prompt, (ids, _), size) in enumerate(zip(prompts, texts, sizes, strict=True)):
+        rows[i, : len(prompt) + len(ids)] = prompt + ids
+        learned[i, len(prompt) - 1 : size - 1] = 1
+    return rows, learned
 
 
 def continued(

@@ -11,34 +11,25 @@ model's folder is run.
 
 import math
 import shutil
-import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import transformers
-from peft import (
-    PeftModel,
-    get_peft_model_state_dict,
-    load_peft_weights,
-    prepare_model_for_kbit_training,
-    set_peft_model_state_dict,
-)
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines import architectures, processes
+from titlesmith.engines import architectures, decoding, processes
 from titlesmith.engines.base import Draw, Engine, sampling
-from titlesmith.engines.decoding import continued, left_padded
+from titlesmith.engines.weights import STATE, read, with_adapter
 from titlesmith.errors import RequestError, RunError
 from titlesmith.run import swapping
 
@@ -46,7 +37,6 @@ if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
     from titlesmith.monitor import Monitor
 
-STATE = "titlesmith.pt"
 ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
 BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
 
@@ -117,7 +107,7 @@ class TransformersEngine(Engine):
             Files are missing, or the adapter is not of this model.
         """
         path = models.folder(name)
-        model = with_adapter(_read(path, quantize), adapter) if adapter else _read(path, quantize)
+        model = with_adapter(read(path, quantize), adapter) if adapter else read(path, quantize)
         return cls(model, Tokenizer.load(path), name, quantize)
 
     @classmethod
@@ -125,10 +115,10 @@ class TransformersEngine(Engine):
         """See `Engine.load`."""
         state = torch.load(path / STATE, weights_only=True)
         if (path / "adapter_config.json").exists():
-            base = _read(models.folder(state["base"]), state["quantize"])
+            base = read(models.folder(state["base"]), state["quantize"])
             model = with_adapter(base, path, resume)
         else:
-            model = _read(path, "none")
+            model = read(path, "none")
         engine = cls(model, Tokenizer.load(path), state["base"], state["quantize"])
         if resume:
             engine.step, engine._moments = state["step"], state.get("optimizer")
@@ -288,7 +278,7 @@ class TransformersEngine(Engine):
             )
         found = []
         for first in range(0, len(prompts), ROWS):
-            given = left_padded(prompts[first : first + ROWS], self.tokenizer.end, self._model.device)
+            given = decoding.left_padded(prompts[first : first + ROWS], self.tokenizer.end, self._model.device)
             width = given["input_ids"].shape[1]
             with torch.inference_mode():
                 positions = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
@@ -309,22 +299,11 @@ class TransformersEngine(Engine):
     @torch.compiler.set_stance("force_eager")
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         settings = sampling(prompts, settings, self.context)
-        most, count, beams = settings["max_tokens"], settings["count"], settings["beams"]
         self._model.eval()
-        rows, occurrences = [], Counter()
-        for number, prompt in enumerate(prompts):
-            for _ in range(1 if beams > 1 else count):
-                seed = [*np.atleast_1d(settings["seed"]), occurrences[tuple(prompt)], len(prompt), *prompt]
-                occurrences[tuple(prompt)] += 1
-                rows.append((prompt, number, seed))
-        rows.sort(key=lambda row: len(row[0]))
         results: list[list[Draw]] = [[] for _ in prompts]
-        while rows:
-            some = max(1, min(self._rows, self._ids // (len(rows[0][0]) + most)) // beams)
-            batch, rows = rows[:some], rows[some:]
-            given, numbers, seeds = map(list, zip(*batch, strict=True))
-            ids = continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
-            each = len(ids) // len(batch)
+        for given, numbers, seeds in decoding.batches(prompts, settings, self._rows, self._ids):
+            ids = decoding.continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
+            each = len(ids) // len(given)
             draws = self._draws([prompt for prompt in given for _ in range(each)], ids)
             for i, draw in enumerate(draws):
                 results[numbers[i // each]].append(draw)
@@ -332,16 +311,8 @@ class TransformersEngine(Engine):
 
     def _draws(self, prompts: list[list[int]], found: np.ndarray) -> list[Draw]:
         """What was written, with its loss under the model as it is, all texts side by side."""
-        end, texts = self.tokenizer.end, []
-        for row in found.tolist():
-            length = row.index(end) if end in row else len(row)
-            texts.append((row[:length], length < len(row)))
-        sizes = [len(prompt) + len(ids) + finished for prompt, (ids, finished) in zip(prompts, texts, strict=True)]
-        rows = np.full((len(texts), max(*sizes, 2)), end, np.int64)
-        learned = np.zeros((len(texts), rows.shape[1] - 1), np.float32)
-        for i, (prompt, (ids, _), size) in enumerate(zip(prompts, texts, sizes, strict=True)):
-            rows[i, : len(prompt) + len(ids)] = prompt + ids
-            learned[i, len(prompt) - 1 : size - 1] = 1
+        texts = decoding.ended(found, self.tokenizer.end)
+        rows, learned = decoding.laid_out(prompts, texts, self.tokenizer.end)
         some = max(1, self.logits // len(self.tokenizer) // rows.shape[1])
         nats = np.concatenate(
             [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]
@@ -407,7 +378,7 @@ class TransformersEngine(Engine):
         elif isinstance(self._model, PeftModel):
             set_peft_model_state_dict(self._model, load_peft_weights(path, device="cpu"))
         else:
-            self._model.load_state_dict(_read(path, "none").state_dict())
+            self._model.load_state_dict(read(path, "none").state_dict())
 
 
 def entropy(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -419,57 +390,6 @@ def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """An array on a device; a GPU fetches it while the program goes on."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def _read(path: Path, quantize: str) -> PreTrainedModel:
-    """A model of a folder, in the type it is stored in (float32 for float16 where there is no GPU)."""
-    models.hub.check_quantize(quantize)
-    options: dict = {"dtype": "auto"}
-    if quantize != "none":
-        options["device_map"] = {"": 0}
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=quantize == "8bit",
-            load_in_4bit=quantize == "4bit",
-            bnb_4bit_quant_type="nf4",  # as in QLoRA (Dettmers et al. 2023)
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"model: {path} cannot be read: {reason}") from None
-    if quantize != "none":
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
-
-
-def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> PeftModel:
-    """A model with the adapter of a folder in peft's layout (RequestError where it is none of this model's)."""
-    models.hub.check_adapter(path)
-    try:
-        with warnings.catch_warnings():  # of settings that peft does not know, and of what is refused below
-            warnings.simplefilter("ignore")
-            adapted = PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
-        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the hub
-        given = load_peft_weights(str(path), device="cpu")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {reason}") from None
-    if amiss := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
-        raise RequestError(
-            f"adapter: {path} does not fit the model: {len(amiss)} of its matrices have no place there, or are missing "
-            f"for one, such as {amiss[0]}"
-        )
-    return adapted
-
-
-def merged(path: Path) -> PreTrainedModel:
-    """The model of a checkpoint, with adapters added to the weights that they stand beside, in these weights' type."""
-    if not (path / "adapter_config.json").exists():
-        return _read(path, "none")
-    base = torch.load(path / STATE, weights_only=True)["base"]
-    return with_adapter(_read(models.folder(base), "none"), path).merge_and_unload(safe_merge=True)
 
 
 def precision(settings: dict) -> str:

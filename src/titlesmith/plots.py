@@ -71,7 +71,7 @@ def lengths(words: list[int], tokens: list[int], source: str, of: int) -> Figure
 
 def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
     """Loss, smoothed loss and validation loss against steps, floor and kept step marked, and the learning rate."""
-    figure, (left, right) = _figure(2, f"Training on {source}", 3.8)
+    figure, (left, right) = _figure(2, f"Training on {source}", 4.3)
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["loss"] for row in rows], color=BLUE, alpha=0.35, label="training loss, each step")
     left.plot(steps, [row["loss_smoothed"] for row in rows], color=BLUE, label="training loss, smoothed")
@@ -84,7 +84,8 @@ def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
     left.set_title("Loss", loc="left")
     left.set(xlabel="optimizer steps", ylabel="nats a token")
     left.set_ylim(bottom=0)
-    left.legend()
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}  # the curves fill the axes
+    left.legend(**below)
     right.plot(steps, [row["learning_rate"] for row in rows], color=GREEN, label="learning rate")
     right.set_title("Learning rate and gradient norm", loc="left")
     right.set(xlabel="optimizer steps", ylabel="learning rate")
@@ -92,7 +93,7 @@ def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
     twin.plot(steps, [row["grad_norm"] for row in rows], color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
     twin.set_ylabel("gradient norm")
     twin.grid(False)
-    right.legend(handles=[*right.get_lines(), *twin.get_lines()])
+    right.legend(handles=[*right.get_lines(), *twin.get_lines()], **below)
     return figure
 
 

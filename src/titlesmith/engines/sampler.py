@@ -196,7 +196,7 @@ class Sampler:
             if not going:
                 break
             longest = max(len(batch[i].ids) for i in going)
-            if len(going) <= 0.8 * len(batch) or longest > room:
+            if len(going) <= 0.9 * len(batch) or longest > room:
                 room = room if longest <= room else max(longest, min(room + max(ROOM, room // 2), _most(batch)))
                 d.rearrange(np.array(going), room)
                 batch = [batch[i] for i in going]

@@ -2,8 +2,8 @@
 
 One graph serves all calls. Each row of a batch stands at a place of its own, so that prompts of unequal lengths go on
 side by side: a prompt is read once, padded behind its end, and what stands behind a row's place is masked until it is
-written over. Keys and values lie in variables that a step writes into; nothing is copied but where rows are dropped
-or the room for them grows.
+written over. Keys and values lie in variables that a step writes into; nothing is copied but where a row takes the
+place of one that has ended, or the room grows.
 
 Shapes: R rows, P tokens of the longest prompt, T room for tokens, D width, H heads, V vocabulary.
 """
@@ -44,6 +44,8 @@ class Decoder:
         self._open()
         self._step()
         self.rows, self.room = tf1.placeholder(tf.int32, [None]), tf1.placeholder(tf.int32, [])
+        self.holes = tf1.placeholder(tf.int32, [None])
+        self._moved = [tf1.scatter_update(c, self.holes, tf.gather(c, self.rows)).op for c in self._caches]
         self._rearranged = [self._spread(cache, cache, self.rows, self.room) for cache in self._caches]
         self._cleared = [tf1.assign(c, tf.zeros([0] * 4, kind), validate_shape=False).op for c in self._caches]
 
@@ -154,7 +156,7 @@ class Decoder:
 
         def attend(layer, k, v):
             k, v = (
-                tf1.scatter_nd_update(cache, index, values[:, :, 0])
+                tf1.scatter_nd_update(cache, index, values[:, :, 0])[:count]  # no copy
                 for cache, values in zip(self._caches[2 * layer : 2 * layer + 2], (k, v), strict=True)
             )
             return k, v, mask
@@ -206,7 +208,7 @@ class Decoder:
         )[0]
 
     def step(self, ids: np.ndarray, places: np.ndarray, want: str, controls: dict) -> tuple:
-        """Puts ``ids`` (R,) at ``places`` (R,), and says what comes next.
+        """Puts ``ids`` (R,) at ``places`` (R,) of the first R rows, and says what comes next.
 
         Returns
         -------
@@ -215,6 +217,10 @@ class Decoder:
             log-probabilities, ids, and log-probabilities under the model itself, each (R, width), best first.
         """
         return self._session.run(self._stepped[want], {self.ids: ids, self.places: places} | controls)
+
+    def move(self, rows: list[int], holes: list[int]) -> None:
+        """Puts each of these rows in the place of another."""
+        self._session.run(self._moved, {self.rows: rows, self.holes: holes})
 
     def rearrange(self, rows: np.ndarray, room: int) -> None:
         """Goes on with these rows of the batch, any of them more than once, and with room for so many tokens."""

@@ -10,7 +10,7 @@ from titlesmith.engines.decoder import SURE, Decoder
 
 ROWS = 128  # texts that are drawn side by side, at most
 MEMORY = 2**31  # bytes that a batch's keys, values and prompts may take, about
-ROOM = 32  # tokens by which the room for texts grows
+ROOM = 16  # tokens by which the room for texts grows
 
 
 class Row:

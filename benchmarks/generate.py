@@ -2,17 +2,22 @@
 
     python benchmarks/generate.py --titles 100 --rounds 1
 
-The weights are GPT-2 124M's in size and layout, and random; every text goes on from one prefix for the same number of
-new tokens. Each side has a process of its own, one after the other on the processor, in rounds; what loading and the
+The weights are GPT-2 124M's in size and layout, and random but for one thing: a text ends as soon as a title of eess.AS
+does (benchmarks/ending.py). Every text goes on from one prefix, to its end or for `LIMIT` tokens, titlesmith's default
+for titles. Each side has a process of its own, one after the other on the processor, in rounds; what loading and the
 first call take is left out on all sides but stock's, whose every call adds to its graph:
 
-stock         `gpt_2_simple.generate`, one call for all titles, ten side by side
+stock         `gpt_2_simple.generate`, one call for all titles, ten side by side, cut at their ends by `truncate`:
+              it cannot stop there, and draws `LIMIT` tokens always
 titlesmith    `Engine.generate`, one call for all titles behind a first one
 int8          the same through `titlesmith export --to ctranslate2`
 transformers  `GPT2LMHeadModel.generate` in the type that titlesmith takes, bfloat16 where the processor
               multiplies it; all titles side by side, behind a first call
 repeated      calls of `Engine.generate` for ten titles in a row
 quality       perplexity of a model trained on the titles of eess.AS, on its test titles, and that of its export
+
+Ratios are of whole titles a second. Beside them stands the ratio that is left where the titles of both sides have
+equally many tokens (`..._equal_length`): that of the tokens a second which each draws.
 """
 
 import argparse
@@ -31,11 +36,12 @@ from statistics import median
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is imported rather than run
+import ending
 import train
 from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
 
-NEW, PREFIX, SIDE = 24, "Neural", 10  # tokens of each text behind its prefix; titles that stock draws side by side
-SETTINGS = {"temperature": 0.7, "top_k": 40, "max_tokens": NEW, "seed": 1}  # random weights hardly ever end a text
+LIMIT, PREFIX, SIDE = 48, "Neural", 10  # tokens of each text behind its prefix; titles that stock draws side by side
+SETTINGS = {"temperature": 0.7, "top_k": 40, "max_tokens": LIMIT, "seed": 1}
 TRAINED = "trained"  # the run whose perplexity is told
 SUFFIXES = {"stock": "_stock", "titlesmith": "", "int8": "_int8", "transformers": "_transformers"}
 BARS = {
@@ -53,20 +59,28 @@ def figures(seconds: float, cpu: float, titles: int, **more: object) -> dict:
 
 
 def timed(call, titles: int) -> dict:
-    """Figures of a call whose result is a list of texts in ids."""
+    """Figures of a call that gives how many tokens it has drawn for each title, its end among them."""
     start, cpu = time.perf_counter(), time.process_time()
-    lengths = {len(ids) for ids in call()}
-    return figures(time.perf_counter() - start, time.process_time() - cpu, titles, new_tokens=sorted(lengths))
+    lengths = call()
+    return figures(time.perf_counter() - start, time.process_time() - cpu, titles, new_tokens=lengths)
 
 
 def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Weights in OpenAI's layout, a run that ends with them as its model, and its export."""
+    from titlesmith.corpus import Corpus
     from titlesmith.engines.gpt2 import GPT2Engine
     from titlesmith.export import export
     from titlesmith.run import Run
 
-    made = train.prepare(folder, size, 1)
-    run, engine = Run(RUN), GPT2Engine.load(folder / "models" / size, resume=False)
+    made, model = train.prepare(folder, size, 1), folder / "models" / size
+    run, engine = Run(RUN), GPT2Engine.load(model, resume=False)
+    lengths = np.diff(Corpus(run).documents("train").starts.astype(np.int64)) - 1
+    ending.teach(engine, lengths, SETTINGS)
+    for file in model.glob("model.ckpt*"):
+        file.unlink()
+    engine.keep(model)
+    weights = {v.op.name.removeprefix("model/"): engine._session.run(v) for v in engine._variables}
+    np.savez(folder / "weights.npz", **weights)
     for stage in ("harvest", "corpus"):
         run.finish(stage)
     run.begin("finetune", {})
@@ -74,14 +88,19 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     run.finish("finetune")
     if find_spec("ctranslate2"):
         export(run, "ctranslate2")
-    return {"precision": made["precision"]}
+    given = len(engine.tokenizer.encode(PREFIX))
+    new = lengths[lengths >= given] - given + 1
+    return {
+        "precision": made["precision"], "tokens_per_title": float(new.mean()),
+        "tokens_of_999_in_1000_titles": float(np.quantile(new, 0.999)),
+    }  # fmt: skip
 
 
 def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
     """`gpt_2_simple.generate` as it comes."""
     import gpt_2_simple
 
-    from titlesmith.corpus.tokens import Tokenizer
+    from titlesmith.corpus.tokens import END, Tokenizer
 
     session, fetched = gpt_2_simple.start_tf_sess(), []
     with redirect_stdout(StringIO()):
@@ -91,12 +110,12 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
 
     def call():
         gpt_2_simple.generate(
-            session, model_name=size, model_dir=str(folder / "models"), prefix=PREFIX, length=NEW, seed=1,
+            session, model_name=size, model_dir=str(folder / "models"), prefix=PREFIX, length=LIMIT, seed=1,
             nsamples=titles, batch_size=SIDE, temperature=SETTINGS["temperature"], top_k=SETTINGS["top_k"],
-            return_as_list=True,
+            return_as_list=True, truncate=END,
         )  # fmt: skip
         given = len(Tokenizer.load(folder / "models" / size).encode(PREFIX)) - 1  # it gives all but the first back
-        return [ids[given:] for out in fetched for ids in out]
+        return [len(ids) - given for out in fetched for ids in out]
 
     return timed(call, titles)
 
@@ -117,7 +136,8 @@ def titlesmith(folder: Path, size: str, titles: int, calls: int, exported: bool 
     start = time.perf_counter()
     engine.generate(prompt, SETTINGS | {"count": titles})
     first = time.perf_counter() - start
-    found = timed(lambda: [d.ids for d in engine.generate(prompt, SETTINGS | {"count": titles, "seed": 2})[0]], titles)
+    asked = SETTINGS | {"count": titles, "seed": 2}
+    found = timed(lambda: [len(d.ids) + d.finished for d in engine.generate(prompt, asked)[0]], titles)
     return found | {"first": first}
 
 
@@ -130,31 +150,35 @@ def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
     """`GPT2LMHeadModel.generate`."""
     import torch
 
+    from titlesmith.corpus.tokens import Tokenizer
+
     kind = json.loads((folder / "finetune.json").read_text("utf-8"))["precision"]
     model = train._gpt2(folder, size).to(getattr(torch, kind)).eval()
     model.config.use_cache = model.generation_config.use_cache = True
-    _, prompt = _engine(False)
-    asked = {"max_new_tokens": NEW, "do_sample": True, "pad_token_id": 0}
+    tokenizer = Tokenizer.load(folder / "models" / size)
+    prompt, end = [tokenizer.prompt(PREFIX, False)], tokenizer.end
+    asked = {"max_new_tokens": LIMIT, "do_sample": True, "eos_token_id": end, "pad_token_id": end}
     asked |= {key: SETTINGS[key] for key in ("temperature", "top_k")}
 
     def call():
         ids = torch.tensor(prompt * titles)
         with torch.inference_mode():
-            return model.generate(ids, attention_mask=torch.ones_like(ids), **asked)[:, ids.shape[1] :]
+            found = model.generate(ids, attention_mask=torch.ones_like(ids), **asked)[:, ids.shape[1] :]
+        return [row.index(end) + 1 if end in row else len(row) for row in found.tolist()]
 
     call()
     return timed(call, titles)
 
 
 def repeated(folder: Path, size: str, titles: int, calls: int) -> dict:
-    """Seconds of calls in a row."""
+    """Seconds of calls in a row for the same texts."""
     engine, prompt = _engine(False)
-    seconds = []
-    for seed in range(calls):
-        start = time.perf_counter()
-        engine.generate(prompt, SETTINGS | {"count": SIDE, "seed": seed})
-        seconds.append(time.perf_counter() - start)
-    return {"calls": seconds}
+    seconds, cpu = [], []
+    for _ in range(calls):
+        found = timed(lambda: [len(d.ids) for d in engine.generate(prompt, SETTINGS | {"count": SIDE})[0]], SIDE)
+        seconds.append(found["seconds"])
+        cpu.append(found["cpu_seconds"])
+    return {"calls": seconds, "cpu": cpu}
 
 
 def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
@@ -225,14 +249,16 @@ def measure(folder: Path, size: str, titles: int, calls: int, rounds: int) -> di
 
 def compare(answers: dict) -> tuple[dict, dict]:
     """The ratios, and all plain figures, flat."""
-    rates, absolute, cpu = {}, {}, {}
+    rates, absolute, cpu, tokens = {}, {}, {}, {}
     for name, behind in SUFFIXES.items():
         if rounds := answers[name]:
             rates[name] = median(r["titles"] / r["seconds"] for r in rounds)
             cpu[name] = median(r["cpu_seconds"] / r["titles"] for r in rounds)
+            tokens[name] = float(np.mean([r["new_tokens"] for r in rounds]))
             absolute |= {
                 f"titles_per_second{behind}": rates[name], f"cpu_seconds_per_title{behind}": cpu[name],
-                f"new_tokens{behind}": sorted({n for r in rounds for n in r["new_tokens"]}),
+                f"new_tokens_per_title{behind}": tokens[name],
+                f"most_new_tokens{behind}": max(n for r in rounds for n in r["new_tokens"]),
                 f"peak_memory_bytes{behind}": max(r["peak"] for r in rounds),
             }  # fmt: skip
     pairs = {
@@ -242,30 +268,32 @@ def compare(answers: dict) -> tuple[dict, dict]:
     }
     both = {key: pair for key, pair in pairs.items() if set(pair) <= rates.keys()}
     ratios = dict.fromkeys(BARS) | {key: rates[a] / rates[b] for key, (a, b) in both.items()}
+    absolute |= {f"{key}_equal_length": ratios[key] * tokens[a] / tokens[b] for key, (a, b) in both.items()}
     calls, measured = answers["repeated"]["calls"], answers.get("quality")
     ratios["last_call_ratio_to_second"] = calls[-1] / calls[1]
+    by_cpu = {key: cpu[b] / cpu[a] for key, (a, b) in both.items()}
+    by_cpu["last_call_ratio_to_second"] = answers["repeated"]["cpu"][-1] / answers["repeated"]["cpu"][1]
     if measured:
         ratios["int8_perplexity_ratio"] = measured["int8"] / measured["full"]
         absolute |= {"perplexity": measured["full"], "perplexity_int8": measured["int8"]}
-    absolute |= {
-        "seconds_per_call": calls, "precision": answers["prepare"]["precision"],
-        "by_processor_time": {key: cpu[b] / cpu[a] for key, (a, b) in both.items()},
-    }  # fmt: skip
+    absolute |= answers["prepare"] | {"seconds_per_call": calls, "by_processor_time": by_cpu}
     return ratios, absolute
 
 
 def show(ratios: dict, absolute: dict, answers: dict) -> None:
     """Prints the table."""
-    print(f"{'':14}{'titles a second':>16}{'processor s a title':>21}{'new tokens':>12}{'peak memory, GB':>17}")
+    print(
+        f"A title has {absolute['tokens_per_title']:.1f} tokens behind its prefix, its end among them; 999 of 1,000 "
+        f"have {absolute['tokens_of_999_in_1000_titles']:.0f} at most; the limit is {LIMIT}.\n"
+    )
+    print(f"{'':14}{'titles a second':>16}{'processor s a title':>21}{'new tokens, most':>18}{'peak memory, GB':>17}")
     for name, behind in SUFFIXES.items():
         if name in answers["skipped"]:
             print(f"{name:14}skipped: it is not installed")
             continue
-        rate, cpu, tokens, peak = (
-            absolute[key + behind]
-            for key in ("titles_per_second", "cpu_seconds_per_title", "new_tokens", "peak_memory_bytes")
-        )
-        print(f"{name:14}{rate:>16.2f}{cpu:>21.3f}{'-'.join(map(str, tokens)):>12}{peak / 1e9:>17.2f}")
+        keys = ("titles_per_second", "cpu_seconds_per_title", "new_tokens_per_title", "most_new_tokens")
+        rate, cpu, tokens, most, peak = (absolute[key + behind] for key in (*keys, "peak_memory_bytes"))
+        print(f"{name:14}{rate:>16.2f}{cpu:>21.3f}{tokens:>12.1f}{most:>6}{peak / 1e9:>17.2f}")
     seconds = absolute["seconds_per_call"]
     print(f"\nMatrix products of titlesmith and transformers in {absolute['precision']}.")
     print(f"{len(seconds)} calls for {SIDE} titles: second {seconds[1]:.2f} s, last {seconds[-1]:.2f} s")
@@ -276,8 +304,10 @@ def show(ratios: dict, absolute: dict, answers: dict) -> None:
         )
     print()
     for key, value in ratios.items():
-        cpu, words = absolute["by_processor_time"].get(key), "skipped" if value is None else f"{value:.4g}"
+        words, cpu = "skipped" if value is None else f"{value:.4g}", absolute["by_processor_time"].get(key)
         print(f"{key:44}{words:>9}  bar {BARS[key]:<8g}{f'by processor time {cpu:.3g}' if cpu else ''}".rstrip())
+        if equal := absolute.get(f"{key}_equal_length"):
+            print(f"{'  were titles equally long':44}{equal:>9.4g}{'':14}by processor time {cpu * equal / value:.3g}")
 
 
 def main() -> None:

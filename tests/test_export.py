@@ -49,6 +49,7 @@ def test_the_export_draws_what_the_model_would_and_says_how_likely_it_is(trained
     assert found == exported.generate(prompts, ASKED) != exported.generate(prompts, ASKED | {"seed": 4})
     full, end = GPT2Engine.load(trained / "model", resume=False), exported.tokenizer.end
     assert any(d.finished for draws in found for d in draws)
+    assert not any(d.ids[: len(prompts[1]) - 1] == prompts[1][1:] for d in found[1]), "the prompt is no part of a text"
     early = exported.generate(prompts, ASKED | {"min_tokens": 12, "max_tokens": 24, "top_k": 20, "temperature": 0.7})
     assert all(len(d.ids) >= 12 for draws in early for d in draws)
     for prompt, draws in zip(prompts * 2, found + early, strict=True):
@@ -59,7 +60,19 @@ def test_the_export_draws_what_the_model_would_and_says_how_likely_it_is(trained
             nats = full.losses(np.array([ids]), learned.astype(float))[0]
             assert end not in draw.ids and (draw.finished or len(draw.ids) == ASKED["max_tokens"])
             assert draw.logprob == pytest.approx(-nats / (len(ids) - len(prompt)), abs=0.2)
-    assert np.allclose(exported.next(prompts), full.next(prompts), atol=0.3)
+            (own,) = exported.scores([ids])
+            assert draw.logprob == pytest.approx(own[len(prompt) - 1 :].mean(), abs=0.05), "of the export itself"
+    off = np.abs(exported.next(prompts) - full.next(prompts))
+    assert off.mean() < 0.3 and (off * np.exp(full.next(prompts))).max() < 0.1, "the likely ids most of all"
+
+
+def test_the_export_draws_more_texts_than_fit_side_by_side(exported, monkeypatch):
+    prompts = [exported.tokenizer.prompt(prefix, False) for prefix in ("", "Neural", "Neural music", "")]
+    monkeypatch.setattr("titlesmith.engines.ctranslate2.ROWS", 3)
+    found = exported.generate(prompts, ASKED)
+    assert [len(draws) for draws in found] == [ASKED["count"]] * 4
+    assert len({tuple(d.ids) for draws in found for d in draws}) > 3 * ASKED["count"], "drawn anew each time"
+    assert all(d.ids == draws[0].ids for draws in exported.generate(prompts, ASKED | {"top_k": 1}) for d in draws)
 
 
 def test_perplexity_of_the_export_is_within_a_hundredth_of_the_models(trained, exported):

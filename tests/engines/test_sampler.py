@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines import sampler
+from titlesmith.engines import decoder, sampler
 from titlesmith.engines.base import SAMPLING
 from titlesmith.engines.gpt2 import GPT2Engine, gpt2
 from titlesmith.engines.sampler import Beams, Row
@@ -105,6 +105,15 @@ def test_draws_follow_the_models_probabilities(engine, prompts):
     wanted /= wanted.sum()
     deviation = np.sqrt(3000 * wanted * (1 - wanted))
     assert (np.abs(counts - 3000 * wanted) < 5 * deviation + 3).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 10, 40, 640])
+def test_the_highest_are_those_of_all_groups(k):
+    scores = np.random.default_rng(k).normal(size=(7, 640)).astype(np.float32)
+    with decoder.tf.Graph().as_default(), decoder.tf1.Session() as session:
+        values, ids = session.run(decoder._highest(decoder.tf.constant(scores), decoder.tf.constant(k)))
+    assert np.array_equal(values, -np.sort(-scores)[:, :k])
+    assert np.array_equal(ids, np.argsort(-scores)[:, :k])
 
 
 @pytest.mark.parametrize("top_k", [0, 20])

@@ -20,7 +20,8 @@ from titlesmith.corpus.tokens import END, Tokenizer
 from titlesmith.engines.base import SAMPLING, Draw, Engine, sampling
 from titlesmith.models import HYPERPARAMETERS, convert
 
-ROWS = 128  # texts that are drawn side by side
+ROWS = 128  # texts that are drawn side by side, at most
+MEMORY = 2**31  # bytes that their keys and values may take
 OWN = ("top_p", "repetition_penalty", "no_repeat_ngram", "beams")  # what only the real engine does
 
 
@@ -70,7 +71,8 @@ class Exported:
     def __init__(self, path: Path, model: Path, load: Callable[[], Engine]):
         self._path, self._load, self._real = path, load, None
         self.tokenizer = Tokenizer.load(model)
-        self.context = json.loads((model / HYPERPARAMETERS).read_text("utf-8"))["n_ctx"]
+        shape = json.loads((model / HYPERPARAMETERS).read_text("utf-8"))
+        self.context, self._token = shape["n_ctx"], 8 * shape["n_layer"] * shape["n_embd"]  # of keys and values
         self._names = _tokens(self.tokenizer)
         self._weights = {file.name: file.read_bytes() for file in path.iterdir() if file.suffix in (".bin", ".json")}
 
@@ -90,13 +92,27 @@ class Exported:
         settings = sampling(prompts, settings, self.context)
         if any(settings[key] != SAMPLING[key] for key in OWN):
             return self.__getattr__("generate")(prompts, settings)
-        seed = np.random.SeedSequence([*np.atleast_1d(settings["seed"])]).generate_state(1)[0] >> 1
-        ctranslate2.set_random_seed(int(seed))
-        generator, count = self._open(), settings["count"]
-        starts = [[self._names[i] for i in prompt] for prompt in prompts for _ in range(count)]
+        random = np.random.default_rng([*np.atleast_1d(settings["seed"])])
+        ctranslate2.set_random_seed(int(random.integers(2**31)))
+        generator, results = self._open(), [[] for _ in prompts]
+        longest = max(map(len, prompts), default=0) + settings["max_tokens"]
+        rows = max(1, min(ROWS, MEMORY // (self._token * longest)))
+        count = 1 if settings["top_k"] == 1 else settings["count"]  # the likeliest text is one
+        # Beside a prompt of one id, it takes what longer ones go on with for text
+        kinds = [[i for i, prompt in enumerate(prompts) if (len(prompt) > 1) == more] for more in (False, True)]
+        for first in range(0, count, rows):
+            copies = min(rows, count - first)
+            for chosen in filter(None, kinds):
+                found = self._draws(generator, [prompts[i] for i in chosen], copies, rows // copies, settings)
+                for i, draws in zip(chosen, found, strict=True):
+                    results[i] += [draws[j] for j in random.permutation(copies)]  # they come best first
+        return [draws * (settings["count"] // count) for draws in results]
+
+    def _draws(self, generator, prompts: list[list[int]], copies: int, batch: int, settings: dict) -> list[list[Draw]]:
         found = generator.generate_batch(
-            starts,
-            max_batch_size=ROWS,
+            [[self._names[i] for i in prompt] for prompt in prompts],
+            max_batch_size=batch,
+            num_hypotheses=copies,  # a prompt is read once for all of its texts
             sampling_temperature=settings["temperature"],
             sampling_topk=settings["top_k"],
             max_length=settings["max_tokens"],
@@ -104,20 +120,20 @@ class Exported:
             include_prompt_in_result=False,
             return_end_token=True,
             end_token=[self.tokenizer.end],
+            return_scores=True,  # the mean log-probability of ids and end, untempered, over the whole vocabulary
         )
-        texts = [result.sequences_ids[0] for result in found]
-        # Its own scores are not the model's behind a prompt of several ids, nor where the end is forbidden
-        scores = self._scores(generator, prompts, texts, count)
-        scores = [own[-len(ids) :].mean() for own, ids in zip(scores, texts, strict=True)]
-        draws = [self._draw(*row) for row in zip(texts, scores, strict=True)]
-        return [draws[i * count : (i + 1) * count] for i in range(len(prompts))]
+        draws = []
+        for prompt, result in zip(prompts, found, strict=True):
+            texts, scores = result.sequences_ids, result.scores
+            if settings["min_tokens"]:  # but without the end where it is forbidden
+                rows = self.scores([[*prompt, *ids] for ids in texts], generator)
+                scores = [own[-len(ids) :].mean() for own, ids in zip(rows, texts, strict=True)]
+            draws.append(list(map(self._draw, texts, scores)))
+        return draws
 
     def _draw(self, ids: list[int], score: float) -> Draw:
         finished = ids[-1] == self.tokenizer.end
         return Draw(ids[: len(ids) - finished], float(score), finished)
-
-    def _scores(self, generator, prompts: list[list[int]], texts: list[list[int]], count: int) -> list[np.ndarray]:
-        return self.scores([[*prompts[i // count], *ids] for i, ids in enumerate(texts)], generator)
 
     def scores(self, rows: list[list[int]], generator: ctranslate2.Generator | None = None) -> list[np.ndarray]:
         """Log-probabilities of the ids of each row but its first."""

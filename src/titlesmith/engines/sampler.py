@@ -10,7 +10,7 @@ from titlesmith.engines.decoder import SURE, Decoder
 
 ROWS = 128  # texts that are drawn side by side, at most
 MEMORY = 2**31  # bytes that a batch's keys, values and prompts may take, about
-ROOM = 32  # tokens by which the room for texts grows
+ROOM = 16  # tokens by which the room for texts grows
 
 
 class Row:
@@ -180,28 +180,33 @@ class Sampler:
             d.top_k: min(settings["top_k"] or whole, whole),
             d.top_p: settings["top_p"],
         }
-        room, batch = max(row.start for row in rows) + ROOM, rows  # all rows, and those in the decoder
+        room, batch = max(row.start for row in rows) + ROOM, list(rows)  # of all rows, those that go on
 
         def controls():
-            # A row that has ended stays until it pays to drop it
-            uniform = [row.uniform[min(len(row), settings["max_tokens"] - 1)] for row in batch]
-            return fixed | self._controls(batch, settings) | {d.uniform: uniform}
+            return fixed | self._controls(batch, settings) | {d.uniform: [row.uniform[len(row)] for row in batch]}
 
         found = self._open(batch, "draw", controls(), room)
         while True:
             for row, i, nats in zip(batch, *(part.tolist() for part in found), strict=True):
-                if not row.ended:
-                    row.add(i, nats)
+                row.add(i, nats)
             going = [i for i, row in enumerate(batch) if not row.ended]
             if not going:
                 break
             longest = max(len(batch[i].ids) for i in going)
-            if len(going) <= 0.8 * len(batch) or longest > room:
-                room = room if longest <= room else max(longest, min(room + max(ROOM, room // 2), _most(batch)))
+            if longest > room:
+                room = max(longest, min(room + max(ROOM, room // 2), _most(batch)))
                 d.rearrange(np.array(going), room)
                 batch = [batch[i] for i in going]
-            # The end of a row that has ended may stand behind the room that the others need
-            ids, places = zip(*((row.ids[-1], min(len(row.ids), room) - 1) for row in batch), strict=True)
+            elif len(going) < len(batch):
+                # Those behind take the places of rows that have ended
+                holes = [i for i, row in enumerate(batch[: len(going)]) if row.ended]
+                behind = going[len(going) - len(holes) :]
+                for hole, i in zip(holes, behind, strict=True):
+                    batch[hole] = batch[i]
+                batch = batch[: len(going)]
+                if holes:
+                    d.move(behind, holes)
+            ids, places = zip(*((row.ids[-1], len(row.ids) - 1) for row in batch), strict=True)
             found = d.step(ids, places, "draw", controls())
         for row in rows:
             yield row.job, [row.draw]

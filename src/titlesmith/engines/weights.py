@@ -1,0 +1,69 @@
+"""Weights of models of the transformers library, read from folders: whole models, adapters (peft), both merged.
+
+They come from safetensors, or by `torch.load` with ``weights_only``; no code of a model's folder is run.
+"""
+
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, prepare_model_for_kbit_training
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from titlesmith.errors import RequestError
+from titlesmith.models import folder, hub
+
+STATE = "titlesmith.pt"  # the file of a checkpoint that says what the others belong to
+
+
+def read(path: Path, quantize: str) -> PreTrainedModel:
+    """A model of a folder, in the type it is stored in (float32 for float16 where there is no GPU)."""
+    hub.check_quantize(quantize)
+    options: dict = {"dtype": "auto"}
+    if quantize != "none":
+        options["device_map"] = {"": 0}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantize == "8bit",
+            load_in_4bit=quantize == "4bit",
+            bnb_4bit_quant_type="nf4",  # as in QLoRA (Dettmers et al. 2023)
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"model: {path} cannot be read: {reason}") from None
+    if quantize != "none":
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
+
+
+def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> PeftModel:
+    """A model with the adapter of a folder in peft's layout (RequestError where it is none of this model's)."""
+    hub.check_adapter(path)
+    try:
+        with warnings.catch_warnings():  # of settings that peft does not know, and of what is refused below
+            warnings.simplefilter("ignore")
+            adapted = PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the hub
+        given = load_peft_weights(str(path), device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {reason}") from None
+    if amiss := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
+        raise RequestError(
+            f"adapter: {path} does not fit the model: {len(amiss)} of its matrices have no place there, or are missing "
+            f"for one, such as {amiss[0]}"
+        )
+    return adapted
+
+
+def merged(path: Path) -> PreTrainedModel:
+    """The model of a checkpoint, with adapters added to the weights that they stand beside, in these weights' type."""
+    if not (path / "adapter_config.json").exists():
+        return read(path, "none")
+    base = torch.load(path / STATE, weights_only=True)["base"]
+    return with_adapter(read(folder(base), "none"), path).merge_and_unload(safe_merge=True)

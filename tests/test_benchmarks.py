@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from conftest import ROOT, data
 from titlesmith.corpus.tokens import Tokenizer
@@ -58,6 +59,7 @@ def test_overhead_is_counted_over_a_whole_run(train):
 
 
 def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path, monkeypatch, capsys):
+    tf.compat.v1.reset_default_graph()  # stock gpt-2-simple has one graph a process, and a test before may have used it
     data("arxiv/eess.AS.tsv.xz")
     data("gpt2-bpe/encoder.json")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

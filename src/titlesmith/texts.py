@@ -152,7 +152,6 @@ class Drawing:
 
     What a request's texts are depends on the seed and the request alone, but for which are new where they must be.
 
-
     Parameters
     ----------
     engine, corpus, requests, settings, nearest

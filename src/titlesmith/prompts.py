@@ -37,8 +37,9 @@ def requests(corpus: Form, settings: dict) -> list[Request]:
     corpus
         Says what a prompt looks like; its test split has the held-out papers.
     settings
-        ``prefixes``; where the template has a prompt, ``prompts`` (lists of fields), ``held_out`` (how many papers of
-        the test split, evenly spread among those whose prompts leave room for ``max_tokens``) and ``max_tokens``.
+        All parameters of notebook 04, which are checked. What is used: ``prefixes``; where the template has a prompt,
+        ``prompts`` (lists of fields), ``held_out`` (how many papers of the test split, evenly spread among those whose
+        prompts leave room for ``max_tokens``) and ``max_tokens``.
 
     Raises
     ------

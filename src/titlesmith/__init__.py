@@ -1,6 +1,10 @@
 """titlesmith: fine-tune language models on scientific papers and publish what happened as a book."""
 
+import warnings
 from importlib.metadata import PackageNotFoundError, version
+
+# tqdm, which transformers imports, would like widgets that the bars of notebooks here do without
+warnings.filterwarnings("ignore", "IProgress not found")
 
 try:
     __version__ = version("titlesmith")

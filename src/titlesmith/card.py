@@ -249,7 +249,7 @@ def _limits(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
             "and lets the model spell it; transformers goes on behind the tokens that it is given."
         )
     said.append(
-        "titlesmith draws a text again, up to five times, that does not end or holds a stray delimiter"
+        "titlesmith draws a text again, five draws in all, that does not end or holds a stray delimiter"
         + (", leaves out repeats and copies" if settings["unique"] or settings["best_of"] > 1 else "")
         + (f", and keeps the likeliest of {settings['best_of']}" if settings["best_of"] > 1 else "")
         + ". transformers prints what comes first."

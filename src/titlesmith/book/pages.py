@@ -161,7 +161,8 @@ def newest(reports: list[Report]) -> str:
     report = next((r for r in reports if not r.sweep), reports[0])  # the runs of a sweep have its page
     training, documents = report.training, report.splits["train"]["documents"]
     model = training["settings"]["model"]
-    what = "A small GPT-2 that knew nothing" if model == "scratch" else f"The model `{model}`"
+    small = {"scratch": "A small GPT-2 that knew nothing", "hf:scratch": "A small LLaMA that knew nothing"}
+    what = small.get(model, f"The model `{escape(model)}`")
     epochs = report.history[-1].get("epoch")
     times = f", each {epochs:.0f} times" if epochs and epochs >= 1.5 else ""
     human = report.figure("human.ngram_novelty")
@@ -192,7 +193,7 @@ def newest(reports: list[Report]) -> str:
             f"[The whole run](runs/{report.name}/index.md)\n",
             made_up(report),
             f'<ul class="key-figures">{shown}</ul>\n',
-            "::::{grid} 1 1 2 2\n:::{grid-item}\n**Ten titles it wrote**\n",
+            "::::{grid} 1 1 2 2\n:::{grid-item}\n**Ten texts it wrote**\n",
             titles(report),
             ":::\n:::{grid-item}\n**How its loss fell**\n",
             figures.image("newest-loss", lambda: figures.loss(report), alt).replace(":::", "```"),

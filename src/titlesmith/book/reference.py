@@ -26,8 +26,12 @@ def parameters() -> str:
 def commands() -> str:
     """A section a command."""
     from titlesmith.cli import app  # which imports this package
+    from titlesmith.terminal import command
 
-    return "\n".join(_command(typer.main.get_command(app), NAME))
+    group = typer.main.get_command(app)
+    group.commands["generate"] = typer.main.get_command(command())  # whose options notebook 04 has
+    group.commands["generate"].name = "generate"
+    return "\n".join(_command(group, NAME))
 
 
 def _command(command: object, name: str) -> list[str]:

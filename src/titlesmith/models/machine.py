@@ -90,7 +90,8 @@ def device() -> str:
     if details.get("compute_capability", (0, 0)) >= (8, 0):
         words.append("bf16")
     more = (
-        f". TensorFlow's engine uses the first of {len(found)} GPUs; the transformers engine (model: hf:NAME) uses all"
+        f". TensorFlow's engine uses the first of {len(found)} GPUs; the transformers engine "
+        "(model: hf:NAME) as many as finetune.processes says"
     )
     return ", ".join(words) + more * (len(found) > 1)
 

@@ -56,7 +56,7 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
 
 
 def test_a_stage_needs_the_stages_before_it(project):
-    with pytest.raises(RunError, match=r"no harvest of what lies before it: run 01_harvest\.ipynb"):
+    with pytest.raises(RunError, match=r"harvest has not run\. titlesmith run EXPERIMENT --name r .*01_harvest\.ipynb"):
         Run("r").begin("corpus", {})
 
 
@@ -65,7 +65,7 @@ def test_a_stage_refuses_what_was_made_of_an_older_stage(project):
     finish(run, "harvest")
     finish(run, "corpus")
     finish(run, "harvest", "other papers")
-    with pytest.raises(RunError, match="no corpus of what lies before it"):
+    with pytest.raises(RunError, match="its corpus is out of date"):
         run.begin("finetune", {})
 
 
@@ -187,3 +187,20 @@ def test_a_run_in_use_is_refused_and_free_after_kill(project, monkeypatch):
     begun = time.monotonic()
     Run("r").begin("harvest", {})
     assert time.monotonic() - begun < 5
+
+
+def test_the_command_that_makes_what_is_missing(project):
+    run = Run("r")
+    run.update(experiment="experiments/e.yml", overrides=["harvest.path=a b.tsv"])
+    assert run.again == "titlesmith run experiments/e.yml --name r -p 'harvest.path=a b.tsv' makes what is missing"
+    run.update(sweep={"name": "rates", "set": {}, "repeat": 1})
+    assert "sweep rates" in run.again and "titlesmith run" not in run.again
+
+
+def test_a_damaged_record_is_named_and_other_runs_stay(project, capsys):
+    finish(Run("whole"), "harvest")
+    (project / "runs" / "odd").mkdir()
+    (project / "runs" / "odd" / "run.json").write_text('{"stages": {"harvest": 3}}')
+    with pytest.raises(RunError, match=r"odd/run\.json is damaged"):
+        Run("odd").record("harvest")
+    assert [run.name for run in runs()] == ["whole"] and "odd" in capsys.readouterr().err

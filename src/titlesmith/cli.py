@@ -64,16 +64,23 @@ def list_() -> None:
 def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     """Print what a run was, why its training stopped, its perplexity and ten texts."""
     found = existing(run)
-    metrics, training = found.metrics, found.record("finetune")
+    found.require("harvest")
+    training, current = found.record("finetune"), found.is_current
     print(f"\nrun                    {found.name} ({found.papers})")
-    print(f"training stopped       {training['stop_reason']}")
-    kept = training.get("kept_step", training["steps"])
-    print(f"steps                  {training['steps']}; the weights of step {kept} were kept")
-    perplexity = metrics["perplexity"]["valid"]
-    print(f"validation perplexity  {'unknown' if perplexity is None else format(perplexity, '.2f')}")
-    print("texts")
-    for row in found.texts[:10]:
-        print(f"  {row['text']}")
+    if current("finetune"):
+        steps = training.get("steps")
+        print(f"training stopped       {training.get('stop_reason')}")
+        print(f"steps                  {steps}; the weights of step {training.get('kept_step', steps)} were kept")
+    if current("evaluate"):
+        perplexities = found.metrics.get("perplexity")
+        perplexity = perplexities.get("valid") if isinstance(perplexities, dict) else None
+        print(f"validation perplexity  {'unknown' if perplexity is None else format(perplexity, '.2f')}")
+    if current("generate"):
+        print("texts")
+        for row in found.texts[:10]:
+            print(f"  {row.get('text')}")
+    if missing := [stage for stage in STAGES if not current(stage)]:
+        print(f"not done yet           {', '.join(missing)}. {found.again}")
 
 
 @app.command()
@@ -114,9 +121,10 @@ def models(context: typer.Context) -> None:
 def _here(name: str) -> str:
     from titlesmith import models
 
-    if name == "scratch":
+    if name in ("scratch", "hf:scratch"):
         return "made on the spot"
-    if missing := models.lacking(models.place(name)):
+    lacking = models.hub.lacking if models.hub.is_hub(name) else models.lacking
+    if missing := lacking(models.place(name)):
         return f"no: titlesmith models get {name}" if name in models.GPT2 else f"lacks {', '.join(missing)}"
     return "yes"
 
@@ -195,7 +203,7 @@ def export(
     """Write a run's model in the form of another program."""
     from titlesmith.export import export
 
-    print(f"exported to            {export(Run(run), to, out)}")
+    print(f"exported to            {export(existing(run), to, out)}")
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

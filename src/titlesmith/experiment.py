@@ -11,7 +11,7 @@ import os
 import re
 import typing
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from difflib import get_close_matches
 from functools import cache
@@ -151,11 +151,14 @@ class Experiment:
         Its file; None where the notebooks' defaults are all there is.
     settings
         For each stage, every parameter that its notebook declares, by name.
+    overrides
+        What was asked for beside the file, as `read` takes it.
     """
 
     name: str
     path: Path | None
     settings: dict[str, dict]
+    overrides: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> "Experiment":
@@ -180,6 +183,7 @@ class Experiment:
                 raise RequestError(f"{path}: {section}: needs keys and values below it, not {values!r}")
             for key in values:
                 _known(key, declared(section), f"{path}: {section}.")
+        asked = []
         for override in overrides:
             where, equals, text = override.partition("=")
             section, dot, key = where.partition(".")
@@ -194,7 +198,8 @@ class Experiment:
             else:
                 _known(section, SHARED, f"-p {override}: ", f"; other keys need their section: {STAGES[2]}.steps=100")
                 shared[section] = declared("finetune")[section].parse(text)
-        return cls.make(path.stem, content, shared, path)
+            asked.append(f"{where}={text}")
+        return replace(cls.make(path.stem, content, shared, path), overrides=tuple(asked))
 
     @classmethod
     def make(cls, name: str, sections: dict[str, dict], shared: dict, path: Path | None = None) -> "Experiment":

@@ -164,8 +164,12 @@ def fresh(run: Run, to: str) -> Path | None:
     folder = place(run, to)
     if not (folder / MADE_OF).is_file():
         return None
-    if json.loads((folder / MADE_OF).read_text("utf-8"))["model"] == made_of(run):
-        return folder
     again = f"titlesmith export {run.name} --to {to}"
-    print(f"{folder} is of an older model and is not used; {again} makes it anew", file=sys.stderr)
+    try:
+        if json.loads((folder / MADE_OF).read_text("utf-8"))["model"] == made_of(run):
+            return folder
+        why = "of an older model"
+    except (ValueError, KeyError, TypeError):
+        why = "damaged"
+    print(f"{folder} is {why} and is not used; {again} makes it anew", file=sys.stderr)
     return None

@@ -69,7 +69,8 @@ def chain(
             if not forced and run.is_done(stage, settings, source(stage)):
                 echo(f"{label}: unchanged, skipped")
                 continue
-            run.update(experiment=experiment.path and os.path.relpath(experiment.path, root()))
+            path = experiment.path and os.path.relpath(experiment.path, root())
+            run.update(experiment=path, overrides=list(experiment.overrides))
             if forced:
                 run.clear(stage)
             echo(f"{label}: running {notebook(stage).name}")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -177,7 +178,8 @@ class Run:
     def info(self) -> dict:
         """The content of run.json; empty where nothing has run yet."""
         info = self._read("run.json", json.loads) if (self / "run.json").exists() else {}
-        if not isinstance(info, dict) or not isinstance(info.get("stages", {}), dict):
+        stages = info.get("stages", {}) if isinstance(info, dict) else None
+        if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
             raise RunError(f"{self / 'run.json'} is damaged: it holds no run; remove it, and the run starts anew")
         return info
 
@@ -269,7 +271,22 @@ class Run:
         """Checks that these stages are current (RunError)."""
         for stage in stages:
             if not self.is_current(stage):
-                raise RunError(f"{self.path} has no {stage} of what lies before it: run {notebook(stage).name} for it")
+                first = next((name for name in STAGES[: STAGES.index(stage)] if not self.is_current(name)), stage)
+                status = self.record(first).get("status")
+                why = {None: "has not run", "running": "was interrupted, or is still at work"}.get(
+                    status, "is out of date: what lies before it has changed"
+                )
+                raise RunError(f"{self.name}: its {first} {why}. {self.again}; or run {notebook(first).name}")
+
+    @property
+    def again(self) -> str:
+        """What to do to have the run's missing stages made, as a sentence."""
+        sweep, asked = self.info.get("sweep"), self.info.get("overrides")
+        if isinstance(sweep, dict):
+            return f"The command of the sweep {sweep.get('name')}, given again, makes what is missing"
+        words = [word for override in asked or () for word in ("-p", override)]
+        command = ["titlesmith", "run", self.info.get("experiment") or "EXPERIMENT", "--name", self.name, *words]
+        return f"{shlex.join(command)} makes what is missing"
 
     def executed(self, stage: str) -> Path:
         """Where the executed notebook of a stage lies once it has succeeded."""

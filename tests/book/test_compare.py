@@ -64,7 +64,7 @@ def test_a_page_and_the_terminal_show_text_as_text(two):
 def test_one_run_and_unknown_runs_are_refused(two):
     with pytest.raises(RequestError, match="two runs"):
         find(["small", "small"])
-    with pytest.raises(RequestError, match=r"no run smal; complete are .*small"):
+    with pytest.raises(RequestError, match=r"no run smal; there are .*small"):
         find(["smal", "other"])
 
 

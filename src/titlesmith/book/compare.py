@@ -10,10 +10,10 @@ from rich.text import Text
 
 from titlesmith import tables
 from titlesmith.book import pages
-from titlesmith.book.report import SPLITS, Report, reports
+from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import RequestError
 from titlesmith.experiment import SHARED
-from titlesmith.run import STAGES, root
+from titlesmith.run import STAGES, existing
 
 # The figures of metrics.json that are compared: what they are called, and which is the best
 MEASURES = {
@@ -102,11 +102,7 @@ def find(names: list[str]) -> list[Report]:
     """The runs of these names (RequestError where there is no such run or only one)."""
     if len(set(names)) < 2:
         raise RequestError(f"compare needs two runs or more, not {', '.join(names)}")
-    missing = [name for name in names if not (root() / "runs" / name).is_dir()]
-    if missing:
-        there = ", ".join(report.name for report in reports()[0]) or "none"
-        raise RequestError(f"there is no run {missing[0]}; complete are {there}")
-    return [Report(root() / "runs" / name) for name in dict.fromkeys(names)]
+    return [Report(existing(name).path) for name in dict.fromkeys(names)]
 
 
 def settings(report: Report) -> dict[str, object]:

@@ -89,6 +89,7 @@ CURVES = "Loss against steps, from 0 upward: the training loss, smoothed, solid;
 def chapter(report: Report, stage: str) -> str:
     """An executed notebook as the book shows it: linked to the others, parameters collapsed, figures named."""
     book = report.chapter(stage)
+    book["metadata"].pop("papermill", None)  # it names folders of the machine that ran it
     book["metadata"]["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
     for cell in book["cells"]:
         metadata, source = cell["metadata"], "".join(cell["source"])

@@ -37,7 +37,7 @@ class Report(Run):
             raise RunError(f"{path} holds no run: run.json is missing. Move the folder out of {path.parent}")
         for stage in STAGES:
             if not self.is_current(stage):
-                raise RunError(f"{self.name} is unfinished: its {stage} is missing or out of date. {self._again}")
+                raise RunError(f"{self.name} is unfinished: its {stage} is missing or out of date. {self.again}")
         written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
         for name in FILES[1:]:
             self._check(
@@ -61,16 +61,12 @@ class Report(Run):
         except RunError:
             raise
         except OSError as error:
-            raise RunError(f"{self.name}: {path} is missing ({error.strerror}). {self._again}") from None
+            raise RunError(f"{self.name}: {path} is missing ({error.strerror}). {self.again}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise RunError(
-                f"{self.name}: {path} is damaged or from an older version ({why}). Remove it, then: {self._again}"
+                f"{self.name}: {path} is damaged or from an older version ({why}). Remove it, then: {self.again}"
             ) from None
-
-    @property
-    def _again(self) -> str:
-        return f"titlesmith run {self.info.get('experiment') or 'EXPERIMENT'} --name {self.name} makes it anew"
 
     @cached_property
     def info(self) -> dict:

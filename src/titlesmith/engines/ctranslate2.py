@@ -18,6 +18,7 @@ from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
 from titlesmith.corpus.tokens import END, Tokenizer
 from titlesmith.engines.base import SAMPLING, Draw, Engine, sampling
+from titlesmith.errors import RunError
 from titlesmith.models import HYPERPARAMETERS, convert
 
 ROWS = 128  # texts that are drawn side by side, at most
@@ -85,7 +86,12 @@ class Exported:
     def _open(self) -> ctranslate2.Generator:
         """The model in threads of its own, because a seed counts for threads that are not there yet."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return ctranslate2.Generator(str(self._path), compute_type="int8", intra_threads=cores, files=self._weights)
+        try:
+            return ctranslate2.Generator(str(self._path), compute_type="int8", intra_threads=cores, files=self._weights)
+        except RuntimeError as error:
+            raise RunError(
+                f"{self._path} is damaged ({error}): remove it, or make it anew: titlesmith export RUN --to ctranslate2"
+            ) from None
 
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         """See `Engine.generate`; seed, prompts and their counts together decide what is drawn."""

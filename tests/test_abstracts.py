@@ -17,7 +17,7 @@ from titlesmith.harvest import service
 class Uniform:
     """A model to which all tokens are equally likely, and which answers with what stands in the prompt."""
 
-    document_losses, loss = Engine.document_losses, Engine.loss
+    document_losses, loss, logits = Engine.document_losses, Engine.loss, Engine.logits
     context = 256
 
     def __init__(self, corpus):

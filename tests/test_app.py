@@ -132,6 +132,7 @@ def ask(address: str, name: str, **body) -> tuple[str, dict]:
 def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_machine(addresses, tab):
     tab.goto(addresses["abstracts"])
     assert "made up" in tab.get_by_role("note").inner_text()
+    tab.get_by_role("tab", name="A title for my abstract").first.wait_for()
     assert [t.inner_text() for t in tab.get_by_role("tab").all() if t.is_visible()] == ["A title for my abstract"]
     tab.get_by_label("Your abstract").fill(ABSTRACT)
     tab.get_by_label("How the title begins").fill("Deep")

@@ -92,6 +92,15 @@ def test_what_ctranslate2_does_otherwise_comes_from_the_model(trained, exported)
         exported.generate([[1] * 250], ASKED)
 
 
+def test_that_the_export_draws_is_said_once(trained, exported, capsys):
+    engines._tell.cache_clear()
+    engines.load(trained), engines.load(trained)
+    folder = place(trained, "ctranslate2")
+    assert capsys.readouterr().err == (
+        f"drawing from the export to CTranslate2 in 8-bit integers; remove {folder} to use the full weights\n"
+    )
+
+
 def test_an_export_of_an_older_model_is_not_used(trained, exported, capsys):
     made = place(trained, "ctranslate2") / MADE_OF
     written = json.loads(made.read_text())

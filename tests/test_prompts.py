@@ -17,6 +17,7 @@ def test_each_prompt_is_completed_from_each_prefix():
         for prompt, paper in [("<|eess.AS|> Deep learning", None), ("a", "0"), ("c", "2")]
         for prefix in ("", "We")
     ]
+    assert requests(Small(), {"count": 1}) == [Request()], "what is left out is as for a draw"
     assert requests(Small(test=["a"]), SETTINGS) == [Request("", ""), Request("", "We")]
 
 
@@ -46,5 +47,5 @@ def test_what_does_not_fit_the_template_is_refused(name, changes, match):
 
 def test_a_prefix_is_one_line():
     assert plain("a\n\tb\u00a0\x07c\u2028") == "a  b  c "
-    with pytest.raises(RequestError, match=r"'bad\\\\udcff' is not valid UTF-8"):
+    with pytest.raises(RequestError, match=r"'bad\\xff' is not valid UTF-8"):
         plain("bad\udcff")

@@ -29,7 +29,7 @@ def test_json_is_a_line_a_text_and_nothing_else(finished, monkeypatch, capsys):
     rows = [json.loads(line) for line in said.out.splitlines()]
     assert [row["prefix"] for row in rows] == ["Neur", "Neur", "", ""]
     assert all(row["text"].startswith(row["prefix"]) and list(row) == list(finished.texts[0]) for row in rows)
-    assert "Neur: begins 0 of" in said.err and ", which is rare;" in said.err
+    assert "Neur: none of" in said.err
     assert generate(monkeypatch, *asked) == 0
     assert capsys.readouterr().out == said.out, "the same seed"
 
@@ -38,7 +38,12 @@ def test_people_see_groups_and_marks(finished, monkeypatch, capsys):
     assert generate(monkeypatch, "small", "--prefix", "a\tb", "-n", "1", "--max-tokens", "1", "--top-k", "1") == 0
     said = capsys.readouterr()
     assert said.out.startswith("\na b\n  a b") and said.out.endswith("  [unfinished]\n")
-    assert "'a\\tb' is continued as 'a b'" in said.err
+    assert "'a\\tb' is continued as 'a b'" in said.err and "\na b: " in said.err
+
+
+def test_beams_end_with_a_text_each_where_no_count_is_given(finished, monkeypatch, capsys):
+    assert generate(monkeypatch, "small", "--prefix", "Neur", "--beams", "3", "--max-tokens", "8", "--json") == 0
+    assert len(rows(capsys)) == 3
 
 
 def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
@@ -51,13 +56,21 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
     "arguments, said",
     [
         (["none"], "there is no run none; there are small"),
-        (["small", "--temperature", "0"], "generate.temperature: 0.0 is out of range"),
-        (["small", "--top-k", "many"], "generate.top_k: 'many' is no int"),
-        (["small", "--beams", "4", "-n", "5"], "5 texts of 4 beams"),
-        (["small", "--title", "x"], "run small writes {title} from no prompt: it takes no title. Give a beginning"),
+        (["small", "--temperature", "0"], "--temperature: 0.0 is out of range"),
+        (["small", "--top-k", "many"], "--top-k: 'many' is no int"),
+        (
+            ["small", "--beams", "4", "-n", "5"],
+            "--count: 5 texts of 4 beams: a beam search ends with a text a beam at most; lower count to 4",
+        ),
+        (["small", "--title", "x"], "run small only goes on from a beginning: it takes no title. Give a beginning"),
         (["small", "--abstract", "nowhere.txt"], "--abstract nowhere.txt cannot be read"),
         (["small", "--field", "year"], "--field year: it needs the form key=value"),
-        (["small", "--prefix", "word " * 2000], "exceeded: shorten what is given"),
+        (
+            ["small", "--prefix", "word " * 2000],
+            "is too long: what is given takes 10001 tokens, and the model reads 256",
+        ),
+        (["small", "--min-tokens", "30", "--max-tokens", "10"], "--min-tokens: 30 is more than 10, max_tokens: lower"),
+        (["small", "--prefix", "bad\udcff"], r"'bad\xff' is not valid UTF-8"),
     ],
 )
 def test_what_is_wrong_is_refused_in_a_sentence(finished, monkeypatch, capsys, arguments, said):
@@ -176,17 +189,17 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "nowhere"], "it lacks adapter_config.json and adapter_model.safetensors or adapter_model.bin"),
         (
             ["--adapter", "adapter"],
-            "in adapter writes {title} from abstract: abstract is missing: --abstract FILE",
+            "in adapter writes title from abstract: abstract is missing: --abstract FILE",
         ),
         (["--adapter", "adapter", "--title", "x"], "it takes no title; abstract is missing"),
         (["--adapter", "adapter", "--base", "llama"], "--base llama: adapters stand in models"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "model: hf:nobody/none is not here"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
         (["--adapter", "adapter", "--base", "hf:short"], "4 of its matrices have no place there"),
-        (["--adapter", "adapter", "--template", "alpacca"], "Did you mean alpaca?"),
+        (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),
         (["--adapter", "adapter", "--template", "chat"], "none"),
         (["--adapter", "adapter", "--held-out", "3"], "papers are held out from a run's corpus"),
-        (["--adapter", "adapter", "--quantize", "2bit"], "finetune.quantize: '2bit' is no choice"),
+        (["--adapter", "adapter", "--quantize", "2bit"], "--quantize: '2bit' is no choice"),
         (["--adapter", "adapter", "--beams", "2", "-n", "3"], "3 texts of 2 beams"),
     ],
 )

@@ -136,12 +136,17 @@ def test_every_text_begins_with_its_prefix_to_the_letter(prefix):
 def test_what_is_not_allowed_is_refused_before_anything_is_drawn():
     engine = Scripted()
     for match, request, settings in [
-        (r"takes \d+ tokens; with 24 .* context of 100 .* lower max_tokens to \d+", "word " * 28, {}),
-        (r"takes \d+ tokens; .* is exceeded: shorten what is given$", "word " * 100, {}),
+        (
+            r"24 tokens behind 'word .*'\.\.\., which takes \d+, .* context of 100: lower max_tokens to \d+, or",
+            "word " * 28,
+            {},
+        ),
+        (r"the prefix 'word .*'\.\.\. is too long: .* \d+ tokens, and the model reads 100. Shorten", "word " * 100, {}),
+        (r"max_tokens: 500 tokens exceed the model's context of 100: lower max_tokens to 99$", "", {"max_tokens": 500}),
         ("not valid UTF-8", "bad \udcff", {}),
         ("5 texts of 4 beams", "", {"count": 5, "beams": 4}),
         ("best_of", "", {"count": 1, "beams": 4, "best_of": 2}),
-        ("min_tokens: 30", "", {"min_tokens": 30}),
+        ("min_tokens: 30 is more than 24, max_tokens: lower", "", {"min_tokens": 30}),
     ]:
         with pytest.raises(RequestError, match=match):
             texts.draw(engine, Small(), [Request("", request)], {"count": 1, "seed": 1, "max_tokens": 24} | settings)
@@ -231,4 +236,4 @@ def test_the_example_in_the_book_runs(finished, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code.replace("sample-titles", "small").replace('"count": 5', '"count": 2, "max_tokens": 8'), {})
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("Neural: begins 0 of") and " Neural" in said[2]
+    assert said[0].startswith("Neural: none of") and " Neural" in said[2]

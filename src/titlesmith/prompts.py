@@ -7,7 +7,11 @@ import numpy as np
 
 from titlesmith.corpus import Corpus, Form
 from titlesmith.corpus.template import Template
+from titlesmith.engines.base import SAMPLING
 from titlesmith.errors import RequestError
+
+ASKED = {"prefixes": [""], "prompts": [], "held_out": 0}
+CHOOSING = {"unique": False, "best_of": 1}
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,17 @@ def requests(corpus: Form, settings: dict) -> list[Request]:
     corpus
         Says what a prompt looks like; its test split has the held-out papers.
     settings
-        All parameters of notebook 04, which are checked. What is used: ``prefixes``; where the template has a prompt,
-        ``prompts`` (lists of fields), ``held_out`` (how many papers of the test split, evenly spread among those whose
-        prompts leave room for ``max_tokens``) and ``max_tokens``.
+        Parameters of notebook 04, which are checked; those of `titlesmith.texts.draw` too, with the same defaults.
+        What is used: ``prefixes``, one that is empty where left out; where the template has a prompt, ``prompts``
+        (lists of fields), ``held_out`` (how many papers of the test split, evenly spread among those whose prompts
+        leave room for ``max_tokens``), none where left out, and ``max_tokens``.
 
     Raises
     ------
     RequestError
         The template takes other fields, or no prompt.
     """
+    settings = SAMPLING | CHOOSING | ASKED | settings
     check(corpus.template, settings)
     prompts = [("", None)]
     if corpus.has_prompt:
@@ -95,13 +101,14 @@ def check_sampling(settings: dict) -> None:
     if settings["beams"] > 1 and settings["count"] > settings["beams"]:
         raise RequestError(
             f"generate.count: {settings['count']} texts of {settings['beams']} beams: a beam search ends with a text a "
-            "beam at most; lower count, raise beams, or set beams to 1 to draw"
+            f"beam at most; lower count to {settings['beams']}, or set beams to 1 to draw"
         )
     if settings["beams"] > 1 and settings["best_of"] > 1:
         raise RequestError("generate.best_of: beams draw nothing to choose from: set best_of or beams to 1")
     if settings["min_tokens"] > settings["max_tokens"]:
         raise RequestError(
-            f"generate.min_tokens: {settings['min_tokens']} is more than {settings['max_tokens']}, max_tokens"
+            f"generate.min_tokens: {settings['min_tokens']} is more than {settings['max_tokens']}, max_tokens: "
+            "lower min_tokens, or raise max_tokens"
         )
 
 
@@ -114,6 +121,6 @@ def plain(text: str) -> str:
         It is no text: a terminal or file in another encoding than UTF-8 gave bytes that are none.
     """
     if any("\ud800" <= c <= "\udfff" for c in text):
-        shown = text.encode("utf-8", "backslashreplace").decode()
-        raise RequestError(f"{shown!r} is not valid UTF-8: type it in a terminal, or save the file, in UTF-8")
+        shown = repr(text).replace(r"\udc", r"\x")  # as which Python hands on bytes that are no UTF-8
+        raise RequestError(f"{shown} is not valid UTF-8: type it in a terminal, or save the file, in UTF-8")
     return "".join(" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in text)

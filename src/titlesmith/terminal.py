@@ -1,8 +1,10 @@
 """Texts on the terminal: what ``titlesmith generate`` reads and prints."""
 
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -55,10 +57,13 @@ def command() -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     declared = {name: p for name, p in experiment.declared(STAGE).items() if name not in OWN}
 
+    @_in_options({*declared, *OPTIONS})
     def run(run, prefix, title, abstract, field, as_json, adapter, base, quantize, template, **values) -> None:
         given = {name: declared[name].parse(text) for name, text in values.items() if isinstance(text, str)}
         given |= {name: value for name, value in values.items() if isinstance(value, bool)}
         given = {name: declared[name].check(value) for name, value in given.items()}
+        if given.get("beams", 1) > 1:  # which end with no more texts
+            given.setdefault("count", given["beams"])
         fields = parse(field or [])
         fields |= {} if title is None else {"title": title}
         fields |= {} if abstract is None else {"abstract": read(abstract)}
@@ -80,6 +85,18 @@ def command() -> typer.Typer:
     run.__signature__, run.__doc__ = inspect.Signature(options), generate.__doc__.split("\n\n")[0]
     app.command()(run)
     return app
+
+
+@contextmanager
+def _in_options(names: set[str]) -> Iterator[None]:
+    """Errors that begin with a notebook's parameter begin with the option of that name instead."""
+    try:
+        yield
+    except RequestError as error:
+        found = re.match(r"\w+\.(\w+):", str(error))
+        if not found or found[1] not in names:
+            raise
+        raise RequestError(f"--{found[1].replace('_', '-')}:{str(error)[found.end() :]}") from None
 
 
 def _option(parameter: experiment.Parameter, kind: object) -> inspect.Parameter:
@@ -232,14 +249,15 @@ def check_fields(template: Template, fields: dict[str, str], source: str) -> Non
     takes = Template("", template.prompt).fields
     if not takes:
         raise RequestError(
-            f"{source} writes {template.completion} from no prompt: it takes no {' and no '.join(fields)}. "
+            f"{source} only goes on from a beginning: it takes no {' and no '.join(fields)}. "
             "Give a beginning with --prefix"
         )
     wrong = [name for name in fields if name not in takes]
     lacking = [name for name in takes if name not in fields]
     if wrong or lacking:
         said = [f"it takes no {name}" for name in wrong] + [f"{name} is missing: {_way(name)}" for name in lacking]
-        raise RequestError(f"{source} writes {template.completion} from {', '.join(takes)}: {'; '.join(said)}")
+        written = ", ".join(Template("", template.completion).fields)
+        raise RequestError(f"{source} writes {written} from {', '.join(takes)}: {'; '.join(said)}")
 
 
 def _way(name: str) -> str:

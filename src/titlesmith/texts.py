@@ -16,7 +16,7 @@ from titlesmith.engines.base import SAMPLING, Draw, Engine
 from titlesmith.errors import RequestError
 from titlesmith.nearest import Nearest, Unknown
 from titlesmith.prefix import Beginnings, beginnings
-from titlesmith.prompts import Request, check_sampling, plain, requests
+from titlesmith.prompts import CHOOSING, Request, check_sampling, plain, requests
 from titlesmith.run import Run, replacing
 
 __all__ = ["Request", "columns", "draw", "generate", "is_clean", "lacking", "requests"]
@@ -33,7 +33,6 @@ COLUMNS = {  # of a table of rows, and their headings
     "nearest": "nearest training text",
     "nearest_similarity": "similarity",
 }
-CHOOSING = {"unique": False, "best_of": 1}
 
 
 def is_clean(text: str, prefix: str = "") -> bool:
@@ -197,16 +196,26 @@ class Drawing:
     def _check(self) -> None:
         check_sampling(self.settings)
         tokens, context = self.settings["max_tokens"], self.engine.context
+        longest, size = Request(), 0
         for request in self.requests:
             if request.prompt and not self.corpus.has_prompt:
                 raise RequestError(f"the template of this run takes no prompt: {request.prompt[:60]!r}. Use a prefix")
-            size = len(self.corpus.layout.opening(request.prompt, self.corpus.beginning(request.prefix)))
-            if size + tokens > context:
-                raise RequestError(
-                    f"generate.max_tokens: {(request.prefix or request.prompt)[:60]!r}... takes {size} tokens; with "
-                    f"{tokens} behind them the model's context of {context} is exceeded: shorten what is given"
-                    + (f", or lower max_tokens to {context - size}" if size < context else "")
-                )
+            takes = len(self.corpus.layout.opening(request.prompt, self.corpus.beginning(request.prefix)))
+            longest, size = max((longest, size), (request, takes), key=lambda pair: pair[1])
+        given = max(longest.prefix, longest.prompt, key=len)
+        shown = f"{given[:60]!r}{'...' * (len(given) > 60)}"
+        if given and size >= context:
+            kind = "prefix" if given == longest.prefix else "prompt"
+            raise RequestError(
+                f"the {kind} {shown} is too long: what is given takes {size} tokens, and the model reads {context}. "
+                f"Shorten the {kind}"
+            )
+        if size + tokens > context:
+            behind, shorten = (f" behind {shown}, which takes {size},", ", or shorten that") if given else ("", "")
+            raise RequestError(
+                f"generate.max_tokens: {tokens} tokens{behind} exceed the model's context of {context}: lower "
+                f"max_tokens to {context - size}{shorten}"
+            )
 
     def block(self, number: int) -> list[dict]:
         """The rows of a block, in the order of the requests."""

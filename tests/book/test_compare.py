@@ -67,7 +67,7 @@ def test_one_run_and_unknown_runs_are_refused(two):
         find(["small", "small"])
     with pytest.raises(RequestError, match=r"no run smal; complete are .*small"):
         find(["smal", "other"])
-    with pytest.raises(RequestError, match="there is no folder .*nowhere"):
+    with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
         cli.compare(["small", "other"], html=two / "nowhere" / "page.html")
     assert not (two / "nowhere").exists()
 

@@ -141,6 +141,11 @@ def test_a_missing_experiment_names_the_nearest(project):
     assert find("sample-titles") == root() / SAMPLE
     with pytest.raises(RequestError, match="did you mean sample-titles"):
         find("sample-title")
+    with pytest.raises(RequestError, match=r"no experiment nope; \S+ has ") as error:
+        find("nope")
+    assert "sweeps/" not in str(error.value)
+    with pytest.raises(RequestError, match=r"did you mean sweeps/small\?.* has .*sweeps/block-size"):
+        find("smal", "**/*.yml")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from titlesmith.corpus import Corpus
 from titlesmith.engines.gpt2 import GPT2Engine
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment
-from titlesmith.export import MADE_OF, export, fresh, place
+from titlesmith.export import FORMATS, MADE_OF, export, fresh, place
 from titlesmith.pipeline import chain
 from titlesmith.run import Run
 
@@ -121,6 +121,8 @@ def test_the_command_line_exports(trained, tmp_path):
     with pytest.raises(RequestError, match="is no export"):
         export(trained, "ctranslate2", tmp_path / "other")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
+    refused = call("r", "--to", "onnx").stderr
+    assert all(repr(name) in refused for name in ("onnx", *FORMATS))
     with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2, hf"):
         export(trained, "onnx")
     with pytest.raises(RunError):
@@ -206,6 +208,7 @@ def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, tem
         for name, weight in adapted.state_dict().items():
             assert np.allclose(whole[name].numpy(), weight.numpy(), atol=1e-6), name
         assert engines.open_adapter(f"hf:{kind}", folder / "adapter").context == 1024
+    assert len({file.stat().st_mode for file in folder.rglob("*") if file.is_file()}) == 1, "who reads one reads all"
     for file in folder.rglob("*"):
         assert not file.is_file() or str(offline).encode() not in file.read_bytes(), f"{file} names a local path"
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import re
@@ -69,7 +70,10 @@ def test_lists_and_values_with_commas_are_yaml(project):
         (("finetune.steps",), "it needs the form section.key=value"),
         (("finetune.steps=10,many",), "'many' is no int"),
         (("finetune.steps=10,-1",), "-1 is out of range"),
-        (("finetune.steps=",), "is no int"),
+        (("finetune.steps=",), "--set finetune.steps=: finetune.steps: '' is no int"),
+        (("learning_rate=1e-3",), r"did you mean finetune\.learning_rate\?"),
+        (("finetune.batch_size=2,3", "finetune.stepz=1"), r"^--set finetune\.stepz=1: finetune\.stepz is unknown"),
+        (("finetune.steps=9", "finetune.batch_size=2,2"), r"-9-2: finetune\.batch_size: a value is there twice"),
         (("finetune.block_size=64,512",), "512 exceeds the model's context"),
         (("finetune.learning_rate=1e-4,0.0001",), "two runs of this sweep are the same"),
         (("finetune.steps=[1",), "is a YAML list of values"),
@@ -103,7 +107,7 @@ def test_a_sweep_file_says_the_same(project):
         ("experiment: sample-titles\nsett: {finetune.steps: [1]}", "key sett is unknown; did you mean set"),
         ("experiment: sample-title\nset: {finetune.steps: [1]}", "did you mean sample-titles"),
         ("experiment: sample-titles\nset: {finetune.steps: 1}", "needs keys with lists of values"),
-        ("experiment: sample-titles\nset: {finetune.stepz: [1]}", "did you mean steps"),
+        ("experiment: sample-titles\nset: {finetune.stepz: [1]}", r"mine\.yml: set: finetune\.stepz=1: .* mean steps"),
         ("experiment: sample-titles\nset: {finetune.steps: [1]}\nrepeat: many", "'many' is no number of runs"),
         ("experiment: sample-titles\nset: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: needs"),
     ],
@@ -341,16 +345,19 @@ def test_a_run_that_fails_by_its_own_fault_fails_alone_and_is_all_that_is_run_ag
         sweep.run(sweep.read("sample-titles", ("corpus.max_words=90",), FEW, name="f"), echo=quiet)
 
 
-def test_a_scheduler_that_is_not_there_is_said_within_seconds(project):
+def test_a_scheduler_that_is_not_there_is_said_within_seconds(project, capfd):
     plan = sweep.read("sample-titles", ("finetune.steps=1,2",))
     begun = time.monotonic()
     with pytest.raises(FetchError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .*`dask scheduler`"):
         sweep.run(plan, "tcp://127.0.0.1:9", echo=quiet)
     assert time.monotonic() - begun < 3 * cluster.PATIENCE
-    with pytest.raises(RequestError, match="needs an address such as tcp://"):
-        sweep.run(plan, "nonsense://x", echo=quiet)
+    for address in ("nonsense://x", "banana", "tcp://host:port"):
+        with pytest.raises(RequestError, match="needs an address such as tcp://"):
+            sweep.run(plan, address, echo=quiet)
     with pytest.raises(RequestError, match="--scheduler has its own workers"):
         sweep.run(plan, "tcp://127.0.0.1:9", workers=2, echo=quiet)
+    gc.collect()
+    assert not [*(project / "sweeps").iterdir()] and not capfd.readouterr().err, "nothing is left, nothing more is said"
 
 
 def test_without_dask_the_extra_is_named(project, monkeypatch):

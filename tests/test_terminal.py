@@ -91,6 +91,8 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
         if name not in terminal.OWN:
             assert f"--{name.replace('_', '-')} " in shown
     assert "--prefix" in shown and "-n " in shown
+    kinds = declared("finetune")["quantize"].help.partition("one of ")[2]
+    assert f"<{kinds.replace(', ', '|')}>" in shown
 
 
 def test_fields_are_those_of_the_template():
@@ -199,7 +201,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),
         (["--adapter", "adapter", "--template", "chat"], "none"),
         (["--adapter", "adapter", "--held-out", "3"], "papers are held out from a run's corpus"),
-        (["--adapter", "adapter", "--quantize", "2bit"], "--quantize: '2bit' is no choice"),
+        (["--adapter", "adapter", "--quantize", "2bit"], "'2bit' is not one of"),
         (["--adapter", "adapter", "--beams", "2", "-n", "3"], "3 texts of 2 beams"),
     ],
 )

@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Stage = Literal[STAGES]
+ANY = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
 @app.command()
@@ -23,8 +24,11 @@ def run(
     experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
     name: Annotated[Optional[str], typer.Option(help="Of the run directory; the experiment's by default.")] = None,
     p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Sets a parameter.")] = None,
-    start: Annotated[Optional[Stage], typer.Option("--from", help="Run this stage and those behind it again.")] = None,
-    until: Annotated[Stage, typer.Option(help="The last stage to run.")] = STAGES[-1],
+    start: Annotated[
+        Optional[Stage],
+        typer.Option("--from", metavar="STAGE", help=f"Run this stage and those behind it again: {ANY}."),
+    ] = None,
+    until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")] = STAGES[-1],
     force: Annotated[bool, typer.Option("--force", help="Run all stages again.")] = False,
     processes: Annotated[Optional[int], typer.Option(help="Train in so many: -p finetune.processes=N.")] = None,
 ) -> None:
@@ -84,7 +88,9 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
 
 
 @app.command()
-def params(stage: Annotated[Optional[Stage], typer.Argument()] = None) -> None:
+def params(
+    stage: Annotated[Optional[Stage], typer.Argument()] = None,
+) -> None:
     """Print the parameters of a stage, or of all: name, type, default, help."""
     from titlesmith.experiment import declared
 
@@ -182,6 +188,8 @@ def compare(
 
     from titlesmith.book import compare as comparing
 
+    if html and not html.resolve().parent.is_dir():
+        raise RequestError(f"--html {html}: there is no folder {html.parent}; make it, or name another")
     found = comparing.compare(comparing.find(run), count)
     if html:
         with replacing(html.resolve()) as temporary:
@@ -195,7 +203,7 @@ def compare(
 def export(
     run: Annotated[str, typer.Argument(help="A run's name.")],
     to: Annotated[
-        str,
+        Literal["ctranslate2", "hf"],
         typer.Option(help="hf: a folder for the transformers library; ctranslate2: eight-bit integers, for generate."),
     ],
     out: Annotated[Optional[Path], typer.Option(help="A folder; export/ in the run by default.")] = None,
@@ -234,7 +242,7 @@ def sweep(
     p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Sets it for all.")] = None,
     repeat: Annotated[Optional[int], typer.Option(help="Runs of each setting, with other seeds of training.")] = None,
     name: Annotated[Optional[str], typer.Option(help="Of the sweep, with which its runs' names begin.")] = None,
-    until: Annotated[Stage, typer.Option(help="The last stage to run.")] = STAGES[-1],
+    until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")] = STAGES[-1],
     workers: Annotated[Optional[int], typer.Option(help="Runs at a time here; as many as fit by default.")] = None,
     memory: Annotated[Optional[str], typer.Option(help="What they may take together, such as 8GB.")] = None,
     scheduler: Annotated[Optional[str], typer.Option(help="Of a Dask cluster, such as tcp://host:8786.")] = None,

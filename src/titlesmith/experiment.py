@@ -75,9 +75,10 @@ class Parameter:
         if not text.lstrip().startswith(opening):
             text = f"{opening}{text}{closing}"
         try:
-            return yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError:
-            return text  # refused as no value of the type
+            value = None
+        return text if value is None else value  # refused as no value of the type
 
     def check(self, value: object) -> object:
         """The value as the notebook takes it (a date as text, a whole number as float where one is declared).
@@ -196,6 +197,12 @@ class Experiment:
                     text = os.path.relpath(Path(text).resolve(), root())
                 content[section] = content.get(section, {}) | {key: declared(section)[key].parse(text)}
             else:
+                places = [f"{stage}.{section}" for stage in STAGES if section in declared(stage)]
+                if section not in SHARED and places:
+                    raise RequestError(
+                        f"-p {override}: did you mean {' or '.join(places)}? Keys other than {' and '.join(SHARED)} "
+                        "need their section"
+                    )
                 _known(section, SHARED, f"-p {override}: ", f"; other keys need their section: {STAGES[2]}.steps=100")
                 shared[section] = declared("finetune")[section].parse(text)
             asked.append(f"{where}={text}")
@@ -234,16 +241,16 @@ class Experiment:
             )
 
 
-def find(path: str) -> Path:
-    """An experiment's file: as given, or by its name below ``experiments/``."""
+def find(path: str, pattern: str = "*.yml") -> Path:
+    """An experiment's file: as given, or by its name below ``experiments/``; ``pattern`` is what else to name there."""
     folder = root() / "experiments"
     for candidate in (Path(path), folder / path, folder / f"{path}.yml"):
         if candidate.is_file():
             return candidate
-    names = sorted(p.stem for p in folder.glob("*.yml"))
-    near = get_close_matches(Path(path).stem, names, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise RequestError(f"there is no experiment {path}; {hint}{folder} has {', '.join(names) or 'none'}")
+    names = {p.stem: p.relative_to(folder).with_suffix("").as_posix() for p in sorted(folder.glob(pattern))}
+    near = get_close_matches(Path(path).stem, names, 1, 0.75)
+    hint = f"did you mean {names[near[0]]}? " if near else ""
+    raise RequestError(f"there is no experiment {path}; {hint}{folder} has {', '.join(names.values()) or 'none'}")
 
 
 def _known(name: object, names: typing.Iterable[str], where: str, more: str = "") -> None:

@@ -43,6 +43,8 @@ def hf(run: Run, folder: Path) -> None:
     model = _standalone(run / "model")
     model.generation_config = _generation(settings, corpus, model.get_input_embeddings().num_embeddings)
     model.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # which safetensors writes for this user alone
+        shutil.copymode(folder / "config.json", weights)
     save_alone(corpus.layout, corpus.info["context"], folder)
     _check_ids(corpus, folder)
     if (adapter := run / "model" / models.hub.ADAPTER).exists():
@@ -50,7 +52,8 @@ def hf(run: Run, folder: Path) -> None:
         told = json.loads(adapter.read_text("utf-8"))
         base = card.base(run.record("finetune")["settings"]["model"])
         write_json(folder / "adapter" / adapter.name, told | {"base_model_name_or_path": base})
-        shutil.copy(run / "model" / "adapter_model.safetensors", folder / "adapter")
+        weights = "adapter_model.safetensors"
+        shutil.copyfile(run / "model" / weights, folder / "adapter" / weights)
     (folder / "README.md").write_text(
         card.card(run, corpus, settings, str(model.dtype).removeprefix("torch.")), "utf-8"
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -43,7 +43,10 @@ OPTIONS = {
         Annotated[str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")],
         "",
     ),
-    "quantize": (Annotated[str, typer.Option(help="How to hold that model: none, 8bit or 4bit, on a GPU.")], "none"),
+    "quantize": (
+        Annotated[Literal["none", "8bit", "4bit"], typer.Option(help="How to hold that model on a GPU.")],
+        "none",
+    ),
     "template": (
         Annotated[Optional[str], typer.Option(help=f"The form of a prompt, where no run has one. Default: {TEMPLATE}")],
         None,

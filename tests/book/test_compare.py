@@ -7,6 +7,7 @@ from lxml import html
 from rich.console import Console
 
 from conftest import copy_run
+from titlesmith import cli
 from titlesmith.book.compare import compare, find, marked, written
 from titlesmith.errors import RequestError
 from titlesmith.run import Run, digest
@@ -66,6 +67,9 @@ def test_one_run_and_unknown_runs_are_refused(two):
         find(["small", "small"])
     with pytest.raises(RequestError, match=r"no run smal; there are .*small"):
         find(["smal", "other"])
+    with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
+        cli.compare(["small", "other"], html=two / "nowhere" / "page.html")
+    assert not (two / "nowhere").exists()
 
 
 def test_the_best_is_marked_in_words():

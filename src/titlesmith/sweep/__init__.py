@@ -68,6 +68,8 @@ def run(
         with cluster.connect(plan, scheduler, workers, memory) as client:
             return _Sweep(plan, client, echo).run()
     finally:
+        if not record(plan.name).exists():  # refused before it began
+            lock.unlink(missing_ok=True)
         release(lock)
 
 

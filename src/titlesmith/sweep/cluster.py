@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -99,12 +100,14 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
     """
     import dask
     from distributed import Client, LocalCluster
+    from distributed.comm import get_address_host_port
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said in our own words
     if scheduler and (workers or memory):
         raise RequestError("--workers and --memory are of a cluster on this machine; --scheduler has its own workers")
     if scheduler:
-        try:
+        try:  # the address first: a Client that was never connected complains once more when it is deleted
+            socket.create_connection(get_address_host_port(scheduler), PATIENCE).close()
             client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
         except OSError as error:
             raise FetchError(

@@ -127,8 +127,8 @@ def read(
     RequestError
         A key is unknown, a value is not allowed, two runs are the same, or a run of that name is of something else.
     """
-    path, content = find(request), {}
-    found = _yaml(path)
+    path, content = find(request, "**/*.yml"), {}
+    file, found = path, _yaml(path)
     if isinstance(found, dict) and "experiment" in found:
         content, path = found, _experiment(path, found["experiment"])
     for key in content:
@@ -136,45 +136,70 @@ def read(
             near = get_close_matches(str(key), FILE, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise RequestError(f"{request}: key {key} is unknown{hint} A sweep file has: {', '.join(FILE)}")
-    values = _values(content.get("set") or {}, request) | dict(map(_parse, sets))
+    typed = dict(map(_parse, sets))
+    values = _values(content.get("set") or {}, request) | typed
     repeat = content.get("repeat", 1) if repeat is None else repeat
     if type(repeat) is not int or repeat < 1:
         raise RequestError(f"repeat: {repeat!r} is no number of runs; it takes an int in [1, inf)")
     if not values and repeat == 1:
         raise RequestError("nothing is varied: give --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
     keys = tuple(values)
-    stem = Path(find(request)).stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in keys)])
+    stem = file.stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in keys)])
     name = name or stem
     Run(name)  # checks the name
-    points = _points(name, path, values, base, repeat)
+    points = _points(
+        name, path, values, base, repeat, {key: "--set " if key in typed else f"{request}: set: " for key in keys}
+    )
     _check_names(name, points)
     reference = _reference(content.get("reference") or [], request)
     return Plan(name, path, keys, tuple(points), repeat, until, reference)
 
 
-def _points(name: str, path: Path, values: dict[str, list[str]], base: tuple[str, ...], repeat: int) -> list[Point]:
+def _points(
+    name: str, path: Path, values: dict[str, list[str]], base: tuple[str, ...], repeat: int, origin: dict[str, str]
+) -> list[Point]:
     Experiment.read(path, base)  # so that what is wrong without any --set is said without one
     points, same = [], {}
     for texts in itertools.product(*values.values()):
-        given = tuple(f"{key}={text}" for key, text in zip(values, texts, strict=True))
+        given = {key: f"{key}={text}" for key, text in zip(values, texts, strict=True)}
         for number in range(1, repeat + 1):
             try:
-                experiment = Experiment.read(path, (*base, *given))
+                experiment = Experiment.read(path, (*base, *given.values()))
                 seeds = [(s, experiment.settings[s]["seed"] + number - 1) for s in REPEATED] if number > 1 else []
-                experiment = Experiment.read(path, (*base, *given, *(f"{s}.seed={seed}" for s, seed in seeds)))
+                experiment = Experiment.read(path, (*base, *given.values(), *(f"{s}.seed={seed}" for s, seed in seeds)))
             except RequestError as error:
-                raise RequestError(f"--set {' '.join(given)}: {str(error).removeprefix('-p ')}") from None
+                raise _refusal(path, base, given, origin, str(error)) from None
             chosen = {key: _setting(experiment, key) for key in values}
             words = [name, *map(_word, chosen.values()), *([f"r{number}"] if repeat > 1 else [])]
             point = Point("-".join(words), chosen, number, experiment)
             settings = json.dumps(experiment.settings, sort_keys=True)
             if twin := same.get(settings) or same.get(point.name):
+                other, before = twin
+                double = [key for key, text in zip(values, texts, strict=True) if values[key].count(text) > 1]
+                keys = [key for key in values if given[key] != before[key]] or double
                 raise RequestError(
-                    f"two runs of this sweep are the same, {twin} and {point.name}: a value is there twice"
+                    f"two runs of this sweep are the same, {' and '.join(dict.fromkeys((other, point.name)))}: "
+                    f"{', '.join(keys)}: a value is there twice"
                 )
-            same |= {settings: point.name, point.name: point.name}
+            same |= dict.fromkeys((settings, point.name), (point.name, given))
             points.append(point)
     return points
+
+
+def _refusal(
+    path: Path, base: tuple[str, ...], given: dict[str, str], origin: dict[str, str], said: str
+) -> RequestError:
+    """What is wrong with a setting, and where it was given: of several, the one that is wrong without the others."""
+    for key, one in given.items():
+        try:
+            Experiment.read(path, (*base, one))
+        except RequestError as alone:
+            if str(alone) == said:
+                given = {key: one}
+                break
+    for one in given.values():
+        said = said.removeprefix(f"-p {one}: ")
+    return RequestError(f"{' '.join(origin[key] + one for key, one in given.items())}: {said}")
 
 
 def _check_names(name: str, points: list[Point]) -> None:

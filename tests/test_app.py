@@ -316,11 +316,10 @@ def test_ctrl_c_ends_the_command(project):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        printed = process.stdout.readline() + process.stdout.readline()
-        assert f"open http://127.0.0.1:{port}" in printed
+        assert any(line.startswith(f"open http://127.0.0.1:{port}") for line in process.stdout)  # libraries talk too
         assert requests.get(f"http://127.0.0.1:{port}", timeout=30).ok
         process.send_signal(signal.SIGINT)
         rest = process.communicate(timeout=30)[0]
     finally:
         process.kill()
-    assert (process.returncode, rest.strip()) == (0, "the page has ended")
+    assert process.returncode == 0 and "the page has ended" in rest

@@ -254,7 +254,7 @@ def test_a_run_that_is_not_there_or_not_harvested(run):
     with pytest.raises(RequestError, match="there is no run other; there are r"):
         update(Run("other"))
     run.update_stage("harvest", status="running")
-    with pytest.raises(RunError, match="has no harvest"):
+    with pytest.raises(RunError, match="its harvest"):
         update(run)
 
 

@@ -1,6 +1,7 @@
 """Fixtures: a project folder of its own for each test, tiny models, and where real data lies."""
 
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -112,9 +113,10 @@ def finished(finished_project, monkeypatch):
 
 
 def copy_run(project: Path, name: str, of: str = "small"):
-    """A finished run again, under another name."""
-    from titlesmith.run import Run
+    """A finished run of a project again, under another name."""
+    from titlesmith.run import Run, write_json
 
-    shutil.copytree(project / "runs" / of, project / "runs" / name)
-    Run(name).update(name=name)
+    path = project / "runs" / name
+    shutil.copytree(project / "runs" / of, path)
+    write_json(path / "run.json", json.loads((path / "run.json").read_text("utf-8")) | {"name": name})
     return Run(name)

@@ -1,10 +1,13 @@
 """titlesmith: fine-tune language models on scientific papers and publish what happened as a book."""
 
+import os
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 # tqdm, which transformers imports, would like widgets that the bars of notebooks here do without
 warnings.filterwarnings("ignore", "IProgress not found")
+# TensorFlow's warnings on what a softmax may cost fill the screen
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 try:
     __version__ = version("titlesmith")

@@ -53,7 +53,6 @@ def hushed() -> Iterator[None]:
 
 def tensorflow() -> ModuleType:
     """TensorFlow, imported when first asked for, because that takes seconds, and without its greeting."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its warnings on what a softmax may cost fill the screen
     with hushed():
         import tensorflow
 

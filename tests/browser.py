@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
 
 @contextmanager
 def chromium():
     """A browser: that of ``TITLESMITH_CHROMIUM``, or the one that the system has."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    path = os.environ.get("TITLESMITH_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    path = os.environ.get("TITLESMITH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if not path:
         pytest.skip("needs Chromium (set TITLESMITH_CHROMIUM)")
     with api.sync_playwright() as playwright:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import requests
 gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'titlesmith[app]'")
 import uvicorn  # noqa: E402
 
+import browser  # noqa: E402
 from conftest import HOSTILE, corpus_settings, make_project, write_archive  # noqa: E402
 from titlesmith import corpus as corpora  # noqa: E402
 from titlesmith import engines, experiment, monitor  # noqa: E402
@@ -94,15 +94,8 @@ def addresses(services):
 
 @pytest.fixture(scope="module")
 def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="looking at the page needs playwright")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"looking at the page needs Chromium: {error.message.splitlines()[0]}")
-        yield browser
-        browser.close()
+    with browser.chromium() as found:
+        yield found
 
 
 @pytest.fixture

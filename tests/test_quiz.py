@@ -1,6 +1,5 @@
 """The quiz, chosen and shown; played in Chromium by clicks, by keyboard, and without a script."""
 
-import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -8,10 +7,10 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+import browser
 from conftest import HOSTILE, ROOT
 from titlesmith import quiz
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 TEST = [f"Real title {i}" for i in range(40)]
 ROW = {"prefix": "", "finished": True, "nearest_id": "x", "nearest": "Near", "nearest_similarity": 0.5}
 
@@ -87,13 +86,8 @@ def test_made_up_papers_are_told_and_text_is_text():
 
 @pytest.fixture(scope="module")
 def chromium():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM:
-        pytest.skip("needs a Chromium: set CHROMIUM, or install one")
-    with api.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with browser.chromium() as found:
+        yield found
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ does (benchmarks/ending.py). Every text goes on from one prefix, to its end or f
 for titles. Each side has a process of its own, one after the other on the processor, in rounds; what loading and the
 first call take is left out on all sides but stock's, whose every call adds to its graph:
 
-stock         `gpt_2_simple.generate`, one call for all titles, ten side by side, cut at their ends by `truncate`:
-              it cannot stop there, and draws `LIMIT` tokens always
+stock         `gpt_2_simple.generate`, one call for all titles, ten side by side, begun and cut as its documentation
+              says. It cannot stop at an end and draws as many tokens as it is told to; and it knows no token for the
+              end, which it spells in seven: for texts as long as the others' it takes six tokens more than `LIMIT`
 titlesmith    `Engine.generate`, one call for all titles behind a first one
 int8          the same through `titlesmith export --to ctranslate2`
 transformers  `GPT2LMHeadModel.generate` in the type that titlesmith takes, bfloat16 where the processor
@@ -40,6 +41,7 @@ import ending
 import train
 from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
 
+START, END = "<|startoftext|>", "<|endoftext|>"  # what gpt-2-simple puts around each text of a table
 LIMIT, PREFIX, SIDE = 48, "Neural", 10  # tokens of each text behind its prefix; titles that stock draws side by side
 SETTINGS = {"temperature": 0.7, "top_k": 40, "max_tokens": LIMIT, "seed": 1}
 TRAINED = "trained"  # the run whose perplexity is told
@@ -99,9 +101,10 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
 def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
     """`gpt_2_simple.generate` as it comes."""
     import gpt_2_simple
+    from gpt_2_simple.src.encoder import get_encoder
 
-    from titlesmith.corpus.tokens import END, Tokenizer
-
+    encoder, prefix = get_encoder(str(folder / "models" / size)), START + PREFIX
+    given, end = (len(encoder.encode(text)) for text in (prefix, END))
     session, fetched = gpt_2_simple.start_tf_sess(), []
     with redirect_stdout(StringIO()):
         gpt_2_simple.load_gpt2(session, model_name=size, model_dir=str(folder / "models"))
@@ -110,12 +113,11 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
 
     def call():
         gpt_2_simple.generate(
-            session, model_name=size, model_dir=str(folder / "models"), prefix=PREFIX, length=LIMIT, seed=1,
+            session, model_name=size, model_dir=str(folder / "models"), prefix=prefix, length=LIMIT - 1 + end, seed=1,
             nsamples=titles, batch_size=SIDE, temperature=SETTINGS["temperature"], top_k=SETTINGS["top_k"],
-            return_as_list=True, truncate=END,
+            return_as_list=True, truncate=END, include_prefix=False,
         )  # fmt: skip
-        given = len(Tokenizer.load(folder / "models" / size).encode(PREFIX)) - 1  # it gives all but the first back
-        return [len(ids) - given for out in fetched for ids in out]
+        return [len(ids) - given + 1 for out in fetched for ids in out]  # it gives all but the first back
 
     return timed(call, titles)
 

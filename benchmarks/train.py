@@ -282,8 +282,9 @@ def transformers(folder: Path, size: str, steps: int) -> dict:
 
 def product(folder: Path, size: str, steps: int) -> dict:
     """Operations a second in products of matrices: a large square, and the shapes of the model's own."""
-    import tensorflow as tf
+    from titlesmith.models.machine import tensorflow  # set up as titlesmith has it
 
+    tf = tensorflow()
     settings = json.loads((folder / "finetune.json").read_text("utf-8"))
     tokens, width = settings["batch_size"] * settings["block_size"], SIZES[size]["n_embd"]
     side = 4096 if size == "124M" else 256

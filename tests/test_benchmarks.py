@@ -73,7 +73,7 @@ def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path,
     wanted = {"transformers": "titles_per_second_ratio_to_transformers", "int8": "int8_ratio_to_stock"}
     wanted |= {"quality": "int8_perplexity_ratio"}
     assert skipped == {wanted[name] for name in answers["skipped"]}
-    assert absolute["new_tokens_per_title_stock"] == generate.LIMIT > absolute["tokens_of_999_in_1000_titles"]
+    assert absolute["new_tokens_per_title_stock"] == generate.LIMIT + 6 > absolute["tokens_of_999_in_1000_titles"]
     for name in {"titlesmith", "int8", "transformers"} - set(answers["skipped"]):
         assert absolute[f"new_tokens_per_title{generate.SUFFIXES[name]}"] < 0.7 * generate.LIMIT, "texts end"
     assert absolute["titles_per_second_ratio_to_stock_equal_length"] < ratios["titles_per_second_ratio_to_stock"]

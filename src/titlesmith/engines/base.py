@@ -68,7 +68,7 @@ class Engine(ABC):
     context: int
     step: int = 0
     checkpoint_bytes: int = 0
-    logits: int = 2**26
+    logits: int = 2**25
 
     def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
         """Trains on the corpus until the monitor says why to stop, going on behind ``self.step``.

@@ -5,7 +5,9 @@ side by side: a prompt is read once, padded behind its end, and what stands behi
 written over. Keys and values lie in variables that a step writes into; nothing is copied but where a row takes the
 place of one that has ended, or the room grows.
 
-Shapes: R rows, P tokens of the longest prompt, T room for tokens, D width, H heads, V vocabulary.
+Rows are texts that differ; several draws may go on from one, and are told from each other by what they draw.
+
+Shapes: R rows, N draws, P tokens of the longest prompt, T room for tokens, D width, H heads, V vocabulary.
 """
 
 import numpy as np
@@ -43,10 +45,10 @@ class Decoder:
         self._controls()
         self._open()
         self._step()
-        self.rows, self.room = tf1.placeholder(tf.int32, [None]), tf1.placeholder(tf.int32, [])
+        self.rows = tf1.placeholder(tf.int32, [None])
         self.holes = tf1.placeholder(tf.int32, [None])
         self._moved = [tf1.scatter_update(c, self.holes, tf.gather(c, self.rows)).op for c in self._caches]
-        self._rearranged = [self._spread(cache, cache, self.rows, self.room) for cache in self._caches]
+        self._rearranged = [self._fill(cache, tf.gather(cache, self.rows)) for cache in self._caches]
         self._cleared = [tf1.assign(c, tf.zeros([0] * 4, kind), validate_shape=False).op for c in self._caches]
 
     @staticmethod
@@ -92,7 +94,8 @@ class Decoder:
         place = tf1.placeholder
         self.seen, self.banned = place(tf.int32, [None, 2]), place(tf.int32, [None, 2])
         self.penalty, self.temperature, self.top_p = (place(tf.float32, []) for _ in range(3))
-        self.top_k, self.width, self.uniform = place(tf.int32, []), place(tf.int32, []), place(tf.float32, [None])
+        self.top_k, self.width, self.room = (place(tf.int32, []) for _ in range(3))
+        self.uniform, self.owners = place(tf.float32, [None]), place(tf.int32, [None])
 
     def _normal(self, h: tf.Tensor, name: str) -> tf.Tensor:
         h -= tf.reduce_mean(h, -1, keepdims=True)
@@ -121,30 +124,28 @@ class Decoder:
             h += self._product(m, f"h{layer}/mlp/c_proj")
         return self._normal(h, "ln_f")
 
-    def _spread(self, cache: tf.Variable, values: tf.Tensor, rows: tf.Tensor, room: tf.Tensor) -> tf.Operation:
-        """Fills a cache with rows of ``values`` (R', H, T', D / H), with room for T tokens."""
-        values = tf.gather(values, rows)
-        more = tf.pad(values, [[0, 0], [0, 0], [0, room - tf.shape(values)[2]], [0, 0]])
+    def _fill(self, cache: tf.Variable, values: tf.Tensor) -> tf.Operation:
+        """Puts ``values`` (R', H, T', D / H) into a cache, with room for T tokens."""
+        more = tf.pad(values, [[0, 0], [0, 0], [0, self.room - tf.shape(values)[2]], [0, 0]])
         return tf1.assign(cache, more, validate_shape=False).op
 
     def _open(self) -> None:
         self.prompts, self.lengths = tf1.placeholder(tf.int32, [None, None]), tf1.placeholder(tf.int32, [None])
-        self.spread, self.space = tf1.placeholder(tf.int32, [None]), tf1.placeholder(tf.int32, [])
         count, longest = tf.unstack(tf.shape(self.prompts))
         ahead = tf.linalg.band_part(tf.ones([longest, longest], tf.bool), -1, 0)
         mask, filled = tf.where(ahead, 0.0, -np.inf), []
 
         def attend(layer, k, v):
             for cache, values in zip(self._caches[2 * layer : 2 * layer + 2], (k, v), strict=True):
-                filled.append(self._spread(cache, values, self.spread, self.space))
+                filled.append(self._fill(cache, values))
             return k, v, mask
 
         places = tf.tile(tf.range(longest), [count])
         x = self._stream(tf.reshape(self.prompts, [-1]), places, count, attend)
         last = tf.gather(x, tf.range(count) * longest + self.lengths - 1)
-        self._next = tf.nn.log_softmax(self._logits(last)[:, : self._vocabulary])
-        found = self._found(tf.gather(self._logits(last), self.spread))
-        self._opened = {want: (fetch, filled) for want, fetch in found.items()}
+        logits = self._logits(last)
+        self._next = tf.nn.log_softmax(logits[:, : self._vocabulary])
+        self._opened = {want: (fetch, filled) for want, fetch in self._found(logits).items()}
 
     def _step(self) -> None:
         self.ids, self.places = tf1.placeholder(tf.int32, [None]), tf1.placeholder(tf.int32, [None])
@@ -184,28 +185,25 @@ class Decoder:
         total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
 
         def place(values):
-            sums = tf.cumsum(tf.nn.softmax(values), axis=-1)
+            sums = tf.gather(tf.cumsum(tf.nn.softmax(values), axis=-1), self.owners)
             return tf.math.count_nonzero(sums <= self.uniform[:, None] * sums[:, -1:], -1, dtype=tf.int32)
 
         def cut():
             values, ids = _highest(scores, self.top_k)
             values /= self.temperature
             before = tf.cumsum(tf.nn.softmax(values), axis=-1, exclusive=True)
-            return tf.gather(ids, place(tf.where(before < self.top_p, values, -np.inf)), batch_dims=1)
+            places = place(tf.where(before < self.top_p, values, -np.inf))
+            return tf.gather_nd(ids, tf.stack([self.owners, places], 1))
 
         every = (self.top_k >= self._vocabulary) & (self.top_p >= 1.0)
         drawn = tf.cond(every, lambda: place(scores / self.temperature), cut)
+        nats = tf.gather_nd(logits, tf.stack([self.owners, drawn], 1)) - tf.gather(total[:, 0], self.owners)
         best, ids = _highest(self._adjusted(logits - total), self.width)
-        return {
-            "draw": (drawn, tf.gather(logits, drawn, batch_dims=1) - total[:, 0]),
-            "best": (best, ids, tf.gather(logits, ids, batch_dims=1) - total),
-        }
+        return {"draw": (drawn, nats), "best": (best, ids, tf.gather(logits, ids, batch_dims=1) - total)}
 
-    def open(self, prompts: list[list[int]], rows: list[int], room: int, want: str, controls: dict) -> tuple:
-        """Reads prompts and opens a batch whose rows go on from ``prompts[rows[i]]``; returns as `step` does."""
-        return self._session.run(
-            self._opened[want], self._padded(prompts) | {self.spread: rows, self.space: room} | controls
-        )[0]
+    def open(self, prompts: list[list[int]], room: int, want: str, controls: dict) -> tuple:
+        """Reads prompts (R,), which the batch goes on from; returns as `step` does."""
+        return self._session.run(self._opened[want], self._padded(prompts) | {self.room: room} | controls)[0]
 
     def step(self, ids: np.ndarray, places: np.ndarray, want: str, controls: dict) -> tuple:
         """Puts ``ids`` (R,) at ``places`` (R,) of the first R rows, and says what comes next.
@@ -213,8 +211,9 @@ class Decoder:
         Returns
         -------
         tuple of ndarray
-            ``draw``: ids (R,) and their log-probabilities under the model itself (R,). ``best``: adjusted
-            log-probabilities, ids, and log-probabilities under the model itself, each (R, width), best first.
+            ``draw``: ids (N,), each behind the row that ``owners`` (N,) says, and their log-probabilities under the
+            model itself (N,). ``best``: adjusted log-probabilities, ids, and log-probabilities under the model itself,
+            each (R, width), best first.
         """
         return self._session.run(self._stepped[want], {self.ids: ids, self.places: places} | controls)
 

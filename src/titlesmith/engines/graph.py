@@ -181,12 +181,12 @@ class Functions:
 
 def cross_entropy(logits, labels, weights, vocabulary: int):
     """Losses (N,) in nats, and the gradient of their weighted sum with respect to ``logits`` (N, V padded)."""
-    column = tf.range(logits.shape[-1])
+    column, raw = tf.range(logits.shape[-1]), logits
     logits = tf.where(column >= vocabulary, -np.inf, f32(logits))
     here = tf.equal(column, labels[:, None])  # == would compare the objects
     highest = tf.reduce_max(logits, -1, keepdims=True)
     total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
-    nats = total[:, 0] - tf.reduce_sum(tf.where(here, logits, 0.0), -1)
+    nats = total[:, 0] - f32(tf.gather(raw, labels, batch_dims=1))
     return nats, (tf.exp(logits - total) - tf.where(here, 1.0, 0.0)) * weights[:, None]
 
 

@@ -1,7 +1,7 @@
 """Drawing texts: batches of rows that each go on from a prompt until they end, at random or by beam search."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 import numpy as np
 
@@ -167,11 +167,6 @@ class Sampler:
             d.penalty: settings["repetition_penalty"],
         }
 
-    def _open(self, rows: list[Row], want: str, controls: dict, room: int) -> tuple:
-        distinct = list(dict.fromkeys(tuple(row.ids) for row in rows))
-        number = {prompt: i for i, prompt in enumerate(distinct)}
-        return self._decoder.open(distinct, [number[tuple(row.ids)] for row in rows], room, want, controls)
-
     def _sample(self, rows: list[Row], settings: dict) -> Iterator[tuple[int, list[Draw]]]:
         d = self._decoder
         whole = d.hyperparameters["n_vocab"]
@@ -180,33 +175,39 @@ class Sampler:
             d.top_k: min(settings["top_k"] or whole, whole),
             d.top_p: settings["top_p"],
         }
-        room, batch = max(row.start for row in rows) + ROOM, list(rows)  # of all rows, those that go on
+        # Draws whose texts are the same so far go on from one row of the decoder: the first of them in ``batch`` is in
+        # ``firsts``, in the order of the decoder's rows, and ``owners`` has the row of each
+        room, batch = max(row.start for row in rows) + ROOM, rows
+        firsts, owners = _grouped(tuple(row.ids) for row in batch)
 
         def controls():
-            return fixed | self._controls(batch, settings) | {d.uniform: [row.uniform[len(row)] for row in batch]}
+            chosen = {d.uniform: [row.uniform[len(row)] for row in batch], d.owners: owners}
+            return fixed | chosen | self._controls([batch[i] for i in firsts], settings)
 
-        found = self._open(batch, "draw", controls(), room)
+        found = d.open([batch[i].ids for i in firsts], room, "draw", controls())
         while True:
             for row, i, nats in zip(batch, *(part.tolist() for part in found), strict=True):
                 row.add(i, nats)
-            going = [i for i, row in enumerate(batch) if not row.ended]
+            going = [(row, owner) for row, owner in zip(batch, owners, strict=True) if not row.ended]
             if not going:
                 break
-            longest = max(len(batch[i].ids) for i in going)
-            if longest > room:
-                room = max(longest, min(room + max(ROOM, room // 2), _most(batch)))
-                d.rearrange(np.array(going), room)
-                batch = [batch[i] for i in going]
-            elif len(going) < len(batch):
+            batch, before = zip(*going, strict=True)
+            firsts, owners = _grouped((owner, row.ids[-1]) for row, owner in going)
+            origins, space = [before[i] for i in firsts], _roomier(room, batch)
+            if space > room or len(set(origins)) < len(origins):
+                room = space
+                d.rearrange(origins, room)
+            else:
                 # Those behind take the places of rows that have ended
-                holes = [i for i, row in enumerate(batch[: len(going)]) if row.ended]
-                behind = going[len(going) - len(holes) :]
-                for hole, i in zip(holes, behind, strict=True):
-                    batch[hole] = batch[i]
-                batch = batch[: len(going)]
+                holes = sorted(set(range(len(origins))) - set(origins))
+                behind = [origin for origin in origins if origin >= len(origins)]
                 if holes:
                     d.move(behind, holes)
-            ids, places = zip(*((row.ids[-1], len(row.ids) - 1) for row in batch), strict=True)
+                filled = dict(zip(behind, holes, strict=True))
+                places = [filled.get(origin, origin) for origin in origins]
+                firsts = [i for _, i in sorted(zip(places, firsts, strict=True))]
+                owners = [places[owner] for owner in owners]
+            ids, places = zip(*((batch[i].ids[-1], len(batch[i].ids) - 1) for i in firsts), strict=True)
             found = d.step(ids, places, "draw", controls())
         for row in rows:
             yield row.job, [row.draw]
@@ -216,30 +217,44 @@ class Sampler:
         d, size = self._decoder, settings["beams"]
         room = max(row.start for row in rows) + ROOM
         jobs = [Beams(row, size) for row in rows]
-        going, batch = jobs, rows
-        found = self._open(batch, "best", self._controls(batch, settings) | {d.width: 2 * size}, room)
+        going, width = jobs, {d.width: 2 * size}
+        firsts, owners = _grouped(tuple(row.ids) for row in rows)
+        batch = [rows[i] for i in firsts]
+        found = d.open([row.ids for row in batch], room, "best", self._controls(batch, settings) | width)
         while True:
-            first, origins = 0, []
+            origins = []
             for job in going:
-                own = slice(first, first + len(job.rows))
-                origins += [first + i for i in job.go_on(*(part[own] for part in found))]
-                first = own.stop
+                own, owners = owners[: len(job.rows)], owners[len(job.rows) :]
+                origins += [own[i] for i in job.go_on(*(part[own] for part in found))]
             going = [job for job in going if job.rows]
             if not going:
                 break
             batch = [row for job in going for row in job.rows]
-            longest = max(len(row.ids) for row in batch)
-            if longest > room:
-                room = max(longest, min(room + max(ROOM, room // 2), _most(batch)))
-            d.rearrange(np.array(origins), room)
+            room = _roomier(room, batch)
+            d.rearrange(origins, room)
+            owners = list(range(len(batch)))
             ids, places = zip(*((row.ids[-1], len(row.ids) - 1) for row in batch), strict=True)
-            found = d.step(ids, places, "best", self._controls(batch, settings) | {d.width: 2 * size})
+            found = d.step(ids, places, "best", self._controls(batch, settings) | width)
         for job in jobs:
             yield job.done[0].job, [row.draw for row in job.done[: settings["count"]]]
 
 
-def _most(rows: list[Row]) -> int:
-    return max(row.start + row.settings["max_tokens"] for row in rows)
+def _grouped(keys: Iterable[Hashable]) -> tuple[list[int], list[int]]:
+    """The places where each key is seen first, and for all keys the number of that place among them."""
+    firsts, owners, numbers = [], [], {}
+    for place, key in enumerate(keys):
+        if key not in numbers:
+            numbers[key] = len(firsts)
+            firsts.append(place)
+        owners.append(numbers[key])
+    return firsts, owners
+
+
+def _roomier(room: int, rows: list[Row]) -> int:
+    """The room for tokens that rows need: as much as there is while it lasts, or a good deal more."""
+    longest = max(len(row.ids) for row in rows)
+    most = max(row.start + row.settings["max_tokens"] for row in rows)
+    return room if longest <= room else max(longest, min(room + max(ROOM, room // 2), most))
 
 
 class Beams:

@@ -56,8 +56,8 @@ class Relevance:
     @property
     def row(self) -> dict:
         """For a table."""
-        near = _counted(self.near)
-        return {"prefix": self.prefix, "begins": self.begins, "holds": self.holds, "of": self.texts, "near": near}
+        near = {"near": _counted(self.near), "beginnings": _counted(self.beginnings)}
+        return {"prefix": self.prefix, "begins": self.begins, "holds": self.holds, "of": self.texts} | near
 
     def __str__(self) -> str:
         shown = self.prefix if len(self.prefix) <= 40 else f"{self.prefix[:40]}..."

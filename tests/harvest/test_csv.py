@@ -91,6 +91,13 @@ def test_lists_and_primary_category(project):
     ]
 
 
+def test_a_primary_category_alone_is_the_category(project):
+    content = "title,subject\nA,cs.CL\nB,\nC,cs.SD\n"
+    found = papers(project, content, columns={"primary_category": "subject"}, categories=["cs.CL"]).scan().collect()
+    assert found.select("title", "primary_category", "categories").rows() == [("A", "cs.CL", ["cs.CL"])]
+
+
+
 @pytest.mark.parametrize(
     "text",
     [

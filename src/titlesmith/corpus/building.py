@@ -64,9 +64,8 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     try:
         where[selection.kept] = split(days, settings["split"], settings["order"], settings["seed"])
     except RequestError as error:
-        dropped = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in selection.dropped.items() if len(rows))
         hint = "; corpus.order random needs no dates" if len(selection.dropped["no date"]) else ""
-        raise RequestError(f"{error}. Of {len(papers):,} papers were dropped: {dropped or 'none'}{hint}") from None
+        raise RequestError(f"{error}. {_dropped(papers, selection)}{hint}") from None
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:
@@ -78,6 +77,11 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
         for number, name in enumerate(SPLITS):
             documents = tokenize(papers.batches(where == number), layout, settings, context, selection, bar)
             found = write_split(folder / f"{name}.bin", documents, layout)
+            if not found["documents"].sum():
+                raise RequestError(
+                    f"corpus.template: no document of {name} is left: see corpus.min_tokens, corpus.max_tokens and "
+                    f"corpus.too_long, and what the model's context is. {_dropped(papers, selection)}"
+                )
             figures.append(found.with_columns(split=pl.lit(name)))
     figures = pl.concat(figures)
     fingerprint = hashlib.sha256("".join(digest(folder / name) for name in saved).encode()).hexdigest()
@@ -98,6 +102,11 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
             "tokenizer": fingerprint,
         },
     )
+
+
+def _dropped(papers: Papers, selection: Selection) -> str:
+    dropped = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in selection.dropped.items() if len(rows))
+    return f"Of {len(papers):,} papers were dropped: {dropped or 'none'}"
 
 
 def _sample(papers: Papers, train: np.ndarray, delimiters: str) -> Iterator[str]:
@@ -189,11 +198,6 @@ def write_split(path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFr
 
     with Writer(path, layout.tokenizer) as writer, replacing(path.with_suffix(".parquet")) as temporary:
         register_io_source(lambda *_: tables(), schema=SCHEMA).sink_parquet(temporary, row_group_size=SLICE)
-        if not sum(part["documents"].sum() for part in figures):
-            raise RequestError(
-                f"corpus.template: no document of {path.stem} is left: see corpus.min_tokens, corpus.max_tokens and "
-                "corpus.too_long, and what the model's context is"
-            )
     return pl.concat(figures)
 
 

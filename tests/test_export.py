@@ -93,9 +93,15 @@ def test_what_ctranslate2_does_otherwise_comes_from_the_model(trained, exported)
 
 
 def test_that_the_export_draws_is_said_once(trained, exported, capsys):
-    engines._tell.cache_clear()
-    engines.load(trained), engines.load(trained)
-    folder = place(trained, "ctranslate2")
+    from titlesmith.engines.ctranslate2 import _tell
+
+    _tell.cache_clear()
+    folder, prompt = place(trained, "ctranslate2"), [exported.tokenizer.prompt("Neural", False)]
+    capsys.readouterr()
+    engines.load(trained).generate(prompt, ASKED | {"beams": 2})
+    assert not capsys.readouterr().err, "it does not search with beams"
+    for _ in range(2):
+        engines.load(trained).generate(prompt, ASKED)
     assert capsys.readouterr().err == (
         f"drawing from the export to CTranslate2 in 8-bit integers; remove {folder} to use the full weights\n"
     )

@@ -97,7 +97,6 @@ def test_a_primary_category_alone_is_the_category(project):
     assert found.select("title", "primary_category", "categories").rows() == [("A", "cs.CL", ["cs.CL"])]
 
 
-
 @pytest.mark.parametrize(
     "text",
     [

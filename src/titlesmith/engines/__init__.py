@@ -1,7 +1,5 @@
 """Engines: the libraries that a model is trained with; the model's name says which."""
 
-import sys
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +36,7 @@ def start(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "no
 
 
 def load(run: Run) -> Engine:
-    """The fine-tuned model of a run; its texts come from an export to CTranslate2 where there is one of this model.
-
-    Which is told on standard error, once a process.
-    """
+    """The fine-tuned model of a run; its texts come from an export to CTranslate2 where there is one of this model."""
     from titlesmith.export import fresh
 
     run.require("finetune")
@@ -49,17 +44,8 @@ def load(run: Run) -> Engine:
     if exported:
         from titlesmith.engines.ctranslate2 import Exported
 
-        _tell(exported)
         return Exported(exported, run / "model", lambda: _load(run))
     return _load(run)
-
-
-@cache
-def _tell(exported: Path) -> None:
-    print(
-        f"drawing from the export to CTranslate2 in 8-bit integers; remove {exported} to use the full weights",
-        file=sys.stderr,
-    )
 
 
 def _load(run: Run) -> Engine:

@@ -7,7 +7,9 @@ counts as seen, what is cut before what), and fall back to the real engine, as d
 
 import json
 import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import ctranslate2
@@ -52,6 +54,14 @@ class GPT2Converter(Converter):
         return spec
 
 
+@cache
+def _tell(path: Path) -> None:
+    print(
+        f"drawing from the export to CTranslate2 in 8-bit integers; remove {path} to use the full weights",
+        file=sys.stderr,
+    )
+
+
 def _tokens(tokenizer: Tokenizer) -> list[str]:
     return sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.get)
 
@@ -94,10 +104,14 @@ class Exported:
             ) from None
 
     def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """See `Engine.generate`; seed, prompts and their counts together decide what is drawn."""
+        """See `Engine.generate`; seed, prompts and their counts together decide what is drawn.
+
+        That texts come from the export is told on standard error, once a process.
+        """
         settings = sampling(prompts, settings, self.context)
         if any(settings[key] != SAMPLING[key] for key in OWN):
             return self.__getattr__("generate")(prompts, settings)
+        _tell(self._path)
         random = np.random.default_rng([*np.atleast_1d(settings["seed"])])
         ctranslate2.set_random_seed(int(random.integers(2**31)))
         generator, results = self._open(), [[] for _ in prompts]

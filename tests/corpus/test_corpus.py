@@ -145,7 +145,7 @@ def test_limits_in_tokens_and_lower_case(project):
     for name in SPLITS:
         assert all(fewest < len(ids) - 1 < most for ids in corpus.documents(name))
         assert not corpus.table(name)["completion"].str.contains("[A-Z]").any()
-    with pytest.raises(RequestError, match="no document of train is left.*dropped: .*fewer than 1000 tokens: "):
+    with pytest.raises(RequestError, match=r"no document of train is left.*dropped: .*fewer than 1000 tokens: "):
         built(min_tokens=1000)
     assert not list((Run("r") / "corpus").glob(".*")), "nothing half written stays"
 

@@ -357,7 +357,7 @@ def figures(rounds: list[dict], titles: float, tokens: float) -> dict[str, float
 
 
 def overhead(spent: dict[str, list[float]], settings: dict) -> dict[str, float]:
-    """Seconds of everything but steps in a run of `LENGTH` steps: of each part the first time, then the last one's.
+    """Seconds beside the steps in a run of `LENGTH` of them: of each part the first time, then the last one's.
 
     Every validation is taken to be the best until then, whose weights are written.
     """
@@ -405,6 +405,7 @@ def compare(answers: dict, size: str) -> tuple[dict, dict]:
         ratios[f"matmul_peak_share{behind}"] = operations / mine["seconds_per_step"] / rate
         by_cpu[f"matmul_peak_share{behind}"] = operations / mine["cpu_seconds_per_step"] / cpu_rate
     parts = overhead(answers["loop"]["spent"], made["every"])
+    parts["start"] = found["titlesmith"]["seconds_to_first_step"] - found["titlesmith"]["seconds_per_step"]
     spent = sum(parts.values())
     ratios["overhead_share"] = spent / (spent + LENGTH * found["titlesmith"]["seconds_per_step"])
     ratios["loss_difference_to_transformers"] = losses and abs(losses["titlesmith"] - losses["transformers"])
@@ -435,7 +436,7 @@ def show(ratios: dict, absolute: dict, answers: dict) -> None:
         f"{absolute['titles_per_step']:.1f} titles a step.\n"
         f"Fastest product: {absolute['matmul_peak_shape']}, {absolute['matmul_peak_flops_per_second'] / 1e12:.3f} "
         f"TFLOP/s. A step, 6 x parameters in products x tokens: {flops / 1e12:.3f} TFLOP, with the corpus's vocabulary "
-        f"{fewer / 1e12:.3f}.\nBeside {LENGTH} steps, composed of parts timed in the real loop: "
+        f"{fewer / 1e12:.3f}.\nBeside {LENGTH} steps, composed of the start and of parts timed in the real loop: "
         f"{sum(parts.values()):.0f} s ({', '.join(f'{name} {seconds:.1f}' for name, seconds in parts.items())}); "
         f"peak memory with all of them {peak_of_loop / 1e9:.2f} GB.\n"
     )

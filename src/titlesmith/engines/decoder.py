@@ -2,10 +2,10 @@
 
 One graph serves all calls. Each row of a batch stands at a place of its own, so that prompts of unequal lengths go on
 side by side: a prompt is read once, padded behind its end, and what stands behind a row's place is masked until it is
-written over. Keys and values lie in variables that a step writes into; nothing is copied but where a row takes the
-place of one that has ended, or the room grows.
+written over. Keys and values lie in variables that a step writes into; they are copied only where texts part, where a
+row takes the place of one that has ended, and where the room grows.
 
-Rows are texts that differ; several draws may go on from one, and are told from each other by what they draw.
+Several draws may go on from one row while their texts are the same; they are told apart by what they draw.
 
 Shapes: R rows, N draws, P tokens of the longest prompt, T room for tokens, D width, H heads, V vocabulary.
 """
@@ -107,7 +107,7 @@ class Decoder:
         return tf.nn.bias_add(f32(tf.matmul(x, tf.reshape(w, w.shape[1:]))), self._weights[f"{name}/b"])
 
     def _stream(self, ids: tf.Tensor, places: tf.Tensor, count: tf.Tensor, attend) -> tf.Tensor:
-        """The normalized stream (N, D) behind the last layer of ``ids`` (N,) at ``places`` (N,), of ``count`` rows."""
+        """The normalized stream (ids, D) behind the last layer of ``ids`` at ``places``, of ``count`` rows."""
         w = self._weights
         h = tf.gather(w["wte"], ids) + tf.gather(w["wpe"], places)
         for layer in range(self._layers):
@@ -218,10 +218,10 @@ class Decoder:
         return self._session.run(self._stepped[want], {self.ids: ids, self.places: places} | controls)
 
     def move(self, rows: list[int], holes: list[int]) -> None:
-        """Puts each of these rows in the place of another."""
+        """Copies each of these rows into the place of another."""
         self._session.run(self._moved, {self.rows: rows, self.holes: holes})
 
-    def rearrange(self, rows: np.ndarray, room: int) -> None:
+    def rearrange(self, rows: list[int], room: int) -> None:
         """Goes on with these rows of the batch, any of them more than once, and with room for so many tokens."""
         self._session.run(self._rearranged, {self.rows: rows, self.room: room})
 

@@ -45,10 +45,10 @@ class GPT2Engine(Engine):
     hyperparameters
         ``n_vocab n_ctx n_embd n_head n_layer``, as in hparams.json.
     seed
-        Decides random initial weights.
+        Decides random initial weights; None where they are read instead.
     """
 
-    def __init__(self, tokenizer: Tokenizer, hyperparameters: dict, seed: int = 0):
+    def __init__(self, tokenizer: Tokenizer, hyperparameters: dict, seed: int | None = 0):
         self.tokenizer, self.hyperparameters, self.context = tokenizer, hyperparameters, hyperparameters["n_ctx"]
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
@@ -68,7 +68,8 @@ class GPT2Engine(Engine):
             config = tf1.ConfigProto(gpu_options=tf1.GPUOptions(allow_growth=True))
             with hushed():
                 self._session = tf1.Session(graph=graph, config=config)
-                self._session.run(tf1.global_variables_initializer())
+                drawn = self._variables if seed is not None else []
+                self._session.run(tf1.variables_initializer([*drawn, self._steps]))
 
     @classmethod
     def load(cls, path: Path, resume: bool = True) -> "GPT2Engine":
@@ -86,7 +87,7 @@ class GPT2Engine(Engine):
         RequestError
             The checkpoint lacks a variable or one has another shape than hparams.json says.
         """
-        engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")))
+        engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), None)
         checkpoint = engine._restore(path)
         names = {name for name, _ in tf.train.list_variables(checkpoint)}
         if resume and STEP in names:

@@ -20,8 +20,20 @@ BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of
 
 
 def fused(function: Callable) -> Callable:
-    """Compiles a function of tensors into one kernel."""
-    return tf.function(function, jit_compile=True, autograph=False)
+    """Compiles a function of tensors into one kernel, once for all calls with the same shapes and types.
+
+    A call of what `tf.function` makes would be traced, and compiled, again for each op that a gradient is taken of.
+    """
+    whole, traced = tf.function(function, jit_compile=True, autograph=False), {}
+
+    def call(*tensors):
+        tensors = list(map(tf.convert_to_tensor, tensors))
+        kinds = tuple(tf.TensorSpec(x.shape, x.dtype) for x in tensors)
+        if kinds not in traced:
+            traced[kinds] = whole.get_concrete_function(*kinds)
+        return traced[kinds](*tensors)
+
+    return call
 
 
 def f32(x: tf.Tensor) -> tf.Tensor:

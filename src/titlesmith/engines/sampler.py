@@ -179,6 +179,7 @@ class Sampler:
         # ``firsts``, in the order of the decoder's rows, and ``owners`` has the row of each
         room, batch = max(row.start for row in rows) + ROOM, rows
         firsts, owners = _grouped(tuple(row.ids) for row in batch)
+        held = len(firsts)  # rows that the decoder has room for
 
         def controls():
             chosen = {d.uniform: [row.uniform[len(row)] for row in batch], d.owners: owners}
@@ -194,19 +195,20 @@ class Sampler:
             batch, before = zip(*going, strict=True)
             firsts, owners = _grouped((owner, row.ids[-1]) for row, owner in going)
             origins, space = [before[i] for i in firsts], _roomier(room, batch)
-            if space > room or len(set(origins)) < len(origins):
-                room = space
-                d.rearrange(origins, room)
+            if space > room or len(firsts) > held:
+                room, held = space, len(batch)  # for all that may yet part, so that the caches seldom change size
+                d.rearrange(origins + origins[:1] * (held - len(origins)), room)
             else:
-                # Those behind take the places of rows that have ended
-                holes = sorted(set(range(len(origins))) - set(origins))
-                behind = [origin for origin in origins if origin >= len(origins)]
+                # One text stays in each row that is needed; those behind, and those that part, take the others' places
+                stay = {origin: k for k, origin in reversed([*enumerate(origins)]) if origin < len(origins)}
+                holes = [row for row in range(len(origins)) if row not in stay]
+                moved = sorted(set(range(len(origins))) - set(stay.values()))
                 if holes:
-                    d.move(behind, holes)
-                filled = dict(zip(behind, holes, strict=True))
-                places = [filled.get(origin, origin) for origin in origins]
-                firsts = [i for _, i in sorted(zip(places, firsts, strict=True))]
-                owners = [places[owner] for owner in owners]
+                    d.move([origins[k] for k in moved], holes)
+                order = stay | dict(zip(holes, moved, strict=True))  # by row, which text
+                row_of = {k: row for row, k in order.items()}
+                firsts = [firsts[order[row]] for row in range(len(order))]
+                owners = [row_of[owner] for owner in owners]
             ids, places = zip(*((batch[i].ids[-1], len(batch[i].ids) - 1) for i in firsts), strict=True)
             found = d.step(ids, places, "draw", controls())
         for row in rows:

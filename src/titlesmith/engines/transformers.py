@@ -75,7 +75,7 @@ class TransformersEngine(Engine):
         if self._model.device.type == "cuda":  # which needs more at once; keys and values take an eighth of it
             each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
             room = torch.cuda.get_device_properties(self._model.device).total_memory // 8
-            self.logits, self._rows, self._ids = 4 * Engine.logits, 8 * ROWS, room // each
+            self.logits, self._rows, self._ids = 8 * Engine.logits, 8 * ROWS, room // each
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
         if table < len(tokenizer):

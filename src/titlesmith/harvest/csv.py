@@ -103,7 +103,8 @@ def _converted(
     if "categories" in columns and "primary_category" not in columns:
         fields["primary_category"] = fields["categories"].list.first()
     if "primary_category" in columns and "categories" not in columns:
-        fields["categories"] = fields["primary_category"].str.strip_chars().str.split(";")
+        primary = fields["primary_category"].str.strip_chars()
+        fields["categories"] = pl.when(primary != "").then(pl.concat_list(primary))
     # A column that is no field may have a field's name where another column was chosen for that field.
     fields |= {f"{column} (column)" if column in SCHEMA else column: pl.col(column) for column in extra}
     papers = table.select(LINE, **fields)

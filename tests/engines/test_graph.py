@@ -53,6 +53,22 @@ def rows():
     return ids, (generator.random((ROWS, BLOCK)) > 0.3).astype(np.float32)
 
 
+def test_kernels_are_compiled_once_whatever_the_number_of_layers():
+    def kernels(layers: int) -> set[str]:
+        with tf.Graph().as_default() as graph:
+            hparams = gpt2.default_hparams()
+            hparams.override_from_dict(SHAPE | {"n_layer": layers})
+            gpt2.model(hparams, X=tf1.placeholder(tf.int32, [None, None]))
+            variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
+            steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
+            Step(variables, SHAPE | {"n_layer": layers}, ROWS, BLOCK, SETTINGS, tf.float32, steps)
+        called = [op.get_attr("f").name for op in graph.get_operations() if op.type.endswith("PartitionedCall")]
+        assert len(called) > 20 * layers
+        return set(called)
+
+    assert len(kernels(1)) == len(kernels(4)) < 40
+
+
 def clipped(gradients: dict) -> dict:
     norm = np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values()))
     return {n: g * min(1, CLIP / norm) for n, g in gradients.items()}

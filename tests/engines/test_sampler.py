@@ -96,6 +96,18 @@ def test_batches_and_room_do_not_change_what_is_drawn(engine, prompts, monkeypat
     assert [[d.ids for d in draws] for draws in whole] == [[d.ids for d in draws] for draws in parts]
 
 
+@pytest.mark.parametrize("asked", [{"count": 40, "temperature": 0.3}, {"beams": 3, "count": 3}])
+def test_texts_are_read_once_while_they_are_the_same(engine, prompts, monkeypatch, asked):
+    read, step = [], engine._ready()._decoder.step
+    monkeypatch.setattr(engine._decoder, "step", lambda ids, *args: read.append(len(ids)) or step(ids, *args))
+    shared = engine.generate([*prompts, prompts[1]], FREE | asked)
+    few, read[:] = sum(read), []
+    monkeypatch.setattr(sampler, "_grouped", lambda keys: [list(range(len(list(keys))))] * 2)
+    apart = engine.generate([*prompts, prompts[1]], FREE | asked)
+    assert [[d.ids for d in draws] for draws in shared] == [[d.ids for d in draws] for draws in apart]
+    assert few == sum(read) if "beams" in asked else few < 0.9 * sum(read)
+
+
 def test_draws_follow_the_models_probabilities(engine, prompts):
     (draws,) = engine.generate([prompts[0]], FREE | {"count": 3000, "max_tokens": 1, "temperature": 0.7})
     counts = np.zeros(len(engine.tokenizer))

@@ -168,7 +168,7 @@ class Engine(ABC):
         """Samples texts to their end, or searches the likeliest.
 
         The same seed gives the same texts on one machine, whatever was generated before. What a text is drawn by
-        depends on the seed, its prompt, and its number among the texts of that prompt; other prompts of the call decide
+        depends on the seed, its prompt, and its number among the texts of that prompt; what else the call draws decides
         no more than how its matrix products round.
 
         Parameters

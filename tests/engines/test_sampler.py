@@ -108,6 +108,14 @@ def test_texts_are_read_once_while_they_are_the_same(engine, prompts, monkeypatc
     assert few == sum(read) if "beams" in asked else few < 0.9 * sum(read)
 
 
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=12))
+def test_rows_that_texts_are_copied_into_are_none_that_they_are_copied_from(origins):
+    order = sampler._placed(origins)
+    assert sorted(order) == list(range(len(origins)))
+    holes = {row for row, text in enumerate(order) if origins[text] != row}
+    assert not holes & set(origins), "what one text still needs is overwritten by another"
+
+
 def test_draws_follow_the_models_probabilities(engine, prompts):
     (draws,) = engine.generate([prompts[0]], FREE | {"count": 3000, "max_tokens": 1, "temperature": 0.7})
     counts = np.zeros(len(engine.tokenizer))

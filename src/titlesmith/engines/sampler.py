@@ -199,16 +199,11 @@ class Sampler:
                 room, held = space, len(batch)  # for all that may yet part, so that the caches seldom change size
                 d.rearrange(origins + origins[:1] * (held - len(origins)), room)
             else:
-                # One text stays in each row that is needed; those behind, and those that part, take the others' places
-                stay = {origin: k for k, origin in reversed([*enumerate(origins)]) if origin < len(origins)}
-                holes = [row for row in range(len(origins)) if row not in stay]
-                moved = sorted(set(range(len(origins))) - set(stay.values()))
-                if holes:
-                    d.move([origins[k] for k in moved], holes)
-                order = stay | dict(zip(holes, moved, strict=True))  # by row, which text
-                row_of = {k: row for row, k in order.items()}
-                firsts = [firsts[order[row]] for row in range(len(order))]
-                owners = [row_of[owner] for owner in owners]
+                order = _placed(origins)
+                if holes := [row for row, text in enumerate(order) if origins[text] != row]:
+                    d.move([origins[order[row]] for row in holes], holes)
+                row_of = {text: row for row, text in enumerate(order)}
+                firsts, owners = [firsts[text] for text in order], [row_of[text] for text in owners]
             ids, places = zip(*((batch[i].ids[-1], len(batch[i].ids) - 1) for i in firsts), strict=True)
             found = d.step(ids, places, "draw", controls())
         for row in rows:
@@ -250,6 +245,16 @@ def _grouped(keys: Iterable[Hashable]) -> tuple[list[int], list[int]]:
             firsts.append(place)
         owners.append(numbers[key])
     return firsts, owners
+
+
+def _placed(origins: list[int]) -> list[int]:
+    """Which text goes into each of the first rows, where each text goes on from the row of ``origins``.
+
+    One text stays in each row that is still needed. Those behind, and those that part, take the places of the others.
+    """
+    stay = {origin: text for text, origin in reversed([*enumerate(origins)]) if origin < len(origins)}
+    others = iter(sorted(set(range(len(origins))) - set(stay.values())))
+    return [stay[row] if row in stay else next(others) for row in range(len(origins))]
 
 
 def _roomier(room: int, rows: list[Row]) -> int:

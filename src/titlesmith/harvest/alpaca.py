@@ -22,7 +22,8 @@ AHEAD = 1 << 20  # characters that are read before an object is parsed, so that 
 BATCH = 10_000  # papers
 COLUMNS = {"abstract": pl.String, "title": pl.String, "instruction": pl.String}
 BETWEEN = re.compile(r"[\s,\[\]]*")  # objects, in a list or line by line
-NEXT = re.compile(r"[}\n]\s*,?\s*(?=\{)")  # where the next object begins behind one that cannot be read
+# Where the next object begins behind one that cannot be read, its own end damaged or not
+NEXT = re.compile(r'(?:[}\n]\s*,?\s*)?(?=\{\s*"(?:instruction|input|output)"\s*:)|[}\n]\s*,?\s*(?=\{)')
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: a byte that is no UTF-8, or half of an escaped pair
 
 
@@ -65,7 +66,7 @@ def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str,
         try:
             value, place = parse(buffer, start)
         except (ValueError, RecursionError):
-            following = NEXT.search(buffer, start)
+            following = NEXT.search(buffer, start + 1)
             value, place = None, following.end() if following else len(buffer)
         what = buffer[start:place]
         fields = [value.get(key) for key in ("input", "output")] if isinstance(value, dict) else [None]

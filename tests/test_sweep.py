@@ -86,11 +86,6 @@ def test_what_is_wrong_is_said_before_anything_runs(project, sets, said):
     assert not (project / "runs").exists() and not (project / "sweeps").exists()
 
 
-def test_seeds_that_repeats_reach_by_themselves_are_told(project):
-    with pytest.raises(RequestError, match=r"finetune\.seed: repeats count up from each of its values; .* --repeat 2"):
-        sweep.read("sample-titles", ("finetune.steps=9", "finetune.seed=1,2"), repeat=2)
-
-
 def write(project, text: str) -> str:
     path = project / "experiments" / "mine.yml"
     path.write_text(text, "utf-8")

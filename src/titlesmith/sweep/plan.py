@@ -177,13 +177,9 @@ def _points(
                 other, before = twin
                 double = [key for key, text in zip(values, texts, strict=True) if values[key].count(text) > 1]
                 keys = [key for key in values if given[key] != before[key]] or double
-                seeds = [key for key in keys if key.endswith("seed") and repeat > 1]
-                why = "a value is there twice"
-                if seeds:
-                    why = f"repeats count up from each of its values; leave it out of --set, or --repeat {repeat} out"
                 raise RequestError(
                     f"two runs of this sweep are the same, {' and '.join(dict.fromkeys((other, point.name)))}: "
-                    f"{', '.join(seeds or keys)}: {why}"
+                    f"{', '.join(keys)}: a value is there twice"
                 )
             same |= dict.fromkeys((settings, point.name), (point.name, given))
             points.append(point)

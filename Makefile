@@ -29,8 +29,8 @@ book: setup  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith run experiments/sample-titles.yml
 	@$(BIN)/titlesmith book
 
-bench: setup  ## measure speed, memory and scale (an hour; needs the data that benchmarks/ name, and 16 GB of disk)
-	@for name in train generate lora vocabulary harvest corpus sweep book; do $(BIN)/python benchmarks/$$name.py; done
+bench: setup  ## measure speed, memory and scale (an hour and a half; needs the data that benchmarks/ name, and 16 GB of disk)
+	@for name in train generate lora vocabulary attention harvest corpus sweep book; do $(BIN)/python benchmarks/$$name.py; done
 
 pictures: setup  ## make the README's pictures of a run of EXPERIMENT (needs playwright and Chromium)
 	@$(BIN)/python .ci/pictures.py $(EXPERIMENT)

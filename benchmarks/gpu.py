@@ -12,7 +12,8 @@ train     the same model, rows and learning rate in the engine: its steps as its
 lora      adapters of rank 8 in a LLaMA of 7B parameters in bfloat16
 generate  titles of 24 tokens from GPT-2 124M, in one call behind a first one
 
-Speeds are of all steps behind the first ones, which compile and fill caches. A token takes 6 floating-point operations
+Speeds are of all steps behind the first ones, which compile and fill caches, in tokens that are read; where documents
+are apart, a row teaches more of them than it reads. A token takes 6 floating-point operations
 for each parameter (but for the table of positions, which takes part in no product), and 12 x layers x width x context
 in attention (Chowdhery et al. 2022, appendix B).
 """
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ SETTINGS = {  # of the engine; rate, schedule, decay and clipping are the Traine
     "seed": 1, "steps": LONG, "accumulate": 1, "learning_rate": 5e-5, "warmup_steps": 0, "schedule": "linear",
     "weight_decay": 0.0, "dropout": 0.0, "layers": "all", "vocabulary": "full", "precision": "bfloat16",
     "checkpointing": False, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.05, "lora_targets": [],
-    "quantize": "none",
+    "quantize": "none", "attention": "auto",
 }  # fmt: skip
 BARS = {"tokens_per_second_ratio_to_trainer": 1.5, "matmul_peak_share": 0.4}
 
@@ -131,16 +133,17 @@ def product(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **changed: object) -> dict:
     from titlesmith.engines import architectures
-    from titlesmith.engines.base import learning_rate
+    from titlesmith.engines.base import ahead, learning_rate
     from titlesmith.engines.rows import Rows
 
     trained = engine(kind, folder, tiny)
     settings = SETTINGS | {"model": f"hf:{kind}", "batch_size": rows, "block_size": 64 if tiny else 1024} | changed
-    packed = Rows(documents(folder, trained.tokenizer), rows, settings["block_size"], settings["seed"])
+    found = documents(folder, trained.tokenizer)
+    packed = Rows(found, rows, settings["block_size"], settings["seed"], trained.apart(settings))
     count = sum(p.numel() for p in trained._model.parameters())
     trained.prepare(None, settings)
-    for step in range(1, WARM_UP + steps + 1):
-        loss, _ = trained.train(*packed[step], learning_rate(step, settings))
+    for step, batch in islice(ahead(packed, 1), WARM_UP + steps):
+        loss, _ = trained.train(batch, learning_rate(step, settings))
         trained.step = step
         if step == WARM_UP:
             start = now()
@@ -215,8 +218,8 @@ def pack(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     shape = TINY_GPT2 if tiny else GPT2
     names = [*map(str, range(shape["vocab_size"] - 2)), "Ċ", END]
     found = documents(folder, Tokenizer({name: i for i, name in enumerate(names)}, []))
-    packed = Rows(found, rows, shape["n_positions"], SETTINGS["seed"])
-    np.save(folder / "rows.npy", np.concatenate([packed[1 + step][0][:, :-1] for step in range(WARM_UP + steps)]))
+    packed = Rows(found, rows, shape["n_positions"], SETTINGS["seed"], apart=False)
+    np.save(folder / "rows.npy", np.concatenate([packed[1 + step].ids for step in range(WARM_UP + steps)]))
     return {}
 
 

@@ -60,7 +60,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     finetune = settings["finetune"] | {"precision": precision(settings["finetune"])}
     (folder / "finetune.json").write_text(json.dumps(finetune), "utf-8")
     batch = finetune["batch_size"] * finetune["accumulate"]
-    rows = Rows(built.documents("train"), batch, finetune["block_size"], finetune["seed"])
+    rows = Rows(built.documents("train"), batch, finetune["block_size"], finetune["seed"], apart=True)
     count = len(built.table("train"))
     return {
         "rows": batch, "block": finetune["block_size"], "precision": finetune["precision"], "titles": count,

@@ -8,8 +8,9 @@ a process of its own, one after the other, and in rounds, so that what else the 
 stock         `gpt_2_simple.finetune` as it comes: its CSV path, one row of 1,024 tokens, no accumulation, no sampling
 titlesmith    the settings of experiments/gpt2-titles.yml
 corpus        the same with `vocabulary: corpus`
-transformers  `GPT2LMHeadModel` and torch's AdamW (fused, clipped at 1, no decay on biases: the same work), the same
-              rows, autocast to the type that titlesmith takes, not compiled
+transformers  `GPT2LMHeadModel` and torch's AdamW (fused, clipped at 1, no decay on biases: the same work), as many rows
+              of the same documents packed one behind the other, autocast to the type that titlesmith takes, not
+              compiled
 product       products of matrices alone, in that type, through TensorFlow
 
 Figures of time are medians over the steps behind the first two of each process. The share of the matrix-product peak
@@ -29,6 +30,7 @@ import time
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -140,13 +142,23 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     titles = built.table("train").select(title="completion")
     titles.write_csv(folder / "titles.csv")  # as gpt-2-simple reads it: a header, then a title a line
     batch = finetune["batch_size"] * finetune["accumulate"]
-    rows = Rows(built.documents("train"), batch, finetune["block_size"], finetune["seed"])
-    ids, learned = (np.stack(part) for part in zip(*(rows[step + 1] for step in range(steps)), strict=True))
-    np.savez(folder / "rows.npz", ids=ids, learned=learned)
+    rows, plain = (
+        Rows(built.documents("train"), batch, finetune["block_size"], finetune["seed"], apart)
+        for apart in (True, False)  # as the engine reads them where weights are given, and as transformers does
+    )
+    labels = np.full((steps, batch, finetune["block_size"]), -100)  # what torch leaves out
+    for step in range(steps):
+        found = plain[step + 1]
+        row, which = np.nonzero(found.weights)
+        labels[step, row, found.places[row, which]] = found.labels[row, which]
+    np.savez(folder / "rows.npz", ids=np.stack([plain[step + 1].ids for step in range(steps)]), labels=labels)
     blocks = sum(w.size for name, w in weights.items() if name.endswith("/w"))
     return {
         "rows": batch, "block": finetune["block_size"], "precision": finetune["precision"], "titles": len(titles),
-        "titles_per_step": len(titles) * batch / rows.count, "tokens_per_step": rows.epoch * batch / rows.count,
+        "per_step": {
+            name: (len(titles) * batch / packed.count, packed.epoch * batch / packed.count)
+            for name, packed in (("titlesmith", rows), ("corpus_vocabulary", rows), ("transformers", plain))
+        },
         "block_parameters": blocks, "every": {k: v for k, v in finetune.items() if k.endswith("_every")},
     }  # fmt: skip
 
@@ -191,15 +203,16 @@ def _started(folder: Path, vocabulary: str = "full", **changed: object) -> tuple
 
 def trained(folder: Path, steps: int, **changed: object) -> tuple:
     """The engine behind steps as its loop takes them, the rows packed while it trains; and their clock."""
-    from titlesmith.engines.base import learning_rate
+    from titlesmith.engines.base import ahead, learning_rate
     from titlesmith.engines.rows import Rows
 
     clock, (_, settings, corpus, engine) = Clock(), _started(folder, **changed)
     batch = settings["batch_size"] * settings["accumulate"]
-    rows = Rows(corpus.documents("train"), batch, settings["block_size"], settings["seed"])
+    documents = corpus.documents("train")
+    rows = Rows(documents, batch, settings["block_size"], settings["seed"], engine.apart(settings))
     engine.prepare(corpus, settings)
-    for step in range(1, steps + 1):
-        engine.train(*rows[step], learning_rate(step, settings))
+    for step, some in islice(ahead(rows, 1), steps):
+        engine.train(some, learning_rate(step, settings))
         engine.step = step
         clock.tick()
     return engine, clock
@@ -253,9 +266,7 @@ def _rows(folder: Path) -> tuple:
     import torch
 
     with np.load(folder / "rows.npz") as stored:
-        ids = torch.from_numpy(stored["ids"]).long()
-        labels = torch.where(torch.from_numpy(stored["learned"]) > 0, ids[..., 1:], -100)
-    return ids[..., :-1], labels
+        return torch.from_numpy(stored["ids"]).long(), torch.from_numpy(stored["labels"])
 
 
 def transformers(folder: Path, size: str, steps: int) -> dict:
@@ -309,8 +320,10 @@ def parity(folder: Path, size: str, steps: int) -> dict:
 
     engine, model = _started(folder)[3], _gpt2(folder, size)
     with np.load(folder / "rows.npz") as stored:
-        ids, learned = stored["ids"][0], stored["learned"][0]
-    mine = float(engine.losses(ids, learned).sum() / learned.sum())
+        ids, labels = stored["ids"][0], stored["labels"][0]
+    learned = (labels >= 0).astype(np.float32)
+    rows = np.concatenate([ids, np.maximum(labels[:, -1:], 0)], axis=1)
+    mine = float(engine.losses(rows, learned).sum() / learned.sum())
     ids, labels = (part[0] for part in _rows(folder))
     with torch.no_grad():
         return {"titlesmith": mine, "transformers": float(model(ids, labels=labels, shift_labels=labels).loss)}
@@ -385,8 +398,7 @@ def measure(folder: Path, size: str, steps: int, rounds: int) -> dict:
 def compare(answers: dict, size: str) -> tuple[dict, dict]:
     """All figures, flat, and beside some of the ratios the same by processor time."""
     made, losses = answers["prepare"], answers.get("parity")
-    learned = dict.fromkeys(SUFFIXES, (made["titles_per_step"], made["tokens_per_step"]))
-    learned["stock"] = (1024 * made["titles"] / answers["stock"][0]["tokens"], 1024)
+    learned = made["per_step"] | {"stock": (1024 * made["titles"] / answers["stock"][0]["tokens"], 1024)}
     found = {name: figures(answers[name], *learned[name]) for name in SUFFIXES if name in answers}
     rates = {s: np.median([found[s] for found in answers["product"]], axis=0).tolist() for s in answers["product"][0]}
     rate, shape = max((rates[shape][0], shape) for shape in rates)

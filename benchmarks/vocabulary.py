@@ -49,7 +49,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
 
     vocabulary = snapshot.DATA.resolve() / "gpt2-bpe"
     GPT2Engine(Tokenizer.load(vocabulary), SIZE, seed=1).keep(folder / "random")
-    train(*build("first", "cs.CL", vocabulary), "random", steps, 2e-3, "full", 1)
+    train(*build("first", "cs.CL", vocabulary), "random", steps, 2e-3, 1)
     run, corpus = build("second", "eess.AS", vocabulary)
     rows = []
     for seed in seeds:
@@ -57,7 +57,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
             run.clear("finetune")
             run.begin("finetune", {})
             begun = time.perf_counter()
-            train(run, corpus, "runs/first/model", steps // 4, 5e-4, setting, seed)
+            train(run, corpus, "runs/first/model", steps // 4, 5e-4, seed, vocabulary=setting)
             seconds = time.perf_counter() - begun
             test = math.exp(engines.load(run).loss(corpus.documents("test")))
             rows.append({"seed": seed, "vocabulary": setting, "perplexity": test, "seconds": seconds})
@@ -65,7 +65,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
     return {"runs": rows, "test_perplexity_ratio_corpus_to_full": means[0] / means[1]}
 
 
-def build(name: str, category: str, vocabulary: Path) -> tuple:
+def build(name: str, category: str, vocabulary: Path | None) -> tuple:
     """The run and the corpus of a category's titles."""
     from titlesmith import corpus
     from titlesmith.harvest import harvest
@@ -81,11 +81,11 @@ def build(name: str, category: str, vocabulary: Path) -> tuple:
     return run, built
 
 
-def train(run, corpus, model: str, steps: int, rate: float, vocabulary: str, seed: int) -> None:
+def train(run, corpus, model: str, steps: int, rate: float, seed: int, **changed: str) -> None:
     """Trains as notebook 03 does; ends the stage, so that the model can be loaded."""
     from titlesmith import engines, monitor
 
-    changes = {"model": model, "steps": steps, "learning_rate": rate, "vocabulary": vocabulary, "seed": seed}
+    changes = {"model": model, "steps": steps, "learning_rate": rate, "seed": seed} | changed
     settings = defaults("finetune") | changes | {"batch_size": 8, "keep": "last", "validate_every": 0}
     settings |= {"sample_every": 0, "save_every": 0, "loss_floor": 0.0}
     engine, watch = engines.start(run, model, corpus, seed), monitor.Monitor(run, settings)

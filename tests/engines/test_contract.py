@@ -10,6 +10,7 @@ from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import engines, monitor
 from titlesmith.engines import graph
+from titlesmith.engines.rows import Rows
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import harvest
 from titlesmith.run import Run
@@ -20,11 +21,13 @@ SETTINGS = {
     "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01, "warmup_steps": 2,
     "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
     "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
-    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4, "train_on_prompt": False,
-    "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_targets": [], "quantize": "none",
+    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4, "attention": "auto",
+    "train_on_prompt": False, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_targets": [],
+    "quantize": "none",
 }  # fmt: skip
 EVERYTHING = {
     "keep": "best", "accumulate": 2, "dropout": 0.2, "save_every": 2, "validate_every": 3, "checkpointing": True,
+    "attention": "document",
 }  # fmt: skip
 SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
 HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
@@ -166,6 +169,33 @@ def test_a_batch_in_parts_trains_as_a_whole_one(prepared):
     parts = train(prepare("parts")[0], corpus, model, batch_size=1, accumulate=4, steps=3)
     valid = corpus.documents("valid")
     assert whole.loss(valid) == pytest.approx(parts.loss(valid), abs=1e-5)
+
+
+def test_documents_are_learned_as_they_are_measured_each_alone(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model, steps=20)
+    documents = corpus.documents("train")
+    rows = Rows(documents, 1, 64, 1, apart=True)
+    chosen = SETTINGS | {"model": model, "batch_size": rows.count, "block_size": 64}
+    nats, tokens = engine.document_losses(documents)
+    whole = Rows(documents, rows.count, 64, 1, apart=True)[1]
+    assert whole.weights.sum() == tokens.sum() and whole.weights.max() > 1, "what titles begin with is read once"
+    engine.prepare(corpus, chosen)
+    assert engine.train(whole, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
+
+
+def test_attention_is_by_document_where_weights_are_given_and_by_row_from_scratch(prepared):
+    run, corpus, model = prepared
+    losses = {}
+    for attention in ("auto", "row", "document"):
+        train(run, corpus, model, attention=attention, steps=2)
+        losses[attention] = [row["loss"] for row in history(run)]
+        run.clear("finetune")
+    assert losses["auto"] == losses["row"] != losses["document"]
+    engine = engines.start(run, model, corpus, 1)
+    for given in ("124M", "hf:gpt2", "models/mine"):
+        assert engine.apart({"model": given, "attention": "auto", "block_size": 32})
+    assert not engine.apart({"model": "hf:gpt2", "attention": "row", "block_size": 32})
 
 
 def test_completions_alone_are_learned_but_where_prompts_are_asked_for(model):

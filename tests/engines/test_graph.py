@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from test_rows import END, Alike
 
 from titlesmith.engines.gpt2 import gpt2, tf, tf1  # hushed
 from titlesmith.engines.graph import BETAS, CLIP, TINY, Step, cross_entropy, drop
+from titlesmith.engines.rows import Batch, Rows
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
@@ -38,9 +40,15 @@ class Both:
         return self.session.run(self.variables)
 
     def feed(self, ids, learned, total=None, seed=(1, 2)) -> dict:
+        place = np.tile(np.arange(BLOCK), (len(ids), 1))  # rows whose places read all before them
+        batch = Batch(ids[:, :-1], place, np.full_like(place, BLOCK), place, ids[:, 1:], learned)
+        return self.fed(batch, seed, total)
+
+    def fed(self, batch: Batch, seed=(1, 2), total=None) -> dict:
         step = self.step
-        total = learned.sum() if total is None else total
-        return {step.ids: ids, step.learned: learned, step.total: total, step.rate: RATE, step.seed: seed}
+        feed = {step.ids: batch.ids, step.positions: batch.positions, step.until: batch.until, step.seed: seed}
+        feed |= {step.places: batch.places, step.labels: batch.labels, step.learned: batch.weights, step.rate: RATE}
+        return feed | {step.total: batch.weights.sum() if total is None else total}
 
     def run(self, what, ids, learned, **more):
         return self.session.run(what, self.feed(ids, learned, **more))
@@ -90,6 +98,23 @@ def test_loss_and_step_are_those_of_gpt_2_simples_graph_and_of_adamw(rows, check
         seen = np.abs(g) > 1e-6  # where rounding does not decide the sign
         assert np.allclose(new[n][seen], wanted[seen], atol=1e-4), n
     assert np.allclose(new["wpe"][BLOCK:], old["wpe"][BLOCK:] * (1 - RATE * 0.1), atol=1e-7), "rows that no token read"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_tree_has_the_loss_and_the_gradients_of_its_documents_each_alone(checkpointing):
+    documents = Alike([5, 6, 9, 4, 9, 3, 12, 5, 5, 7], 4)
+    count = Rows(documents, 1, BLOCK, 1, apart=True).count
+    both, batch = Both(rows=count, checkpointing=checkpointing), Rows(documents, count, BLOCK, 1, apart=True)[1]
+    assert batch.weights.max() > 1, "beginnings are shared"
+    ids, learned = np.full((len(documents), 2 + 12), 7), np.zeros((len(documents), 1 + 12), np.float32)
+    for i, document in enumerate(documents[i] for i in range(len(documents))):
+        ids[i, : len(document) + 1], learned[i, : len(document)] = [END, *document], 1
+    loss, gradients = both.session.run([both.loss, both.gradients], {both.x: ids, both.w: learned})
+    mine, _ = both.session.run([both.step.loss, both.step.apply], both.fed(batch))
+    assert mine == pytest.approx(loss, abs=1e-5)
+    moments = dict(zip(both.names, both.session.run(both.step.moments[0::2]), strict=True))
+    for n, g in clipped(gradients).items():
+        assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
 
 
 def test_moments_are_running_means(rows):
@@ -190,9 +215,12 @@ def test_a_step_that_is_not_finite_changes_nothing(rows):
 def test_cross_entropy_leaves_the_padding_out():
     # In the default graph, as importing gpt-2-simple leaves no eager mode
     logits = tf.random.stateless_normal([5, 64], [1, 2])
-    found = cross_entropy(logits, tf.constant([0, 3, 9, 49, 7]), tf.ones(5), vocabulary=50)
-    wanted = tf.nn.sparse_softmax_cross_entropy_with_logits([0, 3, 9, 49, 7], logits[:, :50])
+    places, labels, shares = [0, 1, 1, 3, 4, 4], [0, 3, 9, 49, 7, 6], np.array([1, 2, 1, 1, 0.5, 3], np.float32)
+    found = cross_entropy(logits, tf.constant(places), tf.constant(labels), tf.constant(shares), vocabulary=50)
+    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.gather(logits, places)[:, :50])
+    wanted = tf.reduce_sum(nats * shares)
     with tf1.Session() as session:
-        (nats, gradient), wanted = session.run([found, wanted])
-    assert np.allclose(nats, wanted, atol=1e-5)
-    assert np.allclose(gradient[:, 50:], 0) and np.allclose(gradient.sum(1), 0, atol=1e-5)
+        slope = tf.convert_to_tensor(tf.gradients(wanted, logits)[0])
+        (loss, gradient), wanted, slope = session.run([found, wanted, slope])
+    assert loss == pytest.approx(wanted, abs=1e-5)
+    assert np.allclose(gradient, slope, atol=1e-6) and not gradient[:, 50:].any() and not gradient[2].any()

@@ -5,15 +5,29 @@ import numpy as np
 import pytest
 import torch
 from test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartConfig,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    MptConfig,
+    OPTConfig,
+)
 
 from conftest import corpus_settings
-from tiny import VOCABULARIES, adapter, byte_level, made
+from tiny import SHAPE, VOCABULARIES, adapter, byte_level, defaults, made
 from titlesmith import corpus as corpora
 from titlesmith import engines, models
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Layout, Tokenizer
 from titlesmith.engines import architectures
+from titlesmith.engines.rows import Rows
 from titlesmith.engines.transformers import TransformersEngine
 from titlesmith.errors import RequestError
 from titlesmith.harvest import harvest
@@ -92,6 +106,61 @@ def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(pr
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
     prompt = [corpus.layout.opening("")]
     assert fast.generate(prompt, SAMPLING) == few.generate(prompt, SAMPLING) == whole.generate(prompt, SAMPLING)
+
+
+LOCAL = [[["global", "local"], 1]]
+WIDTHS = {"num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 32}
+GQA = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 1}
+READS = {  # whether a model can be told which places of a row to read; block_size is 64
+    "gpt2": (True, GPT2Config(n_embd=32, n_layer=2, n_head=2)),
+    "llama": (True, LlamaConfig(**GQA)),
+    "eager attention": (True, Gemma2Config(**GQA, head_dim=16)),
+    "distances in the row": (False, MptConfig(d_model=32, n_layers=2, n_heads=2)),
+    "a mask of another shape": (False, BloomConfig(hidden_size=32, n_layer=2, n_head=2)),
+    "no attention": (False, MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4)),
+    "positions unheard": (False, BartConfig(d_model=32, decoder_layers=2, decoder_attention_heads=2, encoder_layers=1)),
+    "a window shorter than a row": (False, MistralConfig(**GQA, sliding_window=32)),
+    "a window longer than a row": (True, MistralConfig(**GQA, sliding_window=64)),
+    "local attention": (False, GPTNeoConfig(**SHAPE, num_layers=2, num_heads=2, window_size=32, attention_types=LOCAL)),
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_documents_are_apart_where_the_model_can_be_told_and_learned_as_if_alone(project, kind, dtype):
+    corpus, (reads, config) = prepare("r", made(project, "gpt2"))[1], READS[kind]
+    config.vocab_size = len(corpus.tokenizer)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 6 if parameter.ndim > 1 else 1  # as sure of itself as a trained model
+    engine = TransformersEngine(model, corpus.tokenizer)
+    settings = defaults("finetune", model="hf:gpt2", block_size=64)
+    assert engine.apart(settings) is reads
+    assert not engine.apart(settings | {"attention": "row"})
+    if not reads:
+        with pytest.raises(RequestError, match="set it to row"):
+            engine.apart(settings | {"attention": "document"})
+    elif dtype == torch.float32:
+        documents = corpus.documents("train")
+        rows = Rows(documents, 1, 128, 1, apart=True)
+        nats, tokens = engine.document_losses(documents)
+        engine.prepare(corpus, settings | {"batch_size": rows.count})
+        loss, norm = engine.train(Rows(documents, rows.count, 128, 1, apart=True)[1], 1e-3)
+        assert loss == pytest.approx(nats.sum() / tokens.sum(), rel=1e-4) and norm > 0
+
+
+@pytest.mark.parametrize("config", [OPTConfig(**WIDTHS, ffn_dim=64, word_embed_proj_dim=32), BloomConfig(**WIDTHS)])
+def test_dropout_is_what_was_asked_for_however_a_model_keeps_it(config):
+    config.vocab_size = 50
+    for name in ("dropout", "attention_dropout", "hidden_dropout"):
+        setattr(config, name, 0.5)
+    model = AutoModelForCausalLM.from_config(config).train()
+    ids = torch.arange(20)[None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    architectures.set_dropout(model, 0.0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
 
 
 def test_what_was_trained_is_read_by_transformers_alone(project):

@@ -88,8 +88,9 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = rate
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate
+        for attribute in ("dropout", "attention_dropout", "hidden_dropout"):  # some have it as a number
+            if isinstance(getattr(module, attribute, None), float):
+                setattr(module, attribute, rate)
 
 
 def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:

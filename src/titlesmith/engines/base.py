@@ -7,14 +7,17 @@ optimization, and the rest (order of the data, schedule, validation, samples, ch
 import math
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from titlesmith.corpus.tokens import Documents, Tokenizer
-from titlesmith.engines.rows import Rows, padded
+from titlesmith.engines.rows import Batch, Rows, padded
 from titlesmith.errors import RequestError, RunError
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
@@ -85,12 +88,12 @@ class Engine(ABC):
         monitor
             Gets every step; says when to validate, to sample and to save, and where.
         """
-        batch = settings["batch_size"] * settings["accumulate"]
+        height = settings["batch_size"] * settings["accumulate"]
         train = corpus.documents("train", settings["train_on_prompt"])
-        rows = Rows(train, batch, settings["block_size"], settings["seed"])
+        rows = Rows(train, height, settings["block_size"], settings["seed"], self.apart(settings))
         steps = settings["steps"]
         if settings["epochs"]:
-            steps = math.ceil(settings["epochs"] * rows.count / batch)
+            steps = math.ceil(settings["epochs"] * rows.count / height)
         settings = settings | {"steps": steps}
         valid, last, best = corpus.documents("valid"), monitor.model / "last", monitor.model / "best"
         probe = Probe(self, corpus, settings)
@@ -102,11 +105,11 @@ class Engine(ABC):
                 f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
             )
         monitor.start(self.step, steps, rows.epoch)
+        batches = ahead(rows, self.step + 1)
         while not monitor.reason:
-            step = self.step + 1
-            ids, learned = rows[step]
-            row = {"step": step, "tokens": int(learned.sum()), "learning_rate": learning_rate(step, settings)}
-            row["loss"], row["grad_norm"] = self.train(ids, learned, row["learning_rate"])
+            step, batch = next(batches)
+            row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
+            row["loss"], row["grad_norm"] = self.train(batch, row["learning_rate"])
             finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
             self.step += finite  # an update that is not finite has not been applied
             stop = monitor.stops(row)
@@ -130,6 +133,15 @@ class Engine(ABC):
             shutil.rmtree(done)
         shutil.rmtree(best, ignore_errors=True)
 
+    def apart(self, settings: dict) -> bool:
+        """Whether a training reads each document alone (``attention``), as it is measured and as texts are drawn.
+
+        On its own (``auto``) it does where weights are given, and does not where a model learns to attend: from
+        scratch, reading on from one document into the next makes for a better model (`benchmarks/attention.py`).
+        """
+        asked = settings["attention"]
+        return asked == "document" or (asked == "auto" and settings["model"].removeprefix("hf:") != "scratch")
+
     @abstractmethod
     def device(self, settings: dict) -> str:
         """What a training with these settings computes on and with, in words."""
@@ -145,15 +157,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
+    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
         """One step of optimization, not applied where loss or gradient are not finite.
 
         Parameters
         ----------
-        ids
-            Rows of ids, shape (rows, tokens + 1): column ``i`` predicts column ``i + 1``.
-        learned
-            Weight of each prediction in the mean loss, shape (rows, tokens).
+        batch
+            What is learned; the loss is the mean over its predictions by their weights.
         rate
             Learning rate.
 
@@ -209,7 +219,20 @@ class Engine(ABC):
 
     @abstractmethod
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        """Loss of each row in nats, summed over its learned ids; shapes as in `train`, result (rows,)."""
+        """Loss of each row in nats, summed over its learned ids.
+
+        Parameters
+        ----------
+        ids
+            Shape (rows, tokens + 1): column ``i`` predicts column ``i + 1``.
+        learned
+            Weight of each prediction in the sum, shape (rows, tokens).
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (rows,).
+        """
 
     def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Loss of each document, read on its own up to the context; of completions only where there are prompts.
@@ -325,6 +348,18 @@ class Probe:
         (draws,) = engine.generate([self.opening], self.sampling)
         texts = [self.corpus.layout.text(draw.ids) for draw in draws]
         return texts, sum(hash(self._fold(text)) in self._known for text in texts) / len(texts)
+
+
+def ahead(rows: Rows, step: int) -> Iterator[tuple[int, Batch]]:
+    """Steps from ``step`` on and their batches, the next one packed while the one before it trains."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        coming = pool.submit(rows.__getitem__, step)
+        for number in count(step):
+            batch, coming = coming.result(), pool.submit(rows.__getitem__, number + 1)
+            yield number, batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def learning_rate(step: int, settings: dict) -> float:

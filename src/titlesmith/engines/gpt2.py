@@ -17,6 +17,7 @@ from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines.base import Draw, Engine, sampling
+from titlesmith.engines.rows import Batch
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.machine import hushed
@@ -154,16 +155,18 @@ class GPT2Engine(Engine):
                 self._session.run(self._read.op)
         self._calls, self._seed, self._changed = settings["accumulate"], settings["seed"], False
 
-    def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
+    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
         """See `Engine.train`."""
         step = self._trainer
-        feed = {step.rate: rate, step.total: learned.sum()}
-        parts = zip(np.split(ids, self._calls), np.split(learned, self._calls), strict=True)
+        feed = {step.rate: rate, step.total: batch.weights.sum()}
         nats = 0.0
-        for call, (some, weight) in enumerate(parts):
-            some = some if self._used is None else self._compact[some]
+        for call, part in enumerate(batch.split(self._calls)):
+            ids, labels = part.ids, part.labels
+            if self._used is not None:
+                ids, labels = self._compact[ids], self._compact[labels]
             seed = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
-            feed |= {step.ids: some, step.learned: weight, step.seed: seed}
+            feed |= {step.ids: ids, step.positions: part.positions, step.until: part.until, step.seed: seed}
+            feed |= {step.places: part.places, step.labels: labels, step.learned: part.weights}
             if call < self._calls - 1:
                 nats += self._session.run([step.loss, step.accumulate], feed)[0]
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)

@@ -4,7 +4,7 @@ What lies between two matrix products is one function, compiled by XLA, forward 
 written once instead of a dozen times. Matrix products take bfloat16 where asked, with float32 weights and sums behind
 them. A step is a function of rows, weights and seed alone, so that a training repeats to the bit.
 
-Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
+Shapes: N places (rows times block), D width, H heads, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -136,9 +136,10 @@ class Functions:
 
         return run(c, bias)
 
-    def _weights(self, scores, seed):
-        ahead = tf.linalg.band_part(tf.ones([self.block, self.block], tf.bool), -1, 0)
-        weights = tf.nn.softmax(tf.where(ahead, f32(scores), -np.inf))
+    def _weights(self, scores, until, seed):
+        place = tf.range(self.block)
+        before = (place <= place[:, None]) & (place[:, None] < until[:, None, None, :])
+        weights = tf.nn.softmax(tf.where(before, f32(scores), -np.inf))
         return tf.cast(weights, self.kind), tf.cast(drop(weights, self.dropout, seed), self.kind)
 
     def _weights_gradient(self, weights, seed, dweights):
@@ -146,12 +147,12 @@ class Functions:
         dscores = weights * (dweights - tf.reduce_sum(weights * dweights, -1, keepdims=True))
         return tf.cast(dscores, self.kind)
 
-    def weights(self, scores, seed):
-        """Attention weights (rows, H, block, block): softmax over what stands before."""
+    def weights(self, scores, until, seed):
+        """Attention weights (rows, H, block, block): softmax over what is before a place on its path."""
 
         @tf.custom_gradient
         def run(scores):
-            kept, dropped = self._weights_forward(scores, seed)
+            kept, dropped = self._weights_forward(scores, until, seed)
             return dropped, lambda dweights: self._weights_backward(kept, seed, dweights)
 
         return run(scores)
@@ -191,15 +192,39 @@ class Functions:
         return run(u, bias)
 
 
-def cross_entropy(logits, labels, weights, vocabulary: int):
-    """Losses (N,) in nats, and the gradient of their weighted sum with respect to ``logits`` (N, V padded)."""
-    column, raw = tf.range(logits.shape[-1]), logits
-    logits = tf.where(column >= vocabulary, -np.inf, f32(logits))
-    here = tf.equal(column, labels[:, None])  # == would compare the objects
-    highest = tf.reduce_max(logits, -1, keepdims=True)
-    total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
-    nats = total[:, 0] - f32(tf.gather(raw, labels, batch_dims=1))
-    return nats, (tf.exp(logits - total) - tf.where(here, 1.0, 0.0)) * weights[:, None]
+def cross_entropy(logits, places, labels, shares, vocabulary: int):
+    """Loss of predictions, and its gradient.
+
+    Parameters
+    ----------
+    logits
+        (N, V padded), of any type.
+    places, labels, shares
+        Of each prediction: the row of ``logits`` that makes it, what was to be predicted, and its part in the loss; no
+        two have both the same place and the same label.
+    vocabulary
+        V, without what it is padded with.
+
+    Returns
+    -------
+    tuple of tensors
+        The sum of the predictions' nats times their shares, and its gradient with respect to ``logits``, in their type.
+    """
+    at, kind = tf.stack([places, labels], 1), logits.dtype
+
+    @fused
+    def softmax(logits, shares):
+        logits = tf.where(tf.range(logits.shape[-1]) < vocabulary, f32(logits), -np.inf)
+        highest = tf.reduce_max(logits, -1, keepdims=True)
+        total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
+        return total[:, 0], tf.cast(tf.exp(logits - total) * shares[:, None], kind)
+
+    whole = tf.math.unsorted_segment_sum(shares, places, logits.shape[0])
+    total, gradient = softmax(logits, whole)
+    nats = tf.gather(total, places) - f32(tf.gather_nd(logits, at))
+    # In float32 up to the difference: what is nearly certain has a gradient of nearly nothing
+    here = tf.exp(-nats) * tf.gather(whole, places) - shares
+    return tf.reduce_sum(nats * shares), tf.tensor_scatter_nd_update(gradient, at, tf.cast(here, kind))
 
 
 class Step:
@@ -215,7 +240,7 @@ class Step:
     hyperparameters
         As in hparams.json; ``n_vocab`` is that of ``wte`` here.
     rows, block
-        Shape of the ids of a call, less one column.
+        Shape of a call's ids.
     settings
         ``dropout``, ``weight_decay``, ``accumulate`` (calls a step), ``layers`` (all, or transformer for the blocks
         alone), ``checkpointing`` (activations of a block are computed again rather than kept).
@@ -236,21 +261,21 @@ class Step:
     def __init__(self, variables, hyperparameters: dict, rows: int, block: int, settings: dict, kind, steps):
         self.steps = steps
         self.variables, self.hyperparameters, self.settings, self.kind = variables, hyperparameters, settings, kind
-        self.ids = tf1.placeholder(tf.int32, [rows, block + 1])
-        self.learned = tf1.placeholder(tf.float32, [rows, block])
-        self.total = tf1.placeholder(tf.float32, [])  # learned tokens of the whole step
+        self.ids, self.positions, self.until = (tf1.placeholder(tf.int32, [rows, block]) for _ in range(3))
+        self.places, self.labels = (tf1.placeholder(tf.int32, [rows, None]) for _ in range(2))
+        self.learned = tf1.placeholder(tf.float32, [rows, None])
+        self.total = tf1.placeholder(tf.float32, [])  # predictions learned in the whole step
         self.rate = tf1.placeholder(tf.float32, [])
         self.seed = tf1.placeholder(tf.int32, [2])  # of dropout in this call
         self.functions = Functions(rows, block, hyperparameters, settings["dropout"], kind)
         trained = [n for n in variables if n.startswith("h") or settings["layers"] == "all"]
-        nats, gradients = self._gradients(trained)
-        self.loss = tf.reduce_sum(nats * tf.reshape(self.learned, [-1])) / self.total
+        self.loss, gradients = self._gradients(trained)
         self._update({n: gradients[n] for n in trained})
 
     def _gradients(self, trained):
         variables, kind = self.variables, self.kind
         vocabulary, width = self.hyperparameters["n_vocab"], self.hyperparameters["n_embd"]
-        rows, block = self.learned.shape
+        rows, block = self.ids.shape
         # Matrices once in the type of their products; gradients come in that type and are summed in float32.
         weights = {
             n: tf.cast(tf.reshape(v, v.shape[1:]), kind) if n.endswith("/w") else tf.convert_to_tensor(v)
@@ -258,9 +283,8 @@ class Step:
         }
         wide = -vocabulary % LANES
         head = tf.pad(tf.cast(weights["wte"], kind), [[0, wide], [0, 0]])
-        inputs, labels = tf.reshape(self.ids[:, :-1], [-1]), tf.reshape(self.ids[:, 1:], [-1])
-        begin = tf.reshape(tf.gather(weights["wte"], inputs), [rows, block, width]) + weights["wpe"][:block]
-        begin = tf.reshape(begin, [rows * block, width])
+        inputs, positions = tf.reshape(self.ids, [-1]), tf.reshape(self.positions, [-1])
+        begin = tf.gather(weights["wte"], inputs) + tf.gather(weights["wpe"], positions)
         h = drop(begin, self.settings["dropout"], self._place(0))
         o, bias = tf.zeros([rows * block, width], kind), tf.zeros([width])
         for layer in range(self.hyperparameters["n_layer"]):
@@ -269,14 +293,10 @@ class Step:
             h, o, bias = run(h, o, bias, own, layer)
         _, x = self.functions.add_norm(h, o, bias, weights["ln_f/g"], weights["ln_f/b"], self._place(1))
         logits = tf.matmul(x, head, transpose_b=True)
-        shares = tf.reshape(self.learned, [-1]) / self.total
-
-        @fused
-        def ending(logits, labels, shares):
-            nats, gradient = cross_entropy(logits, labels, shares, vocabulary)
-            return nats, tf.cast(gradient, kind)
-
-        nats, dlogits = ending(logits, labels, shares)
+        learned = tf.where(self.learned > 0)  # rows are filled up with predictions that are not
+        shares = tf.gather_nd(self.learned, learned) / self.total
+        places = tf.gather_nd(self.places + block * tf.range(rows)[:, None], learned)
+        loss, dlogits = cross_entropy(logits, places, tf.gather_nd(self.labels, learned), shares, vocabulary)
         sought = {n: weights[n] for n in trained if n not in ("wte", "wpe")}
         if "wte" in trained:
             sought |= {"head": head, "begin": begin}
@@ -287,9 +307,8 @@ class Step:
             dbegin, (tokens, places) = found.pop("begin"), tf.unique(inputs)
             sums = tf.math.unsorted_segment_sum(dbegin, places, tf.size(tokens))
             found["wte"] = tf.tensor_scatter_nd_add(found.pop("head"), tokens[:, None], tf.cast(sums, kind))
-            places = tf.reduce_sum(tf.reshape(dbegin, [rows, block, width]), 0)
-            found["wpe"] = tf.pad(places, [[0, self.hyperparameters["n_ctx"] - block], [0, 0]])
-        return nats, found
+            found["wpe"] = tf.math.unsorted_segment_sum(dbegin, positions, self.hyperparameters["n_ctx"])
+        return loss, found
 
     def _place(self, number: int) -> tf.Tensor:
         """A seed for each place of dropout."""
@@ -299,7 +318,7 @@ class Step:
         f, place = self.functions, 10 * (layer + 1)
         h, x = f.add_norm(h, o, bias, own["ln_1/g"], own["ln_1/b"], self._place(place))
         q, k, v = f.heads(tf.matmul(x, own["attn/c_attn/w"]), own["attn/c_attn/b"])
-        attention = f.weights(tf.matmul(q, k, transpose_b=True), self._place(place + 1))
+        attention = f.weights(tf.matmul(q, k, transpose_b=True), self.until, self._place(place + 1))
         o = tf.matmul(f.merge(tf.matmul(attention, v)), own["attn/c_proj/w"])
         h, x = f.add_norm(h, o, own["attn/c_proj/b"], own["ln_2/g"], own["ln_2/b"], self._place(place + 2))
         m = f.gelu(tf.matmul(x, own["mlp/c_fc/w"]), own["mlp/c_fc/b"])

@@ -1,23 +1,69 @@
-"""Rows: the documents of a split side by side, packed to train on, or each on its own to be measured."""
+"""Rows: the documents of a split packed to train on, or each on its own to be measured."""
 
 import math
 from collections.abc import Iterator
-from itertools import count
+from dataclasses import dataclass, fields
+from itertools import chain, count, zip_longest
 
 import numpy as np
 
 from titlesmith.corpus.tokens import Documents
 
 CHUNK = 2**16  # documents that are packed together
+NEAR = 2048  # documents in the order of an epoch among which like beginnings are looked for
+DEPTH = 8  # tokens of a beginning that are compared
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of places, each of which holds an id and reads the places on its path.
+
+    Where documents stand apart (Krell et al. 2021), those of a row are a tree, depth first: what several of them begin
+    with is there once, and each is read as if it were alone. On the path of place ``j`` are the places ``i`` with
+    ``i <= j < until[i]``.
+
+    Attributes
+    ----------
+    ids, positions, until
+        Of each place: its id, how many places are before it on its path, and the first place behind all whose path it
+        is on; shape (rows, block), int32.
+    places, labels, weights
+        Predictions: the place of the row that makes it, the id to come, and how many documents learn it there, float32;
+        shape (rows, predictions), filled up with weights of zero. No other prediction is there twice.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    until: np.ndarray
+    places: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def split(self, parts: int) -> "list[Batch]":
+        """So many batches, one after the other, of as many rows each, or one more in the first ones."""
+        arrays = (np.array_split(getattr(self, field.name), parts) for field in fields(self))
+        return [Batch(*some) for some in zip(*arrays, strict=True)]
 
 
 class Rows:
     """The train split as rows of equal length, a function of the step alone, so that a training resumes exactly.
 
-    Documents are shuffled anew for each epoch and packed: a row starts with an end of text, and a document goes into
-    the fullest row that has room for it (best fit), so that rows are nearly full and a document is learned whole, once
-    an epoch. One that is longer than a row fills rows of its own, and its end goes where there is room. ``rows[step]``
-    are the rows of a step, counted from one: ids (batch, block + 1) and which predictions are learned (batch, block).
+    Documents are shuffled anew for each epoch and packed: each goes into the fullest row that has room for it (best
+    fit), so that rows are nearly full and a document is learned whole, once an epoch. Where they stand apart, some that
+    begin alike and are near each other in the order of the epoch go together, because a row holds what they begin with
+    once. A document that is longer than a row fills rows of its own, and its end goes where there is room.
+    ``rows[step]`` is the `Batch` of a step, counted from one.
+
+    Parameters
+    ----------
+    documents
+        The split.
+    batch, block
+        Rows a step, places a row.
+    seed
+        Decides the order.
+    apart
+        Whether a place reads its own document alone; else it reads all that is before it in the row.
 
     Attributes
     ----------
@@ -27,8 +73,8 @@ class Rows:
         Rows in the first epoch; others differ by a few.
     """
 
-    def __init__(self, documents: Documents, batch: int, block: int, seed: int):
-        self.documents, self.batch, self.block, self.seed = documents, batch, block, seed
+    def __init__(self, documents: Documents, batch: int, block: int, seed: int, apart: bool):
+        self.documents, self.batch, self.block, self.seed, self.apart = documents, batch, block, seed, apart
         self.epoch = documents.learned_tokens
         self._begin()
         self.count = sum(len(rows) for rows in map(self._pack, *self._chunks(0)))
@@ -46,7 +92,7 @@ class Rows:
         chunks = np.array_split(order, math.ceil(len(order) / CHUNK))
         return chunks, [[self.seed, epoch, i] for i in range(len(chunks))]
 
-    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, step: int) -> Batch:
         first = (step - 1) * self.batch
         if first < self._first:
             self._begin()
@@ -54,50 +100,116 @@ class Rows:
             behind = min(first - self._first, len(self._rows))
             self._rows, self._first = self._rows[behind:] + next(self._packed), self._first + behind
         at = first - self._first
-        ids, learned = zip(*map(self._fill, self._rows[at : at + self.batch]), strict=True)
-        return np.stack(ids), np.stack(learned)
+        filled = [*zip(*map(self._fill, self._rows[at : at + self.batch]), strict=True)]
+        predictions = (np.array([*zip_longest(*some, fillvalue=0)], some[0].dtype).T for some in filled[3:])
+        return Batch(*map(np.stack, filled[:3]), *predictions)
+
+    def _groups(self, order: np.ndarray) -> list[tuple[list[int], int]]:
+        """Documents that go into one row, and the room that they take there."""
+        starts, ends = (self.documents.starts[some].astype(np.int64) for some in (order, order + 1))
+        lengths = ends - starts
+        if not self.apart:
+            return [([i], length) for i, length in zip(order.tolist(), lengths.tolist(), strict=True)]
+        place = np.arange(DEPTH)
+        read = place < lengths[:, None] - 1  # all but a document's last id
+        begins = np.where(read, self.documents.ids[np.where(read, starts[:, None] + place, 0)].astype(np.int64), -1)
+        near = np.arange(len(order)) // NEAR
+        alike = np.lexsort([*begins.T[::-1], near])
+        begins, near = begins[alike], near[alike]
+        same = (begins[1:] == begins[:-1]) & (begins[1:] >= 0) & (near[1:] == near[:-1])[:, None]
+        shared = [0, *np.logical_and.accumulate(same, axis=1).sum(axis=1).tolist()]
+        groups: list[tuple[list[int], int]] = []
+        for i, length, common in zip(order[alike].tolist(), lengths[alike].tolist(), shared, strict=True):
+            if common and (size := groups[-1][1] + length - 1 - common) < self.block:
+                groups[-1] = (groups[-1][0] + [i], size)
+            else:
+                groups.append(([i], length - 1))
+        return sorted(groups, key=lambda group: -group[1])  # the largest first: the small ones fill what is left
 
     def _pack(self, order: np.ndarray, seed: list[int]) -> list[list[tuple[int, int, int]]]:
-        """Rows as pieces (document, start, end) of at most ``block`` tokens in all, from lengths alone."""
+        """Rows as pieces (document, start, end) that take at most ``block`` places in all."""
         starts = self.documents.starts
-        rows, rooms, open_rows = [], 0, {}  # rooms: bit r is set where a row has room for r more tokens
-        for i in map(int, order):
-            length, start = int(starts[i + 1] - starts[i]), 0
+        rows, rooms, open_rows = [], 0, {}  # rooms: bit r is set where a row has room for r more places
+        for group, wanted in self._groups(order):
+            pieces = [(i, 0, int(starts[i + 1] - starts[i])) for i in group]
+            start, (i, _, length) = 0, pieces[0]
             while length - start > self.block:
                 rows.append([(i, start, start + self.block)])
                 start += self.block
-            wanted = length - start
-            fitting = 0 if start else rooms >> wanted  # what goes on begins a row, behind the token before it
+            if start:
+                if length - start == 1 and 0 < self.documents.context < length:
+                    continue  # the end of a text that was cut is not learned
+                pieces, wanted = [(i, start, length)], length - start
+            # What goes on begins where nothing stands before it but its own token
+            fitting = 0 if start and not self.apart else rooms >> wanted
             if fitting:
                 room = wanted + (fitting & -fitting).bit_length() - 1
                 row = open_rows[room].pop()
                 if not open_rows[room]:
                     rooms &= ~(1 << room)
             else:
-                room, row = self.block, []
+                room, row = self.block - self.apart, []  # apart, one place is for the end of text before documents
                 rows.append(row)
-            row.append((i, start, length))
+            row += pieces
             if room > wanted:
                 open_rows.setdefault(room - wanted, []).append(row)
                 rooms |= 1 << (room - wanted)
         if self.documents.has_prompt:  # a long prompt can fill rows with nothing to learn
-            rows = [row for row in rows if len(row) > 1 or self._fill(row)[1].any()]
-        # The last rows of a chunk are the least full: they are spread over it.
+            rows = [row for row in rows if len(row) > 1 or any(self._fill(row)[-1])]
+        # Rows of long documents and of short ones, and the last, which are the least full, are mixed
         np.random.default_rng(seed).shuffle(rows)
         return rows
 
-    def _fill(self, row: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.full(self.block + 1, self.documents.tokenizer.end, np.int32)
-        learned, at = np.zeros(self.block, np.float32), 0
-        whole = not self.documents.has_prompt and not self.documents.context  # every id of a document is learned
+    def _fill(self, row: list[tuple[int, int, int]]) -> list[np.ndarray]:
+        """The arrays of a row of a `Batch`; predictions as many as there are."""
+        documents, end_of_text = self.documents, self.documents.tokenizer.end
+        whole = not documents.has_prompt and not documents.context  # every id of a document is learned
+        texts, learned = [], []  # ids behind the one before them; which of these the loss counts
         for i, start, end in row:
-            document = self.documents[i]
-            if start:
-                ids[at] = document[start - 1]
-            ids[at + 1 : at + 1 + end - start] = document[start:end]
-            learned[at : at + end - start] = 1 if whole else self.documents.learned(document)[start:end]
-            at += end - start
-        return ids, learned
+            document = documents[i]
+            texts.append([int(document[start - 1]) if start else end_of_text, *document[start:end].tolist()])
+            learned.append([1.0] * (end - start) if whole else documents.learned(document)[start:end].tolist())
+        if self.apart:
+            ids, positions, until, *predictions = _tree(sorted(zip(texts, learned, strict=True)))
+        else:
+            ids = [texts[0][0], *chain.from_iterable(text[1:] for text in texts)]
+            predictions = [range(len(ids) - 1), ids[1:], [*chain.from_iterable(learned)]]
+            ids, positions, until = ids[:-1], range(self.block), [self.block] * self.block
+        rest = range(len(ids), self.block)  # in a tree, places that read themselves alone
+        ids = ids + [end_of_text] * len(rest)
+        if self.apart:
+            positions, until = positions + [0] * len(rest), until + [at + 1 for at in rest]
+        integers = (ids, positions, until, *predictions[:2])
+        return [*(np.array(numbers, np.int32) for numbers in integers), np.array(predictions[2], np.float32)]
+
+
+def _tree(texts: list[tuple[list[int], list[float]]]) -> tuple[list, ...]:
+    """The lists of a row of a `Batch` from texts, in order, and what of each behind its first id the loss counts."""
+    ids, positions, until, places, labels, weights = [], [], [], [], [], []
+    path, edges, last = [], [], []  # places and predictions of the text before, and its ids
+    for text, learned in texts:
+        common, most = 0, min(len(text), len(last))
+        while common < most and text[common] == last[common]:
+            common += 1
+        for place in path[common:]:
+            until[place] = len(ids)
+        # A text's last id is predicted, and not read
+        path, edges, last = path[:common], edges[: max(0, common - 1)], text
+        for edge, weight in zip(edges, learned, strict=False):
+            weights[edge] += weight
+        first, new = len(path), range(len(ids), len(ids) + len(text) - 1 - len(path))
+        path += new
+        ids += text[first:-1]
+        positions += range(first, len(text) - 1)
+        until += [0] * len(new)
+        first, new = len(edges), range(len(places), len(places) + len(learned) - len(edges))
+        edges += new
+        places += path[first:]
+        labels += text[first + 1 :]
+        weights += learned[first:]
+    for place in path:
+        until[place] = len(ids)
+    return ids, positions, until, places, labels, weights
 
 
 def padded(

@@ -29,6 +29,7 @@ from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Tokenizer
 from titlesmith.engines import architectures, decoding, processes
 from titlesmith.engines.base import Draw, Engine, sampling
+from titlesmith.engines.rows import Batch
 from titlesmith.engines.weights import STATE, read, with_adapter
 from titlesmith.errors import RequestError, RunError
 from titlesmith.run import swapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from titlesmith.monitor import Monitor
 
 ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
+LONGEST = 256  # places of a row on which a model's attention is tried
 BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
 
 transformers.logging.set_verbosity_error()
@@ -207,33 +209,93 @@ class TransformersEngine(Engine):
         """Gives the head of the vocabulary the places alone whose predictions are counted, (1, places, width)."""
         return None if self._places is None else (given[0].flatten(0, 1)[self._places][None],)
 
-    def _nats(self, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
+    def _nats(self, ids: np.ndarray, places: np.ndarray, labels: np.ndarray, **how: torch.Tensor) -> torch.Tensor:
         """Losses of the predictions at ``places`` of rows of ids, counted through the rows, shape (places,)."""
-        rows, self._places = (sent(array, self._model.device) for array in (ids, places))
+        rows, self._places, labels = (sent(array, self._model.device) for array in (ids, places, labels))
         try:
             model, lost = (self._parallel, self._entropy) if self._model.training else (self._model, entropy)
-            logits = model(input_ids=rows[:, :-1].long(), use_cache=False).logits[0]
-            return lost(logits, rows[:, 1:].flatten()[self._places].long())
+            return lost(model(input_ids=rows.long(), use_cache=False, **how).logits[0], labels.long())
         finally:
             self._places = None
 
-    def train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
-        """See `Engine.train`."""
-        return self._group.call(self._train, ids, learned, rate)
+    def _batch_nats(self, batch: Batch) -> torch.Tensor:
+        """Nats of a batch's predictions times their weights, summed."""
+        rows, which = np.nonzero(batch.weights)
+        labels, weights = batch.labels[rows, which], sent(batch.weights[rows, which], self._model.device)
+        places = batch.places[rows, which] + rows * batch.ids.shape[1]
+        if (batch.until == batch.until.shape[1]).all():
+            return (self._nats(batch.ids, places, labels) * weights).sum()
+        paths = self._paths(batch.positions, batch.until)
+        return (self._nats(batch.ids, places, labels, **paths) * weights).sum()
 
-    def _train(self, ids: np.ndarray, learned: np.ndarray, rate: float) -> tuple[float, float]:
+    def _paths(self, positions: np.ndarray, until: np.ndarray) -> dict[str, torch.Tensor]:
+        """What tells the model which places each place of a `Batch` reads."""
+        positions, until = (sent(array, self._model.device) for array in (positions, until))
+        place = torch.arange(until.shape[1], device=until.device)
+        mask = (place <= place[:, None]) & (place[:, None] < until[:, None, None, :])
+        if self._model.config.get_text_config()._attn_implementation == "eager":  # which adds it to the scores
+            mask = torch.where(mask, 0.0, -torch.inf)
+        return {"position_ids": positions.long(), "attention_mask": mask}
+
+    def apart(self, settings: dict) -> bool:
+        """See `Engine.apart`; not every model can be told where a document begins.
+
+        Raises
+        ------
+        RequestError
+            It was asked for, and the model cannot.
+        """
+        can = not super().apart(settings) or self._reads_paths(settings["block_size"])
+        if not can and settings["attention"] == "document":
+            raise RequestError(
+                "finetune.attention: document: this model cannot be told where a document begins, because it heeds no "
+                "positions and mask of a row's own, or looks back fewer tokens than a row has: set it to row"
+            )
+        return can and super().apart(settings)
+
+    @torch.compiler.set_stance("force_eager")
+    def _reads_paths(self, block: int) -> bool:
+        """Whether a document has the same losses alone and behind another one that it is told not to read.
+
+        Both documents are tried in both places, behind the end of text that they share.
+        """
+        config, half = self._model.config.get_text_config(), (min(block, LONGEST) - 1) // 2
+        back = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+        if any(isinstance(window, int) and 0 < window < block for window in back):
+            return False
+        one, other = np.random.default_rng(1).integers(0, len(self.tokenizer), (2, half), np.int32)
+        first, both = [self.tokenizer.end], slice(1, half + 1)
+        ids = np.array([[*first, *one, *other], [*first, *other, *one]], np.int32)
+        place = np.arange(ids.shape[1], dtype=np.int32)
+        positions, until = place - half * (place > half), np.where((place > 0) & (place <= half), half + 1, len(place))
+        paths = (np.tile(array, (2, 1)).astype(np.int32) for array in (positions, until))
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                asked = (ids, np.arange(ids.size), ids.flatten())  # any labels would do
+                told, not_told = (self._nats(*asked, **how).reshape(ids.shape) for how in (self._paths(*paths), {}))
+        except Exception:  # whatever a model makes of arguments that it does not take
+            return False
+        alone, second = not_told[:, both], slice(half + 1, None)
+        differences = torch.stack([told[:, both] - alone, told[:, second] - alone.flip(0)]).abs().mean()
+        return bool(differences < 0.05 * (not_told[:, second] - alone.flip(0)).abs().mean())  # rounding is below
+
+    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """See `Engine.train`."""
+        return self._group.call(self._train, batch, rate)
+
+    def _train(self, batch: Batch, rate: float) -> tuple[float, float]:
         model, optimizer, group = self._model.train(), self._optimizer, self._group
-        total = float(learned.sum()) / group.size  # gradients are a mean over processes
+        total = float(batch.weights.sum()) / group.size  # gradients are a mean over processes
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
         nats = torch.zeros((), device=model.device)
-        parts = zip(np.split(ids, self._calls), np.split(learned, self._calls), strict=True)
-        for call, (some, weight) in enumerate(parts):
+        for call, part in enumerate(batch.split(self._calls)):
             seed = [self._seed, self.step, call, group.rank]
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
             with group.averaging(call == self._calls - 1):
                 with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
-                    loss = self._nats(group.share(some), np.flatnonzero(group.share(weight))).sum() / total
+                    loss = self._batch_nats(part.split(group.size)[group.rank]) / total
                 loss.backward()
             nats += loss.detach()
         nats = group.mean(nats)
@@ -262,7 +324,7 @@ class TransformersEngine(Engine):
         places = np.flatnonzero(learned)
         self._model.eval()
         with torch.no_grad():  # in inference mode, weights that are spread could not be trained afterwards
-            nats = self._nats(ids, places).cpu().numpy()
+            nats = self._nats(ids[:, :-1], places, ids[:, 1:].reshape(-1)[places]).cpu().numpy()
         result = np.zeros(learned.size, np.float32)
         result[places] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)

@@ -217,7 +217,7 @@ def padded(
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Documents (all, or the ``chosen`` ones) of like length side by side, at most ``tokens`` ids a batch.
 
-    Gives the numbers of the documents beside their rows, which are as in `train`, cut at the context.
+    Gives the numbers of the documents beside their rows, which are as `Engine.losses` takes them, cut at the context.
     """
     lengths = np.minimum(np.diff(documents.starts.astype(np.int64)), context)
     chosen = np.arange(len(documents)) if chosen is None else chosen

@@ -7,15 +7,11 @@ No pretrained weights are needed: a small GPT-2 is trained from scratch on title
 the test split, every title alone, as texts are drawn. Half an hour on two cores, or less with --steps.
 """
 
-import argparse
-import json
 import math
-import os
 import statistics
-import tempfile
 from pathlib import Path
 
-from vocabulary import build, defaults, train
+from vocabulary import build, train, trial
 
 SETTINGS = ("row", "document")
 TRAININGS = ("from_scratch", "fine_tuned")
@@ -23,24 +19,17 @@ TRAININGS = ("from_scratch", "fine_tuned")
 
 def main() -> None:
     """Trains, measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1000, help="from scratch; a quarter for each fine-tuning")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="titlesmith-") as folder:
-        for stage in ("harvest", "corpus", "finetune"):
-            defaults(stage)  # read, and remembered, where the notebooks are
-        os.environ["TITLESMITH_ROOT"] = folder
-        found = compare(Path(folder), asked.steps, range(1, asked.seeds + 1))
+    trial(__doc__, 1000, compare, show)
+
+
+def show(found: dict) -> None:
+    """Prints the perplexities."""
     for row in found["runs"]:
         print("seed {seed}  {training:>12}  {attention:>8}  test perplexity {perplexity:8.2f}".format(**row))
     for training in TRAININGS:
         ratio = found[f"test_perplexity_ratio_document_to_row_{training}"]
         better = "document" if ratio < 1 else "row"
         print(f"document / row, {training.replace('_', ' ')}, means over seeds: {ratio:.4f}: {better} is better")
-    if asked.json:
-        print(json.dumps(found))
 
 
 def compare(folder: Path, steps: int, seeds: range) -> dict:

@@ -133,8 +133,8 @@ def product(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **changed: object) -> dict:
     from titlesmith.engines import architectures
-    from titlesmith.engines.base import ahead, learning_rate
-    from titlesmith.engines.rows import Rows
+    from titlesmith.engines.base import learning_rate
+    from titlesmith.engines.rows import Rows, ahead
 
     trained = engine(kind, folder, tiny)
     settings = SETTINGS | {"model": f"hf:{kind}", "batch_size": rows, "block_size": 64 if tiny else 1024} | changed

@@ -203,8 +203,8 @@ def _started(folder: Path, vocabulary: str = "full", **changed: object) -> tuple
 
 def trained(folder: Path, steps: int, **changed: object) -> tuple:
     """The engine behind steps as its loop takes them, the rows packed while it trains; and their clock."""
-    from titlesmith.engines.base import ahead, learning_rate
-    from titlesmith.engines.rows import Rows
+    from titlesmith.engines.base import learning_rate
+    from titlesmith.engines.rows import Rows, ahead
 
     clock, (_, settings, corpus, engine) = Clock(), _started(folder, **changed)
     batch = settings["batch_size"] * settings["accumulate"]

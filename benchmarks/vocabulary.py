@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import snapshot
@@ -23,8 +24,13 @@ SIZE = {"n_vocab": 50257, "n_ctx": 256, "n_embd": 192, "n_head": 6, "n_layer": 4
 
 def main() -> None:
     """Trains, measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1200, help="of the first training; a quarter for each fine-tuning")
+    trial(__doc__, 1200, compare, show)
+
+
+def trial(text: str, steps: int, compare: Callable, show: Callable) -> None:
+    """Runs a comparison of trainings from the command line, in a project of its own."""
+    parser = argparse.ArgumentParser(description=text.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=steps, help="of the first training; a quarter when fine-tuned")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -33,12 +39,17 @@ def main() -> None:
             defaults(stage)  # read, and remembered, where the notebooks are
         os.environ["TITLESMITH_ROOT"] = folder
         found = compare(Path(folder), asked.steps, range(1, asked.seeds + 1))
+    show(found)
+    if asked.json:
+        print(json.dumps(found))
+
+
+def show(found: dict) -> None:
+    """Prints the perplexities."""
     for row in found["runs"]:
         print("seed {seed}  {vocabulary:>6}  test perplexity {perplexity:8.2f}  {seconds:5.0f} s".format(**row))
     ratio = found["test_perplexity_ratio_corpus_to_full"]
     print(f"corpus / full, means over seeds: {ratio:.4f}; the bar for making it the default is 1.01")
-    if asked.json:
-        print(json.dumps(found))
 
 
 def compare(folder: Path, steps: int, seeds: range) -> dict:

@@ -7,17 +7,14 @@ optimization, and the rest (order of the data, schedule, validation, samples, ch
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from titlesmith.corpus.tokens import Documents, Tokenizer
-from titlesmith.engines.rows import Batch, Rows, padded
+from titlesmith.engines.rows import Batch, Rows, ahead, padded
 from titlesmith.errors import RequestError, RunError
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
@@ -348,18 +345,6 @@ class Probe:
         (draws,) = engine.generate([self.opening], self.sampling)
         texts = [self.corpus.layout.text(draw.ids) for draw in draws]
         return texts, sum(hash(self._fold(text)) in self._known for text in texts) / len(texts)
-
-
-def ahead(rows: Rows, step: int) -> Iterator[tuple[int, Batch]]:
-    """Steps from ``step`` on and their batches, the next one packed while the one before it trains."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        coming = pool.submit(rows.__getitem__, step)
-        for number in count(step):
-            batch, coming = coming.result(), pool.submit(rows.__getitem__, number + 1)
-            yield number, batch
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def learning_rate(step: int, settings: dict) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import chain, count, zip_longest
 
@@ -210,6 +211,18 @@ def _tree(texts: list[tuple[list[int], list[float]]]) -> tuple[list, ...]:
     for place in path:
         until[place] = len(ids)
     return ids, positions, until, places, labels, weights
+
+
+def ahead(rows: Rows, step: int) -> Iterator[tuple[int, Batch]]:
+    """Steps from ``step`` on and their batches, the next one packed while the one before it trains."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        coming = pool.submit(rows.__getitem__, step)
+        for number in count(step):
+            batch, coming = coming.result(), pool.submit(rows.__getitem__, number + 1)
+            yield number, batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def padded(

@@ -16,8 +16,9 @@ from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import engines, models, monitor
 from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.engines import gpt2 as module
 from titlesmith.engines import graph
-from titlesmith.engines.gpt2 import GPT2Engine, used_ids
+from titlesmith.engines.gpt2 import GPT2Engine, trained_ids, used_ids
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import harvest
 from titlesmith.run import Run
@@ -129,6 +130,7 @@ FANCY = {
 @pytest.mark.parametrize("at", [1, 2, pytest.param(5, marks=pytest.mark.compiled), 7])
 def test_resuming_is_exact_with_everything_switched_on_wherever_it_was_killed(project, monkeypatch, at):
     monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(module, "SAMPLED", 8)
     whole = train(*prepare("whole"), **FANCY)
     run, corpus = prepare("resumed")
     record = monitor.Monitor.step
@@ -207,6 +209,51 @@ def test_a_vocabulary_of_the_corpus_leaves_other_rows_as_they_were_and_any_prefi
     assert engine.generate([corpus.tokenizer.prompt(prefix, False)], SAMPLING)
     loaded = GPT2Engine.load(other / "model")
     assert np.array_equal(loaded._session.run(loaded._variables[1]), after)
+
+
+def test_accumulated_calls_draw_the_same_others(prepared, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLED", 8)
+    run, corpus = prepared
+    losses = []
+    for settings in ({"batch_size": 4, "accumulate": 1}, {"batch_size": 2, "accumulate": 2}):
+        run.clear("finetune")
+        train(run, corpus, vocabulary="corpus", **settings)
+        losses.append([row["loss"] for row in monitor.read(run / "history.csv")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "share", "trains"),
+    [
+        ("full", "124M", 0.1, False), ("auto", "124M", 0.1, True), ("auto", "124M", 0.7, False),
+        ("auto", "scratch", 0.1, False), ("corpus", "scratch", 0.7, True), ("corpus", "124M", 1.0, False),
+    ],
+)  # fmt: skip
+def test_which_embeddings_train(prepared, monkeypatch, asked, model, share, trains):
+    _, corpus = prepared
+    used = np.arange(int(share * len(corpus.tokenizer)))
+    monkeypatch.setattr(module, "used_ids", lambda *_: used)
+    found = trained_ids(corpus, {"vocabulary": asked, "model": model})
+    assert (found is used) if trains else (found is None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3}, {"vocabulary": "corpus", "accumulate": 2}])
+def test_while_it_trains_the_loss_is_that_of_the_documents(prepared, monkeypatch, settings):
+    run, corpus = prepared
+    engine, valid = train(run, corpus, **settings), corpus.documents("valid")
+    nats, tokens = engine.document_losses(valid)
+    calls, session = [], engine._session.run
+    monkeypatch.setattr(engine._session, "run", lambda fetches, *a: calls.append(fetches) or session(fetches, *a))
+    assert engine.loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
+    assert set(calls) == {engine._trainer.nats} and len(calls) > 1
+
+
+def test_documents_longer_than_a_row_are_measured_whole(prepared):
+    run, corpus = prepared
+    engine, valid = train(run, corpus, block_size=8), corpus.documents("valid")
+    nats, tokens = engine.document_losses(valid)
+    assert np.diff(valid.starts).max() > 8
+    assert engine.loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
 
 
 def test_a_full_disk_is_reported_and_the_last_checkpoint_is_whole(prepared, tmp_path):

@@ -16,24 +16,27 @@ ROWS, BLOCK, RATE = 3, 20, 0.01
 class Both:
     """gpt-2-simple's graph and a `Step` on the same variables, which are random."""
 
-    def __init__(self, kind=tf.float32, rows=ROWS, **settings):
+    def __init__(self, kind=tf.float32, rows=ROWS, used=None, sampled=0, **settings):
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(3)
             hparams = gpt2.default_hparams()
             hparams.override_from_dict(SHAPE)
             self.x, self.w = tf1.placeholder(tf.int32, [None, None]), tf1.placeholder(tf.float32, [None, None])
-            logits = gpt2.model(hparams, X=self.x[:, :-1])["logits"]
-            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.x[:, 1:], logits=logits)
+            self.logits = gpt2.model(hparams, X=self.x[:, :-1])["logits"]
+            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.x[:, 1:], logits=self.logits)
             self.loss = tf.reduce_sum(nats * self.w) / tf.reduce_sum(self.w)
             variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
             self.gradients = dict(zip(variables, tf.gradients(self.loss, list(variables.values())), strict=True))
             self.gradients = {n: tf.convert_to_tensor(g) for n, g in self.gradients.items()}
             steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            self.step = Step(variables, SHAPE, rows, BLOCK, SETTINGS | settings, kind, steps)
+            self.table = None if used is None else tf1.get_variable("table", [len(used), SHAPE["n_embd"]])
+            self.step = Step(variables, SHAPE, rows, BLOCK, SETTINGS | settings, kind, steps, self.table, sampled)
             self.session = tf1.Session(graph=graph)
             self.session.run(tf1.global_variables_initializer())
             for n, v in variables.items():
                 self.session.run(tf1.assign(v, tf.random.normal(v.shape) * 0.1 + n.endswith("/g")))
+            if used is not None:
+                self.session.run(tf1.assign(self.table, tf.gather(variables["wte"], used)))
         self.variables, self.names = variables, list(variables)
 
     def values(self) -> dict:
@@ -115,6 +118,37 @@ def test_a_tree_has_the_loss_and_the_gradients_of_its_documents_each_alone(check
     moments = dict(zip(both.names, both.session.run(both.step.moments[0::2]), strict=True))
     for n, g in clipped(gradients).items():
         assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
+
+
+@pytest.mark.parametrize("sampled", [150, 40])
+def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(rows, sampled):
+    ids, learned = rows[0] // 2, rows[1]  # the lower half occurs
+    both, drawn = Both(used=np.arange(150), sampled=sampled), 299 - np.arange(sampled)
+    old = both.values()
+    with both.session.graph.as_default():
+        logits = tf.concat([both.logits[..., :150], tf.gather(both.logits, drawn, axis=-1) + np.log(150 / sampled)], 2)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=both.x[:, 1:], logits=logits)
+        wanted = tf.reduce_sum(nats * both.w) / tf.reduce_sum(both.w)
+        slopes = tf.gradients(wanted, [both.variables[n] for n in both.names])
+        slopes = dict(zip(both.names, map(tf.convert_to_tensor, slopes), strict=True))
+        whole, wanted, slopes = both.session.run([both.loss, wanted, slopes], {both.x: ids, both.w: learned})
+    feed = both.feed(ids, learned) | {both.step.others: drawn}
+    loss, _ = both.session.run([both.step.loss, both.step.apply], feed)
+    assert loss == pytest.approx(wanted, abs=1e-5)
+    assert (loss == pytest.approx(whole, abs=1e-5)) == (sampled == 150), "all of them are the whole vocabulary"
+    slopes["wte"] = slopes["wte"][:150]  # what the others would learn is not theirs
+    moments = dict(zip(both.names, both.session.run(both.step.moments[0::2]), strict=True))
+    for n, g in clipped(slopes).items():
+        assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
+    new, table = both.session.run([both.variables, both.table])
+    assert np.array_equal(new["wte"], old["wte"]) and not np.array_equal(table, old["wte"][:150])
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200), "sampled": 9}])
+def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, settings):
+    both, (ids, learned) = Both(**settings), rows
+    wanted = both.session.run(both.loss, {both.x: ids, both.w: learned}) * learned.sum()
+    assert both.run(both.step.nats, ids, learned) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_moments_are_running_means(rows):
@@ -212,15 +246,16 @@ def test_a_step_that_is_not_finite_changes_nothing(rows):
     assert both.session.run(both.step.steps) == 0
 
 
-def test_cross_entropy_leaves_the_padding_out():
+def test_cross_entropy_adds_what_belongs_to_a_column_and_leaves_the_padding_out():
     # In the default graph, as importing gpt-2-simple leaves no eager mode
     logits = tf.random.stateless_normal([5, 64], [1, 2])
     places, labels, shares = [0, 1, 1, 3, 4, 4], [0, 3, 9, 49, 7, 6], np.array([1, 2, 1, 1, 0.5, 3], np.float32)
-    found = cross_entropy(logits, tf.constant(places), tf.constant(labels), tf.constant(shares), vocabulary=50)
-    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.gather(logits, places)[:, :50])
+    offsets = np.repeat(np.float32([0, 1.5, -np.inf]), [50, 8, 6])
+    found = cross_entropy(logits, tf.constant(places), tf.constant(labels), tf.constant(shares), offsets)
+    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.gather(logits + offsets, places)[:, :58])
     wanted = tf.reduce_sum(nats * shares)
     with tf1.Session() as session:
         slope = tf.convert_to_tensor(tf.gradients(wanted, logits)[0])
         (loss, gradient), wanted, slope = session.run([found, wanted, slope])
     assert loss == pytest.approx(wanted, abs=1e-5)
-    assert np.allclose(gradient, slope, atol=1e-6) and not gradient[:, 50:].any() and not gradient[2].any()
+    assert np.allclose(gradient, slope, atol=1e-6) and not gradient[:, 58:].any() and not gradient[2].any()

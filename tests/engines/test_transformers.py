@@ -274,7 +274,7 @@ def test_an_adapter_that_is_none_of_this_model_s_is_refused(project):
     ("settings", "said"),
     [
         ({"lora_rank": 2, "lora_targets": ["attention"]}, r"no layer attention; it has .*q_proj"),
-        ({"vocabulary": "corpus"}, "set it to full"),
+        ({"vocabulary": "corpus"}, "set it to auto or full"),
         ({"quantize": "4bit"}, "set finetune.lora_rank"),
         ({"quantize": "8bit", "lora_rank": 2}, r"needs .*GPU.*set it to none"),
     ],

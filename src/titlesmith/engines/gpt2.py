@@ -15,9 +15,9 @@ import numpy as np
 
 from titlesmith import models
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokens import Documents, Tokenizer
 from titlesmith.engines.base import Draw, Engine, sampling
-from titlesmith.engines.rows import Batch
+from titlesmith.engines.rows import Batch, Rows
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.machine import hushed
@@ -34,6 +34,7 @@ with hushed():
 tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
 tf1 = tf.compat.v1
 STEP = "titlesmith/step"
+SAMPLED = 1024  # of the ids that do not train, so many are in the softmax of a step
 
 
 class GPT2Engine(Engine):
@@ -120,28 +121,28 @@ class GPT2Engine(Engine):
 
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
-        hyperparameters, bf16 = dict(self.hyperparameters), precision(settings) == "bfloat16"
-        if settings["vocabulary"] == "corpus":
-            self._used = used_ids(corpus.documents("train").ids, self.tokenizer)
-            hyperparameters["n_vocab"] = len(self._used)
-        used = None if self._used is None else len(self._used)
+        bf16, whole, table, sampled = precision(settings) == "bfloat16", len(self.tokenizer), None, 0
+        self._used = trained_ids(corpus, settings)
+        if self._used is not None:
+            self._rest = np.setdiff1d(np.arange(whole), self._used)
+            sampled = min(SAMPLED, len(self._rest))
+        used = whole if self._used is None else len(self._used) + sampled
         models.check_memory(self.hyperparameters, settings, bf16, used, bool(models.gpus()))
         model = {v.op.name.removeprefix("model/"): v for v in self._variables}
         with self._session.graph.as_default():
             if self._used is not None:
                 # A table of the rows that train; the others are neither read nor changed (`_write_back`).
-                shape = [len(self._used), hyperparameters["n_embd"]]
-                self._table = tf1.get_variable("titlesmith/wte", shape, trainable=False)
-                self._read = tf1.assign(self._table, tf.gather(model["wte"], self._used))
+                shape = [len(self._used), self.hyperparameters["n_embd"]]
+                table = tf1.get_variable("titlesmith/wte", shape, trainable=False)
+                self._read = tf1.assign(table, tf.gather(model["wte"], self._used))
                 self._write = tf1.assign(
-                    model["wte"], tf.tensor_scatter_nd_update(model["wte"], self._used[:, None], self._table)
+                    model["wte"], tf.tensor_scatter_nd_update(model["wte"], self._used[:, None], table)
                 )
-                self._compact = np.zeros(len(self.tokenizer), np.int32)
+                self._compact = np.zeros(whole, np.int32)
                 self._compact[self._used] = np.arange(len(self._used))
-                model |= {"wte": self._table}
-            kind = tf.bfloat16 if bf16 else tf.float32
+            shape, kind = (settings["batch_size"], settings["block_size"]), tf.bfloat16 if bf16 else tf.float32
             self._trainer = Step(
-                model, hyperparameters, settings["batch_size"], settings["block_size"], settings, kind, self._steps
+                model, self.hyperparameters, *shape, settings, kind, self._steps, table=table, sampled=sampled
             )
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
             everything = [*self._variables, self._steps, *self._trainer.moments]
@@ -159,19 +160,40 @@ class GPT2Engine(Engine):
         """See `Engine.train`."""
         step = self._trainer
         feed = {step.rate: rate, step.total: batch.weights.sum()}
+        if self._used is not None:  # the same for all calls of a step, so that they add up to one large batch
+            generator = np.random.default_rng([self._seed, self.step])
+            feed[step.others] = generator.choice(self._rest, step.others.shape[0], replace=False)
         nats = 0.0
         for call, part in enumerate(batch.split(self._calls)):
             ids, labels = part.ids, part.labels
             if self._used is not None:
                 ids, labels = self._compact[ids], self._compact[labels]
             seed = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
-            feed |= {step.ids: ids, step.positions: part.positions, step.until: part.until, step.seed: seed}
-            feed |= {step.places: part.places, step.labels: labels, step.learned: part.weights}
+            feed |= self._fed(part) | {step.ids: ids, step.labels: labels, step.seed: seed}
             if call < self._calls - 1:
                 nats += self._session.run([step.loss, step.accumulate], feed)[0]
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
         self._changed, self._fresh = True, False
         return float(nats + loss), float(norm)
+
+    def _fed(self, batch: Batch) -> dict:
+        step = self._trainer
+        names = ("ids", "positions", "until", "places", "labels")
+        return {getattr(step, name): getattr(batch, name) for name in names} | {step.learned: batch.weights}
+
+    def loss(self, documents: Documents) -> float:
+        """See `Engine.loss`; while it trains in rows as long as these documents, with the products of training."""
+        step, tokens = self._trainer, documents.learned_tokens
+        if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
+            return super().loss(documents)
+        self._write_back()
+        height, nats = step.ids.shape[0], 0.0
+        rows = Rows(documents, height, step.ids.shape[1], 0, apart=True)
+        for first in range(0, rows.count, height):
+            batch = rows[first // height + 1]
+            batch.weights[rows.count - first :] = 0  # what begins a second epoch
+            nats += float(self._session.run(step.nats, self._fed(batch) | {step.seed: [0, 0]}))
+        return nats / tokens
 
     def _write_back(self) -> None:
         if self._used is not None and self._changed:
@@ -246,6 +268,18 @@ class GPT2Engine(Engine):
 def sizes(variables: list) -> int:
     """Bytes that float32 variables take."""
     return sum(4 * math.prod(v.shape.as_list()) for v in variables)
+
+
+def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
+    """The ids whose embeddings train (``vocabulary``), in order; None for all.
+
+    On its own (``auto``) a training takes those of the corpus where weights are given and they are less than half.
+    """
+    asked, whole = settings["vocabulary"], len(corpus.tokenizer)
+    if asked == "full" or (asked == "auto" and settings["model"] == "scratch"):
+        return None
+    used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
+    return used if len(used) < (whole if asked == "corpus" else whole // 2) else None
 
 
 def used_ids(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:

@@ -192,7 +192,14 @@ class Functions:
         return run(u, bias)
 
 
-def cross_entropy(logits, places, labels, shares, vocabulary: int):
+def log_sum_exp(logits, offsets):
+    """Logarithm of the sum of the exponentials of logits (N, V) and their offsets (V,), (N, 1), in float32."""
+    logits = f32(logits) + offsets
+    highest = tf.reduce_max(logits, -1, keepdims=True)
+    return highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
+
+
+def cross_entropy(logits, places, labels, shares, offsets):
     """Loss of predictions, and its gradient.
 
     Parameters
@@ -202,8 +209,8 @@ def cross_entropy(logits, places, labels, shares, vocabulary: int):
     places, labels, shares
         Of each prediction: the row of ``logits`` that makes it, what was to be predicted, and its part in the loss; no
         two have both the same place and the same label.
-    vocabulary
-        V, without what it is padded with.
+    offsets
+        What is added to each column of ``logits``, (V padded,), float32; 0 where labels are.
 
     Returns
     -------
@@ -213,14 +220,12 @@ def cross_entropy(logits, places, labels, shares, vocabulary: int):
     at, kind = tf.stack([places, labels], 1), logits.dtype
 
     @fused
-    def softmax(logits, shares):
-        logits = tf.where(tf.range(logits.shape[-1]) < vocabulary, f32(logits), -np.inf)
-        highest = tf.reduce_max(logits, -1, keepdims=True)
-        total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1, keepdims=True))
-        return total[:, 0], tf.cast(tf.exp(logits - total) * shares[:, None], kind)
+    def softmax(logits, shares, offsets):
+        total = log_sum_exp(logits, offsets)
+        return total[:, 0], tf.cast(tf.exp(f32(logits) + offsets - total) * shares[:, None], kind)
 
     whole = tf.math.unsorted_segment_sum(shares, places, logits.shape[0])
-    total, gradient = softmax(logits, whole)
+    total, gradient = softmax(logits, whole, offsets)
     nats = tf.gather(total, places) - f32(tf.gather_nd(logits, at))
     # In float32 up to the difference: what is nearly certain has a gradient of nearly nothing
     here = tf.exp(-nats) * tf.gather(whole, places) - shares
@@ -238,7 +243,7 @@ class Step:
     variables
         The model's, by name without ``model/``.
     hyperparameters
-        As in hparams.json; ``n_vocab`` is that of ``wte`` here.
+        As in hparams.json.
     rows, block
         Shape of a call's ids.
     settings
@@ -248,55 +253,74 @@ class Step:
         Type of the operands of matrix products.
     steps
         Counts the steps that were applied.
+    table, sampled
+        Where a part of the vocabulary trains: its embeddings, which take the place of ``wte``, and how many of the
+        others each step draws to stand for all of them in the softmax (Jean et al. 2015), which stay as they are.
 
     Attributes
     ----------
+    ids, labels, others
+        Placeholders: of the table where there is one; and which of the vocabulary's ids are drawn.
     moments, sums
         Variables of the optimizer to save, and of the accumulation, which are zero between steps.
     loss, norm, accumulate, apply
         What to run: the share of a call in the step's loss, the gradient's norm before clipping, and the two ways to
         end a call.
+    nats
+        What to run to measure rows: the sum of their nats by weight, over the whole vocabulary (``ids`` and ``labels``
+        are the vocabulary's) and without dropout.
     """
 
-    def __init__(self, variables, hyperparameters: dict, rows: int, block: int, settings: dict, kind, steps):
-        self.steps = steps
-        self.variables, self.hyperparameters, self.settings, self.kind = variables, hyperparameters, settings, kind
+    def __init__(
+        self,
+        variables,
+        hyperparameters: dict,
+        rows: int,
+        block: int,
+        settings: dict,
+        kind,
+        steps,
+        table=None,
+        sampled=0,
+    ):
+        self.steps, self.hyperparameters, self.settings, self.kind = steps, hyperparameters, settings, kind
+        self.variables = variables if table is None else variables | {"wte": table}
         self.ids, self.positions, self.until = (tf1.placeholder(tf.int32, [rows, block]) for _ in range(3))
         self.places, self.labels = (tf1.placeholder(tf.int32, [rows, None]) for _ in range(2))
         self.learned = tf1.placeholder(tf.float32, [rows, None])
         self.total = tf1.placeholder(tf.float32, [])  # predictions learned in the whole step
         self.rate = tf1.placeholder(tf.float32, [])
         self.seed = tf1.placeholder(tf.int32, [2])  # of dropout in this call
-        self.functions = Functions(rows, block, hyperparameters, settings["dropout"], kind)
-        trained = [n for n in variables if n.startswith("h") or settings["layers"] == "all"]
-        self.loss, gradients = self._gradients(trained)
-        self._update({n: gradients[n] for n in trained})
-
-    def _gradients(self, trained):
-        variables, kind = self.variables, self.kind
-        vocabulary, width = self.hyperparameters["n_vocab"], self.hyperparameters["n_embd"]
-        rows, block = self.ids.shape
+        self.others = tf1.placeholder(tf.int32, [sampled]) if sampled else tf.zeros([0], tf.int32)
         # Matrices once in the type of their products; gradients come in that type and are summed in float32.
         weights = {
             n: tf.cast(tf.reshape(v, v.shape[1:]), kind) if n.endswith("/w") else tf.convert_to_tensor(v)
-            for n, v in variables.items()
+            for n, v in self.variables.items()
         }
-        wide = -vocabulary % LANES
-        head = tf.pad(tf.cast(weights["wte"], kind), [[0, wide], [0, 0]])
-        inputs, positions = tf.reshape(self.ids, [-1]), tf.reshape(self.positions, [-1])
-        begin = tf.gather(weights["wte"], inputs) + tf.gather(weights["wpe"], positions)
-        h = drop(begin, self.settings["dropout"], self._place(0))
-        o, bias = tf.zeros([rows * block, width], kind), tf.zeros([width])
-        for layer in range(self.hyperparameters["n_layer"]):
-            own = {n.partition("/")[2]: w for n, w in weights.items() if n.startswith(f"h{layer}/")}
-            run = self._kept_little if self.settings["checkpointing"] else self._block
-            h, o, bias = run(h, o, bias, own, layer)
-        _, x = self.functions.add_norm(h, o, bias, weights["ln_f/g"], weights["ln_f/b"], self._place(1))
-        logits = tf.matmul(x, head, transpose_b=True)
         learned = tf.where(self.learned > 0)  # rows are filled up with predictions that are not
-        shares = tf.gather_nd(self.learned, learned) / self.total
         places = tf.gather_nd(self.places + block * tf.range(rows)[:, None], learned)
-        loss, dlogits = cross_entropy(logits, places, tf.gather_nd(self.labels, learned), shares, vocabulary)
+        predictions = places, tf.gather_nd(self.labels, learned), tf.gather_nd(self.learned, learned)
+        functions = Functions(rows, block, hyperparameters, settings["dropout"], kind)
+        trained = [n for n in self.variables if n.startswith("h") or settings["layers"] == "all"]
+        self.loss, gradients = self._gradients(trained, functions, weights, predictions, variables["wte"])
+        if settings["dropout"]:
+            functions = Functions(rows, block, hyperparameters, 0.0, kind)
+        self.nats = self._nats(functions, weights | {"wte": variables["wte"]}, predictions)
+        self._update({n: gradients[n] for n in trained})
+
+    def _gradients(self, trained, functions, weights, predictions, whole):
+        kind, width, inputs = self.kind, self.hyperparameters["n_embd"], tf.reshape(self.ids, [-1])
+        begin, x = self._hidden(functions, weights)
+        head, sampled, others = weights["wte"], self.others.shape[0], whole.shape[0] - weights["wte"].shape[0]
+        wide = -(head.shape[0] + sampled) % LANES
+        offsets = np.repeat(
+            np.float32([0, np.log(others / sampled) if sampled else 0, -np.inf]), [head.shape[0], sampled, wide]
+        )
+        drawn = tf.gather(whole, self.others)
+        head = tf.concat([tf.cast(t, kind) for t in (head, drawn, tf.zeros([wide, width]))], 0)
+        logits = tf.matmul(x, head, transpose_b=True)
+        places, labels, counts = predictions
+        loss, dlogits = cross_entropy(logits, places, labels, counts / self.total, offsets)
         sought = {n: weights[n] for n in trained if n not in ("wte", "wpe")}
         if "wte" in trained:
             sought |= {"head": head, "begin": begin}
@@ -307,15 +331,38 @@ class Step:
             dbegin, (tokens, places) = found.pop("begin"), tf.unique(inputs)
             sums = tf.math.unsorted_segment_sum(dbegin, places, tf.size(tokens))
             found["wte"] = tf.tensor_scatter_nd_add(found.pop("head"), tokens[:, None], tf.cast(sums, kind))
+            positions = tf.reshape(self.positions, [-1])
             found["wpe"] = tf.math.unsorted_segment_sum(dbegin, positions, self.hyperparameters["n_ctx"])
         return loss, found
+
+    def _nats(self, functions, weights, predictions) -> tf.Tensor:
+        head, (places, labels, counts) = weights["wte"], predictions
+        wide = -head.shape[0] % LANES
+        offsets = np.repeat(np.float32([0, -np.inf]), [head.shape[0], wide])
+        head = tf.pad(tf.cast(head, self.kind), [[0, wide], [0, 0]])
+        logits = tf.matmul(self._hidden(functions, weights)[1], head, transpose_b=True)
+        total = fused(log_sum_exp)(logits, offsets)[:, 0]
+        nats = tf.gather(total, places) - f32(tf.gather_nd(logits, tf.stack([places, labels], 1)))
+        return tf.reduce_sum(nats * counts)
+
+    def _hidden(self, functions, weights) -> tuple[tf.Tensor, tf.Tensor]:
+        """What goes into the first block and what comes out of the last, normalized; (N, D)."""
+        inputs, positions = tf.reshape(self.ids, [-1]), tf.reshape(self.positions, [-1])
+        begin = tf.gather(weights["wte"], inputs) + tf.gather(weights["wpe"], positions)
+        h = drop(begin, functions.dropout, self._place(0))
+        o, bias = tf.zeros(begin.shape, self.kind), tf.zeros(begin.shape[1:])
+        for layer in range(self.hyperparameters["n_layer"]):
+            own = {n.partition("/")[2]: w for n, w in weights.items() if n.startswith(f"h{layer}/")}
+            run = self._kept_little if self.settings["checkpointing"] else self._block
+            h, o, bias = run(functions, h, o, bias, own, layer)
+        return begin, functions.add_norm(h, o, bias, weights["ln_f/g"], weights["ln_f/b"], self._place(1))[1]
 
     def _place(self, number: int) -> tf.Tensor:
         """A seed for each place of dropout."""
         return self.seed + tf.constant([0, number])
 
-    def _block(self, h, o, bias, own: dict, layer: int):
-        f, place = self.functions, 10 * (layer + 1)
+    def _block(self, f, h, o, bias, own: dict, layer: int):
+        place = 10 * (layer + 1)
         h, x = f.add_norm(h, o, bias, own["ln_1/g"], own["ln_1/b"], self._place(place))
         q, k, v = f.heads(tf.matmul(x, own["attn/c_attn/w"]), own["attn/c_attn/b"])
         attention = f.weights(tf.matmul(q, k, transpose_b=True), self.until, self._place(place + 1))
@@ -324,7 +371,7 @@ class Step:
         m = f.gelu(tf.matmul(x, own["mlp/c_fc/w"]), own["mlp/c_fc/b"])
         return h, tf.matmul(m, own["mlp/c_proj/w"]), own["mlp/c_proj/b"]
 
-    def _kept_little(self, h, o, bias, own: dict, layer: int):
+    def _kept_little(self, f, h, o, bias, own: dict, layer: int):
         """`_block` that keeps its inputs alone and computes the rest again backward (Chen et al. 2016)."""
         names = list(own)
 
@@ -333,10 +380,10 @@ class Step:
             def backward(*dys):
                 with tf.control_dependencies(dys):  # not before, and not shared with forward
                     xs = [tf.identity(x) for x in (h, o, bias, *weights)]
-                ys = self._block(*xs[:3], dict(zip(names, xs[3:], strict=True)), layer)
+                ys = self._block(f, *xs[:3], dict(zip(names, xs[3:], strict=True)), layer)
                 return tf.gradients(ys, xs, dys)
 
-            return self._block(h, o, bias, dict(zip(names, weights, strict=True)), layer), backward
+            return self._block(f, h, o, bias, dict(zip(names, weights, strict=True)), layer), backward
 
         return run(h, o, bias, *own.values())
 

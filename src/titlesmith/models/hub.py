@@ -51,8 +51,8 @@ def check(settings: dict) -> None:
                 )
         return
     check_installed()
-    if settings["vocabulary"] != "full":
-        raise RequestError(f"finetune.vocabulary: {model} has a softmax over all tokens alone; set it to full")
+    if settings["vocabulary"] == "corpus":
+        raise RequestError(f"finetune.vocabulary: {model} has a softmax over all tokens alone; set it to auto or full")
     if rank and model == PREFIX + "scratch":
         raise RequestError("finetune.lora_rank: adapters need a model that has learned something; set it to 0")
     if quantize != "none":

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from test_rows import END, Alike
 
+from titlesmith.engines import vocabulary
 from titlesmith.engines.gpt2 import gpt2, tf, tf1  # hushed
 from titlesmith.engines.graph import BETAS, CLIP, TINY, Step, cross_entropy, drop
 from titlesmith.engines.rows import Batch, Rows
+from titlesmith.engines.vocabulary import SLOWER, Part
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
@@ -16,7 +18,7 @@ ROWS, BLOCK, RATE = 3, 20, 0.01
 class Both:
     """gpt-2-simple's graph and a `Step` on the same variables, which are random."""
 
-    def __init__(self, kind=tf.float32, rows=ROWS, used=None, sampled=0, **settings):
+    def __init__(self, kind=tf.float32, rows=ROWS, used=None, **settings):
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(3)
             hparams = gpt2.default_hparams()
@@ -29,23 +31,23 @@ class Both:
             self.gradients = dict(zip(variables, tf.gradients(self.loss, list(variables.values())), strict=True))
             self.gradients = {n: tf.convert_to_tensor(g) for n, g in self.gradients.items()}
             steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            self.table = None if used is None else tf1.get_variable("table", [len(used), SHAPE["n_embd"]])
-            self.step = Step(variables, SHAPE, rows, BLOCK, SETTINGS | settings, kind, steps, self.table, sampled)
+            self.part = None if used is None else Part(variables["wte"], used)
+            self.step = Step(variables, SHAPE, (rows, BLOCK), SETTINGS | settings, kind, steps, self.part)
             self.session = tf1.Session(graph=graph)
             self.session.run(tf1.global_variables_initializer())
             for n, v in variables.items():
                 self.session.run(tf1.assign(v, tf.random.normal(v.shape) * 0.1 + n.endswith("/g")))
             if used is not None:
-                self.session.run(tf1.assign(self.table, tf.gather(variables["wte"], used)))
+                self.session.run(self.part.read)
         self.variables, self.names = variables, list(variables)
 
     def values(self) -> dict:
         return self.session.run(self.variables)
 
-    def feed(self, ids, learned, total=None, seed=(1, 2)) -> dict:
+    def feed(self, ids, learned, total=None, seed=(1, 2), others=None) -> dict:
         place = np.tile(np.arange(BLOCK), (len(ids), 1))  # rows whose places read all before them
         batch = Batch(ids[:, :-1], place, np.full_like(place, BLOCK), place, ids[:, 1:], learned)
-        return self.fed(batch, seed, total)
+        return self.fed(batch, seed, total) | ({} if others is None else {self.part.others: others})
 
     def fed(self, batch: Batch, seed=(1, 2), total=None) -> dict:
         step = self.step
@@ -72,7 +74,7 @@ def test_kernels_are_compiled_once_whatever_the_number_of_layers():
             gpt2.model(hparams, X=tf1.placeholder(tf.int32, [None, None]))
             variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
             steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            Step(variables, SHAPE | {"n_layer": layers}, ROWS, BLOCK, SETTINGS, tf.float32, steps)
+            Step(variables, SHAPE | {"n_layer": layers}, (ROWS, BLOCK), SETTINGS, tf.float32, steps)
         called = [op.get_attr("f").name for op in graph.get_operations() if op.type.endswith("PartitionedCall")]
         assert len(called) > 20 * layers
         return set(called)
@@ -121,9 +123,10 @@ def test_a_tree_has_the_loss_and_the_gradients_of_its_documents_each_alone(check
 
 
 @pytest.mark.parametrize("sampled", [150, 40])
-def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(rows, sampled):
+def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(rows, monkeypatch, sampled):
+    monkeypatch.setattr(vocabulary, "SAMPLED", sampled)
     ids, learned = rows[0] // 2, rows[1]  # the lower half occurs
-    both, drawn = Both(used=np.arange(150), sampled=sampled), 299 - np.arange(sampled)
+    both, drawn = Both(used=np.arange(150)), 299 - np.arange(sampled)
     old = both.values()
     with both.session.graph.as_default():
         logits = tf.concat([both.logits[..., :150], tf.gather(both.logits, drawn, axis=-1) + np.log(150 / sampled)], 2)
@@ -132,19 +135,26 @@ def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(row
         slopes = tf.gradients(wanted, [both.variables[n] for n in both.names])
         slopes = dict(zip(both.names, map(tf.convert_to_tensor, slopes), strict=True))
         whole, wanted, slopes = both.session.run([both.loss, wanted, slopes], {both.x: ids, both.w: learned})
-    feed = both.feed(ids, learned) | {both.step.others: drawn}
-    loss, _ = both.session.run([both.step.loss, both.step.apply], feed)
+    loss, _ = both.run([both.step.loss, both.step.apply], ids, learned, others=drawn)
     assert loss == pytest.approx(wanted, abs=1e-5)
     assert (loss == pytest.approx(whole, abs=1e-5)) == (sampled == 150), "all of them are the whole vocabulary"
-    slopes["wte"] = slopes["wte"][:150]  # what the others would learn is not theirs
-    moments = dict(zip(both.names, both.session.run(both.step.moments[0::2]), strict=True))
-    for n, g in clipped(slopes).items():
+    slopes["wte"], others = slopes["wte"][:150], slopes["wte"][150:].sum(axis=0)
+    moments = dict(zip([*both.names, "shift"], both.session.run(both.step.moments[0::2]), strict=True))
+    shared = clipped(slopes)
+    scale = shared["wpe"].max() / slopes["wpe"].max()
+    for n, g in (shared | {"shift": scale * others}).items():
         assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
-    new, table = both.session.run([both.variables, both.table])
-    assert np.array_equal(new["wte"], old["wte"]) and not np.array_equal(table, old["wte"][:150])
+    shift, table = both.session.run([both.part.shift, both.part.table])
+    assert np.allclose(shift, -SLOWER * RATE * np.sign(others), atol=1e-5)
+    assert np.array_equal(both.values()["wte"], old["wte"])
+    both.session.run(both.part.write)
+    new = both.values()["wte"]
+    assert np.array_equal(new, np.concatenate([table, old["wte"][150:] + shift]))
+    both.session.run(both.part.write)
+    assert np.array_equal(both.values()["wte"], new), "they move once"
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200), "sampled": 9}])
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200)}])
 def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, settings):
     both, (ids, learned) = Both(**settings), rows
     wanted = both.session.run(both.loss, {both.x: ids, both.w: learned}) * learned.sum()

@@ -30,11 +30,11 @@ with hushed():
     from titlesmith.engines.decoder import Decoder
     from titlesmith.engines.graph import Step
     from titlesmith.engines.sampler import Sampler
+    from titlesmith.engines.vocabulary import Part, trained_ids
 
 tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
 tf1 = tf.compat.v1
 STEP = "titlesmith/step"
-SAMPLED = 1024  # of the ids that do not train, so many are in the softmax of a step
 
 
 class GPT2Engine(Engine):
@@ -55,7 +55,7 @@ class GPT2Engine(Engine):
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
         self._trainer: Step | None = None
-        self._sampler = self._used = self._checkpoint = None
+        self._sampler = self._part = self._checkpoint = None
         self._fresh = False  # whether the sampler has the weights as they are now
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(seed)
@@ -121,29 +121,15 @@ class GPT2Engine(Engine):
 
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
-        bf16, whole, table, sampled = precision(settings) == "bfloat16", len(self.tokenizer), None, 0
-        self._used = trained_ids(corpus, settings)
-        if self._used is not None:
-            self._rest = np.setdiff1d(np.arange(whole), self._used)
-            sampled = min(SAMPLED, len(self._rest))
-        used = whole if self._used is None else len(self._used) + sampled
-        models.check_memory(self.hyperparameters, settings, bf16, used, bool(models.gpus()))
+        bf16, used, self._part = precision(settings) == "bfloat16", trained_ids(corpus, settings), None
+        softmax = len(self.tokenizer if used is None else used)
+        models.check_memory(self.hyperparameters, settings, bf16, softmax, bool(models.gpus()))
         model = {v.op.name.removeprefix("model/"): v for v in self._variables}
+        shape, kind = (settings["batch_size"], settings["block_size"]), tf.bfloat16 if bf16 else tf.float32
         with self._session.graph.as_default():
-            if self._used is not None:
-                # A table of the rows that train; the others are neither read nor changed (`_write_back`).
-                shape = [len(self._used), self.hyperparameters["n_embd"]]
-                table = tf1.get_variable("titlesmith/wte", shape, trainable=False)
-                self._read = tf1.assign(table, tf.gather(model["wte"], self._used))
-                self._write = tf1.assign(
-                    model["wte"], tf.tensor_scatter_nd_update(model["wte"], self._used[:, None], table)
-                )
-                self._compact = np.zeros(whole, np.int32)
-                self._compact[self._used] = np.arange(len(self._used))
-            shape, kind = (settings["batch_size"], settings["block_size"]), tf.bfloat16 if bf16 else tf.float32
-            self._trainer = Step(
-                model, self.hyperparameters, *shape, settings, kind, self._steps, table=table, sampled=sampled
-            )
+            if used is not None:
+                self._part = Part(model["wte"], used)
+            self._trainer = Step(model, self.hyperparameters, shape, settings, kind, self._steps, self._part)
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
             everything = [*self._variables, self._steps, *self._trainer.moments]
             self._full_saver, self.checkpoint_bytes = (
@@ -152,22 +138,21 @@ class GPT2Engine(Engine):
             )
             if self._checkpoint:
                 self._full_saver.restore(self._session, self._checkpoint)
-            if self._used is not None:
-                self._session.run(self._read.op)
+            if self._part:
+                self._session.run(self._part.read)
         self._calls, self._seed, self._changed = settings["accumulate"], settings["seed"], False
 
     def train(self, batch: Batch, rate: float) -> tuple[float, float]:
         """See `Engine.train`."""
         step = self._trainer
         feed = {step.rate: rate, step.total: batch.weights.sum()}
-        if self._used is not None:  # the same for all calls of a step, so that they add up to one large batch
-            generator = np.random.default_rng([self._seed, self.step])
-            feed[step.others] = generator.choice(self._rest, step.others.shape[0], replace=False)
+        if self._part:  # the same for all calls of a step, so that they add up to one large batch
+            feed[self._part.others] = self._part.draw([self._seed, self.step])
         nats = 0.0
         for call, part in enumerate(batch.split(self._calls)):
             ids, labels = part.ids, part.labels
-            if self._used is not None:
-                ids, labels = self._compact[ids], self._compact[labels]
+            if self._part:
+                ids, labels = self._part.compact(ids), self._part.compact(labels)
             seed = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
             feed |= self._fed(part) | {step.ids: ids, step.labels: labels, step.seed: seed}
             if call < self._calls - 1:
@@ -196,8 +181,8 @@ class GPT2Engine(Engine):
         return nats / tokens
 
     def _write_back(self) -> None:
-        if self._used is not None and self._changed:
-            self._session.run(self._write.op)
+        if self._part and self._changed:
+            self._session.run(self._part.write)
             self._changed = False
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
@@ -268,27 +253,6 @@ class GPT2Engine(Engine):
 def sizes(variables: list) -> int:
     """Bytes that float32 variables take."""
     return sum(4 * math.prod(v.shape.as_list()) for v in variables)
-
-
-def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
-    """The ids whose embeddings train (``vocabulary``), in order; None for all.
-
-    On its own (``auto``) a training takes those of the corpus where weights are given and they are less than half.
-    """
-    asked, whole = settings["vocabulary"], len(corpus.tokenizer)
-    if asked == "full" or (asked == "auto" and settings["model"] == "scratch"):
-        return None
-    used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
-    return used if len(used) < (whole if asked == "corpus" else whole // 2) else None
-
-
-def used_ids(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """The vocabulary's ids that occur in ``ids``, all single bytes, and the end of text, in order."""
-    used = np.zeros(len(tokenizer), bool)
-    for start in range(0, len(ids), 2**22):
-        used[ids[start : start + 2**22]] = True
-    used[[i for token, i in tokenizer.vocabulary.items() if len(token) == 1 or i == tokenizer.end]] = True
-    return np.flatnonzero(used).astype(np.int32)
 
 
 def precision(settings: dict) -> str:

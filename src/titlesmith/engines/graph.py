@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from titlesmith.engines.vocabulary import SLOWER, Part
+
 tf1 = tf.compat.v1
 EPSILON = 1e-5  # of the normalizations, as in GPT-2
 LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd widths take up to a third longer
@@ -244,8 +246,8 @@ class Step:
         The model's, by name without ``model/``.
     hyperparameters
         As in hparams.json.
-    rows, block
-        Shape of a call's ids.
+    shape
+        Rows and block of a call's ids.
     settings
         ``dropout``, ``weight_decay``, ``accumulate`` (calls a step), ``layers`` (all, or transformer for the blocks
         alone), ``checkpointing`` (activations of a block are computed again rather than kept).
@@ -253,14 +255,13 @@ class Step:
         Type of the operands of matrix products.
     steps
         Counts the steps that were applied.
-    table, sampled
-        Where a part of the vocabulary trains: its embeddings, which take the place of ``wte``, and how many of the
-        others each step draws to stand for all of them in the softmax (Jean et al. 2015), which stay as they are.
+    part
+        The part of the vocabulary that trains, if not all.
 
     Attributes
     ----------
-    ids, labels, others
-        Placeholders: of the table where there is one; and which of the vocabulary's ids are drawn.
+    ids, labels
+        Placeholders; where a part trains, of rows of its table.
     moments, sums
         Variables of the optimizer to save, and of the accumulation, which are zero between steps.
     loss, norm, accumulate, apply
@@ -271,27 +272,17 @@ class Step:
         are the vocabulary's) and without dropout.
     """
 
-    def __init__(
-        self,
-        variables,
-        hyperparameters: dict,
-        rows: int,
-        block: int,
-        settings: dict,
-        kind,
-        steps,
-        table=None,
-        sampled=0,
-    ):
+    def __init__(self, variables, hyperparameters: dict, shape, settings: dict, kind, steps, part: Part | None = None):
         self.steps, self.hyperparameters, self.settings, self.kind = steps, hyperparameters, settings, kind
-        self.variables = variables if table is None else variables | {"wte": table}
+        self.variables, (rows, block) = dict(variables), shape
+        if part:
+            self.variables |= {"wte": part.table, "shift": part.shift}
         self.ids, self.positions, self.until = (tf1.placeholder(tf.int32, [rows, block]) for _ in range(3))
         self.places, self.labels = (tf1.placeholder(tf.int32, [rows, None]) for _ in range(2))
         self.learned = tf1.placeholder(tf.float32, [rows, None])
         self.total = tf1.placeholder(tf.float32, [])  # predictions learned in the whole step
         self.rate = tf1.placeholder(tf.float32, [])
         self.seed = tf1.placeholder(tf.int32, [2])  # of dropout in this call
-        self.others = tf1.placeholder(tf.int32, [sampled]) if sampled else tf.zeros([0], tf.int32)
         # Matrices once in the type of their products; gradients come in that type and are summed in float32.
         weights = {
             n: tf.cast(tf.reshape(v, v.shape[1:]), kind) if n.endswith("/w") else tf.convert_to_tensor(v)
@@ -302,26 +293,25 @@ class Step:
         predictions = places, tf.gather_nd(self.labels, learned), tf.gather_nd(self.learned, learned)
         functions = Functions(rows, block, hyperparameters, settings["dropout"], kind)
         trained = [n for n in self.variables if n.startswith("h") or settings["layers"] == "all"]
-        self.loss, gradients = self._gradients(trained, functions, weights, predictions, variables["wte"])
+        self.loss, gradients = self._gradients(trained, functions, weights, predictions, variables["wte"], part)
         if settings["dropout"]:
             functions = Functions(rows, block, hyperparameters, 0.0, kind)
         self.nats = self._nats(functions, weights | {"wte": variables["wte"]}, predictions)
         self._update({n: gradients[n] for n in trained})
 
-    def _gradients(self, trained, functions, weights, predictions, whole):
+    def _gradients(self, trained, functions, weights, predictions, whole, part):
         kind, width, inputs = self.kind, self.hyperparameters["n_embd"], tf.reshape(self.ids, [-1])
         begin, x = self._hidden(functions, weights)
-        head, sampled, others = weights["wte"], self.others.shape[0], whole.shape[0] - weights["wte"].shape[0]
-        wide = -(head.shape[0] + sampled) % LANES
-        offsets = np.repeat(
-            np.float32([0, np.log(others / sampled) if sampled else 0, -np.inf]), [head.shape[0], sampled, wide]
-        )
-        drawn = tf.gather(whole, self.others)
-        head = tf.concat([tf.cast(t, kind) for t in (head, drawn, tf.zeros([wide, width]))], 0)
+        head, each = [weights["wte"]], [0]  # tables of the softmax, and what is added to the logits of each
+        if part:
+            head, each = [*head, tf.gather(whole, part.others) + weights["shift"]], [*each, np.log(part.scale)]
+        head.append(tf.zeros([-sum(t.shape[0] for t in head) % LANES, width]))
+        offsets = np.repeat(np.float32([*each, -np.inf]), [t.shape[0] for t in head])
+        head = tf.concat([tf.cast(t, kind) for t in head], 0)
         logits = tf.matmul(x, head, transpose_b=True)
         places, labels, counts = predictions
         loss, dlogits = cross_entropy(logits, places, labels, counts / self.total, offsets)
-        sought = {n: weights[n] for n in trained if n not in ("wte", "wpe")}
+        sought = {n: weights[n] for n in trained if n not in ("wte", "wpe", "shift")}
         if "wte" in trained:
             sought |= {"head": head, "begin": begin}
         found = dict(zip(sought, tf.gradients(logits, list(sought.values()), dlogits), strict=True))
@@ -330,6 +320,9 @@ class Step:
             # in the type of the products: it is the largest gradient by far.
             dbegin, (tokens, places) = found.pop("begin"), tf.unique(inputs)
             sums = tf.math.unsorted_segment_sum(dbegin, places, tf.size(tokens))
+            if part:
+                first = part.table.shape[0]
+                found["shift"] = tf.reduce_sum(f32(found["head"][first : first + part.others.shape[0]]), 0)
             found["wte"] = tf.tensor_scatter_nd_add(found.pop("head"), tokens[:, None], tf.cast(sums, kind))
             positions = tf.reshape(self.positions, [-1])
             found["wpe"] = tf.math.unsorted_segment_sum(dbegin, positions, self.hyperparameters["n_ctx"])
@@ -406,7 +399,7 @@ class Step:
             gradients = {n: f32(g) + sums[n] for n, g in gradients.items()}
         # Rows first: XLA sums rows side by side and vectorized, all at once on one core and number by number
         squares = fused(lambda g: tf.reduce_sum(f32(g) ** 2, -1))
-        self.norm = tf.sqrt(tf.add_n([tf.reduce_sum(squares(g)) for g in gradients.values()]))
+        self.norm = tf.sqrt(tf.add_n([tf.reduce_sum(squares(g)) for n, g in gradients.items() if n != "shift"]))
         scale = CLIP / tf.maximum(self.norm, CLIP)
         finite = tf.math.is_finite(self.norm + self.loss)
         number = f32(self.steps + 1)
@@ -416,7 +409,8 @@ class Step:
             held = (self.variables[n], *moments[n])
             with tf.control_dependencies(updates):  # one after the other: new values are not held side by side
                 values = [tf.convert_to_tensor(variable) for variable in held]
-                new = adamw[n.endswith(("/w", "wte", "wpe"))](*values, g, scale, self.rate, number, finite)
+                rate = SLOWER * self.rate if n == "shift" else self.rate
+                new = adamw[n.endswith(("/w", "wte", "wpe"))](*values, g, scale, rate, number, finite)
                 updates = [tf1.assign(variable, value).op for variable, value in zip(held, new, strict=True)]
         with tf.control_dependencies(updates):
             cleared = [tf1.assign(s, tf.zeros(s.shape)) for s in self.sums]

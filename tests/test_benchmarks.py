@@ -38,7 +38,7 @@ def test_training_is_compared_with_stock_and_with_transformers(train, tmp_path, 
     ratios, absolute = train.compare(answers, "small")
     wanted = ["titles_per_second_ratio_to_stock", "tokens_per_second_ratio_to_transformers"]
     wanted += ["peak_memory_ratio_to_stock", "matmul_peak_share"]
-    wanted += [f"{key}_corpus_vocabulary" for key in wanted]
+    wanted += [f"{key}_{which}_vocabulary" for key in wanted for which in ("corpus", "full")]
     assert set(ratios) == {*wanted, "overhead_share", "loss_difference_to_transformers"}
     assert {key for key, value in ratios.items() if value is None} == (
         {key for key in ratios if "transformers" in key} if answers["skipped"] else set()
@@ -47,7 +47,7 @@ def test_training_is_compared_with_stock_and_with_transformers(train, tmp_path, 
         assert ratios["loss_difference_to_transformers"] < 1e-4
     assert 29 < absolute["tokens_per_title_stock"] < 32, "text markers and all"
     assert 65 < absolute["titles_per_step"] < 75, "1,024 tokens of titles, beginnings shared"
-    assert absolute["flops_per_step_corpus_vocabulary"] < absolute["flops_per_step"]
+    assert absolute["flops_per_step"] < absolute["flops_per_step_full_vocabulary"]
     train.show(ratios, absolute, answers)
     assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ The weights are random, in OpenAI's layout; the titles are those of eess.AS. Eve
 a process of its own, one after the other, and in rounds, so that what else the machine does falls on all alike:
 
 stock         `gpt_2_simple.finetune` as it comes: its CSV path, one row of 1,024 tokens, no accumulation, no sampling
-titlesmith    the settings of experiments/gpt2-titles.yml: the softmax is over the corpus's tokens and a sample of others
+titlesmith    the settings of experiments/gpt2-titles.yml: a softmax over the corpus's tokens and a sample of others
 full          the same with `vocabulary: full`
 transformers  `GPT2LMHeadModel` and torch's AdamW (fused, clipped at 1, no decay on biases: the same work), as many rows
               of the same documents packed one behind the other, autocast to the type that titlesmith takes, not

@@ -3,9 +3,9 @@
     python benchmarks/vocabulary.py
 
 No pretrained weights are needed: a small GPT-2 with GPT-2's own vocabulary is first trained on titles of cs.CL, then
-fine-tuned on titles of eess.AS, once with each setting and for each seed, keeping the weights of the best validation. All
-is measured on the test split of eess.AS with the softmax over the full vocabulary. Half an hour on two cores, or less
-with --steps.
+fine-tuned on titles of eess.AS, once with each setting and for each seed, keeping the weights of the best validation.
+All is measured on the test split of eess.AS with the softmax over the full vocabulary. Half an hour on two cores, or
+less with --steps.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_rows import END, Alike
 
-from titlesmith.engines import vocabulary
+from titlesmith.engines import graph, vocabulary
 from titlesmith.engines.gpt2 import gpt2, tf, tf1  # hushed
 from titlesmith.engines.graph import BETAS, CLIP, TINY, Step, cross_entropy, drop
 from titlesmith.engines.rows import Batch, Rows
@@ -154,8 +154,10 @@ def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(row
     assert np.array_equal(both.values()["wte"], new), "they move once"
 
 
+@pytest.mark.parametrize("logits", [2**26, 1])
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200)}])
-def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, settings):
+def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, monkeypatch, settings, logits):
+    monkeypatch.setattr(graph, "LOGITS", logits)  # all rows at once, or one after the other
     both, (ids, learned) = Both(**settings), rows
     wanted = both.session.run(both.loss, {both.x: ids, both.w: learned}) * learned.sum()
     assert both.run(both.step.nats, ids, learned) == pytest.approx(wanted, rel=1e-5)

@@ -17,6 +17,7 @@ from titlesmith.engines.vocabulary import SLOWER, Part
 tf1 = tf.compat.v1
 EPSILON = 1e-5  # of the normalizations, as in GPT-2
 LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd widths take up to a third longer
+LOGITS = 2**26  # so many are computed at once where rows are measured
 GELU = float(np.sqrt(2 / np.pi))
 BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
 
@@ -333,10 +334,16 @@ class Step:
         wide = -head.shape[0] % LANES
         offsets = np.repeat(np.float32([0, -np.inf]), [head.shape[0], wide])
         head = tf.pad(tf.cast(head, self.kind), [[0, wide], [0, 0]])
-        logits = tf.matmul(self._hidden(functions, weights)[1], head, transpose_b=True)
-        total = fused(log_sum_exp)(logits, offsets)[:, 0]
-        nats = tf.gather(total, places) - f32(tf.gather_nd(logits, tf.stack([places, labels], 1)))
-        return tf.reduce_sum(nats * counts)
+        x = self._hidden(functions, weights)[1]
+        rows, block = self.ids.shape
+        shares = [n for n in range(1, rows + 1) if rows % n == 0]
+        parts = next((n for n in shares if rows // n * block * head.shape[0] <= LOGITS), rows)
+        totals, whole = [], fused(log_sum_exp)
+        for some in tf.split(x, parts):
+            with tf.control_dependencies(totals[-1:]):  # one after the other: their logits are not held side by side
+                totals.append(whole(tf.matmul(some, head, transpose_b=True), offsets)[:, 0])
+        own = tf.reduce_sum(f32(tf.gather(x, places)) * f32(tf.gather(head, labels)), -1)
+        return tf.reduce_sum((tf.gather(tf.concat(totals, 0), places) - own) * counts)
 
     def _hidden(self, functions, weights) -> tuple[tf.Tensor, tf.Tensor]:
         """What goes into the first block and what comes out of the last, normalized; (N, D)."""

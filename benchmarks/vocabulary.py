@@ -61,7 +61,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
 
     vocabulary = snapshot.DATA.resolve() / "gpt2-bpe"
     GPT2Engine(Tokenizer.load(vocabulary), SIZE, seed=1).keep(folder / "random")
-    train(*build("first", "cs.CL", vocabulary), "random", steps, 2e-3, 1)
+    train(*build("first", "cs.CL", vocabulary), "random", steps, 2e-3, 1, vocabulary="full")
     run, corpus = build("second", "eess.AS", vocabulary)
     rows = []
     for seed in seeds:

@@ -50,7 +50,7 @@ def show(found: dict) -> None:
     for row in found["runs"]:
         print("seed {seed}  {vocabulary:>6}  test perplexity {perplexity:8.2f}  {seconds:5.0f} s".format(**row))
     ratio = found["test_perplexity_ratio_corpus_to_full"]
-    print(f"corpus / full, means over seeds: {ratio:.4f}; the bar for making it the default is 1.01")
+    print(f"corpus / full, means over seeds: {ratio:.4f}; at most 1.01 for it to be the default")
 
 
 def compare(folder: Path, steps: int, seeds: range) -> dict:

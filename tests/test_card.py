@@ -139,12 +139,11 @@ def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
 
 
 def test_what_other_settings_mean_is_explained(run):
-    change(run, "finetune", vocabulary="corpus", quantize="4bit", lora_rank=2)
+    change(run, "finetune", quantize="4bit", lora_rank=2)
     change(run, "corpus", lowercase=True)
     change_corpus(run, delimiters="text")
     text = of(run, prefixes=["", "Neural MUSIC"], repetition_penalty=1.2, best_of=3)
     for said in (
-        "softmax over the tokens of its training texts",
         "beside weights in 4bit",
         "in lower case",
         "rounded to bfloat16",

@@ -256,11 +256,6 @@ def _limits(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     )
     changing = {key: why for key, why in CHANGING.items() if settings[key] != SAMPLING[key]}
     said += [f"With `{key}` set, transformers {why}; titlesmith does not." for key, why in changing.items()]
-    if training.get("vocabulary") == "corpus":
-        said.append(
-            "It was trained with a softmax over the tokens of its training texts alone. All others have the weights "
-            "that they had, and may come where they do not belong."
-        )
     if training.get("lora_rank") and precision != "float32":
         said.append(
             f"Weights with adapters merged in are rounded to {precision}: texts may differ a little from those of the "

@@ -167,7 +167,7 @@ class GPT2Engine(Engine):
         return {getattr(step, name): getattr(batch, name) for name in names} | {step.learned: batch.weights}
 
     def loss(self, documents: Documents) -> float:
-        """See `Engine.loss`; while it trains in rows as long as these documents, with the products of training."""
+        """See `Engine.loss`; once it trains, in rows that hold each of the documents, with the products of training."""
         step, tokens = self._trainer, documents.learned_tokens
         if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
             return super().loss(documents)

@@ -261,7 +261,7 @@ def check_memory(
     keys = {"checkpointing", "accumulate", "layers", *({"lora_rank", "quantize"} if is_hub(model) else ())}
     asked = {key: settings[key] for key in keys & settings.keys()}
     asked["bf16"] = settings.get("precision") != "float32" if bf16 is None else bf16
-    if settings.get("vocabulary") in ("corpus", "auto") and model != "scratch":
+    if settings.get("vocabulary") in (("corpus",) if model == "scratch" else ("corpus", "auto")):
         asked["used"] = used or BYTES
 
     def takes(batch: int, block: int, **changed: bool) -> int:

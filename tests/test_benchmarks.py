@@ -58,6 +58,25 @@ def test_overhead_is_counted_over_a_whole_run(train):
     assert train.overhead(spent, every) == {"loss": 21.0, "keep": 11.0, "generate": 14.5, "save": 4.0, "restore": 1.0}
 
 
+def test_vocabularies_are_compared_behind_a_full_training(tmp_path, monkeypatch):
+    data("arxiv/cs.CL.tsv.xz")
+    data("gpt2-bpe/encoder.json")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    vocabulary = load("vocabulary")
+    monkeypatch.setattr(vocabulary, "SIZE", {"n_vocab": 50257, "n_ctx": 128, "n_embd": 16, "n_head": 2, "n_layer": 1})
+    for stage in ("harvest", "corpus", "finetune"):
+        vocabulary.defaults(stage)
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    prepare, parts = GPT2Engine.prepare, []
+    monkeypatch.setattr(
+        GPT2Engine, "prepare", lambda self, *args: prepare(self, *args) or parts.append(self._part is not None)
+    )
+    found = vocabulary.compare(tmp_path, 8, [1])
+    assert parts == [False, False, True]
+    assert [row["vocabulary"] for row in found["runs"]] == ["full", "corpus"]
+    assert found["test_perplexity_ratio_corpus_to_full"] == pytest.approx(1, abs=0.05)
+
+
 def test_generation_is_compared_with_stock_transformers_and_the_export(tmp_path, monkeypatch, capsys):
     tf.compat.v1.reset_default_graph()  # stock gpt-2-simple has one graph a process, and a test before may have used it
     data("arxiv/eess.AS.tsv.xz")

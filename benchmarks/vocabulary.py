@@ -1,4 +1,4 @@
-"""Does `vocabulary: corpus` cost anything? Perplexity after fine-tuning with the softmax over all tokens and without.
+"""Does `vocabulary: corpus` cost anything? Perplexity after fine-tuning with each of the two softmaxes.
 
     python benchmarks/vocabulary.py
 

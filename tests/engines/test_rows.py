@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import fields
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titlesmith.engines import rows as rows_module
-from titlesmith.engines.rows import Batch, Rows, padded
+from titlesmith.engines.rows import Batch, Rows, _cut, padded
 
 END, NEWLINE = 99, 98
 
@@ -174,6 +175,30 @@ def test_what_documents_begin_with_is_there_once():
     assert batch.until.tolist() == [[6, 4, 3, 4, 6, 6, 7, 8]]
     found = zip(*(getattr(batch, name)[0].tolist() for name in ("places", "labels", "weights")), strict=True)
     assert [*found] == [(0, 7, 3), (1, 1, 1), (2, END, 1), (1, 2, 2), (3, END, 2), (0, 8, 1), (4, 3, 1), (5, END, 1)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=9), st.booleans())
+def test_documents_are_cut_where_the_fewest_places_are_lost(documents, filled):
+    lengths, room = [length for length, _ in documents], 12
+    shared = [0, *(min(few, *two) for (_, few), two in zip(documents[1:], pairwise(lengths), strict=True))]
+    short = np.quantile(lengths, 0.1) if filled else room
+
+    def taken(cuts):
+        return [sum(lengths[first:end]) - sum(shared[first + 1 : end]) for first, end in pairwise(cuts)]
+
+    def lost(cuts):
+        rests = (room - places for places in taken(cuts))
+        return sum(shared[first] for first in cuts[:-1]) + sum(rest for rest in rests if rest < short)
+
+    between = range(1, len(lengths))
+    free = {i for i in between if not shared[i]}
+    ways = ((0, *some, len(lengths)) for n in range(len(lengths)) for some in combinations(between, n))
+    ways = [cuts for cuts in ways if free <= {*cuts} and max(taken(cuts)) <= room]
+    groups = [*_cut(lengths, shared, room, filled)][::-1]
+    found = (0, *(end for _, end, _ in groups))
+    assert found in ways and [places for *_, places in groups] == taken(found)
+    assert lost(found) == min(map(lost, ways))
 
 
 @pytest.mark.parametrize("apart", [False, True])

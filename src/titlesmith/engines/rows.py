@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from itertools import chain, count, zip_longest
+from itertools import accumulate, chain, count, zip_longest
 
 import numpy as np
 
 from titlesmith.corpus.tokens import Documents
 
 CHUNK = 2**16  # documents that are packed together
-NEAR = 2048  # documents in the order of an epoch among which like beginnings are looked for
-DEPTH = 8  # tokens of a beginning that are compared
+NEAR = 4096  # documents in the order of an epoch among which like beginnings are looked for
+DEPTH = 16  # tokens of a beginning that are compared
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class Rows:
         predictions = (np.array([*zip_longest(*some, fillvalue=0)], some[0].dtype).T for some in filled[3:])
         return Batch(*map(np.stack, filled[:3]), *predictions)
 
-    def _groups(self, order: np.ndarray) -> list[tuple[list[int], int]]:
-        """Documents that go into one row, and the room that they take there."""
+    def _groups(self, order: np.ndarray) -> list[list[tuple[list[int], int]]]:
+        """Documents that go into one row, and the room that they take there, cut in one way or another."""
         starts, ends = (self.documents.starts[some].astype(np.int64) for some in (order, order + 1))
         lengths = ends - starts
         if not self.apart:
-            return [([i], length) for i, length in zip(order.tolist(), lengths.tolist(), strict=True)]
+            return [[([i], length) for i, length in zip(order.tolist(), lengths.tolist(), strict=True)]]
         place = np.arange(DEPTH)
         read = place < lengths[:, None] - 1  # all but a document's last id
         begins = np.where(read, self.documents.ids[np.where(read, starts[:, None] + place, 0)].astype(np.int64), -1)
@@ -119,19 +119,25 @@ class Rows:
         begins, near = begins[alike], near[alike]
         same = (begins[1:] == begins[:-1]) & (begins[1:] >= 0) & (near[1:] == near[:-1])[:, None]
         shared = [0, *np.logical_and.accumulate(same, axis=1).sum(axis=1).tolist()]
-        groups: list[tuple[list[int], int]] = []
-        for i, length, common in zip(order[alike].tolist(), lengths[alike].tolist(), shared, strict=True):
-            if common and (size := groups[-1][1] + length - 1 - common) < self.block:
-                groups[-1] = (groups[-1][0] + [i], size)
-            else:
-                groups.append(([i], length - 1))
-        return sorted(groups, key=lambda group: -group[1])  # the largest first: the small ones fill what is left
+        order, lengths = order[alike], (lengths[alike] - 1).tolist()
+        ways = (_cut(lengths, shared, self.block - 1, filled) for filled in (True, False))
+        groups = [[(order[first:end].tolist(), places) for first, end, places in way] for way in ways]
+        # The largest first: the small ones fill what is left
+        return [sorted(some, key=lambda group: -group[1]) for some in groups]
 
     def _pack(self, order: np.ndarray, seed: list[int]) -> list[list[tuple[int, int, int]]]:
         """Rows as pieces (document, start, end) that take at most ``block`` places in all."""
+        rows = min(map(self._fit, self._groups(order)), key=len)
+        if self.documents.has_prompt:  # a long prompt can fill rows with nothing to learn
+            rows = [row for row in rows if len(row) > 1 or any(self._fill(row)[-1])]
+        # Rows of long documents and of short ones, and the last, which are the least full, are mixed
+        np.random.default_rng(seed).shuffle(rows)
+        return rows
+
+    def _fit(self, groups: list[tuple[list[int], int]]) -> list[list[tuple[int, int, int]]]:
         starts = self.documents.starts
         rows, rooms, open_rows = [], 0, {}  # rooms: bit r is set where a row has room for r more places
-        for group, wanted in self._groups(order):
+        for group, wanted in groups:
             pieces = [(i, 0, int(starts[i + 1] - starts[i])) for i in group]
             start, (i, _, length) = 0, pieces[0]
             while length - start > self.block:
@@ -155,10 +161,6 @@ class Rows:
             if room > wanted:
                 open_rows.setdefault(room - wanted, []).append(row)
                 rooms |= 1 << (room - wanted)
-        if self.documents.has_prompt:  # a long prompt can fill rows with nothing to learn
-            rows = [row for row in rows if len(row) > 1 or any(self._fill(row)[-1])]
-        # Rows of long documents and of short ones, and the last, which are the least full, are mixed
-        np.random.default_rng(seed).shuffle(rows)
         return rows
 
     def _fill(self, row: list[tuple[int, int, int]]) -> list[np.ndarray]:
@@ -182,6 +184,48 @@ class Rows:
             positions, until = positions + [0] * len(rest), until + [at + 1 for at in rest]
         integers = (ids, positions, until, *predictions[:2])
         return [*(np.array(numbers, np.int32) for numbers in integers), np.array(predictions[2], np.float32)]
+
+
+def _cut(lengths: list[int], shared: list[int], room: int, filled: bool) -> Iterator[tuple[int, int, int]]:
+    """Cuts documents in order into groups that fit into a row, where the fewest places are lost by it.
+
+    Documents that share nothing are always apart.
+
+    Parameters
+    ----------
+    lengths, shared
+        Places of each document, and how many of them are also those of the document before it. A cut between the two
+        loses these.
+    room
+        Places of a row. A document that takes more is a group of its own.
+    filled
+        Whether others fill what a group leaves of its row, if not nine documents of ten are too long for it; else it
+        is lost as well.
+
+    Yields
+    ------
+    tuple
+        Number of the first document of a group, number behind its last, and its places; the last group first.
+    """
+    places = [0, *accumulate(length - common for length, common in zip(lengths, shared, strict=True))]
+    short, lost, firsts = np.quantile(lengths, 0.1) if filled else room, [0], [0]
+    for end in range(1, len(places)):
+        least = math.inf
+        for start in range(end - 1, -1, -1):
+            rest = room - (places[end] - places[start] + shared[start])
+            if rest < 0 and start < end - 1:
+                break
+            loss = lost[start] + shared[start] + (rest if 0 < rest < short else 0)
+            if loss <= least:
+                least, first = loss, start
+            if not shared[start]:
+                break
+        lost.append(least)
+        firsts.append(first)
+    while end := len(firsts) - 1:
+        first = firsts[end]
+        yield first, end, places[end] - places[first] + shared[first]
+        del firsts[first + 1 :]
 
 
 def _tree(texts: list[tuple[list[int], list[float]]]) -> tuple[list, ...]:

@@ -46,7 +46,10 @@ def f32(x: tf.Tensor) -> tf.Tensor:
 
 
 def fewer(x: tf.Tensor) -> tf.Tensor:
-    """Sums of 32 rows of ``x`` (N, D) each, where N is a multiple, which XLA finds on all cores and vectorized."""
+    """Sums of 32 rows each of ``x`` (N, D), or of as many as divide both numbers, (fewer, D).
+
+    The first stage of a sum over all rows, which XLA alone would take on one core.
+    """
     return tf.reduce_sum(tf.reshape(x, [-1, math.gcd(x.shape[0], 32), x.shape[-1]]), 1)
 
 

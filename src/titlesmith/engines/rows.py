@@ -106,7 +106,7 @@ class Rows:
         return Batch(*map(np.stack, filled[:3]), *predictions)
 
     def _groups(self, order: np.ndarray) -> list[list[tuple[list[int], int]]]:
-        """Documents that go into one row, and the room that they take there, cut in one way or another."""
+        """Documents that go into one row and the room that they take there; all documents in each of some ways."""
         starts, ends = (self.documents.starts[some].astype(np.int64) for some in (order, order + 1))
         lengths = ends - starts
         if not self.apart:
@@ -135,6 +135,7 @@ class Rows:
         return rows
 
     def _fit(self, groups: list[tuple[list[int], int]]) -> list[list[tuple[int, int, int]]]:
+        """Rows of groups, each in the fullest row that has room for it."""
         starts = self.documents.starts
         rows, rooms, open_rows = [], 0, {}  # rooms: bit r is set where a row has room for r more places
         for group, wanted in groups:

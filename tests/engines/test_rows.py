@@ -182,14 +182,16 @@ def test_what_documents_begin_with_is_there_once():
 def test_documents_are_cut_where_the_fewest_places_are_lost(documents, filled):
     lengths, room = [length for length, _ in documents], 12
     shared = [0, *(min(few, *two) for (_, few), two in zip(documents[1:], pairwise(lengths), strict=True))]
-    short = np.quantile(lengths, 0.1) if filled else room
+    short = np.quantile(lengths, 0.1)
 
     def taken(cuts):
         return [sum(lengths[first:end]) - sum(shared[first + 1 : end]) for first, end in pairwise(cuts)]
 
     def lost(cuts):
         rests = (room - places for places in taken(cuts))
-        return sum(shared[first] for first in cuts[:-1]) + sum(rest for rest in rests if rest < short)
+        return sum(shared[first] for first in cuts[:-1]) + sum(
+            rest if rest < short else 0 if filled else short for rest in rests
+        )
 
     between = range(1, len(lengths))
     free = {i for i in between if not shared[i]}

@@ -7,7 +7,6 @@ them. A step is a function of rows, weights and seed alone, so that a training r
 Shapes: N places (rows times block), D width, H heads, V vocabulary.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -46,11 +45,12 @@ def f32(x: tf.Tensor) -> tf.Tensor:
 
 
 def fewer(x: tf.Tensor) -> tf.Tensor:
-    """Sums of 32 rows each of ``x`` (N, D), or of as many as divide both numbers, (fewer, D).
+    """Sums of 32 rows each of ``x`` (N, D), and of the rest, (N / 32, D).
 
     The first stage of a sum over all rows, which XLA alone would take on one core.
     """
-    return tf.reduce_sum(tf.reshape(x, [-1, math.gcd(x.shape[0], 32), x.shape[-1]]), 1)
+    x = tf.pad(x, [[0, -x.shape[0] % 32], [0, 0]])
+    return tf.reduce_sum(tf.reshape(x, [-1, 32, x.shape[-1]]), 1)
 
 
 def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ from titlesmith.corpus.tokens import Documents
 CHUNK = 2**16  # documents that are packed together
 NEAR = 4096  # documents in the order of an epoch among which like beginnings are looked for
 DEPTH = 16  # tokens of a beginning that are compared
+MOST = 64  # documents that go together
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Rows:
         return Batch(*map(np.stack, filled[:3]), *predictions)
 
     def _groups(self, order: np.ndarray) -> list[list[tuple[list[int], int]]]:
-        """Documents that go into one row and the room that they take there; all documents in each of some ways."""
+        """Ways to divide the documents into such as go into one row, with the room that these take there."""
         starts, ends = (self.documents.starts[some].astype(np.int64) for some in (order, order + 1))
         lengths = ends - starts
         if not self.apart:
@@ -200,8 +201,8 @@ def _cut(lengths: list[int], shared: list[int], room: int, filled: bool) -> Iter
     room
         Places of a row. A document that takes more is a group of its own.
     filled
-        Whether others fill what a group leaves of its row, if not nine documents of ten are too long for it; else it
-        is lost as well.
+        Whether others fill what a group leaves of its row. A rest that nine documents of ten are too long for is lost
+        anyway; if not filled, a longer one costs as much as that, so that few groups have one.
 
     Yields
     ------
@@ -209,14 +210,15 @@ def _cut(lengths: list[int], shared: list[int], room: int, filled: bool) -> Iter
         Number of the first document of a group, number behind its last, and its places; the last group first.
     """
     places = [0, *accumulate(length - common for length, common in zip(lengths, shared, strict=True))]
-    short, lost, firsts = np.quantile(lengths, 0.1) if filled else room, [0], [0]
+    short, lost, firsts = float(np.quantile(lengths, 0.1)), [0.0], [0]
+    longer = 0.0 if filled else short
     for end in range(1, len(places)):
         least = math.inf
-        for start in range(end - 1, -1, -1):
+        for start in range(end - 1, max(end - 1 - MOST, -1), -1):
             rest = room - (places[end] - places[start] + shared[start])
             if rest < 0 and start < end - 1:
                 break
-            loss = lost[start] + shared[start] + (rest if 0 < rest < short else 0)
+            loss = lost[start] + shared[start] + max(rest if rest < short else longer, 0)
             if loss <= least:
                 least, first = loss, start
             if not shared[start]:

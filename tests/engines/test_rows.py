@@ -188,10 +188,9 @@ def test_documents_are_cut_where_the_fewest_places_are_lost(documents, filled):
         return [sum(lengths[first:end]) - sum(shared[first + 1 : end]) for first, end in pairwise(cuts)]
 
     def lost(cuts):
-        rests = (room - places for places in taken(cuts))
-        return sum(shared[first] for first in cuts[:-1]) + sum(
-            rest if rest < short else 0 if filled else short for rest in rests
-        )
+        longer = 0 if filled else short
+        rests = [rest if rest < short else longer for rest in (room - places for places in taken(cuts))]
+        return sum(shared[first] for first in cuts[:-1]) + sum(rests)
 
     between = range(1, len(lengths))
     free = {i for i in between if not shared[i]}

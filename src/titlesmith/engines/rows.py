@@ -13,7 +13,7 @@ from titlesmith.corpus.tokens import Documents
 CHUNK = 2**16  # documents that are packed together
 NEAR = 4096  # documents in the order of an epoch among which like beginnings are looked for
 DEPTH = 16  # tokens of a beginning that are compared
-MOST = 64  # documents that go together
+MOST = 64  # documents that go together at most, so that short ones in long rows are packed in linear time
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class Rows:
         same = (begins[1:] == begins[:-1]) & (begins[1:] >= 0) & (near[1:] == near[:-1])[:, None]
         shared = [0, *np.logical_and.accumulate(same, axis=1).sum(axis=1).tolist()]
         order, lengths = order[alike], (lengths[alike] - 1).tolist()
+        # Whether small groups fill what large ones leave depends on the corpus: what packs better is seen afterwards
         ways = (_cut(lengths, shared, self.block - 1, filled) for filled in (True, False))
         groups = [[(order[first:end].tolist(), places) for first, end, places in way] for way in ways]
         # The largest first: the small ones fill what is left

@@ -34,7 +34,7 @@ def show(found: dict) -> None:
 
 def compare(folder: Path, steps: int, seeds: range) -> dict:
     """Perplexities of both settings for each seed, from scratch and fine-tuned, and the ratios of their means."""
-    from titlesmith import engines
+    from titlesmith import train as engines
 
     first, runs = build("first", "cs.CL", None), []
     places = {"from_scratch": (first, "scratch", steps, 2e-3)}

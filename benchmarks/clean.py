@@ -73,12 +73,12 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
     dict
         ``artifact_rate`` and ``prefix_kept_rate``, the same with ``hostile_`` in front, and of how many.
     """
-    from titlesmith import engines
+    from titlesmith import train as engines
     from titlesmith.corpus import Corpus
     from titlesmith.experiment import declared
-    from titlesmith.nearest import Nearest
-    from titlesmith.run import Run
-    from titlesmith.texts import Request, draw, is_clean
+    from titlesmith.generate.generator import Request, draw, is_clean
+    from titlesmith.generate.nearest import Nearest
+    from titlesmith.runs.record import Run
 
     run, found = Run(name), {}
     engine, corpus = engines.load(run), Corpus(run)

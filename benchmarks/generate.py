@@ -38,6 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is imported rather than run
 import ending
+
 import train
 from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
 
@@ -70,9 +71,9 @@ def timed(call, titles: int) -> dict:
 def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Weights in OpenAI's layout, a run that ends with them as its model, and its export."""
     from titlesmith.corpus import Corpus
-    from titlesmith.engines.gpt2 import GPT2Engine
-    from titlesmith.export import export
-    from titlesmith.run import Run
+    from titlesmith.export.export import export
+    from titlesmith.runs.record import Run
+    from titlesmith.train.gpt2 import GPT2Engine
 
     made, model = train.prepare(folder, size, 1), folder / "models" / size
     run, engine = Run(RUN), GPT2Engine.load(model, resume=False)
@@ -123,9 +124,9 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
 
 
 def _engine(exported: bool) -> tuple:
-    from titlesmith import engines
-    from titlesmith.engines.gpt2 import GPT2Engine
-    from titlesmith.run import Run
+    from titlesmith import train as engines
+    from titlesmith.runs.record import Run
+    from titlesmith.train.gpt2 import GPT2Engine
 
     run = Run(RUN)
     engine = engines.load(run) if exported else GPT2Engine.load(run / "model", resume=False)
@@ -185,14 +186,15 @@ def repeated(folder: Path, size: str, titles: int, calls: int) -> dict:
 
 def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Perplexities on real test titles of a model trained on real titles, and of its export."""
-    from titlesmith import corpus, engines
-    from titlesmith.engines.gpt2 import GPT2Engine
+    from titlesmith import corpus
+    from titlesmith import train as engines
     from titlesmith.experiment import Experiment
-    from titlesmith.export import export
+    from titlesmith.export.export import export
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH
-    from titlesmith.monitor import Monitor
-    from titlesmith.run import Run
+    from titlesmith.runs.record import Run
+    from titlesmith.train.gpt2 import GPT2Engine
+    from titlesmith.train.monitor import Monitor
 
     steps = 150 if size == "124M" else 2
     every = [f"finetune.{name}_every=0" for name in ("validate", "sample", "save")]

@@ -74,7 +74,7 @@ def model(kind: str, folder: Path, tiny: bool) -> object:
 def engine(kind: str, folder: Path, tiny: bool) -> object:
     """The model in titlesmith's engine, with a vocabulary of as many ids that mean nothing."""
     from titlesmith.corpus.tokens import END, Tokenizer
-    from titlesmith.engines.transformers import TransformersEngine
+    from titlesmith.train.huggingface import TransformersEngine
 
     made = model(kind, folder, tiny)
     names = [*map(str, range(made.config.vocab_size - 2)), "Ċ", END]
@@ -132,9 +132,9 @@ def product(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 
 def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **changed: object) -> dict:
-    from titlesmith.engines import architectures
-    from titlesmith.engines.base import learning_rate
-    from titlesmith.engines.rows import Rows, ahead
+    from titlesmith.train import architectures
+    from titlesmith.train.loop import learning_rate
+    from titlesmith.train.packing import Rows, ahead
 
     trained = engine(kind, folder, tiny)
     settings = SETTINGS | {"model": f"hf:{kind}", "batch_size": rows, "block_size": 64 if tiny else 1024} | changed
@@ -213,7 +213,7 @@ def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 def pack(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     """Writes the rows that the engine packs, as the Trainer reads them."""
     from titlesmith.corpus.tokens import END, Tokenizer
-    from titlesmith.engines.rows import Rows
+    from titlesmith.train.packing import Rows
 
     shape = TINY_GPT2 if tiny else GPT2
     names = [*map(str, range(shape["vocab_size"] - 2)), "Ċ", END]

@@ -33,11 +33,11 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from titlesmith import corpus, models
     from titlesmith.corpus.pretrained import published
     from titlesmith.corpus.tokens import Tokenizer
-    from titlesmith.engines.rows import Rows
-    from titlesmith.engines.transformers import precision
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
-    from titlesmith.run import Run
+    from titlesmith.runs.record import Run
+    from titlesmith.train.huggingface import precision
+    from titlesmith.train.packing import Rows
 
     shape = SIZES[size]
     torch.manual_seed(1)

@@ -110,11 +110,11 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from gpt_2_simple.src import model as gpt2
 
     from titlesmith import corpus
-    from titlesmith.engines.gpt2 import precision
-    from titlesmith.engines.rows import Rows
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
-    from titlesmith.run import Run
+    from titlesmith.runs.record import Run
+    from titlesmith.train.gpt2 import precision
+    from titlesmith.train.packing import Rows
 
     tf1, model = tf.compat.v1, folder / "models" / size
     model.mkdir(parents=True)
@@ -197,8 +197,9 @@ def stock(folder: Path, size: str, steps: int) -> dict:
 
 
 def _started(folder: Path, **changed: object) -> tuple:
-    from titlesmith import corpus, engines
-    from titlesmith.run import Run
+    from titlesmith import corpus
+    from titlesmith import train as engines
+    from titlesmith.runs.record import Run
 
     run, settings = Run(RUN), json.loads((folder / "finetune.json").read_text("utf-8"))
     settings |= changed
@@ -208,8 +209,8 @@ def _started(folder: Path, **changed: object) -> tuple:
 
 def trained(folder: Path, steps: int, **changed: object) -> tuple:
     """The engine behind steps as its loop takes them, the rows packed while it trains; and their clock."""
-    from titlesmith.engines.base import learning_rate
-    from titlesmith.engines.rows import Rows, ahead
+    from titlesmith.train.loop import learning_rate
+    from titlesmith.train.packing import Rows, ahead
 
     clock, (_, settings, corpus, engine) = Clock(), _started(folder, **changed)
     batch = settings["batch_size"] * settings["accumulate"]
@@ -237,7 +238,7 @@ def full_vocabulary(folder: Path, size: str, steps: int) -> dict:
 
 def loop(folder: Path, size: str, steps: int) -> dict:
     """Two steps of `Engine.finetune` with validation, texts and checkpoint at each; seconds of every part."""
-    from titlesmith.monitor import Monitor
+    from titlesmith.train.monitor import Monitor
 
     every = {"steps": 2, "validate_every": 1, "sample_every": 1, "save_every": 1}
     run, settings, corpus, engine = _started(folder, **every)

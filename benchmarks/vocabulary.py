@@ -55,9 +55,9 @@ def show(found: dict) -> None:
 
 def compare(folder: Path, steps: int, seeds: range) -> dict:
     """Perplexities of both settings for each seed, and the ratio of their means."""
-    from titlesmith import engines
+    from titlesmith import train as engines
     from titlesmith.corpus.tokens import Tokenizer
-    from titlesmith.engines.gpt2 import GPT2Engine
+    from titlesmith.train.gpt2 import GPT2Engine
 
     vocabulary = snapshot.DATA.resolve() / "gpt2-bpe"
     GPT2Engine(Tokenizer.load(vocabulary), SIZE, seed=1).keep(folder / "random")
@@ -82,7 +82,7 @@ def build(name: str, category: str, vocabulary: Path | None) -> tuple:
     """The run and the corpus of a category's titles."""
     from titlesmith import corpus
     from titlesmith.harvest import harvest
-    from titlesmith.run import Run
+    from titlesmith.runs.record import Run
 
     run = Run(name)
     run.begin("harvest", {})
@@ -96,7 +96,8 @@ def build(name: str, category: str, vocabulary: Path | None) -> tuple:
 
 def train(run, corpus, model: str, steps: int, rate: float, seed: int, **changed: object) -> None:
     """Trains as notebook 03 does; ends the stage, so that the model can be loaded."""
-    from titlesmith import engines, monitor
+    from titlesmith import train as engines
+    from titlesmith.train import monitor
 
     settings = defaults("finetune") | {"model": model, "steps": steps, "learning_rate": rate, "seed": seed}
     settings |= {"batch_size": 8, "keep": "last", "validate_every": 0, "sample_every": 0, "save_every": 0}

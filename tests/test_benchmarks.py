@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from conftest import ROOT, data
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines.gpt2 import GPT2Engine
+from titlesmith.train.gpt2 import GPT2Engine
 
 
 def load(name: str):

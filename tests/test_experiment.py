@@ -6,7 +6,7 @@ import pytest
 
 from titlesmith.errors import RequestError
 from titlesmith.experiment import Experiment, declared, find, fits
-from titlesmith.run import STAGES, root
+from titlesmith.runs.record import STAGES, root
 
 SAMPLE = "experiments/sample-titles.yml"
 

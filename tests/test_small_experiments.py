@@ -4,10 +4,13 @@ import pytest
 import yaml
 
 from titlesmith import corpus as corpora
-from titlesmith import engines, models, monitor, texts
+from titlesmith import models
+from titlesmith import train as engines
 from titlesmith.experiment import Experiment, find
+from titlesmith.generate import generator as texts
 from titlesmith.harvest import harvest
-from titlesmith.run import Run
+from titlesmith.runs.record import Run
+from titlesmith.train import monitor
 
 pytest.importorskip("transformers")
 TINY = {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 1}

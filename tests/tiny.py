@@ -19,9 +19,11 @@ from transformers import (
 
 from conftest import corpus_settings
 from titlesmith import corpus as corpora
-from titlesmith import engines, experiment, models, monitor
+from titlesmith import experiment, models
+from titlesmith import train as engines
 from titlesmith.harvest import harvest
-from titlesmith.run import Run
+from titlesmith.runs.record import Run
+from titlesmith.train import monitor
 
 SHARP = {"temperature": 0.5, "top_k": 7}
 CHAT = (

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from titlesmith.errors import RequestError, TitlesmithError
-from titlesmith.run import STAGES, Run, existing, files, replacing, runs
+from titlesmith.runs.record import STAGES, Run, existing, files, replacing, runs
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish what happened as a book.",
@@ -34,11 +34,11 @@ def run(
 ) -> None:
     """Run an experiment's notebooks, those whose parameters, inputs or source changed, and print what came out."""
     from titlesmith import experiment as experiments
-    from titlesmith import launcher
     from titlesmith.pipeline import chain
+    from titlesmith.train import launcher
 
     if launcher.rank() > 0:
-        from titlesmith.engines import worker
+        from titlesmith.train import worker
 
         return worker.serve()
     given = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"]), *launcher.overrides()]
@@ -209,7 +209,7 @@ def export(
     out: Annotated[Optional[Path], typer.Option(help="A folder; export/ in the run by default.")] = None,
 ) -> None:
     """Write a run's model in the form of another program."""
-    from titlesmith.export import export
+    from titlesmith.export.export import export
 
     print(f"exported to            {export(existing(run), to, out)}")
 
@@ -225,7 +225,7 @@ def generate(context: typer.Context) -> None:
 @app.command("abstracts")
 def abstracts_() -> None:
     """Fetch the three abstracts that the book compares titles for, from arXiv."""
-    from titlesmith import abstracts
+    from titlesmith.harvest import abstracts
 
     print(f"fetched                {abstracts.fetch()}")
 

@@ -21,10 +21,11 @@ import yaml
 from papermill import inspect_notebook
 
 from titlesmith import corpus as corpora
-from titlesmith import harvest, models, prompts
+from titlesmith import harvest, models
 from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError
-from titlesmith.run import STAGES, notebook, root
+from titlesmith.generate import prompts
+from titlesmith.runs.record import STAGES, notebook, root
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}

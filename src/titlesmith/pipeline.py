@@ -15,7 +15,7 @@ from titlesmith import models
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment, declared
 from titlesmith.models import download
-from titlesmith.run import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
+from titlesmith.runs.record import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
 
 
 def chain(

@@ -100,7 +100,7 @@ def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
 def memory(rows: list[dict], floor: float, by_heart: float, source: str) -> Figure:
     """Share of copies among the texts written while training, against steps and against the smoothed loss.
 
-    ``by_heart`` is the loss of a model that knows every training document (`titlesmith.monitor.by_heart`).
+    ``by_heart`` is the loss of a model that knows every training document (`titlesmith.train.monitor.by_heart`).
     """
     figure, (left, right) = _figure(2, f"Copies of training texts while training on {source}", 3.0)
     rows = [row for row in rows if row["copy_rate"] is not None]

@@ -12,17 +12,19 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from titlesmith import engines, experiment, texts
+from titlesmith import experiment
+from titlesmith import train as engines
 from titlesmith.corpus import Corpus, Form
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokens import Tokenizer
-from titlesmith.engines import Engine
 from titlesmith.errors import RequestError
+from titlesmith.generate import generator as texts
+from titlesmith.generate.nearest import Unknown
+from titlesmith.generate.prompts import plain
+from titlesmith.generate.relevance import relevance
 from titlesmith.models import hub
-from titlesmith.nearest import Unknown
-from titlesmith.prompts import plain
-from titlesmith.relevance import relevance
-from titlesmith.run import Run, existing
+from titlesmith.runs.record import Run, existing
+from titlesmith.train import Engine
 
 OWN = ("prefixes", "prompts")  # parameters that have options of their own
 STAGE = "generate"
@@ -152,7 +154,7 @@ class Source:
         Parameters
         ----------
         adapter, base, quantize
-            As of `titlesmith.engines.open_adapter`.
+            As of `titlesmith.train.open_adapter`.
         named
             The template; `TEMPLATE` where there is neither one nor a run.
         run

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from titlesmith.errors import RequestError
 from titlesmith.harvest import changes
 from titlesmith.pipeline import execute, source
-from titlesmith.run import WAITING, Run, hold, release, runs
+from titlesmith.runs.record import WAITING, Run, hold, release, runs
 
 
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:

@@ -14,7 +14,7 @@ from titlesmith.book import pages
 from titlesmith.book.build import build, pack
 from titlesmith.book.report import Report
 from titlesmith.errors import RunError, StageError
-from titlesmith.run import STAGES, Run, notebook
+from titlesmith.runs.record import STAGES, Run, notebook
 
 KINDS = [
     "book/index.html",
@@ -143,7 +143,7 @@ def test_the_method_is_explained_with_figures_of_a_run(html):
 
 
 def test_the_surprise_of_a_text_is_its_loss(finished):
-    from titlesmith import engines
+    from titlesmith import train as engines
     from titlesmith.book.lessons import ask
     from titlesmith.corpus import Corpus
 

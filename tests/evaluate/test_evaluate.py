@@ -4,17 +4,17 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from harvest.test_abstracts import Uniform
 
 from conftest import corpus_settings, write_archive
-from test_abstracts import Uniform
 from titlesmith import corpus as corpora
-from titlesmith import engines
+from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import write
 from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate, report
 from titlesmith.harvest import harvest
-from titlesmith.run import Run
+from titlesmith.runs.record import Run
 
 SETTINGS = {"seed": 1, "documents": 20, "path": "book/three-abstracts.csv"}
 ROW = {"prefix": "", "prompt": "", "text": "Neural speech", "tokens": 2, "logprob": -1.0, "finished": True}

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from titlesmith.app.service import LONGEST, Service
 from titlesmith.errors import RequestError, TitlesmithError
-from titlesmith.run import MADE_UP
+from titlesmith.runs.record import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 QUEUE = 100  # requests that may wait

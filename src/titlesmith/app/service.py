@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from titlesmith import engines, experiment, texts
+from titlesmith import experiment
+from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import Template
-from titlesmith.engines.base import SAMPLING
 from titlesmith.errors import RequestError
 from titlesmith.evaluate.novelty import NEAR
-from titlesmith.nearest import Nearest
-from titlesmith.prompts import Request, held_out, plain
-from titlesmith.run import Run
+from titlesmith.generate import generator as texts
+from titlesmith.generate.nearest import Nearest
+from titlesmith.generate.prompts import Request, held_out, plain
+from titlesmith.runs.record import Run
+from titlesmith.train.loop import SAMPLING
 
 LONGEST = 20_000  # characters of a box; an abstract of arXiv has 1,920 at most
 EXAMPLES = 6

@@ -12,12 +12,12 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from titlesmith import abstracts
 from titlesmith.book import lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, reports
 from titlesmith.errors import RunError, StageError
-from titlesmith.run import STAGES, notebook, replacing, root, write_json
+from titlesmith.harvest import abstracts
+from titlesmith.runs.record import STAGES, notebook, replacing, root, write_json
 
 HOME = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>titlesmith</title>

@@ -10,7 +10,7 @@ from titlesmith import tables
 from titlesmith.book import figures, pages
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import TitlesmithError
-from titlesmith.run import write_json
+from titlesmith.runs.record import write_json
 
 LIKELIEST, CANDIDATES = 15, 4096  # tokens that the figure shows, and that the model is asked about
 FILE = "lesson.json"
@@ -43,7 +43,7 @@ def ask(report: Report) -> dict:
         ``tokens`` and ``nats`` of the text, ``prefix``, the ``likeliest`` next tokens and their ``probabilities``,
         ``nucleus`` (how many tokens reach ``top_p`` together, null where more than were asked about) and ``asked``.
     """
-    from titlesmith import engines
+    from titlesmith import train as engines
     from titlesmith.corpus import Corpus
 
     corpus, engine = Corpus(report), engines.load(report)

@@ -6,11 +6,11 @@ import re
 from datetime import date
 from html import escape
 
-from titlesmith import plots, quiz, tables
-from titlesmith.book import figures
+from titlesmith import plots, tables
+from titlesmith.book import figures, quiz
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import TitlesmithError
-from titlesmith.run import MADE_UP, STAGES, notebook
+from titlesmith.runs.record import MADE_UP, STAGES, notebook
 
 NAMES = {
     "harvest": "Harvest",

@@ -4,7 +4,7 @@ import typer
 
 from titlesmith import tables
 from titlesmith.experiment import SHARED, declared
-from titlesmith.run import STAGES, notebook
+from titlesmith.runs.record import STAGES, notebook
 
 NAME = "titlesmith"
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from titlesmith import monitor
 from titlesmith.errors import RunError, TitlesmithError
-from titlesmith.run import STAGES, Run, digest, notebook, root
+from titlesmith.runs.record import STAGES, Run, digest, notebook, root
+from titlesmith.train import monitor
 
 FILES = ("run.json", "corpus/corpus.json", "history.csv", "texts.jsonl", "metrics.json")
 SPLITS = ("train", "valid", "test")

@@ -18,7 +18,7 @@ from titlesmith.corpus.split import SPLITS, split
 from titlesmith.corpus.template import template
 from titlesmith.corpus.tokens import Layout, Tokenizer, Writer
 from titlesmith.errors import RequestError
-from titlesmith.run import Run, digest, replacing, write_json
+from titlesmith.runs.record import Run, digest, replacing, write_json
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"
 SAMPLE = 100_000  # documents of train at most that a vocabulary is learned from

@@ -15,7 +15,7 @@ from titlesmith.corpus.template import DERIVED, Template, check_fields, template
 from titlesmith.corpus.tokens import Documents, Layout, Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
-from titlesmith.run import Run
+from titlesmith.runs.record import Run
 
 __all__ = ["SPLITS", "Corpus", "Form", "build", "check"]
 FREE = ("csv", "alpaca", "rss")  # sources that may bring fields of their own

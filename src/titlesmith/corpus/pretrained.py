@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from titlesmith.corpus.tokens import END, Layout, Tokenizer
 from titlesmith.errors import RequestError
-from titlesmith.run import replacing
+from titlesmith.runs.record import replacing
 
 CODEC, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 SETTINGS = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")

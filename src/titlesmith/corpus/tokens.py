@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Codec
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from titlesmith.errors import RequestError
-from titlesmith.run import replacing
+from titlesmith.runs.record import replacing
 
 END = "<|endoftext|>"
 CHUNK = 65536  # documents looked at together

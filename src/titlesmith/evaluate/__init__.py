@@ -5,9 +5,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from titlesmith import abstracts
 from titlesmith.corpus import SPLITS, Corpus
-from titlesmith.engines.base import Engine
 from titlesmith.errors import RunError
 from titlesmith.evaluate import future
 from titlesmith.evaluate.diversity import distinct, ngrams, self_bleu
@@ -15,9 +13,11 @@ from titlesmith.evaluate.figures import Figure, Figures, MissingError, mean, sha
 from titlesmith.evaluate.novelty import NEAR, SIZES, ngram_novelty, unseen
 from titlesmith.evaluate.overlap import ROUGE, rouge
 from titlesmith.evaluate.perplexity import perplexity
-from titlesmith.nearest import Nearest
-from titlesmith.run import Run, write_json
-from titlesmith.texts import is_clean
+from titlesmith.generate.generator import is_clean
+from titlesmith.generate.nearest import Nearest
+from titlesmith.harvest import abstracts
+from titlesmith.runs.record import Run, write_json
+from titlesmith.train.loop import Engine
 
 
 def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:

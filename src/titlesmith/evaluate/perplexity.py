@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from titlesmith.corpus.tokens import Documents
-from titlesmith.engines.base import Engine
 from titlesmith.evaluate.figures import Figure, MissingError, ratio
+from titlesmith.train.loop import Engine
 
 MOST = 690.0  # nats whose exponential is still a number
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from titlesmith.corpus.tokens import FILES
 from titlesmith.errors import RequestError
 from titlesmith.models import hub
-from titlesmith.run import root
+from titlesmith.runs.record import root
 
 HYPERPARAMETERS = "hparams.json"
 # 4 layers of width 192: 2.8 million parameters with a vocabulary of 5,000.

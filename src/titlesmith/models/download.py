@@ -27,7 +27,7 @@ from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.models import hub
 from titlesmith.models.catalogue import GPT2, HYPERPARAMETERS, OPENAI, folder, lacking, place, remedy, shapes
 from titlesmith.models.machine import tensorflow
-from titlesmith.run import digest, replacing
+from titlesmith.runs.record import digest, replacing
 
 SERVER = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 VARIABLE = "TITLESMITH_MODELS"  # the address of a mirror

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from titlesmith.errors import RequestError
-from titlesmith.run import root
+from titlesmith.runs.record import root
 
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
 ADAPTED = ("adapter_model.safetensors", "adapter_model.bin")  # the weights of an adapter, in the new form or the old

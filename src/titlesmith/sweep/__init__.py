@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from titlesmith.errors import FetchError, RequestError, RunError
-from titlesmith.run import Run, hold, release, root, write_json
+from titlesmith.runs.record import Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
 from titlesmith.sweep.plan import Job, Plan, read, record, shown
 from titlesmith.sweep.work import explained, stop, work

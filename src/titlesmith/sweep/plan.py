@@ -13,7 +13,7 @@ import yaml
 
 from titlesmith.errors import RequestError
 from titlesmith.experiment import Experiment, find
-from titlesmith.run import STAGES, Run, root
+from titlesmith.runs.record import STAGES, Run, root
 
 FILE = ("experiment", "set", "repeat", "reference")  # keys of a sweep file
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same

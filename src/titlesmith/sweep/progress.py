@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from titlesmith.run import STAGES, Run
+from titlesmith.runs.record import STAGES, Run
 
 TAIL = 2048  # bytes of a history that surely hold its last row
 MARKS = {"done": "green", "failed": "red", "running": "bold", "waiting": "dim"}
@@ -57,7 +57,7 @@ def look(run: Run, settings: dict, since: str) -> State:
 def last(path: Path) -> dict[str, float]:
     """The last whole row of a history; empty where there is none.
 
-    It is read from the end, and without `titlesmith.monitor`, whose TensorBoard takes seconds to import.
+    It is read from the end, and without `titlesmith.train.monitor`, whose TensorBoard takes seconds to import.
     """
     try:
         with path.open("rb") as file:

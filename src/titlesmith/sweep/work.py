@@ -13,7 +13,7 @@ import psutil
 from titlesmith.errors import RunError, TitlesmithError
 from titlesmith.experiment import declared
 from titlesmith.pipeline import chain, failed, source
-from titlesmith.run import WAITING, Run, hold, release, replacing
+from titlesmith.runs.record import WAITING, Run, hold, release, replacing
 from titlesmith.sweep.plan import Job, record
 
 # What TensorFlow, and what polars and tokenizers, take for the number of threads

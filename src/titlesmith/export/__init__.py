@@ -1,0 +1,1 @@
+"""Exports: a run's model in the form of other programs."""

@@ -1,0 +1,1 @@
+"""Generation: from prompts and prefixes to checked texts."""

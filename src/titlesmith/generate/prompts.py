@@ -1,0 +1,126 @@
+"""Prompts: what a model is asked to complete."""
+
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+
+from titlesmith.corpus import Corpus, Form
+from titlesmith.corpus.template import Template
+from titlesmith.errors import RequestError
+from titlesmith.train.loop import SAMPLING
+
+ASKED = {"prefixes": [""], "prompts": [], "held_out": 0}
+CHOOSING = {"unique": False, "best_of": 1}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to complete.
+
+    Attributes
+    ----------
+    prompt
+        The prompt part, empty where documents have none.
+    prefix
+        The beginning of the completion.
+    paper
+        Id of the held-out paper whose prompt it is.
+    """
+
+    prompt: str = ""
+    prefix: str = ""
+    paper: str | None = None
+
+
+def requests(corpus: Form, settings: dict) -> list[Request]:
+    """Each prompt with each prefix.
+
+    Parameters
+    ----------
+    corpus
+        Says what a prompt looks like; its test split has the held-out papers.
+    settings
+        Parameters of notebook 04, which are checked; those of `titlesmith.generate.generator.draw` too.
+        What is used: ``prefixes``, one that is empty where left out; where the template has a prompt, ``prompts``
+        (lists of fields), ``held_out`` (how many papers of the test split, evenly spread among those whose prompts
+        leave room for ``max_tokens``), none where left out, and ``max_tokens``.
+
+    Raises
+    ------
+    RequestError
+        The template takes other fields, or no prompt.
+    """
+    settings = SAMPLING | CHOOSING | ASKED | settings
+    check(corpus.template, settings)
+    prompts = [("", None)]
+    if corpus.has_prompt:
+        given = ({name: corpus.clean(str(text)) for name, text in fields.items()} for fields in settings["prompts"])
+        prompts = [(corpus.template.prompt.format(**fields), None) for fields in given]
+        prompts += held_out(corpus, settings["held_out"], settings["max_tokens"])
+    return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in settings["prefixes"]]
+
+
+def held_out(corpus: Corpus, count: int, tokens: int) -> list[tuple[str, str]]:
+    """Prompts and ids of ``count`` test papers, evenly spread, or of all, whose prompts leave room for ``tokens``."""
+    if not count:
+        return []
+    table = corpus.scan("test").select("prompt", "id").collect()
+    sizes = np.array(list(map(len, corpus.tokenizer.encode_batch(table["prompt"].to_list()))))
+    room = corpus.info["context"] - tokens - len(corpus.layout.opening(""))
+    fitting = np.flatnonzero(sizes <= room)
+    if not len(fitting):
+        raise RequestError(
+            f"generate.max_tokens: no test paper has a prompt that leaves room for {tokens} tokens in the model's "
+            f"context of {corpus.info['context']}; the shortest prompt has {sizes.min()}. Lower max_tokens"
+        )
+    return table[fitting[np.arange(min(count, len(fitting))) * len(fitting) // min(count, len(fitting))]].rows()
+
+
+def check(template: Template, settings: dict) -> None:
+    """Checks what is to be completed against a template, and settings against one another (RequestError)."""
+    takes = Template("", template.prompt).fields
+    for fields in settings["prompts"]:
+        if not takes:
+            raise RequestError(f"generate.prompts: the template {template.completion!r} takes no prompt; use prefixes")
+        if set(fields) != set(takes):
+            raise RequestError(
+                f"generate.prompts: the prompt is {template.prompt!r} and takes {', '.join(takes)}; "
+                f"given is {', '.join(map(str, fields)) or 'nothing'}"
+            )
+    if takes and not settings["prompts"] and not settings["held_out"]:
+        raise RequestError(
+            f"generate.held_out: there is nothing to complete: the template takes {', '.join(takes)}. Set prompts, or "
+            "held_out above 0 for those of test papers"
+        )
+    check_sampling(settings)
+
+
+def check_sampling(settings: dict) -> None:
+    """Checks what settings of sampling must fulfil together (RequestError)."""
+    if settings["beams"] > 1 and settings["count"] > settings["beams"]:
+        raise RequestError(
+            f"generate.count: {settings['count']} texts of {settings['beams']} beams: a beam search ends with a text a "
+            f"beam at most; lower count to {settings['beams']}, or set beams to 1 to draw"
+        )
+    if settings["beams"] > 1 and settings["best_of"] > 1:
+        raise RequestError("generate.best_of: beams draw nothing to choose from: set best_of or beams to 1")
+    if settings["min_tokens"] > settings["max_tokens"]:
+        raise RequestError(
+            f"generate.min_tokens: {settings['min_tokens']} is more than {settings['max_tokens']}, max_tokens: "
+            "lower min_tokens, or raise max_tokens"
+        )
+
+
+def plain(text: str) -> str:
+    """A prefix in one line: control characters and white space of any kind are spaces, as many as they were.
+
+    Raises
+    ------
+    RequestError
+        It is no text: a terminal or file in another encoding than UTF-8 gave bytes that are none.
+    """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        shown = repr(text).replace(r"\udc", r"\x")  # as which Python hands on bytes that are no UTF-8
+        raise RequestError(f"{shown} is not valid UTF-8: type it in a terminal, or save the file, in UTF-8")
+    return "".join(" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in text)

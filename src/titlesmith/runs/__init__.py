@@ -1,0 +1,1 @@
+"""Run directories: paths, records, locks, and files that are written atomically."""

@@ -1,0 +1,88 @@
+"""Engines: the libraries that a model is trained with; the model's name says which."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titlesmith.errors import RequestError
+from titlesmith.models import HUB_SCRATCH, SCRATCH, folder, hub
+from titlesmith.runs.record import Run, swapped
+from titlesmith.train.loop import Engine
+
+if TYPE_CHECKING:
+    from titlesmith.corpus import Corpus
+
+
+def start(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
+    """The model to fine-tune: where an interrupted training of this run was, or a new training's start.
+
+    Raises
+    ------
+    RequestError
+        The model is not here, or its vocabulary is not the corpus's.
+    """
+    kind, mark = _kind(model)
+    for path in (swapped(run / "model" / "last"), run / "model"):
+        if (path / mark).exists():
+            return kind.load(path)
+    if model == "scratch":
+        return kind(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
+    if model == "hf:scratch":
+        return kind.scratch(corpus.tokenizer, HUB_SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
+    engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)
+    if engine.tokenizer.vocabulary != corpus.tokenizer.vocabulary:
+        raise RequestError(f"model: the corpus was not tokenized for {model}: run notebook 02 with model={model!r}")
+    return engine
+
+
+def load(run: Run) -> Engine:
+    """The fine-tuned model of a run; its texts come from an export to CTranslate2 where there is one of this model."""
+    from titlesmith.export.export import fresh
+
+    run.require("finetune")
+    exported = find_spec("ctranslate2") and fresh(run, "ctranslate2")
+    if exported:
+        from titlesmith.generate.ctranslate2 import Exported
+
+        return Exported(exported, run / "model", lambda: _load(run))
+    return _load(run)
+
+
+def _load(run: Run) -> Engine:
+    kind, _ = _kind(run.record("finetune").get("settings", {}).get("model", ""))
+    return kind.load(run / "model", resume=False)
+
+
+def open_adapter(base: str, adapter: Path, quantize: str = "none") -> Engine:
+    """A model with an adapter that was trained elsewhere, as peft saves it.
+
+    Parameters
+    ----------
+    base
+        ``hf:NAME-OR-PATH`` of the model that the adapter was trained in; empty for the one that it names itself.
+    adapter
+        Its folder, with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
+    quantize
+        How the model's weights are held: ``none`` for as they are stored, ``8bit`` or ``4bit``.
+
+    Raises
+    ------
+    RequestError
+        A file is missing, the model is not here, or the adapter is none of this model's.
+    """
+    hub.check_adapter(adapter)
+    kind, _ = _kind("hf:")
+    return kind.open(base or hub.base_of(adapter), quantize, adapter)
+
+
+def _kind(model: str) -> tuple[type[Engine], str]:
+    """The engine of a model, and the file of its checkpoints; both libraries take seconds to import."""
+    if hub.is_hub(model):
+        hub.check_installed()
+        from titlesmith.models.weights import STATE
+        from titlesmith.train.huggingface import TransformersEngine
+
+        return TransformersEngine, STATE
+    from titlesmith.train.gpt2 import GPT2Engine
+
+    return GPT2Engine, "checkpoint"

@@ -1,0 +1,265 @@
+"""GPT-2 through gpt-2-simple's graph in TensorFlow.
+
+Checkpoints are gpt-2-simple's: ``hparams.json``, ``encoder.json``, ``vocab.bpe``, ``checkpoint`` and the variables
+below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a graph and a session of its own, so that a
+notebook's cell can be run again in one kernel. Losses come from gpt-2-simple's graph in float32; training and texts
+have faster ones of the same function (`titlesmith.train.gpt2_step`, `titlesmith.generate.decoder`).
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from titlesmith import models
+from titlesmith.corpus import Corpus
+from titlesmith.corpus.tokens import Documents, Tokenizer
+from titlesmith.errors import RequestError, RunError
+from titlesmith.models import HYPERPARAMETERS
+from titlesmith.models.machine import hushed
+from titlesmith.runs.record import write_json
+from titlesmith.train.loop import Draw, Engine, sampling
+from titlesmith.train.packing import Batch, Rows
+
+with hushed():
+    import tensorflow as tf
+    from gpt_2_simple.src import model as gpt2
+
+    from titlesmith.generate.decoder import Decoder
+    from titlesmith.generate.sampler import Sampler
+    from titlesmith.train.gpt2_step import Step
+    from titlesmith.train.sampled_softmax import Part, trained_ids
+
+tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
+tf1 = tf.compat.v1
+STEP = "titlesmith/step"
+
+
+class GPT2Engine(Engine):
+    """A GPT-2 of any size.
+
+    Parameters
+    ----------
+    tokenizer
+        Its vocabulary.
+    hyperparameters
+        ``n_vocab n_ctx n_embd n_head n_layer``, as in hparams.json.
+    seed
+        Decides random initial weights; None where they are read instead.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, hyperparameters: dict, seed: int | None = 0):
+        self.tokenizer, self.hyperparameters, self.context = tokenizer, hyperparameters, hyperparameters["n_ctx"]
+        self._hparams = gpt2.default_hparams()
+        self._hparams.override_from_dict(hyperparameters)
+        self._trainer: Step | None = None
+        self._sampler = self._part = self._checkpoint = None
+        self._fresh = False  # whether the sampler has the weights as they are now
+        with tf.Graph().as_default() as graph:
+            tf1.set_random_seed(seed)
+            self._ids = tf1.placeholder(tf.int32, [None, None])
+            self._learned = tf1.placeholder(tf.float32, [None, None])
+            logits = gpt2.model(self._hparams, X=self._ids[:, :-1])["logits"]
+            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self._ids[:, 1:], logits=logits)
+            self._losses = tf.reduce_sum(nats * self._learned, axis=1)
+            self._variables = tf1.global_variables()
+            self._steps = tf1.get_variable(STEP, [], tf.int32, tf1.zeros_initializer(), trainable=False)
+            self._saver = tf1.train.Saver([*self._variables, self._steps], save_relative_paths=True)
+            config = tf1.ConfigProto(gpu_options=tf1.GPUOptions(allow_growth=True))
+            with hushed():
+                self._session = tf1.Session(graph=graph, config=config)
+                drawn = self._variables if seed is not None else []
+                self._session.run(tf1.variables_initializer([*drawn, self._steps]))
+
+    @classmethod
+    def load(cls, path: Path, resume: bool = True) -> "GPT2Engine":
+        """Reads a checkpoint in gpt-2-simple's layout: this engine's, OpenAI's, or one of `gpt_2_simple.finetune`.
+
+        Parameters
+        ----------
+        path
+            Its folder.
+        resume
+            Whether to go on from its step and optimizer state, which `prepare` then reads.
+
+        Raises
+        ------
+        RequestError
+            The checkpoint lacks a variable or one has another shape than hparams.json says.
+        """
+        engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), None)
+        checkpoint = engine._restore(path)
+        names = {name for name, _ in tf.train.list_variables(checkpoint)}
+        if resume and STEP in names:
+            engine.step = int(tf.train.load_variable(checkpoint, STEP))
+            engine._steps.load(engine.step, engine._session)
+            moments = any(name.startswith("titlesmith/") for name in names - {STEP})
+            engine._checkpoint = checkpoint if moments else None  # a finished model has none
+        return engine
+
+    def _restore(self, path: Path) -> str:
+        checkpoint = tf.train.latest_checkpoint(path)
+        if not checkpoint:
+            raise RequestError(f"{path} holds no checkpoint: `checkpoint` or the files that it names are missing")
+        stored = dict(tf.train.list_variables(checkpoint))
+        for variable in self._variables:
+            if stored.get(variable.op.name) != variable.shape.as_list():
+                raise RequestError(
+                    f"{checkpoint}: {variable.op.name} is {stored.get(variable.op.name, 'missing')}; "
+                    f"{HYPERPARAMETERS} asks for {variable.shape.as_list()}. The two are of different models"
+                )
+        with self._session.graph.as_default():
+            tf1.train.Saver(self._variables).restore(self._session, checkpoint)
+        self._fresh = False
+        return checkpoint
+
+    def device(self, settings: dict) -> str:
+        """See `Engine.device`."""
+        return f"{models.device()}, matrix products in {precision(settings)}"
+
+    def prepare(self, corpus: Corpus, settings: dict) -> None:
+        """See `Engine.prepare`."""
+        bf16, used, self._part = precision(settings) == "bfloat16", trained_ids(corpus, settings), None
+        softmax = len(self.tokenizer if used is None else used)
+        models.check_memory(self.hyperparameters, settings, bf16, softmax, bool(models.gpus()))
+        model = {v.op.name.removeprefix("model/"): v for v in self._variables}
+        shape, kind = (settings["batch_size"], settings["block_size"]), tf.bfloat16 if bf16 else tf.float32
+        with self._session.graph.as_default():
+            if used is not None:
+                self._part = Part(model["wte"], used)
+            self._trainer = Step(model, self.hyperparameters, shape, settings, kind, self._steps, self._part)
+            self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
+            everything = [*self._variables, self._steps, *self._trainer.moments]
+            self._full_saver, self.checkpoint_bytes = (
+                tf1.train.Saver(everything, save_relative_paths=True),
+                sizes(everything),
+            )
+            if self._checkpoint:
+                self._full_saver.restore(self._session, self._checkpoint)
+            if self._part:
+                self._session.run(self._part.read)
+        self._calls, self._seed, self._changed = settings["accumulate"], settings["seed"], False
+
+    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """See `Engine.train`."""
+        step = self._trainer
+        feed = {step.rate: rate, step.total: batch.weights.sum()}
+        if self._part:  # the same for all calls of a step, so that they add up to one large batch
+            feed[self._part.others] = self._part.draw([self._seed, self.step])
+        nats = 0.0
+        for call, part in enumerate(batch.split(self._calls)):
+            ids, labels = part.ids, part.labels
+            if self._part:
+                ids, labels = self._part.compact(ids), self._part.compact(labels)
+            seed = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
+            feed |= self._fed(part) | {step.ids: ids, step.labels: labels, step.seed: seed}
+            if call < self._calls - 1:
+                nats += self._session.run([step.loss, step.accumulate], feed)[0]
+        loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
+        self._changed, self._fresh = True, False
+        return float(nats + loss), float(norm)
+
+    def _fed(self, batch: Batch) -> dict:
+        step = self._trainer
+        names = ("ids", "positions", "until", "places", "labels")
+        return {getattr(step, name): getattr(batch, name) for name in names} | {step.learned: batch.weights}
+
+    def loss(self, documents: Documents) -> float:
+        """See `Engine.loss`; once it trains, in rows that hold each of the documents, with the products of training."""
+        step, tokens = self._trainer, documents.learned_tokens
+        if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
+            return super().loss(documents)
+        self._write_back()
+        height, nats = step.ids.shape[0], 0.0
+        rows = Rows(documents, height, step.ids.shape[1], 0, apart=True)
+        for first in range(0, rows.count, height):
+            batch = rows[first // height + 1]
+            batch.weights[rows.count - first :] = 0  # what begins a second epoch
+            nats += float(self._session.run(step.nats, self._fed(batch) | {step.seed: [0, 0]}))
+        return nats / tokens
+
+    def _write_back(self) -> None:
+        if self._part and self._changed:
+            self._session.run(self._part.write)
+            self._changed = False
+
+    def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """See `Engine.losses`."""
+        self._write_back()
+        return self._session.run(self._losses, {self._ids: ids, self._learned: learned})
+
+    def keep(self, path: Path) -> None:
+        """See `Engine.keep`."""
+        self._write_back()
+        self._save(path, self._saver, sizes(self._variables))
+
+    def restore(self, path: Path) -> None:
+        """See `Engine.restore`."""
+        self._restore(path)
+
+    def save(self, path: Path) -> None:
+        """See `Engine.save`."""
+        self._write_back()
+        self._save(path, self._full_saver, self.checkpoint_bytes)
+
+    def _save(self, path: Path, saver: tf1.train.Saver, size: int) -> None:
+        try:
+            self.tokenizer.save(path)
+            write_json(path / HYPERPARAMETERS, self.hyperparameters)
+            written = saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            for part in path.glob(f"*model-{self.step}.*tempstate*"):
+                part.unlink(missing_ok=True)
+            raise RunError(
+                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
+                f"{shutil.disk_usage(path).free / 1e9:.1f} GB are free; it takes {size / 1e9:.2f} GB. Free some room "
+                f"and run the same command again: training goes on from there. {str(error).splitlines()[0]}"
+            ) from None
+        for file in path.glob("model-*"):
+            if file.stem != Path(written).name:
+                file.unlink()
+
+    def _ready(self) -> Sampler:
+        """The sampler, built once, with the weights as they are now."""
+        self._write_back()
+        if not self._sampler:
+            model = {v.op.name.removeprefix("model/"): v for v in self._variables}
+            kind = tf.as_dtype(precision({"precision": "auto"}))
+            with self._session.graph.as_default():
+                self._decoder = Decoder(model, self.hyperparameters, kind, self._session)
+            self._sampler = Sampler(self._decoder, self.tokenizer.end)
+        if not self._fresh:
+            self._decoder.refresh()
+            self._fresh = True
+        return self._sampler
+
+    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
+        """See `Engine.generate`."""
+        settings = sampling(prompts, settings, self.context)
+        draws = self._ready().generate(prompts, settings)
+        if self._trainer:
+            self._decoder.release()
+            self._fresh = False
+        return draws
+
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """See `Engine.next`."""
+        sampling(prompts, {"count": 1, "max_tokens": 0}, self.context)
+        return self._ready().next(prompts)
+
+
+def sizes(variables: list) -> int:
+    """Bytes that float32 variables take."""
+    return sum(4 * math.prod(v.shape.as_list()) for v in variables)
+
+
+def precision(settings: dict) -> str:
+    """The type of matrix products: as set, or (auto) bfloat16 where the processor multiplies it, else float32."""
+    if settings["precision"] != "auto":
+        return settings["precision"]
+    if cards := models.gpus():
+        version = tf.config.experimental.get_device_details(cards[0]).get("compute_capability", (0, 0))
+        return "bfloat16" if version >= (8, 0) else "float32"
+    return "bfloat16" if models.fast_bfloat16() else "float32"

@@ -1,0 +1,361 @@
+"""What an engine is: a model that trains, generates, measures its loss, and is saved and loaded.
+
+Notebooks never see which engine they have. The training loop is the same for all: an engine adds one step of
+optimization, and the rest (order of the data, schedule, validation, samples, checkpoints, history) is here.
+"""
+
+import math
+import shutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from titlesmith.corpus.tokens import Documents, Tokenizer
+from titlesmith.errors import RequestError, RunError
+from titlesmith.train.packing import Batch, Rows, ahead, padded
+
+if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
+    from titlesmith.corpus import Corpus
+    from titlesmith.train.monitor import Monitor
+
+SAMPLING = {
+    "temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "min_tokens": 0, "repetition_penalty": 1.0,
+    "no_repeat_ngram": 0, "beams": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sampled continuation of a prompt.
+
+    Attributes
+    ----------
+    ids
+        The ids behind the prompt, without the end of text.
+    logprob
+        Mean log-probability of these ids and of the end of text, in nats a token, under the model itself
+        (temperature 1, nothing cut off).
+    finished
+        Whether the model ended the text; False where it ran into the limit.
+    """
+
+    ids: list[int]
+    logprob: float
+    finished: bool
+
+
+class Engine(ABC):
+    """A language model.
+
+    Attributes
+    ----------
+    tokenizer
+        The model's vocabulary.
+    context
+        The longest row that the model reads, in tokens.
+    step
+        Optimizer steps that the weights have behind them in this training.
+    checkpoint_bytes
+        Size of what `save` writes, once `prepare` was called.
+    logits
+        How many logits are computed at once where losses are measured; they take four bytes each, and their copies.
+    """
+
+    tokenizer: Tokenizer
+    context: int
+    step: int = 0
+    checkpoint_bytes: int = 0
+    logits: int = 2**25
+
+    def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
+        """Trains on the corpus until the monitor says why to stop, going on behind ``self.step``.
+
+        The model ends with the weights of the best validation (``keep`` is best) or of the last step, in
+        ``monitor.model``; while it trains, ``last/`` below has what resuming needs and ``best/`` the best weights.
+
+        Parameters
+        ----------
+        corpus
+            Its train split is learned, its valid split measured.
+        settings
+            The parameters of notebook 03.
+        monitor
+            Gets every step; says when to validate, to sample and to save, and where.
+        """
+        height = settings["batch_size"] * settings["accumulate"]
+        train = corpus.documents("train", settings["train_on_prompt"])
+        rows = Rows(train, height, settings["block_size"], settings["seed"], self.apart(settings))
+        steps = settings["steps"]
+        if settings["epochs"]:
+            steps = math.ceil(settings["epochs"] * rows.count / height)
+        settings = settings | {"steps": steps}
+        valid, last, best = corpus.documents("valid"), monitor.model / "last", monitor.model / "best"
+        probe = Probe(self, corpus, settings)
+        self.prepare(corpus, settings)
+        needed, free = 3 * self.checkpoint_bytes, shutil.disk_usage(monitor.run.path).free
+        if free < needed:
+            raise RunError(
+                f"{monitor.model}: the disk has {free / 1e9:.1f} GB left; checkpoints of this training take up to "
+                f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
+            )
+        monitor.start(self.step, steps, rows.epoch)
+        batches = ahead(rows, self.step + 1)
+        while not monitor.reason:
+            step, batch = next(batches)
+            row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
+            row["loss"], row["grad_norm"] = self.train(batch, row["learning_rate"])
+            finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+            self.step += finite  # an update that is not finite has not been applied
+            stop = monitor.stops(row)
+            if finite and (stop or monitor.due("validate", step)):
+                row["valid_loss"] = self.loss(valid)
+                stop = monitor.stops(row)
+                if settings["keep"] == "best" and monitor.improves(row):
+                    self.keep(best)
+            if finite and (stop or monitor.due("sample", step)):
+                texts, row["copy_rate"] = probe.texts(self)
+                monitor.sample(step, texts)
+            monitor.step(**row)
+            if stop or monitor.due("save", step):
+                self.save(last)
+        monitor.close()
+        if last.exists():
+            if best.exists():
+                self.restore(best)
+            self.keep(monitor.model)
+            last.replace(done := monitor.model / ".done")  # at once: from here on the model is finished
+            shutil.rmtree(done)
+        shutil.rmtree(best, ignore_errors=True)
+
+    def apart(self, settings: dict) -> bool:
+        """Whether a training reads each document alone (``attention``), as it is measured and as texts are drawn.
+
+        On its own (``auto``) it does where weights are given, and does not where a model learns to attend: from
+        scratch, reading on from one document into the next makes for a better model (`benchmarks/attention.py`).
+        """
+        asked = settings["attention"]
+        return asked == "document" or (asked == "auto" and settings["model"].removeprefix("hf:") != "scratch")
+
+    @abstractmethod
+    def device(self, settings: dict) -> str:
+        """What a training with these settings computes on and with, in words."""
+
+    @abstractmethod
+    def prepare(self, corpus: "Corpus", settings: dict) -> None:
+        """Makes ready to train, with the optimizer's state where `load` found one to go on from.
+
+        Raises
+        ------
+        RequestError
+            The training does not fit into memory; the message says what would.
+        """
+
+    @abstractmethod
+    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """One step of optimization, not applied where loss or gradient are not finite.
+
+        Parameters
+        ----------
+        batch
+            What is learned; the loss is the mean over its predictions by their weights.
+        rate
+            Learning rate.
+
+        Returns
+        -------
+        tuple of float
+            Mean loss in nats a token before the update, and the norm of its gradient before clipping.
+        """
+
+    @abstractmethod
+    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
+        """Samples texts to their end, or searches the likeliest.
+
+        The same seed gives the same texts on one machine, whatever was generated before. What a text is drawn by
+        depends on the seed, its prompt, and its number among the texts of that prompt; what else the call draws decides
+        no more than how its matrix products round.
+
+        Parameters
+        ----------
+        prompts
+            Ids that open a document (`Tokenizer.prompt`), of any lengths.
+        settings
+            ``count`` texts a prompt and ``seed`` (a number or several); what is left out is as in `SAMPLING`:
+
+            ``temperature`` (above 0), ``top_k`` (0 for all), then ``top_p`` (1 for all; Holtzman et al. 2020);
+            ``max_tokens`` behind the prompt; ``min_tokens`` before which a text does not end;
+            ``repetition_penalty`` (1 for none; Keskar et al. 2019) on ids of prompt and text;
+            ``no_repeat_ngram``: no so many ids in a row occur twice in prompt and text (0 for any);
+            ``beams``: above 1, the ``count`` best texts of a beam search by mean log-probability; nothing is drawn.
+
+            The end of text that opens a document does not count as an id that was there before.
+
+        Returns
+        -------
+        list
+            ``count`` draws for each prompt.
+
+        Raises
+        ------
+        RequestError
+            A prompt and ``max_tokens`` together exceed the context, or ``count`` exceeds ``beams``.
+        """
+
+    @abstractmethod
+    def next(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities of the id behind each prompt, float32, shape (prompts, vocabulary).
+
+        Raises
+        ------
+        RequestError
+            A prompt exceeds the context.
+        """
+
+    @abstractmethod
+    def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """Loss of each row in nats, summed over its learned ids.
+
+        Parameters
+        ----------
+        ids
+            Shape (rows, tokens + 1): column ``i`` predicts column ``i + 1``.
+        learned
+            Weight of each prediction in the sum, shape (rows, tokens).
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (rows,).
+        """
+
+    def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Loss of each document, read on its own up to the context; of completions only where there are prompts.
+
+        Parameters
+        ----------
+        documents
+            A split.
+        chosen
+            Numbers of the documents to measure; all where it is left out.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Nats, and how many tokens they are the sum over, of each document in the order asked for, float64. A
+            document whose prompt fills the context has 0 tokens.
+        """
+        chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
+        nats, tokens = np.zeros((2, len(documents)))
+        most = min(self.logits // 2**14, self.logits // len(self.tokenizer))
+        for which, ids, learned in padded(documents, self.context, most, chosen):
+            nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
+        return nats[chosen], tokens[chosen]
+
+    def loss(self, documents: Documents) -> float:
+        """Mean loss in nats a token over documents, as `document_losses` measures each.
+
+        Raises
+        ------
+        RunError
+            There is no token to be measured on.
+        """
+        nats, tokens = self.document_losses(documents)
+        if not tokens.sum():
+            raise RunError(f"{documents.path}: no document leaves the model a token to predict; build the corpus anew")
+        return float(nats.sum() / tokens.sum())
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Writes weights, optimizer state and step beside an older checkpoint, which it then replaces.
+
+        Raises
+        ------
+        RunError
+            There is no room; the older checkpoint is whole.
+        """
+
+    @abstractmethod
+    def keep(self, path: Path) -> None:
+        """`save` of weights and step alone: what generates and is measured."""
+
+    @abstractmethod
+    def restore(self, path: Path) -> None:
+        """Reads weights that `keep` wrote into this model; the step stays as it is."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, resume: bool = True) -> "Engine":
+        """Reads what `save` wrote: to go on training exactly where it was, or (not ``resume``) the weights alone."""
+
+
+def sampling(prompts: list[list[int]], settings: dict, context: int) -> dict:
+    """The settings of `Engine.generate` with what was left out, checked.
+
+    Raises
+    ------
+    RequestError
+        See `Engine.generate`.
+    """
+    settings = SAMPLING | settings
+    longest, beams, count = max(map(len, prompts), default=0), settings["beams"], settings["count"]
+    if longest + settings["max_tokens"] > context:
+        raise RequestError(
+            f"generate.max_tokens: a prompt of {longest} tokens and {settings['max_tokens']} behind it "
+            f"exceed the model's context of {context}: lower max_tokens or shorten the prompt"
+        )
+    if beams > 1 and count > beams:
+        raise RequestError(
+            f"generate.count: {count} texts of {beams} beams; a beam search returns at most as many texts as it has "
+            "beams: lower count, or draw the texts with beams=1"
+        )
+    if settings["min_tokens"] > settings["max_tokens"]:
+        raise RequestError(f"generate.min_tokens: {settings['min_tokens']} exceed max_tokens, {settings['max_tokens']}")
+    return settings
+
+
+class Probe:
+    """Texts that a model writes while it trains, and the share of them that it has by heart.
+
+    Parameters
+    ----------
+    engine
+        Decides how long a text may be.
+    corpus
+        Its train split is what a text may be a copy of; the opening is that of its first valid document.
+    settings
+        ``probe`` (texts each time) and ``seed``.
+    """
+
+    def __init__(self, engine: "Engine", corpus: "Corpus", settings: dict):
+        from titlesmith.corpus.clean import fold
+
+        # Hashes, because millions of abstracts do not fit into memory
+        batches = corpus.scan("train").select("completion").collect_batches()
+        self.corpus, self._known = corpus, {hash(fold(text)) for batch in batches for text in batch.to_series()}
+        self._fold = fold
+        self.opening = corpus.layout.opening(corpus.scan("valid").head(1).collect()["prompt"].item())
+        self.sampling = SAMPLING | {"count": settings["probe"], "seed": settings["seed"]}
+        self.sampling["max_tokens"] = min(self.sampling["max_tokens"], engine.context - len(self.opening))
+
+    def texts(self, engine: "Engine") -> tuple[list[str], float]:
+        """Texts, and the share that equals a training text after folding of case and space."""
+        (draws,) = engine.generate([self.opening], self.sampling)
+        texts = [self.corpus.layout.text(draw.ids) for draw in draws]
+        return texts, sum(hash(self._fold(text)) in self._known for text in texts) / len(texts)
+
+
+def learning_rate(step: int, settings: dict) -> float:
+    """The rate of a step, counted from one: linear warm-up, then constant, or linear or cosine decay to zero.
+
+    The warm-up takes a third of all steps at most, so that a short training reaches its peak too.
+    """
+    peak, steps = settings["learning_rate"], settings["steps"]
+    warmup = min(settings["warmup_steps"], steps // 3)
+    if step <= warmup:
+        return peak * step / warmup
+    done = (step - warmup - 1) / max(1, steps - warmup)
+    shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return peak * shape[settings["schedule"]]

@@ -1,0 +1,320 @@
+"""The web page of a run's model, in Chromium and over HTTP: real models, tiny ones."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'titlesmith[app]'")
+import uvicorn  # noqa: E402
+
+import browser  # noqa: E402
+from conftest import HOSTILE, corpus_settings, make_project, write_archive  # noqa: E402
+from titlesmith import corpus as corpora  # noqa: E402
+from titlesmith import experiment  # noqa: E402
+from titlesmith import train as engines  # noqa: E402
+from titlesmith.app import listen  # noqa: E402
+from titlesmith.app.page import mounted, page, results_html  # noqa: E402
+from titlesmith.app.service import LONGEST, Service  # noqa: E402
+from titlesmith.errors import RequestError  # noqa: E402
+from titlesmith.harvest import harvest  # noqa: E402
+from titlesmith.runs.record import Run  # noqa: E402
+from titlesmith.train import gpt2_step as graph  # noqa: E402
+from titlesmith.train import monitor  # noqa: E402
+
+TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}
+FEW = {"steps": 4, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
+ABSTRACT = "We study speech in rooms. It gets better with noise."
+
+
+def defaults(stage: str, **changes) -> dict:
+    return {name: parameter.default for name, parameter in experiment.declared(stage).items()} | changes
+
+
+def trained(name: str, template: str, **source) -> Run:
+    """A run with a model that has learned next to nothing, made without notebooks, which take a minute."""
+    run = Run(name)
+    run.begin("harvest", facts := defaults("harvest", **source))
+    harvest(run, facts)
+    run.begin("corpus", {})
+    corpus = corpora.build(run, corpus_settings(template=template, vocabulary=1000), None, context=256)
+    run.begin("finetune", facts := defaults("finetune", **FEW))
+    engine = engines.start(run, "scratch", corpus, seed=1)
+    engine.finetune(corpus, facts, monitor.Monitor(run, facts))
+    run.finish("finetune", stop_reason="all 4 steps were done")
+    run.update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
+    return run
+
+
+@contextmanager
+def serving(service: Service):
+    """The address of a page, in this process."""
+    with listen("127.0.0.1", 0) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        app = mounted(page(service, address))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield address
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with a run that continues titles, all hostile, and one that writes titles for made-up abstracts."""
+    folder = make_project(tmp_path_factory.mktemp("app"))
+    rows = [{"title": f"{HOSTILE} number {i} of music and speech"} for i in range(120)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
+        patch.setattr(graph, "fused", lambda function: function)  # XLA compiles for seconds a model
+        patch.setattr(engines, "SCRATCH", TINY)
+        path = write_archive(folder / "papers.tsv", rows)
+        trained("titles", "title", source="archive", path=str(path))
+        trained("abstracts", "abstract-to-title", papers=120)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def services(project):
+    return {name: Service(Run(name)) for name in ("titles", "abstracts")}
+
+
+@pytest.fixture(scope="module")
+def addresses(services):
+    with serving(services["titles"]) as titles, serving(services["abstracts"]) as abstracts:
+        yield {"titles": titles, "abstracts": abstracts}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def tab(chromium):
+    """A tab that knows which addresses it asked, and whether a script of ours ran that should not."""
+    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+    tab = context.new_page()
+    tab.asked, tab.alerts = [], []
+    tab.on("request", lambda request: tab.asked.append(request.url))
+    tab.on("dialog", lambda dialog: (tab.alerts.append(dialog.message), dialog.dismiss()))
+    yield tab
+    assert not tab.alerts, "a text ran as a script"
+    context.close()
+
+
+def ask(address: str, name: str, **body) -> tuple[str, dict]:
+    """What the HTTP API answers, as its description says to ask it: the event and its data."""
+    call = f"{address}/gradio_api/call"
+    number = requests.post(f"{call}/v2/{name}", json=body, timeout=60).json()["event_id"]
+    answer = requests.get(f"{call}/{name}/{number}", timeout=60)
+    answer.encoding = "utf-8"
+    event, data = re.findall(r"event: (\w+)\ndata: (.*)", answer.text)[-1]
+    data = json.loads(data)
+    return event, data[0] if isinstance(data, list) else data
+
+
+def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_machine(addresses, tab):
+    tab.goto(addresses["abstracts"])
+    assert "made up" in tab.get_by_role("note").inner_text()
+    tab.get_by_role("tab", name="A title for my abstract").first.wait_for()
+    assert [t.inner_text() for t in tab.get_by_role("tab").all() if t.is_visible()] == ["A title for my abstract"]
+    tab.get_by_label("Your abstract").fill(ABSTRACT)
+    tab.get_by_label("How the title begins").fill("Deep")
+    tab.get_by_role("button", name="Write titles").click()
+    tab.locator(".results li").first.wait_for()
+    texts = tab.locator(".results .written p").all_inner_texts()
+    assert len(texts) == 10 and all(text.startswith("Deep") for text in texts)
+    assert tab.locator(".results .near", has_text="Nearest training text").count() == 10
+    tab.locator(".results button").nth(1).click()
+    tab.get_by_role("button", name="Copy", exact=False).first.wait_for()
+    assert " ".join(tab.evaluate("navigator.clipboard.readText()").split()) == " ".join(texts[1].split())
+    away = [url for url in tab.asked if not url.startswith((addresses["abstracts"], "data:", "blob:"))]
+    assert tab.asked and not away
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "abstract is empty"),
+        (" \n\t ", "abstract is empty"),
+        ("x" * 100_000, "100,000 characters"),
+        ("speech and noise " * 400, "too long for the model"),
+    ],
+    ids=["empty", "space", "100,000 characters", "beyond the context"],
+)
+def test_what_cannot_be_read_is_refused_beside_its_box(addresses, tab, text, why):
+    tab.goto(addresses["abstracts"])
+    tab.get_by_label("Your abstract").fill(text)
+    tab.get_by_role("button", name="Write titles").click()
+    tab.get_by_text(why).first.wait_for(timeout=10_000)
+    assert tab.locator(".results li").count() == 0
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script><img src=x onerror=alert(2)> $x^2$ &amp;", "🎵🎶"])
+def test_html_and_emoji_are_text_like_any_other(addresses, tab, text):
+    tab.goto(addresses["titles"])  # its training titles are hostile too
+    tab.get_by_label("How the titles begin").fill(text)
+    tab.get_by_role("button", name="Write titles").click()
+    tab.locator(".results li").first.wait_for()
+    assert all(shown.startswith(text) for shown in tab.locator(".results .written p").all_text_contents())
+    assert "<script>alert(1)</script>" in tab.locator(".results .near").first.text_content()
+    assert tab.locator(".results script, .results img").count() == 0
+
+
+def test_an_example_fills_the_box(addresses, services, tab):
+    tab.goto(addresses["abstracts"])
+    (given,), title = services["abstracts"].examples[0]
+    tab.get_by_role("button", name=title[:40]).click()
+    tab.wait_for_function("text => document.querySelector('textarea').value === text", arg=given)
+
+
+def test_a_tab_shows_nothing_that_another_was_given(addresses, chromium):
+    with chromium.new_context() as one, chromium.new_context() as other:
+        first, second = one.new_page(), other.new_page()
+        second.goto(addresses["titles"])
+        first.goto(addresses["titles"])
+        first.get_by_label("How the titles begin").fill("My secret")
+        first.get_by_role("button", name="Write titles").click()
+        first.locator(".results li").first.wait_for()
+        assert "secret" not in second.content()
+        second.reload()
+        second.get_by_role("button", name="Write titles").wait_for()
+        assert "secret" not in second.content()
+    assert "secret" not in requests.get(f"{addresses['titles']}/config", timeout=9).text
+
+
+def test_whoever_waits_is_told_the_place_in_the_line(addresses, services, tab, monkeypatch):
+    service, may_go = services["titles"], threading.Event()
+    write = service.write
+    monkeypatch.setattr(service, "write", lambda *args, **named: (may_go.wait(60), write(*args, **named))[1])
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, addresses["titles"], "titles_from_a_beginning", count=1) for _ in range(3)]
+        time.sleep(1)
+        tab.goto(addresses["titles"])
+        tab.get_by_role("button", name="Write titles").click()
+        try:
+            tab.get_by_text(re.compile(r"queue: \d/\d")).wait_for(timeout=15_000)
+        finally:
+            may_go.set()
+        tab.locator(".results li").first.wait_for()
+        assert all(request.result()[0] == "complete" for request in asked)
+
+
+def test_ten_programs_at_once_get_what_each_asked_for(addresses):
+    beginnings = [f"Study {i}" for i in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(
+            pool.map(
+                lambda text: ask(addresses["titles"], "titles_from_a_beginning", begins_with=text, count=2), beginnings
+            )
+        )
+    for begin, (event, answer) in zip(beginnings, answers, strict=True):
+        assert event == "complete" and len(answer["texts"]) == 2
+        assert all(row["text"].startswith(begin) for row in answer["texts"])
+
+
+def test_the_same_seed_writes_the_same_again(addresses):
+    asked = {"abstract": ABSTRACT, "count": 3, "temperature": 1.0}
+    _, first = ask(addresses["abstracts"], "a_title_for_abstract", **asked)
+    _, again = ask(addresses["abstracts"], "a_title_for_abstract", seed=first["seed"], **asked)
+    assert again == first and first["made_up"] is True
+    _, other = ask(addresses["abstracts"], "a_title_for_abstract", **asked)
+    assert other["seed"] != first["seed"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"count": 21}, "1 to 20"),
+        ({"temperature": 0}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"max_tokens": 2.5}, "whole number"),
+        ({"beams": True}, "beams"),
+        ({"begins_with": "x" * (LONGEST + 1)}, "20,001"),
+        ({"begins_with": "bad \ud800"}, "UTF-8"),
+        ({"begins_with": 7}, "no text"),
+    ],
+    ids=str,
+)
+def test_programs_are_told_what_was_wrong(addresses, wrong, named):
+    event, data = ask(addresses["titles"], "titles_from_a_beginning", **wrong)
+    assert event == "error" and named in data["error"]
+
+
+def test_the_commands_on_the_page_work(addresses, tab):
+    tab.goto(addresses["abstracts"])
+    tab.get_by_role("button", name="Ask it from a program").click()
+    tab.locator(".cm-content").first.wait_for()
+    tab.wait_for_timeout(500)
+    shell, python = [
+        "\n".join(code.locator(".cm-line").all_text_contents()) for code in tab.locator(".cm-content").all()
+    ]
+    answer = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60).stdout
+    assert "event: complete" in answer
+    assert len(json.loads(answer.split("data: ")[-1])[0]["texts"]) == 3
+    printed = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=60)
+    assert len(printed.stdout.splitlines()) >= 3, printed.stderr
+
+
+def test_a_search_with_beams_gives_no_more_texts_than_it_has_beams(services):
+    assert len(services["titles"].write({}, "Neural", beams=2, count=10)["texts"]) == 2
+
+
+def test_controls_have_the_bounds_of_the_notebook_and_the_defaults_of_the_run(services):
+    declared = experiment.declared("generate")
+    for service in services.values():
+        for name, control in service.controls.items():
+            low, high = declared[name].bounds
+            assert low <= control.low <= control.default <= control.high <= high
+    assert services["titles"].controls["max_tokens"].default == 24, "what the run's texts were made with"
+
+
+def test_a_copy_is_marked_and_every_text_is_escaped():
+    row = {"text": HOSTILE, "nearest": HOSTILE, "nearest_id": "<b>", "nearest_similarity": 1.0, "finished": False}
+    html = results_html({"seed": 1, "texts": [row | {"copy": "copy"}, row | {"copy": ""}]})
+    assert html.count("A copy") == 1 and html.count("Unfinished") == 2
+    assert "<script" not in html and "<b>" not in html and html.count("&lt;script&gt;") == 8
+
+
+def test_a_copy_is_known_whatever_its_case(services):
+    service = services["titles"]
+    text = service.corpus.table("train")["completion"][0]
+    row = {"text": text.upper(), "prefix": "", "prompt": "", "paper": None, "nearest_similarity": 1.0}
+    assert service._row(row) == {"text": text.upper(), "nearest_similarity": 1.0, "copy": "copy"}
+
+
+def test_a_port_that_is_taken_is_refused_with_a_remedy():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RequestError, match=rf"port {port} .* is taken.*--port {port + 1}"):
+            listen("127.0.0.1", port)
+    with pytest.raises(RequestError, match="--host"):
+        listen("192.0.2.1", port)
+
+
+def test_ctrl_c_ends_the_command(project):
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "titlesmith", "app", "titles", "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert any(line.startswith(f"open http://127.0.0.1:{port}") for line in process.stdout)  # libraries talk too
+        assert requests.get(f"http://127.0.0.1:{port}", timeout=30).ok
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "the page has ended" in rest

@@ -1,0 +1,305 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import SMALL, make_project, write_archive
+from tiny import defaults, made, quick
+from titlesmith import train as engines
+from titlesmith.corpus import Corpus
+from titlesmith.errors import RequestError, RunError
+from titlesmith.experiment import Experiment
+from titlesmith.export.export import FORMATS, MADE_OF, export, fresh, place
+from titlesmith.pipeline import chain
+from titlesmith.runs.record import Run
+from titlesmith.train.gpt2 import GPT2Engine
+
+ASKED = {"count": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 24, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that is trained until it knows something; each test finds it without an export."""
+    pytest.importorskip("ctranslate2")
+    folder = make_project(tmp_path_factory.mktemp("exports"))
+    words = ["speech", "music", "sound", "voice", "noise", "tempo", "pitch", "echo"]
+    titles = [f"Neural {a} {b} number {i}" for i in range(3) for a in words for b in words]
+    write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
+    asked = ("harvest.path=papers.tsv", *SMALL, "finetune.steps=60")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
+        chain(Experiment.read(folder / "experiments" / "archive-titles.yml", asked), "r", until="finetune")
+        yield Run("r")
+
+
+@pytest.fixture
+def exported(trained):
+    export(trained, "ctranslate2")
+    return engines.load(trained)
+
+
+def test_the_export_draws_what_the_model_would_and_says_how_likely_it_is(trained, exported):
+    prompts = [exported.tokenizer.prompt(prefix, False) for prefix in ("", "Neural music")]
+    found = exported.generate(prompts, ASKED)
+    assert exported._real is None, "TensorFlow is not asked"
+    assert found == exported.generate(prompts, ASKED) != exported.generate(prompts, ASKED | {"seed": 4})
+    full, end = GPT2Engine.load(trained / "model", resume=False), exported.tokenizer.end
+    assert any(d.finished for draws in found for d in draws)
+    assert not any(d.ids[: len(prompts[1]) - 1] == prompts[1][1:] for d in found[1]), "the prompt is no part of a text"
+    early = exported.generate(prompts, ASKED | {"min_tokens": 12, "max_tokens": 24, "top_k": 20, "temperature": 0.7})
+    assert all(len(d.ids) >= 12 for draws in early for d in draws)
+    for prompt, draws in zip(prompts * 2, found + early, strict=True):
+        assert len(draws) == ASKED["count"]
+        for draw in draws:
+            ids = [*prompt, *draw.ids, *[end] * draw.finished]
+            learned = np.arange(1, len(ids))[None] >= len(prompt)
+            nats = full.losses(np.array([ids]), learned.astype(float))[0]
+            assert end not in draw.ids and (draw.finished or len(draw.ids) == ASKED["max_tokens"])
+            assert draw.logprob == pytest.approx(-nats / (len(ids) - len(prompt)), abs=0.2)
+            (own,) = exported.scores([ids])
+            assert draw.logprob == pytest.approx(own[len(prompt) - 1 :].mean(), abs=0.05), "of the export itself"
+    off = np.abs(exported.next(prompts) - full.next(prompts))
+    assert off.mean() < 0.3 and (off * np.exp(full.next(prompts))).max() < 0.1, "the likely ids most of all"
+
+
+def test_the_export_draws_more_texts_than_fit_side_by_side(exported, monkeypatch):
+    prompts = [exported.tokenizer.prompt(prefix, False) for prefix in ("", "Neural", "Neural music", "")]
+    monkeypatch.setattr("titlesmith.generate.ctranslate2.ROWS", 3)
+    found = exported.generate(prompts, ASKED)
+    assert [len(draws) for draws in found] == [ASKED["count"]] * 4
+    assert len({tuple(d.ids) for draws in found for d in draws}) > 3 * ASKED["count"], "drawn anew each time"
+    assert all(d.ids == draws[0].ids for draws in exported.generate(prompts, ASKED | {"top_k": 1}) for d in draws)
+
+
+def test_perplexity_of_the_export_is_within_a_hundredth_of_the_models(trained, exported):
+    documents = Corpus(trained).documents("test")
+    nats = np.concatenate(exported.scores([[exported.tokenizer.end, *d.tolist()] for d in documents]))
+    full = exported.loss(documents)
+    assert full < 4.5, "it has learned something"
+    assert np.exp(-nats.mean() - full) == pytest.approx(1, abs=0.01)
+
+
+def test_what_ctranslate2_does_otherwise_comes_from_the_model(trained, exported):
+    full = GPT2Engine.load(trained / "model", resume=False)
+    prompt = [exported.tokenizer.prompt("Neural", False)]
+    for asked in ({"beams": 2, "count": 2}, {"no_repeat_ngram": 2}, {"repetition_penalty": 1.2}, {"top_p": 0.9}):
+        assert exported.generate(prompt, ASKED | asked) == full.generate(prompt, ASKED | asked)
+    with pytest.raises(RequestError, match="exceed the model's context"):
+        exported.generate([[1] * 250], ASKED)
+
+
+def test_that_the_export_draws_is_said_once(trained, exported, capsys):
+    from titlesmith.generate.ctranslate2 import _tell
+
+    _tell.cache_clear()
+    folder, prompt = place(trained, "ctranslate2"), [exported.tokenizer.prompt("Neural", False)]
+    capsys.readouterr()
+    engines.load(trained).generate(prompt, ASKED | {"top_p": 0.9})
+    assert not capsys.readouterr().err, "the nucleus is cut by the model itself"
+    for _ in range(2):
+        engines.load(trained).generate(prompt, ASKED)
+    assert capsys.readouterr().err == (
+        f"drawing from the export to CTranslate2 in 8-bit integers; remove {folder} to use the full weights\n"
+    )
+
+
+def test_an_export_of_an_older_model_is_not_used(trained, exported, capsys):
+    made = place(trained, "ctranslate2") / MADE_OF
+    written = json.loads(made.read_text())
+    assert written["model"] and fresh(trained, "ctranslate2")
+    made.write_text(json.dumps(written | {"model": {"model/checkpoint": "0"}}))
+    assert isinstance(engines.load(trained), GPT2Engine)
+    assert "is of an older model and is not used; titlesmith export r --to ctranslate2" in capsys.readouterr().err
+
+
+def test_the_command_line_exports(trained, tmp_path):
+    def call(*asked: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "titlesmith", "export", *asked], capture_output=True, text=True)
+
+    done = call("r", "--to", "ctranslate2", "--out", str(tmp_path / "there"))
+    assert done.returncode == 0 and (tmp_path / "there" / "model.bin").is_file(), done.stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("kept")
+    with pytest.raises(RequestError, match="is no export"):
+        export(trained, "ctranslate2", tmp_path / "other")
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
+    refused = call("r", "--to", "onnx").stderr
+    assert all(repr(name) in refused for name in ("onnx", *FORMATS))
+    with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2, hf"):
+        export(trained, "onnx")
+    with pytest.raises(RunError):
+        export(Run("nothing"), "ctranslate2")
+
+
+EVEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+TEXTS = ["Neural", "", "Neural music of speech", "é <|endoftext|> </s> 音"]
+
+
+def agrees(run: Run, folder) -> None:
+    """Whether transformers alone reads, predicts and writes from a folder what titlesmith does from the run."""
+    import torch
+    from transformers import GenerationConfig, pipeline, set_seed
+
+    corpus, engine = Corpus(run), engines._load(run)
+    write = pipeline("text-generation", str(folder))
+    texts = TEXTS[: -1 if corpus.template.chat else None]  # a chat template needs special tokens in texts
+    for text in texts:
+        assert write.tokenizer(text)["input_ids"] == corpus.layout.opening(text)
+        assert write.tokenizer(text, "A study")["input_ids"] == corpus.layout.opening(
+            *((text, "A study") if corpus.has_prompt else (text,))
+        ) + (corpus.tokenizer.encode("A study") if not corpus.has_prompt else [])
+        assert write.tokenizer(text, add_special_tokens=False)["input_ids"] == corpus.tokenizer.encode(text)
+    prompts = [corpus.layout.opening(text) for text in texts]
+    for prompt, own in zip(prompts, engine.next(prompts), strict=True):
+        with torch.no_grad():
+            logits = write.model(torch.tensor([prompt])).logits[0, -1]
+        found = torch.log_softmax(logits.float(), -1)[: len(corpus.tokenizer)].numpy()
+        assert np.allclose(found - found[0], own - own[0], atol=1e-4)
+    greedy = ASKED | {"count": 1, "top_k": 1, "max_tokens": 12}
+    for prompt, (draw,) in zip(texts, engine.generate(prompts, greedy), strict=True):
+        (row,) = write(prompt, do_sample=False, return_tensors=True)
+        ids = row["generated_token_ids"][len(corpus.layout.opening(prompt)) :]
+        assert list(ids) == [*draw.ids, *[corpus.tokenizer.end] * draw.finished]
+    settings, found = run.record("generate")["settings"], []
+    asked = {key: settings[key] for key in ("temperature", "top_k", "top_p")}
+    asked |= {"max_new_tokens": settings["max_tokens"], "eos_token_id": corpus.tokenizer.end, "do_sample": True}
+    for more in ({}, {"generation_config": GenerationConfig(**asked)}):
+        set_seed(1)
+        found.append([row["generated_text"] for row in write("Neural", num_return_sequences=5, **more)])
+    assert found[0] == found[1] and len(set(found[0])) > 1, "the run's settings are those of the folder"
+    batch = write(["Neural", "Neural music of speech"], batch_size=2, do_sample=False)
+    assert batch[0] == write("Neural", do_sample=False)
+
+
+@pytest.fixture
+def offline(project, monkeypatch):
+    """A project without a network, in which unpickling kills."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def unpickled(*_, **__):
+        raise AssertionError("something was unpickled")
+
+    monkeypatch.setattr(pickle, "load", unpickled)
+    monkeypatch.setattr(pickle, "loads", unpickled)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "template", "settings"),
+    [
+        ("llama", "sentencepiece", "abstract-to-title", {"lora_rank": 2}),
+        ("llama", "sentencepiece", "title", {}),
+        ("gpt2", "byte_level", "title", {"delimiters": "text"}),
+        ("qwen2", "byte_level", "chat", {"lora_rank": 2, "sampling": EVEN}),
+        ("gpt_neox", "byte_level", "alpaca", {"lowercase": True}),
+    ],
+)
+def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, template, settings):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = quick("r", made(offline, kind, vocabulary), template, **settings)
+    folder = export(run, "hf")
+    agrees(run, folder)
+    assert (folder / "model.safetensors").is_file() and not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt"))
+    assert (folder / "adapter").is_dir() is bool(settings.get("lora_rank"))
+    if settings.get("lora_rank"):
+        base = AutoModelForCausalLM.from_pretrained(offline / "models" / kind)
+        adapted = PeftModel.from_pretrained(base, folder, subfolder="adapter").merge_and_unload()
+        whole = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for name, weight in adapted.state_dict().items():
+            assert np.allclose(whole[name].numpy(), weight.numpy(), atol=1e-6), name
+        assert engines.open_adapter(f"hf:{kind}", folder / "adapter").context == 1024
+    assert len({file.stat().st_mode for file in folder.rglob("*") if file.is_file()}) == 1, "who reads one reads all"
+    for file in folder.rglob("*"):
+        assert not file.is_file() or str(offline).encode() not in file.read_bytes(), f"{file} names a local path"
+
+
+def test_adapters_are_merged_in_the_weights_own_type(offline):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = offline / "models" / made(offline, "llama", "sentencepiece").removeprefix("hf:")
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    run = quick("r", "hf:llama", lora_rank=2)
+    model = AutoModelForCausalLM.from_pretrained(export(run, "hf"), dtype="auto")
+    assert model.dtype == torch.bfloat16
+    prompt = Corpus(run).layout.opening("Neural")
+    with torch.no_grad():
+        found = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].float(), -1).numpy()
+    assert np.allclose(found, engines.load(run).next([prompt])[0], atol=0.1)
+    assert "are rounded to bfloat16" in (place(run, "hf") / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
+def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
+    monkeypatch.setattr(engines, "SCRATCH", {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    monkeypatch.setattr("titlesmith.train.gpt2_step.fused", lambda function: function)
+    run = quick("r", "scratch", **settings)
+    folder = export(run, "hf")
+    agrees(run, folder)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "gpt2"
+
+
+def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline, monkeypatch):
+    monkeypatch.setattr(engines, "HUB_SCRATCH", {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    run = quick("r", "hf:scratch", "abstract-to-title")
+    folder = export(run, "hf", offline / "there")
+    agrees(run, folder)
+    program = (folder / "README.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
+
+    run = quick("r", made(offline, "llama", "sentencepiece"))
+    folder = export(run, "hf")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr("titlesmith.export.card.card", full)
+        export(run, "hf")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
+    assert [file.name for file in folder.parent.iterdir()] == ["hf"]
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="makes other tokens"):
+        patch.setattr("titlesmith.corpus.tokens.Layout.opening", lambda self, prompt, prefix="": [1])
+        export(run, "hf")
+    with monkeypatch.context() as patch, pytest.raises(RequestError, match=r"needs torch.*titlesmith\[hf\]"):
+        patch.setattr("titlesmith.export.export.find_spec", lambda name: None)
+        export(run, "hf")
+
+
+def test_ids_behind_the_tokenizer_s_last_are_never_drawn(offline):
+
+    run = quick("r", made(offline, "qwen2", "byte_level"))
+    told = json.loads((export(run, "hf") / "generation_config.json").read_text())
+    length = len(Corpus(run).tokenizer)
+    assert told["suppress_tokens"] == list(range(length, length + 24))
+
+
+def test_a_beam_search_is_exported_as_one(offline):
+
+    run = quick("r", made(offline, "gpt2", "byte_level"))
+    run.update_stage("generate", settings=defaults("generate", beams=3, count=2, no_repeat_ngram=2, min_tokens=2))
+    told = json.loads((export(run, "hf") / "generation_config.json").read_text())
+    assert (told["num_beams"], told["do_sample"], told["no_repeat_ngram_size"], told["min_new_tokens"]) == (
+        3,
+        False,
+        2,
+        2,
+    )
+    assert "temperature" not in told

@@ -1,0 +1,377 @@
+import gc
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from titlesmith import sweep
+from titlesmith.errors import FetchError, RequestError, RunError
+from titlesmith.experiment import Experiment
+from titlesmith.runs.record import STAGES, Run, hold, release
+from titlesmith.sweep import cluster, progress
+from titlesmith.sweep.plan import Plan, Point
+
+pytest.importorskip("distributed", reason="needs titlesmith[sweep]")
+FEW = ("harvest.papers=120", "corpus.vocabulary=400")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+# The grid
+
+
+def test_every_combination_is_a_run_that_its_values_name(project):
+    plan = sweep.read("sample-titles", ("finetune.learning_rate=1e-4,5e-5", "finetune.batch_size=1,8"))
+    assert plan.name == "sample-titles-learning_rate-batch_size"
+    assert [point.name.removeprefix(plan.name) for point in plan.points] == [
+        "-0.0001-1", "-0.0001-8", "-5e-05-1", "-5e-05-8",
+    ]  # fmt: skip
+    for point in plan.points:
+        training = point.experiment.settings["finetune"]
+        assert {f"finetune.{key}": training[key] for key in ("learning_rate", "batch_size")} == point.set
+        assert Run(point.name).name == point.name
+
+
+def test_a_repeat_has_other_seeds_and_the_same_papers(project):
+    points = sweep.read("sample-titles", ("finetune.steps=10,20",), ("seed=5",), repeat=3, name="r").points
+    assert [point.name for point in points] == ["r-10-r1", "r-10-r2", "r-10-r3", "r-20-r1", "r-20-r2", "r-20-r3"]
+    seeds = [{stage: point.experiment.settings[stage].get("seed") for stage in STAGES} for point in points[:3]]
+    assert [s["finetune"] for s in seeds] == [s["generate"] for s in seeds] == [5, 6, 7]
+    assert {s["harvest"] for s in seeds} == {s["corpus"] for s in seeds} == {5}
+
+
+def test_lists_and_values_with_commas_are_yaml(project):
+    plan = sweep.read("sample-titles", ('generate.prefixes=[["", Neural], [Music]]', "model=scratch"), name="p")
+    assert [point.set["generate.prefixes"] for point in plan.points] == [["", "Neural"], ["Music"]]
+    assert all(point.set["model"] == "scratch" for point in plan.points)
+    assert len({point.name for point in plan.points}) == 2
+    plan = sweep.read("sample-titles", ("harvest.categories=eess.AS,cs.CL",), name="c")
+    assert [point.set["harvest.categories"] for point in plan.points] == [["eess.AS"], ["cs.CL"]]
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("finetune.batchsize=1,2",), r"--set finetune\.batchsize.* did you mean batch_size\?"),
+        (("finetun.steps=1,2",), "did you mean finetune"),
+        (("steps=1,2",), "need their section"),
+        (("finetune.steps",), "it needs the form section.key=value"),
+        (("finetune.steps=10,many",), "'many' is no int"),
+        (("finetune.steps=10,-1",), "-1 is out of range"),
+        (("finetune.steps=",), "--set finetune.steps=: finetune.steps: '' is no int"),
+        (("learning_rate=1e-3",), r"did you mean finetune\.learning_rate\?"),
+        (("finetune.batch_size=2,3", "finetune.stepz=1"), r"^--set finetune\.stepz=1: finetune\.stepz is unknown"),
+        (("finetune.steps=9", "finetune.batch_size=2,2"), r"-9-2: finetune\.batch_size: a value is there twice"),
+        (("finetune.block_size=64,512",), "512 exceeds the model's context"),
+        (("finetune.learning_rate=1e-4,0.0001",), "two runs of this sweep are the same"),
+        (("finetune.steps=[1",), "is a YAML list of values"),
+        ((), "nothing is varied"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(project, sets, said):
+    with pytest.raises(RequestError, match=said):
+        sweep.read("sample-titles", sets)
+    assert not (project / "runs").exists() and not (project / "sweeps").exists()
+
+
+def write(project, text: str) -> str:
+    path = project / "experiments" / "mine.yml"
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def test_a_sweep_file_says_the_same(project):
+    path = write(project, "experiment: sample-titles\nset: {finetune.learning_rate: [1e-4, 0.002]}\nrepeat: 2\n")
+    plan = sweep.read(path)
+    assert [point.name for point in plan.points] == [f"mine-{rate}-r{n}" for rate in (0.0001, 0.002) for n in (1, 2)]
+    assert [p.set for p in sweep.read(path, ("finetune.steps=9",), repeat=1).points] == [
+        {"finetune.learning_rate": rate, "finetune.steps": 9} for rate in (0.0001, 0.002)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("experiment: sample-titles\nsett: {finetune.steps: [1]}", "key sett is unknown; did you mean set"),
+        ("experiment: sample-title\nset: {finetune.steps: [1]}", "did you mean sample-titles"),
+        ("experiment: sample-titles\nset: {finetune.steps: 1}", "needs keys with lists of values"),
+        ("experiment: sample-titles\nset: {finetune.stepz: [1]}", r"mine\.yml: set: finetune\.stepz=1: .* mean steps"),
+        ("experiment: sample-titles\nset: {finetune.steps: [1]}\nrepeat: many", "'many' is no number of runs"),
+        ("experiment: sample-titles\nset: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: needs"),
+    ],
+)
+def test_a_sweep_file_that_is_wrong_is_refused(project, text, said):
+    with pytest.raises(RequestError, match=said):
+        sweep.read(write(project, text))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
+def test_the_sweep_files_can_be_run(project, archive, path):
+    base = (f"harvest.path={archive}",) if "gpt2" in path.read_text("utf-8") else ()
+    plan = sweep.read(f"sweeps/{path.stem}", base=base)
+    assert len(plan.points) >= 2 and plan.name == path.stem
+
+
+def test_a_run_of_something_else_is_not_overwritten(project):
+    Run("mine-1").update(sweep={"name": "another"})
+    with pytest.raises(RequestError, match=r"mine-1 is a run of another sweep, another.*--name"):
+        sweep.read("sample-titles", ("finetune.steps=1,2",), name="mine")
+    Run("mine-1").update(sweep={"name": "mine"})
+    assert len(sweep.read("sample-titles", ("finetune.steps=1,2",), name="mine").points) == 2
+
+
+# Who makes what
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 1)] * 3), min_size=1, max_size=8, unique=True))
+def test_every_stage_is_made_once_for_all_runs_that_share_it(grid):
+    points = []
+    for number, values in enumerate(grid):
+        settings = {stage: {"value": value} for stage, value in zip(STAGES, (0, *values, 0), strict=True)}
+        points.append(Point(f"r{number}", {}, 1, Experiment("e", None, settings)))
+    jobs = Plan("p", ROOT, (), tuple(points)).jobs()
+    done: dict[str, list[str]] = {point.name: [] for point in points}
+    executed = []
+    for job in jobs:
+        own = done[job.point.name]
+        if job.takes:
+            other = job.after.point
+            assert tuple(done[other.name][: len(job.takes)]) == job.takes and not own
+            assert all(other.experiment.settings[s] == job.point.experiment.settings[s] for s in job.takes)
+            own += job.takes
+        for stage in STAGES[len(own) : STAGES.index(job.until) + 1]:
+            before = STAGES[: STAGES.index(stage) + 1]
+            executed.append((stage, str([job.point.experiment.settings[s] for s in before])))
+            own.append(stage)
+    assert all(tuple(stages) == STAGES for stages in done.values())
+    assert len(executed) == len(set(executed)), "nothing is executed twice"
+    assert sum(job.last for job in jobs) == len(points)
+
+
+# Workers of this machine
+
+
+def test_as_many_workers_as_memory_and_cores_take(project, monkeypatch):
+    plan = sweep.read("sample-titles", ("finetune.batch_size=1,2,4,8,16",))
+    need = max(cluster.needs(point.experiment.settings) for point in plan.points)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
+    assert cluster.size(plan, None, str(3 * need)) == 3
+    assert cluster.size(plan, None, str(100 * need)) == 5, "no more than runs"
+    assert cluster.size(plan, 2, None) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "needs", lambda settings: 0)
+        assert cluster.size(plan, None, "8GB") == 1, "nobody knows what they take"
+    for workers, memory, said in ((0, None, "at least one"), (None, "much", "needs a size"), (None, "1MB", "smallest")):
+        with pytest.raises(RequestError, match=said):
+            cluster.size(plan, workers, memory)
+
+
+# How far runs are
+
+
+def test_a_run_is_followed_step_by_step(finished, tmp_path):
+    lines = (finished / "history.csv").read_text().splitlines(True)
+    run, settings = Run("followed"), {"steps": 6, "epochs": 0.0}
+    run.path = tmp_path
+    record = {
+        "stages": {"harvest": {"status": "done", "ended": "2"}, "finetune": {"status": "running", "started": "3"}}
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert progress.look(run, settings, "1") == progress.State("running", "finetune")
+    (tmp_path / "history.csv").write_text("".join(lines[:4]) + lines[4][:7])
+    state = progress.look(run, settings, "1")
+    assert (state.stage, state.step, state.steps) == ("finetune", 3, 6)
+    assert state.loss == pytest.approx(float(lines[3].split(",")[5]))
+    assert state.left == pytest.approx(float(lines[3].split(",")[3]))
+    assert progress.look(run, settings, "4").state == "waiting", "what an earlier start left is not running"
+    (tmp_path / "run.json").write_text('{"sta')
+    assert progress.look(run, settings, "1").state == "waiting"
+
+
+def test_a_table_shows_runs_at_work_and_hides_what_does_not_fit(monkeypatch, capsys):
+    from rich.console import Console
+
+    monkeypatch.setattr(
+        sys, "stdout", type("Terminal", (), {"isatty": lambda self: True, "write": lambda self, t: None})()
+    )
+    table = progress.Table()
+    states = {f"run-{n}": progress.State("waiting") for n in range(50)}
+    states["run-40"] = progress.State("running", "finetune", 5, 10, 3.25, 61)
+    states["run-41"] = progress.State("failed")
+    table._live.console = Console(width=100, height=20)
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(table._table(states, 100, 0))
+    text = console.export_text()
+    assert re.search(r"run-40 .*finetune .*5/10 .*3\.250 .*0:01:01", text)
+    assert "run-41" in text and "48 waiting" in text and "more" in text and len(text.splitlines()) < 20
+
+
+# On workers
+
+
+def slow(project, seconds: float) -> None:
+    """Gives the corpus notebook a cell that waits once the stage has begun, so that there is time to interrupt it."""
+    path = project / "notebooks" / "02_corpus.ipynb"
+    book = nbformat.read(path, 4)
+    (begun,) = (n for n, cell in enumerate(book.cells) if "= begin(" in cell.source)
+    book.cells.insert(begun + 1, nbformat.v4.new_code_cell(f"import time; time.sleep({seconds})"))
+    nbformat.write(book, path)
+
+
+def until(check, seconds: float = 180):
+    """The first true value of a check."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not so after {seconds} s")
+
+
+def kernel_of(process: psutil.Process, names) -> str | None:
+    """The run, of these, at whose stage a worker's kernel is."""
+    locks = {str(Run(name) / ".stage.lock"): name for name in names}
+    for child in process.children(recursive=True):
+        try:
+            if found := locks.keys() & {file.path for file in child.open_files()}:
+                return locks[found.pop()]
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.fixture
+def dask(project, tmp_path_factory):
+    """A scheduler and two workers, processes of their own; the scheduler's address, and the workers."""
+    folder = tmp_path_factory.mktemp("dask")
+    command = [sys.executable, "-m"]
+    environment = {k: v for k, v in os.environ.items() if k != "TITLESMITH_ROOT"}
+    everywhere = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    file = folder / "scheduler.json"
+    words = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    processes = [subprocess.Popen([*command, *words, "--scheduler-file", str(file)], **everywhere)]
+    until(file.exists)
+    words = ["distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
+    processes += [subprocess.Popen([*command, *words, "--no-dashboard"], **everywhere) for _ in range(2)]
+    address = json.loads(file.read_text())["address"]
+    yield address, [psutil.Process(process.pid) for process in processes[1:]]
+    for process in reversed(processes):
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, dask, request):
+    slow(project, 2)
+    address, workers = dask
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="k", until="corpus")
+    names = [point.name for point in plan.points]
+    words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2,3", "--name", "k", "--until", "corpus"]
+    words += [word for value in FEW for word in ("-p", value)]
+    command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
+    request.addfinalizer(driver.kill)
+
+    def corpus_of(process):
+        name = kernel_of(process, names)
+        return name and Run(name).record("corpus").get("status") == "running" and name
+
+    victim, lost = until(lambda: next(((w, n) for w in workers if (n := corpus_of(w))), None))
+    victim.send_signal(signal.SIGKILL)
+    # The same sweep a second time is refused while the first goes on, and nothing of it is disturbed
+    with pytest.raises(RunError, match="sweep k is going on already"):
+        sweep.run(plan, address, echo=quiet)
+    said, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, said
+    assert f"{lost}: done" in said
+    for name in names:
+        assert Run(name).is_current("corpus") and Run(name).executed("corpus").exists()
+    takers = [Run(name).record("harvest").get("taken_from") for name in names]
+    assert takers == [None, names[0], names[0]], "the harvest was made once"
+    record = json.loads((project / "sweeps" / "k.json").read_text())
+    assert record["state"] == "done" and {run["state"] for run in record["runs"]} == {"done"}
+    assert Run(names[2]).info["sweep"] == {"name": "k", "set": {"corpus.min_words": 3}, "repeat": 1}
+
+
+def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, dask, request):
+    slow(project, 60)
+    address, workers = dask
+    words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2", "--name", "i", "--until", "corpus"]
+    words += [word for value in FEW for word in ("-p", value)]
+    command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
+    request.addfinalizer(driver.kill)
+    until(lambda: sum(kernel_of(w, ["i-1", "i-2"]) is not None for w in workers) == 2)
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "the same command goes on" in said
+    assert [len(worker.children(recursive=True)) for worker in workers] == [0, 0]
+    assert json.loads((project / "sweeps" / "i.json").read_text())["state"] == "interrupted"
+    for name in ("i-1", "i-2"):  # nobody holds it, and nothing of it counts as made
+        hold(Run(name) / ".chain.lock")
+        release(Run(name) / ".chain.lock")
+        assert not Run(name).executed("corpus").exists()
+
+
+def test_a_run_that_fails_by_its_own_fault_fails_alone_and_is_all_that_is_run_again(project):
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,99,2",), FEW, name="f", until="corpus")
+    with pytest.raises(RunError, match=r"1 of 3 runs of sweep f failed.*\n  f-99: corpus failed in") as error:
+        sweep.run(plan, workers=2, echo=quiet)
+    assert str(Run("f-99") / "notebooks") in str(error.value), "where the failed notebook can be opened"
+    states = {r["name"]: r["state"] for r in json.loads((project / "sweeps" / "f.json").read_text())["runs"]}
+    assert states == {"f-1": "done", "f-99": "failed", "f-2": "done"}
+    before = {name: Run(name).record("corpus")["ended"] for name in ("f-1", "f-2")}
+    papers = [(Run(name) / "papers.parquet").stat().st_ino for name in states]
+    assert len(set(papers)) == 1, "one file, three names"
+    # With one value more, and without the one that cannot be, only what is missing runs
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="f", until="corpus")
+    done = sweep.run(plan, workers=2, echo=quiet)
+    assert [run["name"] for run in done["runs"]] == ["f-1", "f-2", "f-3"]
+    assert {name: Run(name).record("corpus")["ended"] for name in ("f-1", "f-2")} == before
+    with pytest.raises(RequestError, match=r"varies corpus\.min_words, and not corpus\.max_words.*--name"):
+        sweep.run(sweep.read("sample-titles", ("corpus.max_words=90",), FEW, name="f"), echo=quiet)
+
+
+def test_a_scheduler_that_is_not_there_is_said_within_seconds(project, capfd):
+    plan = sweep.read("sample-titles", ("finetune.steps=1,2",))
+    begun = time.monotonic()
+    with pytest.raises(FetchError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .*`dask scheduler`"):
+        sweep.run(plan, "tcp://127.0.0.1:9", echo=quiet)
+    assert time.monotonic() - begun < 3 * cluster.PATIENCE
+    for address in ("nonsense://x", "banana", "tcp://host:port"):
+        with pytest.raises(RequestError, match="needs an address such as tcp://"):
+            sweep.run(plan, address, echo=quiet)
+    with pytest.raises(RequestError, match="--scheduler has its own workers"):
+        sweep.run(plan, "tcp://127.0.0.1:9", workers=2, echo=quiet)
+    gc.collect()
+    assert not [*(project / "sweeps").iterdir()] and not capfd.readouterr().err, "nothing is left, nothing more is said"
+
+
+def test_without_dask_the_extra_is_named(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(RequestError, match=r"pip install 'titlesmith\[sweep\]'"):
+        sweep.run(sweep.read("sample-titles", ("finetune.steps=1,2",)), echo=quiet)
+
+
+def test_the_small_sweep_file_makes_complete_runs(project):
+    plan = sweep.read("sweeps/small")
+    sweep.run(plan, workers=2, echo=quiet)
+    runs = [Run(point.name) for point in plan.points]
+    assert all(run.complete and run.made_up for run in runs)
+    assert [run.record("finetune")["settings"]["batch_size"] for run in runs] == [2, 4]
+    assert runs[0].digests("corpus") == runs[1].digests("corpus")
+    assert runs[1].record("corpus")["taken_from"] == runs[0].name
+    assert runs[0].metrics["perplexity"] != runs[1].metrics["perplexity"]

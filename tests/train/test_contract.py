@@ -1,0 +1,311 @@
+"""What every engine does, tried on each of them: one suite, so that notebooks need not know which one they have."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from conftest import corpus_settings
+from titlesmith import corpus as corpora
+from titlesmith import train as engines
+from titlesmith.errors import RequestError, RunError
+from titlesmith.harvest import harvest
+from titlesmith.runs.record import Run
+from titlesmith.train import gpt2_step as graph
+from titlesmith.train import monitor
+from titlesmith.train.packing import Rows
+
+KINDS = ["scratch", "hf:scratch"]
+TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
+SETTINGS = {
+    "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01, "warmup_steps": 2,
+    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
+    "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
+    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4, "attention": "auto",
+    "train_on_prompt": False, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_targets": [],
+    "quantize": "none",
+}  # fmt: skip
+EVERYTHING = {
+    "keep": "best", "accumulate": 2, "dropout": 0.2, "save_every": 2, "validate_every": 3, "checkpointing": True,
+    "attention": "document",
+}  # fmt: skip
+SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
+HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+
+
+def prepare(name: str, **settings: object) -> tuple[Run, corpora.Corpus]:
+    """A run with a corpus of made-up papers."""
+    run = Run(name)
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    chosen = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400) | settings
+    return run, corpora.build(run, chosen, None, context=256)
+
+
+def train(run: Run, corpus: corpora.Corpus, model: str, **settings: object) -> engines.Engine:
+    """Trains, or goes on training; ``reason`` says why it stopped."""
+    chosen = SETTINGS | {"model": model} | settings
+    engine = engines.start(run, model, corpus, 1, chosen["quantize"])
+    watch = monitor.Monitor(run, chosen)
+    engine.finetune(corpus, chosen, watch)
+    engine.reason = watch.reason
+    return engine
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the monitor die when a step is to be recorded."""
+    record = monitor.Monitor.step
+
+    def killed(self, **row):
+        if row["step"] == step:
+            raise KeyboardInterrupt
+        return record(self, **row)
+
+    monkeypatch.setattr(monitor.Monitor, "step", killed)
+
+
+def history(run: Run) -> list[dict]:
+    """What was recorded, times aside."""
+    return [row | {"seconds": 0} for row in monitor.read(run / "history.csv")]
+
+
+@pytest.fixture(params=KINDS)
+def model(request, project, monkeypatch):
+    """Names a tiny model of each engine."""
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(engines, "HUB_SCRATCH", TINY)
+    monkeypatch.setattr(graph, "fused", lambda function: function)  # compiling takes seconds a model
+    return request.param
+
+
+@pytest.fixture
+def prepared(model):
+    return *prepare("r"), model
+
+
+def test_the_loss_falls_and_everything_is_recorded(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model, steps=40)
+    rows = monitor.read(run / "history.csv")
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[0]["loss"] == pytest.approx(math.log(len(corpus.tokenizer)), abs=0.3), "it knows nothing at first"
+    assert rows[-1]["loss_smoothed"] < rows[0]["loss"] - 1
+    assert [int(row["step"]) for row in rows if row["valid_loss"] is not None] == list(range(4, 41, 4))
+    assert all(row["copy_rate"] is not None for row in rows[3::4]), "the probe looked for copies"
+    assert len((run / "samples" / "step-000004.txt").read_text().splitlines()) >= 4
+    assert engine.reason == "all 40 steps were done"
+
+
+@pytest.mark.parametrize("at", [2, 5, 7])
+def test_resuming_is_exact_to_the_bit_wherever_it_was_killed(prepared, monkeypatch, at):
+    run, corpus, model = prepared
+    whole = train(*prepare("whole"), model, **EVERYTHING)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_at(at, patch)
+        train(run, corpus, model, **EVERYTHING)
+    resumed = train(run, corpus, model, **EVERYTHING)
+    assert history(Run("whole")) == history(run)
+    ids = np.random.default_rng(1).integers(0, 400, (4, 33), np.int32)
+    assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (whole, resumed)))
+    prompt = [corpus.layout.opening("")]
+    assert whole.generate(prompt, SAMPLING) == resumed.generate(prompt, SAMPLING)
+
+
+def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
+    run, corpus, model = prepared
+    whole = train(*prepare("whole"), model, keep="best")
+    replace = type(run.path).replace
+
+    def killed(self, target):
+        if self.name == "last" and target.name == ".done":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(run.path), "replace", killed)
+        train(run, corpus, model, keep="best")
+    ended = train(run, corpus, model, keep="best")
+    assert ended.reason == "all 8 steps were done" and ended.step == 8 and not (run / "model" / "last").exists()
+    assert ended.loss(corpus.documents("valid")) == whole.loss(corpus.documents("valid"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss_floor": 5.9, "steps": 40}, "fell below the floor of 5.9"),
+        ({"learning_rate": 1e30, "warmup_steps": 0}, "that step was not applied"),
+        (
+            {"learning_rate": 0.5, "steps": 60, "validate_every": 2, "schedule": "constant", "patience": 2},
+            "the validation loss had not improved for 2 validations",
+        ),
+    ],
+)  # fmt: skip
+def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
+    run, corpus, model = prepared
+    run.begin("finetune", {"model": model})
+    engine = train(run, corpus, model, **settings)
+    assert said in engine.reason and engine.step < settings.get("steps", 8)
+    run.finish("finetune")
+    loss = engines.load(run).loss(corpus.documents("valid"))
+    assert math.isfinite(loss) or "not applied" in said  # nothing was validated, so the last weights are kept
+
+
+def test_the_best_weights_are_kept_and_read_again(prepared):
+    run, corpus, model = prepared
+    run.begin("finetune", {"model": model})
+    train(run, corpus, model, keep="best", learning_rate=1.0, steps=12, validate_every=1, schedule="constant")
+    run.finish("finetune")
+    rows = monitor.read(run / "history.csv")
+    best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
+    assert best < rows[-1]["valid_loss"]
+    assert engines.load(run).loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+    assert not (run / "model" / "best").exists() and not (run / "model" / "last").exists()
+
+
+def test_a_batch_in_parts_trains_as_a_whole_one(prepared):
+    run, corpus, model = prepared
+    whole = train(run, corpus, model, batch_size=4, steps=3)
+    parts = train(prepare("parts")[0], corpus, model, batch_size=1, accumulate=4, steps=3)
+    valid = corpus.documents("valid")
+    assert whole.loss(valid) == pytest.approx(parts.loss(valid), abs=1e-5)
+
+
+def test_documents_are_learned_as_they_are_measured_each_alone(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model, steps=20)
+    documents = corpus.documents("train")
+    rows = Rows(documents, 1, 64, 1, apart=True)
+    chosen = SETTINGS | {"model": model, "batch_size": rows.count, "block_size": 64}
+    nats, tokens = engine.document_losses(documents)
+    whole = Rows(documents, rows.count, 64, 1, apart=True)[1]
+    assert whole.weights.sum() == tokens.sum() and whole.weights.max() > 1, "what titles begin with is read once"
+    engine.prepare(corpus, chosen)
+    assert engine.train(whole, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
+
+
+def test_attention_is_by_document_where_weights_are_given_and_by_row_from_scratch(prepared):
+    run, corpus, model = prepared
+    losses = {}
+    for attention in ("auto", "row", "document"):
+        train(run, corpus, model, attention=attention, steps=2)
+        losses[attention] = [row["loss"] for row in history(run)]
+        run.clear("finetune")
+    assert losses["auto"] == losses["row"] != losses["document"]
+    engine = engines.start(run, model, corpus, 1)
+    for given in ("124M", "hf:gpt2", "models/mine"):
+        assert engine.apart({"model": given, "attention": "auto", "block_size": 32})
+    assert not engine.apart({"model": "hf:gpt2", "attention": "row", "block_size": 32})
+
+
+def test_completions_alone_are_learned_but_where_prompts_are_asked_for(model):
+    run, corpus = prepare("r", template="{primary_category} -> {title}")
+    train(run, corpus, model, steps=2)
+    tokens = [monitor.read(run / "history.csv")[-1]["tokens"]]
+    run.clear("finetune")
+    train(run, corpus, model, steps=2, train_on_prompt=True)
+    tokens.append(monitor.read(run / "history.csv")[-1]["tokens"])
+    assert 0 < tokens[0] < tokens[1]
+
+
+def test_blocks_alone_train_where_asked(prepared):
+    run, corpus, model = prepared
+    before = engines.start(run, model, corpus, 1).next([[corpus.tokenizer.end]])
+    after = train(run, corpus, model, layers="transformer").next([[corpus.tokenizer.end]])
+    assert not np.allclose(before, after)
+
+
+def test_texts_are_decided_by_the_seed_and_not_by_what_is_drawn_beside_them(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model)
+    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech recognition of", "Music")]
+    texts = engine.generate(prompts, SAMPLING)
+    assert texts == engine.generate(prompts, SAMPLING)
+    assert texts != engine.generate(prompts, SAMPLING | {"seed": 4})
+    assert [len(draws) for draws in texts] == [6, 6, 6] and len({str(draw.ids) for draw in texts[0]}) > 1
+    for prompt, draws in zip(prompts, texts, strict=True):
+        assert [draw.ids for draw in engine.generate([prompt], SAMPLING)[0]] == [draw.ids for draw in draws]
+    for draw in (draw for draws in texts for draw in draws):
+        assert corpus.tokenizer.end not in draw.ids and (draw.finished or len(draw.ids) == 20)
+
+
+def test_a_text_s_log_probability_is_that_of_the_model_itself(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model)
+    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech")]
+    for prompt, draws in zip(prompts, engine.generate(prompts, SAMPLING | {"top_k": 5}), strict=True):
+        for draw in draws:
+            nats, ids = [], [*draw.ids, *([corpus.tokenizer.end] if draw.finished else [])]
+            for place, i in enumerate(ids):
+                nats.append(engine.next([[*prompt, *ids[:place]]])[0, i])
+            assert draw.logprob == pytest.approx(np.mean(nats), abs=1e-4)
+
+
+def test_what_comes_next_agrees_with_the_losses_and_prompts_may_differ_in_length(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model)
+    document = corpus.documents("valid")[0]
+    prompts = [[corpus.tokenizer.end, *document[:n].tolist()] for n in range(len(document))]
+    found = engine.next(prompts)
+    assert found.shape == (len(prompts), len(corpus.tokenizer)) and found.dtype == np.float32
+    assert np.exp(found).sum(axis=1) == pytest.approx(1, abs=1e-4)
+    ids = np.array([[corpus.tokenizer.end, *document]], np.int32)
+    nats = engine.losses(ids, np.ones((1, len(document)), np.float32))[0]
+    assert -sum(found[n, i] for n, i in enumerate(document)) == pytest.approx(nats, abs=1e-3)
+
+
+def test_sampling_settings_hold(prepared):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model)
+    prompt = corpus.layout.opening("")
+    (greedy,) = engine.generate([prompt], SAMPLING | {"top_k": 1})
+    assert len({str(draw.ids) for draw in greedy}) == 1
+    (nucleus,) = engine.generate([prompt], SAMPLING | {"top_p": 1e-6})
+    assert nucleus[0].ids == greedy[0].ids
+    (beams,) = engine.generate([prompt], SAMPLING | {"beams": 4, "count": 3})
+    assert len({str(draw.ids) for draw in beams}) == 3
+    assert [draw.logprob for draw in beams] == sorted((draw.logprob for draw in beams), reverse=True)
+    (long,) = engine.generate([prompt], SAMPLING | {"min_tokens": 18})
+    assert all(len(draw.ids) >= 18 for draw in long)
+    (new,) = engine.generate([prompt], SAMPLING | {"no_repeat_ngram": 1, "count": 3})
+    assert all(len(set(draw.ids)) == len(draw.ids) for draw in new)
+    (same,) = engine.generate([prompt], SAMPLING | {"top_k": 1, "repetition_penalty": 1e6, "min_tokens": 15})
+    assert all(len(set(draw.ids)) == len(draw.ids) for draw in same)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"max_tokens": 64}, "exceed the model's context of 64"), ({"beams": 2, "count": 3}, "generate.count")],
+)
+def test_what_cannot_be_drawn_is_refused(prepared, settings, said):
+    run, corpus, model = prepared
+    engine = engines.start(run, model, corpus, 1)
+    with pytest.raises(RequestError, match=said):
+        engine.generate([corpus.layout.opening("")], SAMPLING | settings)
+
+
+def test_a_training_that_does_not_fit_is_refused_with_what_would(prepared, monkeypatch):
+    run, corpus, model = prepared
+    monkeypatch.setattr("titlesmith.models.machine.available", lambda: 1_350_000_000)
+    with pytest.raises(RequestError, match=r"takes about .* GiB of memory.*the largest batch_size that fits is \d+"):
+        train(run, corpus, model, batch_size=200_000 if model == "scratch" else 400_000)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_is_whole(prepared, monkeypatch):
+    run, corpus, model = prepared
+    engine = train(run, corpus, model)
+    engine.save(path := run / "model" / "last")
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+    engine.step = 9
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="the one before it is kept"):
+        patch.setattr("titlesmith.train.gpt2.write_json", full)
+        patch.setattr("torch.save", full)
+        engine.save(path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == files
+    assert type(engine).load(path).step == 8
+    shutil.rmtree(path)

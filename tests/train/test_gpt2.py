@@ -1,0 +1,510 @@
+"""The TensorFlow engine: training, resuming, sampling, and both directions of exchange with stock gpt-2-simple."""
+
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import gpt_2_simple
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import corpus_settings
+from titlesmith import corpus as corpora
+from titlesmith import models
+from titlesmith import train as engines
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.errors import RequestError, RunError
+from titlesmith.harvest import harvest
+from titlesmith.runs.record import Run
+from titlesmith.train import gpt2_step as graph
+from titlesmith.train import monitor
+from titlesmith.train import sampled_softmax as vocabulary
+from titlesmith.train.gpt2 import GPT2Engine
+from titlesmith.train.sampled_softmax import trained_ids, used_ids
+
+TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
+SETTINGS = {
+    "model": "scratch", "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01,
+    "warmup_steps": 2,
+    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
+    "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
+    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4,
+    "train_on_prompt": False, "attention": "auto",
+}  # fmt: skip
+SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
+HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
+
+
+def prepare(name: str, **settings) -> tuple[Run, corpora.Corpus]:
+    run = Run(name)
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    return run, corpora.build(run, CORPUS | settings, None, context=256)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(request, monkeypatch):
+    """Without XLA, whose compiling takes seconds a model, but where a test says otherwise; test_graph.py has it too."""
+    if "compiled" not in request.keywords:
+        monkeypatch.setattr(graph, "fused", lambda function: function)
+
+
+@pytest.fixture
+def prepared(project, monkeypatch):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    return prepare("r")
+
+
+def train(run, corpus, model="scratch", **settings) -> GPT2Engine:
+    engine = engines.start(run, model, corpus, seed=1)
+    watch = monitor.Monitor(run, SETTINGS | settings)
+    engine.finetune(corpus, SETTINGS | settings, watch)
+    engine.reason = watch.reason
+    return engine
+
+
+def weights(engine: GPT2Engine) -> list[np.ndarray]:
+    return engine._session.run(engine._variables)
+
+
+def test_the_loss_falls_and_everything_is_recorded(prepared):
+    run, corpus = prepared
+    engine = train(run, corpus, steps=40)
+    rows = monitor.read(run / "history.csv")
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[0]["loss"] == pytest.approx(math.log(len(corpus.tokenizer)), abs=0.3), "it knows nothing at first"
+    assert rows[-1]["loss_smoothed"] < rows[0]["loss"] - 1
+    assert [int(row["step"]) for row in rows if row["valid_loss"] is not None] == list(range(4, 41, 4))
+    assert sorted(p.name for p in (run / "samples").iterdir())[0] == "step-000004.txt"
+    assert engine.reason == "all 40 steps were done"
+
+
+def test_a_loss_below_the_floor_stops(prepared):
+    engine = train(*prepared, loss_floor=5.9, steps=40)
+    assert "fell below the floor of 5.9" in engine.reason
+    assert 1 <= engine.step < 40
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_model_before_it_is_kept(prepared):
+    run, corpus = prepared
+    engine = train(run, corpus, learning_rate=1e30, warmup_steps=0)
+    assert "that step was not applied" in engine.reason
+    kept = GPT2Engine.load(run / "model")
+    assert kept.step == engine.step == monitor.read(run / "history.csv")[-1]["step"] - 1
+    assert all(np.isfinite(w).all() for w in weights(kept))
+
+
+def test_resumed_training_is_the_same_to_the_bit(project, monkeypatch):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    whole = train(*prepare("whole"))
+    run, corpus = prepare("resumed")
+
+    def killed(self, step, texts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(monitor.Monitor, "sample", killed)
+        train(run, corpus)  # dies at step 4, one step behind its checkpoint
+    steps, step = [], GPT2Engine.train
+    monkeypatch.setattr(GPT2Engine, "train", lambda self, *args: steps.append(self.step + 1) or step(self, *args))
+    resumed = train(run, corpus)
+    assert steps == [4, 5, 6, 7, 8], "it goes on behind its checkpoint"
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        assert np.array_equal(a, b)
+    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
+    for a, b in zip(*histories, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+    prompt = [corpus.tokenizer.prompt("Neural", False)]
+    assert whole.generate(prompt, SAMPLING) == resumed.generate(prompt, SAMPLING)
+
+
+FANCY = {
+    "keep": "best", "accumulate": 2, "dropout": 0.2, "vocabulary": "corpus", "precision": "bfloat16", "save_every": 2,
+    "validate_every": 3, "checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [1, 2, pytest.param(5, marks=pytest.mark.compiled), 7])
+def test_resuming_is_exact_with_everything_switched_on_wherever_it_was_killed(project, monkeypatch, at):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(vocabulary, "SAMPLED", 8)
+    whole = train(*prepare("whole"), **FANCY)
+    run, corpus = prepare("resumed")
+    record = monitor.Monitor.step
+
+    def killed(self, **row):
+        if row["step"] == at:
+            raise KeyboardInterrupt
+        return record(self, **row)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(monitor.Monitor, "step", killed)
+        train(run, corpus, **FANCY)
+    resumed = train(run, corpus, **FANCY)
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        assert np.array_equal(a, b)
+    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
+    for a, b in zip(*histories, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+
+
+def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
+    run, corpus = prepared
+    whole = train(run, corpus, keep="best")
+    histories = [(run / "history.csv").read_bytes()]
+    run.clear("finetune")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(run, corpus, keep="best")
+    ended = train(run, corpus, keep="best")
+    assert ended.reason == "all 8 steps were done" and ended.step == 8
+    for a, b in zip(weights(whole), weights(ended), strict=True):
+        assert np.array_equal(a, b)
+    assert len(histories[0].splitlines()) == len((run / "history.csv").read_bytes().splitlines())
+
+
+def test_the_best_weights_are_kept(prepared):
+    run, corpus = prepared
+    # A rate so high that validation gets worse after its first steps
+    engine = train(run, corpus, keep="best", learning_rate=0.3, steps=12, validate_every=2, schedule="constant")
+    rows = monitor.read(run / "history.csv")
+    best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
+    assert best < rows[-1]["valid_loss"]
+    assert GPT2Engine.load(run / "model").loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+    assert engine.step == 12 and not (run / "model" / "best").exists()
+
+
+def test_patience_stops(prepared):
+    engine = train(*prepared, learning_rate=0.3, steps=60, validate_every=2, schedule="constant", patience=2)
+    assert "the validation loss had not improved for 2 validations" in engine.reason
+    assert engine.step < 60
+
+
+def test_epochs_in_place_of_steps(prepared):
+    run, corpus = prepared
+    train(run, corpus, epochs=2.0)
+    rows = monitor.read(run / "history.csv")
+    assert rows[-1]["epoch"] == pytest.approx(2, abs=0.2)
+
+
+def test_of_a_vocabulary_of_the_corpus_the_others_move_together_and_any_prefix_works(prepared, project):
+    run, corpus = prepared
+    full = train(run, corpus, steps=1)
+    train(run, corpus, steps=1).keep(project / "models" / "base")
+    used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
+    assert 256 < len(used) < len(corpus.tokenizer)
+    other, corpus = prepare("other")
+    base = GPT2Engine.load(project / "models" / "base", resume=False)
+    engine = train(other, corpus, model="models/base", vocabulary="corpus", steps=30)
+    before, after = (e._session.run(e._variables[1]) for e in (base, engine))
+    unused = np.setdiff1d(np.arange(len(corpus.tokenizer)), used)
+    assert [v.op.name for v in engine._variables][1] == "model/wte"
+    moved = after - before
+    assert np.ptp(moved[unused], axis=0).max() < 1e-6 < np.abs(moved[unused]).min(axis=0).max()
+    assert np.ptp(moved[used], axis=0).min() > 1e-3
+    rows = monitor.read(other / "history.csv")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5 and rows[-1]["valid_loss"] < full.loss(corpus.documents("valid"))
+    prefix = "".join(corpus.tokenizer.decode([i]) for i in unused[:3])
+    assert engine.generate([corpus.tokenizer.prompt(prefix, False)], SAMPLING)
+    loaded = GPT2Engine.load(other / "model")
+    assert np.array_equal(loaded._session.run(loaded._variables[1]), after)
+
+
+def test_accumulated_calls_draw_the_same_others(prepared, monkeypatch):
+    monkeypatch.setattr(vocabulary, "SAMPLED", 8)
+    run, corpus = prepared
+    losses = []
+    for settings in ({"batch_size": 4, "accumulate": 1}, {"batch_size": 2, "accumulate": 2}):
+        run.clear("finetune")
+        train(run, corpus, vocabulary="corpus", **settings)
+        losses.append([row["loss"] for row in monitor.read(run / "history.csv")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "share", "trains"),
+    [
+        ("full", "124M", 0.1, False), ("auto", "124M", 0.1, True), ("auto", "124M", 0.7, False),
+        ("auto", "scratch", 0.1, False), ("corpus", "scratch", 0.7, True), ("corpus", "124M", 1.0, False),
+    ],
+)  # fmt: skip
+def test_which_embeddings_train(prepared, monkeypatch, asked, model, share, trains):
+    _, corpus = prepared
+    used = np.arange(int(share * len(corpus.tokenizer)))
+    monkeypatch.setattr(vocabulary, "used_ids", lambda *_: used)
+    found = trained_ids(corpus, {"vocabulary": asked, "model": model})
+    assert (found is used) if trains else (found is None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3}, {"vocabulary": "corpus", "accumulate": 2}])
+def test_while_it_trains_the_loss_is_that_of_the_documents(prepared, monkeypatch, settings):
+    run, corpus = prepared
+    engine, valid = train(run, corpus, **settings), corpus.documents("valid")
+    nats, tokens = engine.document_losses(valid)
+    calls, session = [], engine._session.run
+    monkeypatch.setattr(engine._session, "run", lambda fetches, *a: calls.append(fetches) or session(fetches, *a))
+    assert engine.loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
+    assert set(calls) == {engine._trainer.nats} and len(calls) > 1
+
+
+def test_documents_longer_than_a_row_are_measured_whole(prepared):
+    run, corpus = prepared
+    engine, valid = train(run, corpus, block_size=8), corpus.documents("valid")
+    nats, tokens = engine.document_losses(valid)
+    assert np.diff(valid.starts).max() > 8
+    assert engine.loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
+
+
+def test_a_full_disk_is_reported_and_the_last_checkpoint_is_whole(prepared, tmp_path):
+    run, corpus = prepared
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import train.test_gpt2 as t
+t.engines.SCRATCH = t.TINY
+run, corpus = t.Run("r"), t.corpora.Corpus(t.Run("r"))
+save = t.GPT2Engine.save
+def full(self, path):
+    if self.step == 6:  # a disk that is full: no file may grow beyond 1,000 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    save(self, path)
+t.GPT2Engine.save = full
+t.train(run, corpus)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "the checkpoint of step 6 was not written, the one before it is kept" in done.stderr
+    assert "GB are free" in done.stderr and "Free some room" in done.stderr
+    assert GPT2Engine.load(run / "model" / "last").step == 3
+    assert train(run, corpus).step == 8, "with room again it goes on"
+
+
+def test_too_little_room_is_told_before_training(prepared, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(RunError, match=r"the disk has 0\.0 GB left; checkpoints of this training take up to"):
+        train(*prepared)
+
+
+def test_only_the_newest_checkpoint_stays(prepared):
+    run, corpus = prepared
+    train(run, corpus)
+    names = {p.name for p in (run / "model").iterdir()}
+    assert names == {
+        "checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model-8.index", "model-8.data-00000-of-00001",
+    }  # fmt: skip
+
+
+def test_the_seed_decides_what_is_drawn_and_nothing_else(prepared):
+    engine = train(*prepared)
+    prompts = [engine.tokenizer.prompt(prefix, False) for prefix in ("", "Neural")]
+    first = engine.generate(prompts, SAMPLING)
+    assert engine.generate(prompts, SAMPLING) == first
+    assert engine.generate(prompts, SAMPLING | {"seed": 4}) != first
+    assert len({tuple(d.ids) for d in first[0]}) > 1, "texts of one prompt differ"
+
+
+def test_draws_end_at_the_end_of_text_or_at_the_limit(prepared):
+    engine = train(*prepared, steps=30)
+    (draws,) = engine.generate([engine.tokenizer.prompt("", False)], SAMPLING | {"count": 40})
+    assert any(d.finished for d in draws)
+    for draw in draws:
+        assert engine.tokenizer.end not in draw.ids
+        assert draw.finished or len(draw.ids) == SAMPLING["max_tokens"]
+        assert draw.logprob < 0
+
+
+def test_log_probabilities_are_those_of_the_loss(prepared):
+    engine = train(*prepared)
+    end = engine.tokenizer.end
+    (draws,) = engine.generate([[end]], SAMPLING | {"temperature": 0.5, "top_k": 20})
+    for draw in draws:
+        ids = [end, *draw.ids, *([end] if draw.finished else [])]
+        nats = engine.losses(np.array([ids]), np.ones((1, len(ids) - 1)))
+        assert draw.logprob == pytest.approx(-nats[0] / (len(ids) - 1), abs=1e-4)
+
+
+def test_sampling_is_cut_to_the_likeliest_tokens(prepared):
+    engine = train(*prepared, steps=20)
+    prompt = engine.tokenizer.prompt("", False)
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}):
+        (draws,) = engine.generate([prompt], SAMPLING | cut)
+        assert len({tuple(d.ids) for d in draws}) == 1, "one token is the likeliest"
+    ids, learned = np.array([[*prompt, i] for i in range(len(engine.tokenizer))]), np.ones((len(engine.tokenizer), 1))
+    order = np.argsort(engine.losses(ids, learned))
+    (draws,) = engine.generate([prompt], SAMPLING | {"count": 200, "top_k": 3})
+    firsts = {d.ids[0] if d.ids else engine.tokenizer.end for d in draws}
+    assert firsts == set(order[:3].tolist())
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(prepared):
+    engine = train(*prepared)
+    with pytest.raises(RequestError, match="exceed the model's context of 64"):
+        engine.generate([[1] * 50], SAMPLING)
+
+
+def test_two_engines_live_in_one_kernel(prepared):
+    engine = train(*prepared)
+    again = GPT2Engine.load(prepared[0] / "model")
+    documents = prepared[1].documents("test")
+    assert engine.loss(documents) == again.loss(documents)
+
+
+def test_the_loss_of_a_template_with_a_prompt_counts_completions_only(project, monkeypatch):
+    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    run, corpus = prepare("r", template="year-title")
+    engine = train(run, corpus)
+    documents = corpus.documents("test")
+    nats = tokens = 0.0
+    for document in documents:
+        ids = np.concatenate([[corpus.tokenizer.end], document])
+        split = document.tolist().index(corpus.tokenizer.newline) + 1
+        nats += engine.losses(ids[None], (np.arange(len(document)) >= split)[None].astype(float))[0]
+        tokens += len(document) - split
+    assert engine.loss(documents) == pytest.approx(nats / tokens, rel=1e-5)
+
+
+# Exchange with stock gpt-2-simple, whose samplers need a context of 1,024 tokens
+
+STOCK = {"n_ctx": 1024, "n_embd": 16, "n_head": 2, "n_layer": 1}
+
+
+@pytest.fixture
+def stock_session():
+    tf.compat.v1.reset_default_graph()
+    session = gpt_2_simple.start_tf_sess()
+    yield session
+    session.close()
+    tf.compat.v1.reset_default_graph()
+
+
+def test_stock_gpt_2_simple_loads_and_generates_with_what_was_trained_here(project, monkeypatch, stock_session):
+    monkeypatch.setattr(engines, "SCRATCH", STOCK)
+    run, corpus = prepare("r")
+    engine = train(run, corpus)
+    gpt_2_simple.load_gpt2(stock_session, run_name="model", checkpoint_dir=str(run.path))
+    (loaded,) = [v for v in tf.compat.v1.global_variables() if v.op.name == "model/wte"]
+    (trained,) = [v for v in engine._variables if v.op.name == "model/wte"]
+    assert np.array_equal(stock_session.run(loaded), engine._session.run(trained))
+    texts = gpt_2_simple.generate(
+        stock_session, run_name="model", checkpoint_dir=str(run.path), length=12, prefix="Neural", return_as_list=True
+    )
+    assert texts[0].startswith("Neural") and len(texts[0]) > len("Neural")
+
+
+def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, monkeypatch, stock_session):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(engines, "SCRATCH", STOCK)
+    run, corpus = prepare("r")
+    base = train(run, corpus, steps=1)
+    shutil.copytree(run / "model", project / "models" / "tiny")
+    run.clear("finetune")  # a checkpoint that is moved or copied does not look back
+    (project / "titles.txt").write_text("\n".join(corpus.table("train")["completion"]) * 20)
+    gpt_2_simple.finetune(
+        stock_session,
+        "titles.txt",
+        steps=2,
+        model_name="tiny",
+        accumulate_gradients=1,
+        sample_every=100,
+        save_every=100,
+    )
+    (trained,) = [v for v in tf.compat.v1.global_variables() if v.op.name == "model/wte"]
+    trained = stock_session.run(trained)
+    assert models.folder("checkpoint/run1") == project / "checkpoint" / "run1"
+    other, corpus = prepare("other")
+    engine = engines.start(other, "checkpoint/run1", corpus, seed=1)
+    assert engine.step == 0, "a new training begins"
+    (loaded,) = [v for v in engine._variables if v.op.name == "model/wte"]
+    assert np.array_equal(engine._session.run(loaded), trained)
+    assert not np.array_equal(trained, weights(base)[1])
+    finetuned = train(other, corpus, model="checkpoint/run1")
+    assert finetuned.step == 8
+
+
+def test_a_checkpoint_of_another_shape_is_refused(prepared):
+    run, corpus = prepared
+    train(run, corpus)
+    path = run / "model" / "hparams.json"
+    path.write_text(path.read_text().replace('"n_embd": 32', '"n_embd": 64'))
+    with pytest.raises(RequestError, match="The two are of different models"):
+        GPT2Engine.load(run / "model")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    tokenizer = Tokenizer.learn(["a b"], 300)
+    GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).keep(tmp_path)
+    (tmp_path / "model-0.index").unlink()
+    with pytest.raises(RequestError, match="holds no checkpoint"):
+        GPT2Engine.load(tmp_path)
+
+
+@pytest.fixture
+def openai(prepared, project):
+    """A tiny model in OpenAI's layout, as ``models/124M``."""
+    run, corpus = prepared
+    engine, folder = train(run, corpus), project / "models" / "124M"
+    shutil.copytree(run / "model", folder, ignore=shutil.ignore_patterns("model-*", "checkpoint"))
+    own = [v for v in engine._variables if v.op.name in dict(VARIABLES)]
+    with engine._session.graph.as_default():
+        saver = tf.compat.v1.train.Saver(own, save_relative_paths=True)
+    saver.save(engine._session, str(folder / "model.ckpt"))
+    assert {"model.ckpt.index", "model.ckpt.meta", "checkpoint"} <= {p.name for p in folder.iterdir()}
+    return folder
+
+
+VARIABLES = [("model/wpe", [64, 32]), ("model/wte", [400, 32])] + [
+    (f"model/{name}", None)
+    for name in ["ln_f/g", "ln_f/b"]
+    + [
+        f"h{i}/{part}"
+        for i in range(2)
+        for part in ["ln_1/g", "ln_1/b", "ln_2/g", "ln_2/b"]
+        + [f"{layer}/{x}" for layer in ["attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj"] for x in "wb"]
+    ]
+]
+
+
+def test_openais_layout_is_read_and_its_vocabulary_makes_the_corpus(openai, project):
+    assert models.folder("124M") == openai and models.context("124M") == 64
+    run = Run("tuned")
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    corpus = corpora.build(run, CORPUS, models.vocabulary("124M"), models.context("124M"))
+    assert corpus.tokenizer.vocabulary == Tokenizer.load(openai).vocabulary
+    engine = engines.start(run, "124M", corpus, seed=1)
+    assert {v.op.name for v in engine._variables} == dict(VARIABLES).keys()
+    for variable in engine._variables:
+        stored = tf.train.load_variable(str(openai / "model.ckpt"), variable.op.name)
+        assert np.array_equal(engine._session.run(variable), stored)
+    assert train(run, corpus, model="124M").step == 8
+
+
+def test_a_model_that_lacks_a_file_is_refused(openai):
+    (openai / "vocab.bpe").unlink()
+    with pytest.raises(RequestError, match=r"124M lacks vocab\.bpe"):
+        models.folder("124M")
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(openai):
+    other, wider = prepare("other", vocabulary=500)
+    with pytest.raises(RequestError, match="not tokenized for 124M"):
+        engines.start(other, "124M", wider, seed=1)
+
+
+def test_documents_that_do_not_fit_are_dropped_and_counted(project):
+    run, corpus = prepare("r", template="title-to-abstract")
+    longest = max(n["longest"] for n in corpus.info["splits"].values())
+    run.begin("corpus", {"again": 1})
+    short = corpora.build(run, CORPUS | {"template": "title-to-abstract"}, None, context=longest - 5)
+    assert short.info["dropped"][f"longer than the model's context of {longest - 5} tokens"]["papers"] > 0
+    for name in ("train", "valid", "test"):
+        documents = short.documents(name)
+        assert max(map(len, documents)) <= longest - 5
+        assert len(documents) == short.table(name).height

@@ -1,0 +1,274 @@
+"""The training graph: the same losses and gradients as gpt-2-simple's graph, and AdamW as its paper has it."""
+
+import numpy as np
+import pytest
+from train.test_packing import END, Alike
+
+from titlesmith.train import gpt2_step as graph
+from titlesmith.train import sampled_softmax as vocabulary
+from titlesmith.train.gpt2 import gpt2, tf, tf1  # hushed
+from titlesmith.train.gpt2_step import BETAS, CLIP, TINY, Step, cross_entropy, drop
+from titlesmith.train.packing import Batch, Rows
+from titlesmith.train.sampled_softmax import SLOWER, Part
+
+SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
+SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
+ROWS, BLOCK, RATE = 3, 20, 0.01
+
+
+class Both:
+    """gpt-2-simple's graph and a `Step` on the same variables, which are random."""
+
+    def __init__(self, kind=tf.float32, rows=ROWS, used=None, **settings):
+        with tf.Graph().as_default() as graph:
+            tf1.set_random_seed(3)
+            hparams = gpt2.default_hparams()
+            hparams.override_from_dict(SHAPE)
+            self.x, self.w = tf1.placeholder(tf.int32, [None, None]), tf1.placeholder(tf.float32, [None, None])
+            self.logits = gpt2.model(hparams, X=self.x[:, :-1])["logits"]
+            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.x[:, 1:], logits=self.logits)
+            self.loss = tf.reduce_sum(nats * self.w) / tf.reduce_sum(self.w)
+            variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
+            self.gradients = dict(zip(variables, tf.gradients(self.loss, list(variables.values())), strict=True))
+            self.gradients = {n: tf.convert_to_tensor(g) for n, g in self.gradients.items()}
+            steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
+            self.part = None if used is None else Part(variables["wte"], used)
+            self.step = Step(variables, SHAPE, (rows, BLOCK), SETTINGS | settings, kind, steps, self.part)
+            self.session = tf1.Session(graph=graph)
+            self.session.run(tf1.global_variables_initializer())
+            for n, v in variables.items():
+                self.session.run(tf1.assign(v, tf.random.normal(v.shape) * 0.1 + n.endswith("/g")))
+            if used is not None:
+                self.session.run(self.part.read)
+        self.variables, self.names = variables, list(variables)
+
+    def values(self) -> dict:
+        return self.session.run(self.variables)
+
+    def feed(self, ids, learned, total=None, seed=(1, 2), others=None) -> dict:
+        place = np.tile(np.arange(BLOCK), (len(ids), 1))  # rows whose places read all before them
+        batch = Batch(ids[:, :-1], place, np.full_like(place, BLOCK), place, ids[:, 1:], learned)
+        return self.fed(batch, seed, total) | ({} if others is None else {self.part.others: others})
+
+    def fed(self, batch: Batch, seed=(1, 2), total=None) -> dict:
+        step = self.step
+        feed = {step.ids: batch.ids, step.positions: batch.positions, step.until: batch.until, step.seed: seed}
+        feed |= {step.places: batch.places, step.labels: batch.labels, step.learned: batch.weights, step.rate: RATE}
+        return feed | {step.total: batch.weights.sum() if total is None else total}
+
+    def run(self, what, ids, learned, **more):
+        return self.session.run(what, self.feed(ids, learned, **more))
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, SHAPE["n_vocab"], (ROWS, BLOCK + 1))
+    return ids, (generator.random((ROWS, BLOCK)) > 0.3).astype(np.float32)
+
+
+def test_kernels_are_compiled_once_whatever_the_number_of_layers():
+    def kernels(layers: int) -> set[str]:
+        with tf.Graph().as_default() as graph:
+            hparams = gpt2.default_hparams()
+            hparams.override_from_dict(SHAPE | {"n_layer": layers})
+            gpt2.model(hparams, X=tf1.placeholder(tf.int32, [None, None]))
+            variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
+            steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
+            Step(variables, SHAPE | {"n_layer": layers}, (ROWS, BLOCK), SETTINGS, tf.float32, steps)
+        called = [op.get_attr("f").name for op in graph.get_operations() if op.type.endswith("PartitionedCall")]
+        assert len(called) > 20 * layers
+        return set(called)
+
+    assert len(kernels(1)) == len(kernels(4)) < 40
+
+
+def clipped(gradients: dict) -> dict:
+    norm = np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values()))
+    return {n: g * min(1, CLIP / norm) for n, g in gradients.items()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_step_are_those_of_gpt_2_simples_graph_and_of_adamw(rows, checkpointing):
+    both, (ids, learned) = Both(checkpointing=checkpointing), rows
+    old = both.values()
+    loss, gradients = both.session.run([both.loss, both.gradients], {both.x: ids, both.w: learned})
+    mine, norm, _ = both.run([both.step.loss, both.step.norm, both.step.apply], ids, learned)
+    assert mine == pytest.approx(loss, abs=1e-5)
+    assert norm == pytest.approx(np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values())), rel=1e-5)
+    new = both.values()
+    for n, g in clipped(gradients).items():
+        away = g / (np.abs(g) + TINY)  # the first step's moments, corrected for their start at zero
+        decay = 0.1 if n.endswith(("/w", "wte", "wpe")) else 0
+        wanted = old[n] - RATE * (away + decay * old[n])
+        seen = np.abs(g) > 1e-6  # where rounding does not decide the sign
+        assert np.allclose(new[n][seen], wanted[seen], atol=1e-4), n
+    assert np.allclose(new["wpe"][BLOCK:], old["wpe"][BLOCK:] * (1 - RATE * 0.1), atol=1e-7), "rows that no token read"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_tree_has_the_loss_and_the_gradients_of_its_documents_each_alone(checkpointing):
+    documents = Alike([5, 6, 9, 4, 9, 3, 12, 5, 5, 7], 4)
+    count = Rows(documents, 1, BLOCK, 1, apart=True).count
+    both, batch = Both(rows=count, checkpointing=checkpointing), Rows(documents, count, BLOCK, 1, apart=True)[1]
+    assert batch.weights.max() > 1, "beginnings are shared"
+    ids, learned = np.full((len(documents), 2 + 12), 7), np.zeros((len(documents), 1 + 12), np.float32)
+    for i, document in enumerate(documents[i] for i in range(len(documents))):
+        ids[i, : len(document) + 1], learned[i, : len(document)] = [END, *document], 1
+    loss, gradients = both.session.run([both.loss, both.gradients], {both.x: ids, both.w: learned})
+    mine, _ = both.session.run([both.step.loss, both.step.apply], both.fed(batch))
+    assert mine == pytest.approx(loss, abs=1e-5)
+    moments = dict(zip(both.names, both.session.run(both.step.moments[0::2]), strict=True))
+    for n, g in clipped(gradients).items():
+        assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
+
+
+@pytest.mark.parametrize("sampled", [150, 40])
+def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(rows, monkeypatch, sampled):
+    monkeypatch.setattr(vocabulary, "SAMPLED", sampled)
+    ids, learned = rows[0] // 2, rows[1]  # the lower half occurs
+    both, drawn = Both(used=np.arange(150)), 299 - np.arange(sampled)
+    old = both.values()
+    with both.session.graph.as_default():
+        logits = tf.concat([both.logits[..., :150], tf.gather(both.logits, drawn, axis=-1) + np.log(150 / sampled)], 2)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=both.x[:, 1:], logits=logits)
+        wanted = tf.reduce_sum(nats * both.w) / tf.reduce_sum(both.w)
+        slopes = tf.gradients(wanted, [both.variables[n] for n in both.names])
+        slopes = dict(zip(both.names, map(tf.convert_to_tensor, slopes), strict=True))
+        whole, wanted, slopes = both.session.run([both.loss, wanted, slopes], {both.x: ids, both.w: learned})
+    loss, _ = both.run([both.step.loss, both.step.apply], ids, learned, others=drawn)
+    assert loss == pytest.approx(wanted, abs=1e-5)
+    assert (loss == pytest.approx(whole, abs=1e-5)) == (sampled == 150), "all of them are the whole vocabulary"
+    slopes["wte"], others = slopes["wte"][:150], slopes["wte"][150:].sum(axis=0)
+    moments = dict(zip([*both.names, "shift"], both.session.run(both.step.moments[0::2]), strict=True))
+    shared = clipped(slopes)
+    scale = shared["wpe"].max() / slopes["wpe"].max()
+    for n, g in (shared | {"shift": scale * others}).items():
+        assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
+    shift, table = both.session.run([both.part.shift, both.part.table])
+    assert np.allclose(shift, -SLOWER * RATE * np.sign(others), atol=1e-5)
+    assert np.array_equal(both.values()["wte"], old["wte"])
+    both.session.run(both.part.write)
+    new = both.values()["wte"]
+    assert np.array_equal(new, np.concatenate([table, old["wte"][150:] + shift]))
+    both.session.run(both.part.write)
+    assert np.array_equal(both.values()["wte"], new), "they move once"
+
+
+@pytest.mark.parametrize("logits", [2**26, 1])
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200)}])
+def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, monkeypatch, settings, logits):
+    monkeypatch.setattr(graph, "LOGITS", logits)  # all rows at once, or one after the other
+    both, (ids, learned) = Both(**settings), rows
+    wanted = both.session.run(both.loss, {both.x: ids, both.w: learned}) * learned.sum()
+    assert both.run(both.step.nats, ids, learned) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_moments_are_running_means(rows):
+    both, (ids, learned) = Both(), rows
+    moments = []
+    gradients = []
+    for _ in range(2):
+        gradients.append(clipped(both.session.run(both.gradients, {both.x: ids, both.w: learned})))
+        both.run(both.step.apply, ids, learned)
+        moments = both.session.run(both.step.moments)
+    first, second = moments[0::2], moments[1::2]
+    for n, m, v in zip(both.names, first, second, strict=True):
+        g = [step[n] for step in gradients]
+        assert np.allclose(m, (1 - BETAS[0]) * (BETAS[0] * g[0] + g[1]), atol=1e-5), n
+        assert np.allclose(v, (1 - BETAS[1]) * (BETAS[1] * g[0] ** 2 + g[1] ** 2), atol=1e-6), n
+
+
+def test_accumulation_equals_the_large_batch(rows):
+    ids, learned = rows
+    large, small = Both(), Both(rows=1, accumulate=ROWS)
+    large.run(large.step.apply, ids, learned)
+    losses = 0.0
+    for i in range(ROWS):
+        end = small.step.apply if i == ROWS - 1 else small.step.accumulate
+        losses += small.run([small.step.loss, end], ids[i : i + 1], learned[i : i + 1], total=learned.sum())[0]
+    assert losses == pytest.approx(large_loss(ids, learned), abs=1e-5)
+    for a, b in zip(large.session.run(large.step.moments), small.session.run(small.step.moments), strict=True):
+        assert np.allclose(a, b, atol=1e-6)
+    assert not any(s.any() for s in small.session.run(small.step.sums)), "the next step begins at zero"
+
+
+def large_loss(ids, learned) -> float:
+    both = Both()
+    return both.session.run(both.loss, {both.x: ids, both.w: learned})
+
+
+def test_bfloat16_is_near_float32(rows):
+    ids, learned = rows
+    exact, fast = (both.run([both.step.loss, both.step.norm], ids, learned) for both in (Both(), Both(tf.bfloat16)))
+    assert fast == pytest.approx(exact, rel=5e-3)
+
+
+def test_dropout_drops_its_share_evenly_and_keeps_the_mean():
+    with tf.Graph().as_default(), tf1.Session() as session:
+        ones = tf.ones([64, 4096])
+        first, other = session.run([drop(ones, 0.3, tf.constant(seed)) for seed in ((5, -7), (6, -7))])
+    assert set(np.unique(first)) == {0, np.float32(1 / 0.7)}
+    assert np.mean(first) == pytest.approx(1, abs=0.01)
+    dropped, others = first == 0, other == 0
+    assert dropped.mean(0).std() == pytest.approx(np.sqrt(0.3 * 0.7 / 64), rel=0.1), "columns are as random as rows"
+    assert dropped.mean(1).std() == pytest.approx(np.sqrt(0.3 * 0.7 / 4096), rel=0.3)
+    for shifted in (dropped[:, 1:] & dropped[:, :-1], dropped[1:] & dropped[:-1], dropped & others):
+        assert shifted.mean() == pytest.approx(0.3**2, abs=0.005), "places and seeds are independent"
+
+
+def test_dropout_is_decided_by_its_seed_and_drops(rows):
+    both, (ids, learned) = Both(dropout=0.3), rows
+    first, again, other = (both.run(both.step.loss, ids, learned, seed=s) for s in ((1, 2), (1, 2), (1, 3)))
+    assert first == again != other
+    assert first != pytest.approx(large_loss(ids, learned), abs=1e-3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_gradient_under_dropout_is_that_of_the_loss_under_dropout(rows, checkpointing):
+    (ids, learned), name = rows, "h1/mlp/c_fc/b"
+    both, probe = (Both(dropout=0.2, checkpointing=checkpointing) for _ in range(2))
+    norm, _ = both.run([both.step.norm, both.step.apply], ids, learned)
+    moment = both.session.run(both.step.moments[2 * both.names.index(name)])
+    gradient = moment / (1 - BETAS[0]) * max(CLIP, norm)
+    value, direction, losses = probe.values()[name], gradient / np.linalg.norm(gradient), []
+    for sign in (1, -1):  # finite differences
+        probe.variables[name].load(value + sign * 0.05 * direction, probe.session)
+        losses.append(probe.run(probe.step.loss, ids, learned))
+    assert (losses[0] - losses[1]) / 0.1 == pytest.approx(np.linalg.norm(gradient), rel=0.02)
+
+
+def test_only_the_blocks_train_where_asked(rows):
+    both, (ids, learned) = Both(layers="transformer"), rows
+    old = both.values()
+    both.run(both.step.apply, ids, learned)
+    changed = {n for n, v in both.values().items() if not np.array_equal(v, old[n])}
+    assert changed == {n for n in both.names if n.startswith("h")}
+
+
+def test_a_step_that_is_not_finite_changes_nothing(rows):
+    both, (ids, learned) = Both(), rows
+    broken = both.session.run(both.variables["h0/ln_1/g"])
+    broken[0] = np.nan
+    both.variables["h0/ln_1/g"].load(broken, both.session)
+    old = both.values()
+    loss, _ = both.run([both.step.loss, both.step.apply], ids, learned)
+    assert np.isnan(loss)
+    assert all(np.array_equal(v, old[n], equal_nan=True) for n, v in both.values().items())
+    assert not any(m.any() for m in both.session.run(both.step.moments))
+    assert both.session.run(both.step.steps) == 0
+
+
+def test_cross_entropy_adds_what_belongs_to_a_column_and_leaves_the_padding_out():
+    # In the default graph, as importing gpt-2-simple leaves no eager mode
+    logits = tf.random.stateless_normal([5, 64], [1, 2])
+    places, labels, shares = [0, 1, 1, 3, 4, 4], [0, 3, 9, 49, 7, 6], np.array([1, 2, 1, 1, 0.5, 3], np.float32)
+    offsets = np.repeat(np.float32([0, 1.5, -np.inf]), [50, 8, 6])
+    found = cross_entropy(logits, tf.constant(places), tf.constant(labels), tf.constant(shares), offsets)
+    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.gather(logits + offsets, places)[:, :58])
+    wanted = tf.reduce_sum(nats * shares)
+    with tf1.Session() as session:
+        slope = tf.convert_to_tensor(tf.gradients(wanted, logits)[0])
+        (loss, gradient), wanted, slope = session.run([found, wanted, slope])
+    assert loss == pytest.approx(wanted, abs=1e-5)
+    assert np.allclose(gradient, slope, atol=1e-6) and not gradient[:, 58:].any() and not gradient[2].any()

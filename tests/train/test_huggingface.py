@@ -1,0 +1,321 @@
+"""The engine of the transformers library: architectures, adapters, vocabularies; what all engines do is in
+test_contract.py."""
+
+import numpy as np
+import pytest
+import torch
+from train.test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartConfig,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    MptConfig,
+    OPTConfig,
+)
+
+from conftest import corpus_settings
+from tiny import SHAPE, VOCABULARIES, adapter, byte_level, defaults, made
+from titlesmith import corpus as corpora
+from titlesmith import models
+from titlesmith import train as engines
+from titlesmith.corpus.pretrained import published
+from titlesmith.corpus.tokens import Layout, Tokenizer
+from titlesmith.errors import RequestError
+from titlesmith.harvest import harvest
+from titlesmith.models.convert import to_transformers
+from titlesmith.runs.record import Run
+from titlesmith.train import architectures
+from titlesmith.train.huggingface import TransformersEngine
+from titlesmith.train.packing import Rows
+
+HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+
+
+def prepare(name: str, model: str, **settings: object) -> tuple[Run, corpora.Corpus]:
+    run = Run(name)
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    chosen = corpus_settings(split=[0.8, 0.1, 0.1], model=model) | settings
+    return run, corpora.build(run, chosen, models.vocabulary(model), models.context(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "settings"),
+    [
+        ("gpt2", "byte_level", {}),
+        ("llama", "sentencepiece", {}),
+        ("qwen2", "byte_level", {}),
+        ("gpt_neox", "byte_level", {}),
+        ("gpt2", "byte_level", {"lora_rank": 2, "lora_dropout": 0.1}),
+        ("llama", "sentencepiece", {"lora_rank": 2, "lora_dropout": 0.1, "lora_targets": ["q_proj", "down_proj"]}),
+        ("gpt_neox", "byte_level", {"lora_rank": 2, "precision": "bfloat16"}),
+    ],
+)
+def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, kind, vocabulary, settings):
+    settings = EVERYTHING | {"steps": 6, "learning_rate": 0.05} | settings
+    model = made(project, kind, vocabulary)
+    whole = train(*prepare("whole", model), model, **settings)
+    run, corpus = prepare("resumed", model)
+    run.begin("finetune", {"model": model})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_at(4, patch)
+        train(run, corpus, model, **settings)
+    resumed = train(run, corpus, model, **settings)
+    run.finish("finetune")
+    rows = history(run)
+    assert rows == history(Run("whole")) and rows[-1]["loss"] < rows[0]["loss"]
+    prompt = [corpus.layout.opening("")]
+    (draws,) = engines.load(run).generate(prompt, SAMPLING)
+    assert draws == whole.generate(prompt, SAMPLING)[0] == resumed.generate(prompt, SAMPLING)[0]
+    files = {file.name for file in (run / "model").iterdir()}
+    assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
+    assert not any(name.endswith((".bin", ".pkl")) for name in files)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("gpt2", {}), ("llama", {"lora_rank": 2})])
+def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(project, monkeypatch, kind, settings):
+    settings = EVERYTHING | {"checkpointing": False, "dropout": 0.0, "steps": 6, "learning_rate": 0.05} | settings
+    model = made(project, kind)
+    whole = train(*prepare("whole", model), model, **settings)
+    graphs = []
+
+    def backend(graph, inputs):  # what GPUs get compiled is traced here, and runs as it is
+        graphs.append(graph)
+        return graph
+
+    compiled, method = torch.compile, torch.nn.Module.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function, backend=backend))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: method(module, backend=backend))
+    monkeypatch.setattr(architectures, "can_compile", lambda: True)
+    torch.compiler.reset()
+    few = train(run := prepare("few", model)[0], corpora.Corpus(run), model, **settings)
+    assert not graphs, "a training of six steps is not worth it"
+    monkeypatch.setattr(architectures, "WORTH", 0)
+    run, corpus = prepare("compiled", model)
+    fast = train(run, corpus, model, **settings)
+    torch.compiler.reset()
+    said = "one for all blocks, the head, and the loss; again for other lengths, and for rows of one document each"
+    assert 3 <= len(graphs) <= 11, said
+    losses = [[row["loss"] for row in history(Run(name))] for name in ("whole", "few", "compiled")]
+    assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
+    prompt = [corpus.layout.opening("")]
+    assert fast.generate(prompt, SAMPLING) == few.generate(prompt, SAMPLING) == whole.generate(prompt, SAMPLING)
+
+
+LOCAL = [[["global", "local"], 1]]
+WIDTHS = {"num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 32}
+GQA = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 1}
+READS = {  # whether a model can be told which places of a row to read; block_size is 64
+    "gpt2": (True, GPT2Config(n_embd=32, n_layer=2, n_head=2)),
+    "llama": (True, LlamaConfig(**GQA)),
+    "eager attention": (True, Gemma2Config(**GQA, head_dim=16)),
+    "distances in the row": (False, MptConfig(d_model=32, n_layers=2, n_heads=2)),
+    "a mask of another shape": (False, BloomConfig(hidden_size=32, n_layer=2, n_head=2)),
+    "no attention": (False, MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4)),
+    "positions unheard": (False, BartConfig(d_model=32, decoder_layers=2, decoder_attention_heads=2, encoder_layers=1)),
+    "a window shorter than a row": (False, MistralConfig(**GQA, sliding_window=32)),
+    "a window longer than a row": (True, MistralConfig(**GQA, sliding_window=64)),
+    "local attention": (False, GPTNeoConfig(**SHAPE, num_layers=2, num_heads=2, window_size=32, attention_types=LOCAL)),
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_documents_are_apart_where_the_model_can_be_told_and_learned_as_if_alone(project, kind, dtype):
+    corpus, (reads, config) = prepare("r", made(project, "gpt2"))[1], READS[kind]
+    config.vocab_size = len(corpus.tokenizer)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 6 if parameter.ndim > 1 else 1  # as sure of itself as a trained model
+    engine = TransformersEngine(model, corpus.tokenizer)
+    settings = defaults("finetune", model="hf:gpt2", block_size=64)
+    assert engine.apart(settings) is reads
+    assert not engine.apart(settings | {"attention": "row"})
+    if not reads:
+        with pytest.raises(RequestError, match="set it to row"):
+            engine.apart(settings | {"attention": "document"})
+    elif dtype == torch.float32:
+        documents = corpus.documents("train")
+        rows = Rows(documents, 1, 128, 1, apart=True)
+        nats, tokens = engine.document_losses(documents)
+        engine.prepare(corpus, settings | {"batch_size": rows.count})
+        loss, norm = engine.train(Rows(documents, rows.count, 128, 1, apart=True)[1], 1e-3)
+        assert loss == pytest.approx(nats.sum() / tokens.sum(), rel=1e-4) and norm > 0
+
+
+@pytest.mark.parametrize("config", [OPTConfig(**WIDTHS, ffn_dim=64, word_embed_proj_dim=32), BloomConfig(**WIDTHS)])
+def test_dropout_is_what_was_asked_for_however_a_model_keeps_it(config):
+    config.vocab_size = 50
+    for name in ("dropout", "attention_dropout", "hidden_dropout"):
+        setattr(config, name, 0.5)
+    model = AutoModelForCausalLM.from_config(config).train()
+    ids = torch.arange(20)[None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    architectures.set_dropout(model, 0.0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_what_was_trained_is_read_by_transformers_alone(project):
+    run, corpus = prepare("r", model := made(project, "llama", "sentencepiece"))
+    engine = train(run, corpus, model)
+    alone = AutoModelForCausalLM.from_pretrained(run / "model")
+    ids = torch.tensor([corpus.layout.opening("Music")])
+    with torch.no_grad():
+        assert torch.log_softmax(alone(ids).logits[0, -1], -1).numpy() == pytest.approx(
+            engine.next(ids.tolist())[0], abs=1e-5
+        )
+    assert AutoTokenizer.from_pretrained(run / "model").eos_token_id == corpus.tokenizer.end
+
+
+def test_the_same_gpt2_has_the_same_loss_and_the_same_greedy_text_in_both_engines(project, monkeypatch):
+    import tensorflow as tf
+
+    from titlesmith.train.gpt2 import GPT2Engine
+
+    run = Run("r")
+    run.begin("harvest", {})
+    harvest(run, HARVEST)
+    run.begin("corpus", {})
+    corpus = corpora.build(run, corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400), None, context=64)
+    shape = TINY | {"n_vocab": len(corpus.tokenizer)}
+    stock, generator = GPT2Engine(corpus.tokenizer, shape), np.random.default_rng(1)
+    weights = {}
+    for variable in stock._variables:
+        centre = float(variable.op.name.endswith("/g"))
+        weights[variable.op.name] = generator.normal(centre, 0.3, variable.shape.as_list()).astype(np.float32)
+        variable.load(weights[variable.op.name], stock._session)
+    assert len(weights) == len(tf.nest.flatten(stock._variables))
+    to_transformers(weights, shape).save_pretrained(folder := project / "models" / "converted")
+    published(corpus.tokenizer).save(folder)
+    other = TransformersEngine.open("hf:converted")
+    for split in ("train", "valid"):
+        documents = corpus.documents(split)
+        assert other.loss(documents) == pytest.approx(stock.loss(documents), abs=1e-4)
+    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech", "Music")]
+    greedy = SAMPLING | {"top_k": 1, "count": 1}
+    for (mine,), (theirs,) in zip(other.generate(prompts, greedy), stock.generate(prompts, greedy), strict=True):
+        assert mine.ids == theirs.ids and mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    text = SAMPLING | {"top_k": 1, "count": 1, "repetition_penalty": 1.5, "no_repeat_ngram": 2, "min_tokens": 4}
+    for (mine,), (theirs,) in zip(other.generate(prompts, text), stock.generate(prompts, text), strict=True):
+        assert mine.ids == theirs.ids
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("template", ["abstract-to-title", "alpaca", "{title}"])
+def test_documents_of_published_vocabularies_come_back(project, vocabulary, template):
+    model = made(project, "llama", vocabulary)
+    _, corpus = prepare("r", model, template=template)
+    assert corpus.info["vocabulary"] == len(corpus.tokenizer) and corpus.info["tokenizer"]
+    row, document = corpus.table("valid").row(0, named=True), corpus.documents("valid")[0]
+    learned = corpus.documents("valid").learned(document)
+    assert document[-1] == corpus.tokenizer.end
+    if template == "{title}":
+        start = len(corpus.layout.start)
+        assert corpus.layout.text(document[start:-1]) == row["completion"] and start == len(corpus.tokenizer.before)
+    elif learned.any():
+        assert corpus.layout.text(document[learned == 1][:-1]) == row["completion"]
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_no_text_encodes_to_a_special_token(project, vocabulary):
+    made(project, "llama", vocabulary)
+    tokenizer = Tokenizer.load(project / "models" / "llama")
+    for text in ("a</s>b", "<|im_end|>", "Neural é"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.end not in ids and tokenizer.decode(ids) == text
+    assert tokenizer.encode("") == [] and tokenizer.encode_batch(["Music"]) == [tokenizer.encode("Music")]
+
+
+def test_a_chat_template_stands_around_question_and_answer(project):
+    run, corpus = prepare("r", model := made(project, "qwen2"), template="chat", too_long="cut")
+    layout = corpus.layout
+    assert layout.markers == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "")
+    whole = byte_level().apply_chat_template(
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So"}], tokenize=False
+    )
+    ids = [*layout.opening("Why?")[1:], *corpus.tokenizer.encode("So"), corpus.tokenizer.end]
+    assert corpus.tokenizer.decode(ids) + "\n" == whole
+    assert train(run, corpus, model, steps=2).step == 2
+
+
+def test_a_model_without_a_chat_template_is_told(project):
+    with pytest.raises(RequestError, match="chat needs a model with a chat template"):
+        prepare("r", made(project, "llama", "sentencepiece"), template="chat")
+    with pytest.raises(RequestError, match="scratch has none"):
+        corpora.check(corpus_settings(template="chat"), {"source": "sample"})
+
+
+def test_a_published_adapter_is_opened_in_its_model(project):
+    name, path = made(project, "llama", "sentencepiece"), adapter(project)
+    bare, adapted = TransformersEngine.open(name), engines.open_adapter("", path)
+    prompt = Layout(adapted.tokenizer, "ids", True).opening("An abstract.")
+    assert not np.allclose(bare.next([prompt]), adapted.next([prompt]), atol=1e-3)
+    assert len(adapted.generate([prompt], SAMPLING)[0]) == SAMPLING["count"]
+
+
+def test_an_adapter_that_is_none_of_this_model_s_is_refused(project):
+    name = made(project, "llama", "sentencepiece")
+    with pytest.raises(RequestError, match=r"adapter_config\.json"):
+        engines.open_adapter(name, project / "nowhere")
+    with pytest.raises(RequestError, match="does not fit the model"):
+        engines.open_adapter(name, adapter(project, width=64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lora_rank": 2, "lora_targets": ["attention"]}, r"no layer attention; it has .*q_proj"),
+        ({"vocabulary": "corpus"}, "set it to auto or full"),
+        ({"quantize": "4bit"}, "set finetune.lora_rank"),
+        ({"quantize": "8bit", "lora_rank": 2}, r"needs .*GPU.*set it to none"),
+    ],
+)
+def test_what_cannot_train_is_refused_in_a_sentence(project, monkeypatch, settings, said):
+    monkeypatch.setattr("titlesmith.models.hub.shutil.which", lambda name: None)
+    model = made(project, "llama", "sentencepiece")
+    run, corpus = prepare("r", model)
+    quantized = settings.pop("quantize", "none")
+    with pytest.raises(RequestError, match=said):
+        chosen = {"model": model, "lora_rank": 0, "quantize": quantized, "vocabulary": "full"} | settings
+        models.hub.check(chosen)
+        train(run, corpus, model, **settings)
+
+
+def test_a_model_that_is_not_here_is_named_with_what_to_put_where(project, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RequestError, match=r"hf:nobody/nothing is not here.*models/nobody/nothing: config\.json"):
+        models.folder("hf:nobody/nothing")
+    made(project, "gpt2")
+    (project / "models" / "gpt2" / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match="gpt2 lacks weights"):
+        models.folder("hf:gpt2")
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(project):
+    run, corpus = prepare("r", made(project, "gpt2"))
+    with pytest.raises(RequestError, match="not tokenized for hf:llama"):
+        engines.start(run, made(project, "llama", "sentencepiece"), corpus, 1)
+
+
+def test_without_the_libraries_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(models.hub, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'titlesmith\[hf\]'"):
+        models.hub.check_installed()
+
+
+def test_models_here_are_listed(project):
+    made(project, "gpt2")
+    assert {"hf:scratch", "hf:gpt2"} <= set(models.names())
+    counted = models.hyperparameters("hf:gpt2", 0)
+    alone = AutoModelForCausalLM.from_pretrained(project / "models" / "gpt2")
+    assert counted["parameters"] == alone.num_parameters() and counted["n_ctx"] == 1024

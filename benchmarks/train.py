@@ -260,7 +260,7 @@ def loop(folder: Path, size: str, steps: int) -> dict:
 
 
 def _gpt2(folder: Path, size: str) -> object:
-    from titlesmith.models.convert import to_transformers
+    from titlesmith.models.gpt2_checkpoint import to_transformers
 
     with np.load(folder / "weights.npz") as stored:
         model = to_transformers(stored, SIZES[size])
@@ -299,7 +299,7 @@ def transformers(folder: Path, size: str, steps: int) -> dict:
 
 def product(folder: Path, size: str, steps: int) -> dict:
     """Operations a second in products of matrices: a large square, and the shapes of the model's own."""
-    from titlesmith.models.machine import tensorflow  # set up as titlesmith has it
+    from titlesmith.models.devices import tensorflow  # set up as titlesmith has it
 
     tf = tensorflow()
     settings = json.loads((folder / "finetune.json").read_text("utf-8"))

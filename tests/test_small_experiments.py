@@ -9,6 +9,7 @@ from titlesmith import train as engines
 from titlesmith.experiment import Experiment, find
 from titlesmith.generate import generator as texts
 from titlesmith.harvest import harvest
+from titlesmith.models import hub
 from titlesmith.runs.record import Run
 from titlesmith.train import monitor
 
@@ -21,7 +22,7 @@ SHORT = ("finetune.validate_every=6", "finetune.sample_every=0", "generate.max_t
 
 @pytest.mark.parametrize("name", ["abstract-to-title", "title-to-abstract", "category-title-to-abstract", "synopses"])
 def test_the_loss_falls_and_texts_are_written(project, monkeypatch, name):
-    monkeypatch.setattr(engines, "HUB_SCRATCH", TINY)
+    monkeypatch.setattr(hub, "SCRATCH", TINY)
     settings = Experiment.read(find(f"{name}-small"), (*QUICK, *FEW, *SHORT)).settings
     run, model = Run("small"), settings["finetune"]["model"]
     run.begin("harvest", settings["harvest"])

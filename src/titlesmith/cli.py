@@ -111,36 +111,38 @@ def models(context: typer.Context) -> None:
     from titlesmith import models
     from titlesmith.experiment import declared
 
-    rows, block = (declared("finetune")[key].default for key in ("batch_size", "block_size"))
+    settings = {key: parameter.default for key, parameter in declared("finetune").items()} | {"vocabulary": "full"}
+    rows, block = settings["batch_size"], settings["block_size"]
     print(f"{'model':<16} {'parameters':>13} {'on disk':>10} {'to train':>9}  here")
     for name in models.names():
         made_of = models.hyperparameters(name, declared("corpus")["vocabulary"].default)
-        count, needs = models.parameters(made_of), models.memory(made_of, rows, block, bf16=True)
-        size = sum(file.stat().st_size for file in files(models.place(name))) or 4 * count
+        count, needs = models.num_parameters(made_of), models.training_memory(made_of, settings | {"model": name}, True)
+        size = sum(file.stat().st_size for file in files(models.model_path(name))) or 4 * count
         print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {needs / 2**30:>5.1f} GiB  {_here(name)}")
     print(
         f"\nTo train: peak of memory with {rows} rows of {block} tokens a step in bfloat16, about; "
-        f"{models.available() / 2**30:.1f} GiB are free here. scratch: with as many tokens as it may learn."
+        f"{models.available_memory() / 2**30:.1f} GiB are free here. scratch: with as many tokens as it may learn."
     )
 
 
 def _here(name: str) -> str:
     from titlesmith import models
+    from titlesmith.models import hub
 
     if name in ("scratch", "hf:scratch"):
         return "made on the spot"
-    lacking = models.hub.lacking if models.hub.is_hub(name) else models.lacking
-    if missing := lacking(models.place(name)):
+    missing_files = hub.missing_files if hub.is_hub(name) else models.missing_files
+    if missing := missing_files(models.model_path(name)):
         return f"no: titlesmith models get {name}" if name in models.GPT2 else f"lacks {', '.join(missing)}"
     return "yes"
 
 
 @models_app.command()
-def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M or 1558M.")]) -> None:
-    """Download a model of OpenAI's, from where a download broke off, or check the one that is here."""
-    from titlesmith.models import download
+def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M, 1558M or hf:NAME.")]) -> None:
+    """Download a model, or check the files of one that is here; an interrupted download resumes."""
+    from titlesmith import models
 
-    print(f"{name} is here, and whole: {download.get(name)}")
+    print(f"{name} is complete: {models.fetch(name)}")
 
 
 @app.command()

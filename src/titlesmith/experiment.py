@@ -228,8 +228,7 @@ class Experiment:
         if corpus["model"] != model["model"]:
             both = f"{corpus['model']!r} and {model['model']!r}"
             raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
-        models.hub.check(model)
-        models.check_processes(model)
+        models.check_training(model)
         context = models.context(model["model"])
         if model["block_size"] > context:
             raise RequestError(f"finetune.block_size: {model['block_size']} exceeds the model's context of {context}")

@@ -14,7 +14,6 @@ from papermill.exceptions import PapermillExecutionError
 from titlesmith import models
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment, declared
-from titlesmith.models import download
 from titlesmith.runs.record import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
 
 
@@ -58,7 +57,7 @@ def chain(
         vocabulary = experiment.settings["corpus"]["vocabulary"]
         models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
     if last >= STAGES.index("corpus"):  # the first stage that reads a model
-        download.fetch(experiment.settings["corpus"]["model"])
+        models.fetch(experiment.settings["corpus"]["model"])
     hold(run / ".chain.lock")
     try:
         hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago
@@ -170,7 +169,7 @@ def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
         made = {name: run.record(name).get("settings", {}) for name in earlier}
         shared = {k: settings[k] for k in SHARED if k in settings}
         chain(Experiment.make(run.name, made | {stage: settings}, shared), until=earlier[-1])
-    download.fetch(settings.get("model", ""))
+    models.fetch(settings.get("model", ""))
     run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)

@@ -22,7 +22,7 @@ from titlesmith.generate import generator as texts
 from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
-from titlesmith.models import hub
+from titlesmith.models import hub, limits
 from titlesmith.runs.record import Run, existing
 from titlesmith.train import Engine
 
@@ -168,7 +168,7 @@ class Source:
             )
         hub.check_installed()
         hub.check_adapter(adapter)
-        hub.check_quantize(experiment.declared("finetune")["quantize"].check(quantize))
+        limits.check_quantize(experiment.declared("finetune")["quantize"].check(quantize))
         chosen = template(named or TEMPLATE)
         base = base or hub.base_of(adapter)
         tokenizer = Tokenizer.load(hub.folder(base))

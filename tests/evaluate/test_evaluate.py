@@ -4,9 +4,9 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from harvest.test_abstracts import Uniform
 
 from conftest import corpus_settings, write_archive
+from harvest.test_abstracts import Uniform
 from titlesmith import corpus as corpora
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus

@@ -12,6 +12,7 @@ from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate
 from titlesmith.export import card, export, usage
 from titlesmith.generate import generator as texts
+from titlesmith.models import hub
 from titlesmith.runs.record import MADE_UP, Run, write_json
 
 
@@ -22,7 +23,7 @@ def evaluated(tmp_path_factory):
     write_archive(folder / "papers.tsv", [{"title": f"Neural music of {i} voices"} for i in range(120)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
-        patch.setattr(engines, "HUB_SCRATCH", {"n_ctx": 128, "n_embd": 32, "n_head": 2, "n_layer": 2})
+        patch.setattr(hub, "SCRATCH", {"n_ctx": 128, "n_embd": 32, "n_head": 2, "n_layer": 2})
         run = quick("small", "hf:scratch", source={"source": "archive", "path": "papers.tsv"})
         corpus, engine = Corpus(run), engines.load(run)
         run.begin("generate", asked := defaults("generate", count=3, max_tokens=8))

@@ -14,6 +14,7 @@ from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment
 from titlesmith.export.export import FORMATS, MADE_OF, export, fresh, place
+from titlesmith.models import hub
 from titlesmith.pipeline import chain
 from titlesmith.runs.record import Run
 from titlesmith.train.gpt2 import GPT2Engine
@@ -246,7 +247,7 @@ def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
 
 
 def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline, monkeypatch):
-    monkeypatch.setattr(engines, "HUB_SCRATCH", {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    monkeypatch.setattr(hub, "SCRATCH", {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 2})
     run = quick("r", "hf:scratch", "abstract-to-title")
     folder = export(run, "hf", offline / "there")
     agrees(run, folder)

@@ -1,6 +1,6 @@
 import pytest
-from generate.test_generator import Small
 
+from generate.test_generator import Small
 from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError
 from titlesmith.generate.prompts import Request, check, held_out, plain, requests

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from generate.test_generator import Small
 
+from generate.test_generator import Small
 from titlesmith.generate.relevance import RARE, relevance
 
 TRAINING = (

@@ -1,8 +1,8 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from generate.test_generator import TOKENIZER, Small
 
+from generate.test_generator import TOKENIZER, Small
 from titlesmith.generate.token_healing import beginnings
 
 SETTINGS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "beams": 1}

@@ -11,6 +11,7 @@ from titlesmith import corpus as corpora
 from titlesmith import train as engines
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import harvest
+from titlesmith.models import hub
 from titlesmith.runs.record import Run
 from titlesmith.train import gpt2_step as graph
 from titlesmith.train import monitor
@@ -75,7 +76,7 @@ def history(run: Run) -> list[dict]:
 def model(request, project, monkeypatch):
     """Names a tiny model of each engine."""
     monkeypatch.setattr(engines, "SCRATCH", TINY)
-    monkeypatch.setattr(engines, "HUB_SCRATCH", TINY)
+    monkeypatch.setattr(hub, "SCRATCH", TINY)
     monkeypatch.setattr(graph, "fused", lambda function: function)  # compiling takes seconds a model
     return request.param
 
@@ -287,7 +288,7 @@ def test_what_cannot_be_drawn_is_refused(prepared, settings, said):
 
 def test_a_training_that_does_not_fit_is_refused_with_what_would(prepared, monkeypatch):
     run, corpus, model = prepared
-    monkeypatch.setattr("titlesmith.models.machine.available", lambda: 1_350_000_000)
+    monkeypatch.setattr("titlesmith.models.memory.available_memory", lambda: 1_350_000_000)
     with pytest.raises(RequestError, match=r"takes about .* GiB of memory.*the largest batch_size that fits is \d+"):
         train(run, corpus, model, batch_size=200_000 if model == "scratch" else 400_000)
 

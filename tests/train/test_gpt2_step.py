@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from train.test_packing import END, Alike
 
 from titlesmith.train import gpt2_step as graph
 from titlesmith.train import sampled_softmax as vocabulary
-from titlesmith.train.gpt2 import gpt2, tf, tf1  # hushed
+from titlesmith.train.gpt2 import gpt2, tf, tf1  # silence_stderr
 from titlesmith.train.gpt2_step import BETAS, CLIP, TINY, Step, cross_entropy, drop
 from titlesmith.train.packing import Batch, Rows
 from titlesmith.train.sampled_softmax import SLOWER, Part
+from train.test_packing import END, Alike
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}

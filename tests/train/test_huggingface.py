@@ -4,7 +4,6 @@ test_contract.py."""
 import numpy as np
 import pytest
 import torch
-from train.test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,13 +26,14 @@ from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokens import Layout, Tokenizer
-from titlesmith.errors import RequestError
+from titlesmith.errors import FetchError, RequestError
 from titlesmith.harvest import harvest
-from titlesmith.models.convert import to_transformers
+from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.runs.record import Run
 from titlesmith.train import architectures
 from titlesmith.train.huggingface import TransformersEngine
 from titlesmith.train.packing import Rows
+from train.test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
 
 HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
 
@@ -281,19 +281,19 @@ def test_an_adapter_that_is_none_of_this_model_s_is_refused(project):
     ],
 )
 def test_what_cannot_train_is_refused_in_a_sentence(project, monkeypatch, settings, said):
-    monkeypatch.setattr("titlesmith.models.hub.shutil.which", lambda name: None)
+    monkeypatch.setattr("titlesmith.models.limits.shutil.which", lambda name: None)
     model = made(project, "llama", "sentencepiece")
     run, corpus = prepare("r", model)
     quantized = settings.pop("quantize", "none")
     with pytest.raises(RequestError, match=said):
         chosen = {"model": model, "lora_rank": 0, "quantize": quantized, "vocabulary": "full"} | settings
-        models.hub.check(chosen)
+        models.check_training(chosen)
         train(run, corpus, model, **settings)
 
 
 def test_a_model_that_is_not_here_is_named_with_what_to_put_where(project, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RequestError, match=r"hf:nobody/nothing is not here.*models/nobody/nothing: config\.json"):
+    with pytest.raises(FetchError, match=r"hf:nobody/nothing does not exist here.*models/nobody/nothing: config\.json"):
         models.folder("hf:nobody/nothing")
     made(project, "gpt2")
     (project / "models" / "gpt2" / "model.safetensors").unlink()

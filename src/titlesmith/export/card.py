@@ -101,7 +101,7 @@ def _license(model: str) -> str | None:
     """OpenAI's of GPT-2, or what the card of a model that is here says."""
     if model in GPT2:
         return "mit"
-    path = hub.place(model) / "README.md"
+    path = hub.model_path(model) / "README.md"
     if not base(model) or not path.is_file():
         return None
     from huggingface_hub import metadata_load

@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titlesmith import experiment, models
+from titlesmith import experiment
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import save_alone
 from titlesmith.errors import RequestError, RunError
 from titlesmith.export import card
-from titlesmith.models import convert
+from titlesmith.models import gpt2_checkpoint, hub
 from titlesmith.runs.record import Run, write_json
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def ctranslate2(run: Run, folder: Path) -> None:
 
 def hf(run: Run, folder: Path) -> None:
     """The form of the transformers library, in which models are published: weights, tokenizer, settings, model card."""
-    if missing := [package for package in models.hub.NEEDED if not find_spec(package)]:
+    if missing := [package for package in hub.PACKAGES if not find_spec(package)]:
         raise RequestError(f"export to hf needs {', '.join(missing)}: pip install 'titlesmith[hf]'")
     from transformers.utils import logging
 
@@ -48,7 +48,7 @@ def hf(run: Run, folder: Path) -> None:
         shutil.copymode(folder / "config.json", weights)
     save_alone(corpus.layout, corpus.info["context"], folder)
     _check_ids(corpus, folder)
-    if (adapter := run / "model" / models.hub.ADAPTER).exists():
+    if (adapter := run / "model" / hub.ADAPTER).exists():
         (folder / "adapter").mkdir()
         told = json.loads(adapter.read_text("utf-8"))
         base = card.base(run.record("finetune")["settings"]["model"])
@@ -68,7 +68,7 @@ def sampling(run: Run) -> dict:
 
 def _standalone(path: Path) -> "PreTrainedModel":
     if (path / "checkpoint").exists():
-        return convert.to_transformers(*convert.read(path))
+        return gpt2_checkpoint.to_transformers(*gpt2_checkpoint.read(path))
     from titlesmith.models.weights import merged
 
     return merged(path)

@@ -20,7 +20,7 @@ from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
 from titlesmith.corpus.tokens import END, Tokenizer
 from titlesmith.errors import RunError
-from titlesmith.models import HYPERPARAMETERS, convert
+from titlesmith.models import HYPERPARAMETERS, gpt2_checkpoint
 from titlesmith.train.loop import SAMPLING, Draw, Engine, sampling
 
 ROWS = 128  # texts that are drawn side by side, at most
@@ -43,7 +43,7 @@ class GPT2Converter(Converter):
         self._path = path
 
     def _load(self) -> TransformerDecoderModelSpec:
-        weights, shape = convert.read(self._path)
+        weights, shape = gpt2_checkpoint.read(self._path)
         spec = TransformerDecoderModelSpec.from_config(
             shape["n_layer"], shape["n_head"], activation=common_spec.Activation.GELUTanh
         )

@@ -1,6 +1,5 @@
-"""Models by name: what they are made of, where their files lie, what they need, and how they get here."""
+"""Models by name: catalogue, downloads, memory estimates, and the devices that they run on."""
 
-from titlesmith.models import hub
 from titlesmith.models.catalogue import (
     GPT2,
     HYPERPARAMETERS,
@@ -8,47 +7,40 @@ from titlesmith.models.catalogue import (
     context,
     folder,
     hyperparameters,
-    lacking,
+    missing_files,
+    model_path,
     names,
-    parameters,
-    place,
+    num_parameters,
     shapes,
     vocabulary,
 )
-from titlesmith.models.machine import (
-    available,
-    check_memory,
-    check_processes,
-    cores,
-    device,
-    fast_bfloat16,
-    gpus,
-    memory,
-)
-
-HUB_SCRATCH = hub.SCRATCH
+from titlesmith.models.devices import available_memory, cpu_count, cpu_name, device_name, gpus, has_fast_bfloat16
+from titlesmith.models.gpt2_checkpoint import fetch
+from titlesmith.models.limits import check_processes, check_training
+from titlesmith.models.memory import check_memory, training_memory
 
 __all__ = [
     "GPT2",
-    "HUB_SCRATCH",
     "HYPERPARAMETERS",
     "SCRATCH",
-    "available",
+    "available_memory",
     "check_memory",
     "check_processes",
+    "check_training",
     "context",
-    "cores",
-    "device",
-    "fast_bfloat16",
+    "cpu_count",
+    "cpu_name",
+    "device_name",
+    "fetch",
     "folder",
     "gpus",
-    "hub",
+    "has_fast_bfloat16",
     "hyperparameters",
-    "lacking",
-    "memory",
+    "missing_files",
+    "model_path",
     "names",
-    "parameters",
-    "place",
+    "num_parameters",
     "shapes",
+    "training_memory",
     "vocabulary",
 ]

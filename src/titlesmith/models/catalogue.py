@@ -1,8 +1,8 @@
-"""The catalogue: ``scratch``, OpenAI's four, folders in their layout, and what `titlesmith.models.hub` knows.
+"""The catalogue: model names, where their files are, and their hyperparameters.
 
-``scratch`` is a small GPT-2 made on the spot. ``124M 355M 774M 1558M`` are OpenAI's (Radford et al. 2019), below
-``models/<name>/`` in OpenAI's layout. Names that begin with ``hf:`` are models of the transformers library. Any other
-name is a folder in OpenAI's layout, such as one that gpt-2-simple wrote.
+``scratch`` is a small GPT-2 with random weights. ``124M 355M 774M 1558M`` are OpenAI's GPT-2 (Radford et al. 2019)
+below ``models/<name>/`` in gpt-2-simple's layout. ``hf:NAME-OR-PATH`` is a causal model of the transformers library
+(`titlesmith.models.hub`). Any other name is a folder in gpt-2-simple's layout.
 """
 
 import json
@@ -16,7 +16,7 @@ from titlesmith.models import hub
 from titlesmith.runs.record import root
 
 HYPERPARAMETERS = "hparams.json"
-# 4 layers of width 192: 2.8 million parameters with a vocabulary of 5,000.
+# 4 layers of width 192: 2.8 million parameters with a vocabulary of 5,000
 SCRATCH = {"n_ctx": 256, "n_embd": 192, "n_head": 6, "n_layer": 4}
 GPT2 = {
     name: {"n_vocab": 50257, "n_ctx": 1024, "n_embd": width, "n_head": heads, "n_layer": layers}
@@ -27,32 +27,23 @@ GPT2 = {
         ("1558M", 1600, 25, 48),
     )
 }
-# As OpenAI publishes them; `checkpoint` comes last, because a folder without it is no model.
-OPENAI = (
-    HYPERPARAMETERS,
-    *FILES,
-    "model.ckpt.index",
-    "model.ckpt.meta",
-    "model.ckpt.data-00000-of-00001",
-    "checkpoint",
-)
 
 
 def shapes(hyperparameters: dict) -> dict[str, list[int]]:
-    """The variables of a GPT-2 by name, with their shapes as checkpoints store them."""
+    """The variables of a GPT-2 by name, with their shapes in gpt-2-simple's checkpoints."""
     width, result = hyperparameters["n_embd"], {}
     norm = {"g": [width], "b": [width]}
 
-    def layer(size: int, out: int) -> dict[str, list[int]]:
-        return {"w": [1, size, out], "b": [out]}
+    def linear(inputs: int, outputs: int) -> dict[str, list[int]]:
+        return {"w": [1, inputs, outputs], "b": [outputs]}
 
     block = {
         "ln_1": norm,
-        "attn/c_attn": layer(width, 3 * width),
-        "attn/c_proj": layer(width, width),
+        "attn/c_attn": linear(width, 3 * width),
+        "attn/c_proj": linear(width, width),
         "ln_2": norm,
-        "mlp/c_fc": layer(width, 4 * width),
-        "mlp/c_proj": layer(4 * width, width),
+        "mlp/c_fc": linear(width, 4 * width),
+        "mlp/c_proj": linear(4 * width, width),
     }
     groups = {f"h{i}/{part}": own for i in range(hyperparameters["n_layer"]) for part, own in block.items()}
     result["model/wpe"], result["model/wte"] = [hyperparameters["n_ctx"], width], [hyperparameters["n_vocab"], width]
@@ -61,38 +52,38 @@ def shapes(hyperparameters: dict) -> dict[str, list[int]]:
     return result
 
 
-def parameters(hyperparameters: dict) -> int:
-    """How many numbers a model learns."""
+def num_parameters(hyperparameters: dict) -> int:
+    """The number of trainable parameters of a GPT-2."""
     return sum(map(math.prod, shapes(hyperparameters).values()))
 
 
-def place(name: str) -> Path:
-    """The folder that a name means, whether it is there or not."""
+def model_path(name: str) -> Path:
+    """The folder of a model, whether it exists or not."""
     if hub.is_hub(name):
-        return hub.place(name)
+        return hub.model_path(name)
     return root() / "models" / name if name in GPT2 else root() / name
 
 
-def lacking(path: Path) -> list[str]:
-    """What a folder lacks to be a model in OpenAI's layout: names of files; empty where it is whole.
+def missing_files(path: Path) -> list[str]:
+    """The files that a folder lacks to be a model in gpt-2-simple's layout; empty if it is complete.
 
-    The checkpoint must be as long as its hparams.json asks for, so that a download cut short is no model.
+    The checkpoint must be as long as hparams.json implies, so that an interrupted copy is not taken for a model.
     """
     if files := [f for f in (HYPERPARAMETERS, *FILES, "checkpoint") if not (path / f).is_file()]:
         return files
     named = re.search(r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text("utf-8"), re.MULTILINE)
     if not named:
-        return ["checkpoint (this one names no model.ckpt)"]
+        return ["checkpoint (the file names no model.ckpt)"]
     prefix = path / named[1]  # which may be absolute
     if not prefix.with_name(f"{prefix.name}.index").is_file():
         return [f"{prefix.name}.index"]
-    length = sum(shard.stat().st_size for shard in prefix.parent.glob(f"{prefix.name}.data-*"))
-    whole = 4 * parameters(_read(path))
-    return [f"{prefix.name}.data-* ({length:,} bytes of {whole:,} are here)"] if length < whole else []
+    size = sum(shard.stat().st_size for shard in prefix.parent.glob(f"{prefix.name}.data-*"))
+    expected = 4 * num_parameters(_read(path))
+    return [f"{prefix.name}.data-* ({size:,} of {expected:,} bytes)"] if size < expected else []
 
 
 def folder(name: str) -> Path:
-    """Where the files of a pretrained model lie.
+    """The folder with a pretrained model's files.
 
     Raises
     ------
@@ -101,45 +92,46 @@ def folder(name: str) -> Path:
     """
     if hub.is_hub(name):
         return hub.folder(name)
-    path = place(name)
+    path = model_path(name)
     if not path.is_dir() and name not in GPT2:
         known = ", ".join(("scratch", *GPT2, "hf:scratch", "hf:NAME"))
-        raise RequestError(f"model: {name!r} is not here, at {path}. Names: {known}, or a folder. {remedy(name)}")
-    if missing := lacking(path):
+        raise RequestError(f"model: {name!r} does not exist at {path}. Names: {known}, or a folder. {remedy(name)}")
+    if missing := missing_files(path):
         raise RequestError(f"model: {path} lacks {', '.join(missing)}. {remedy(name)}")
     return path
 
 
 def remedy(name: str) -> str:
-    """What to do where a model's files are missing."""
+    """What to do when a model's files are missing."""
+    layout = f"{HYPERPARAMETERS}, {', '.join(FILES)}, checkpoint and the model.ckpt files that it names"
     if name in GPT2:
         return (
-            f"`titlesmith models get {name}` fetches them. Where there is no network, run it where there is one and "
-            f"copy models/{name} here, to {place(name)}: {', '.join(OPENAI)}"
+            f"`titlesmith models get {name}` downloads them. Without a network, run it on another machine and copy its "
+            f"models/{name} to {model_path(name)}: {layout}"
         )
-    return f"It needs {HYPERPARAMETERS}, {', '.join(FILES)}, checkpoint and the files that it names, as OpenAI's have"
+    return f"It needs {layout}, in gpt-2-simple's layout"
 
 
 def hyperparameters(name: str, vocabulary: int) -> dict:
-    """A model's ``n_vocab n_ctx n_embd n_head n_layer``; OpenAI's are known before their files are here.
+    """A model's ``n_vocab n_ctx n_embd n_head n_layer``; OpenAI's are known before their files are downloaded.
 
     Parameters
     ----------
     name
         The model.
     vocabulary
-        ``n_vocab`` of ``scratch`` and ``hf:scratch``, which learn their own.
+        ``n_vocab`` of ``scratch`` and ``hf:scratch``, whose vocabulary is learned from the corpus.
 
     Raises
     ------
     RequestError
-        The model is no known one and not here either.
+        The model is unknown and does not exist as a folder.
     """
     if name == "scratch":
         return SCRATCH | {"n_vocab": vocabulary}
     if hub.is_hub(name):
         return hub.hyperparameters(name, vocabulary)
-    if name in GPT2 and lacking(place(name)):
+    if name in GPT2 and missing_files(model_path(name)):
         return GPT2[name]
     return _read(folder(name))
 
@@ -154,16 +146,16 @@ def _read(path: Path) -> dict:
 
 
 def vocabulary(name: str) -> Path | None:
-    """The folder with a model's vocabulary; None for ``scratch``, which learns its own from the corpus."""
+    """The folder with a model's vocabulary; None for ``scratch``, which learns one from the corpus."""
     return None if name in ("scratch", "hf:scratch") else folder(name)
 
 
 def context(name: str) -> int:
-    """The longest row that a model reads, in tokens."""
+    """The maximum number of tokens that a model reads at once."""
     return hyperparameters(name, 0)["n_ctx"]
 
 
 def names() -> list[str]:
-    """Every model that can be named here: the known ones, and folders below ``models/``."""
+    """Every model that can be named: the catalogue's, folders below ``models/``, and the hub's cache."""
     own = [p.parent for p in sorted((root() / "models").glob(f"*/{HYPERPARAMETERS}")) if p.parent.name not in GPT2]
     return ["scratch", *GPT2, *(str(p.relative_to(root())) for p in own), *hub.names()]

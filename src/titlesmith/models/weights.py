@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from titlesmith.errors import RequestError
-from titlesmith.models import folder, hub
+from titlesmith.models import folder, hub, limits
 
 STATE = "titlesmith.pt"  # the file of a checkpoint that says what the others belong to
 
 
 def read(path: Path, quantize: str) -> PreTrainedModel:
     """A model of a folder, in the type it is stored in (float32 for float16 where there is no GPU)."""
-    hub.check_quantize(quantize)
+    limits.check_quantize(quantize)
     options: dict = {"dtype": "auto"}
     if quantize != "none":
         options["device_map"] = {"": 0}

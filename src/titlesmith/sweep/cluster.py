@@ -37,15 +37,7 @@ def needs(settings: dict[str, dict]) -> int:
     training = settings["finetune"]
     try:
         made_of = models.hyperparameters(training["model"], settings["corpus"]["vocabulary"])
-        return models.memory(
-            made_of,
-            training["batch_size"],
-            training["block_size"],
-            bf16=training["precision"] == "bfloat16",
-            checkpointing=training["checkpointing"],
-            accumulate=training["accumulate"],
-            layers=training["layers"],
-        )
+        return models.training_memory(made_of, training, training["precision"] == "bfloat16")
     except (RequestError, KeyError):  # not here, which its run says, or of an engine that has other figures
         return 0
 
@@ -72,7 +64,7 @@ def size(plan: Plan, workers: int | None, memory: str | None) -> int:
     if workers is not None and workers < 1:
         raise RequestError(f"--workers {workers}: a sweep needs at least one")
     try:
-        room = parse_bytes(memory) if memory else MARGIN * models.available()
+        room = parse_bytes(memory) if memory else MARGIN * models.available_memory()
     except ValueError:
         raise RequestError(f"--memory {memory}: it needs a size such as 8GB or 500MiB") from None
     wanted = [needs(point.experiment.settings) for point in plan.points]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titlesmith.errors import RequestError
-from titlesmith.models import HUB_SCRATCH, SCRATCH, folder, hub
+from titlesmith.models import SCRATCH, folder, hub
 from titlesmith.runs.record import Run, swapped
 from titlesmith.train.loop import Engine
 
@@ -28,7 +28,7 @@ def start(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "no
     if model == "scratch":
         return kind(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
     if model == "hf:scratch":
-        return kind.scratch(corpus.tokenizer, HUB_SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
+        return kind.scratch(corpus.tokenizer, hub.SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
     engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)
     if engine.tokenizer.vocabulary != corpus.tokenizer.vocabulary:
         raise RequestError(f"model: the corpus was not tokenized for {model}: run notebook 02 with model={model!r}")

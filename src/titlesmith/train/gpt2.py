@@ -18,12 +18,12 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokens import Documents, Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
-from titlesmith.models.machine import hushed
+from titlesmith.models.devices import silence_stderr
 from titlesmith.runs.record import write_json
 from titlesmith.train.loop import Draw, Engine, sampling
 from titlesmith.train.packing import Batch, Rows
 
-with hushed():
+with silence_stderr():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
@@ -68,7 +68,7 @@ class GPT2Engine(Engine):
             self._steps = tf1.get_variable(STEP, [], tf.int32, tf1.zeros_initializer(), trainable=False)
             self._saver = tf1.train.Saver([*self._variables, self._steps], save_relative_paths=True)
             config = tf1.ConfigProto(gpu_options=tf1.GPUOptions(allow_growth=True))
-            with hushed():
+            with silence_stderr():
                 self._session = tf1.Session(graph=graph, config=config)
                 drawn = self._variables if seed is not None else []
                 self._session.run(tf1.variables_initializer([*drawn, self._steps]))
@@ -117,7 +117,7 @@ class GPT2Engine(Engine):
 
     def device(self, settings: dict) -> str:
         """See `Engine.device`."""
-        return f"{models.device()}, matrix products in {precision(settings)}"
+        return f"{models.device_name()}, matrix products in {precision(settings)}"
 
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
@@ -262,4 +262,4 @@ def precision(settings: dict) -> str:
     if cards := models.gpus():
         version = tf.config.experimental.get_device_details(cards[0]).get("compute_capability", (0, 0))
         return "bfloat16" if version >= (8, 0) else "float32"
-    return "bfloat16" if models.fast_bfloat16() else "float32"
+    return "bfloat16" if models.has_fast_bfloat16() else "float32"

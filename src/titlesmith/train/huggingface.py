@@ -130,7 +130,7 @@ class TransformersEngine(Engine):
 
     def device(self, settings: dict) -> str:
         """See `Engine.device`."""
-        where = models.cores()
+        where = models.cpu_name()
         if torch.cuda.is_available():
             card = torch.cuda.get_device_properties(0)
             where = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
@@ -161,7 +161,7 @@ class TransformersEngine(Engine):
 
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
-        models.hub.check(settings)
+        models.check_training(settings)
         models.check_memory(
             models.hyperparameters(settings["model"], len(self.tokenizer)),
             settings,
@@ -460,5 +460,5 @@ def precision(settings: dict) -> str:
     """The type of matrix products: as set, or (auto) bfloat16 where the GPU or the processor multiplies it."""
     if settings["precision"] != "auto":
         return settings["precision"]
-    fast = torch.cuda.is_bf16_supported(False) if torch.cuda.is_available() else models.fast_bfloat16()
+    fast = torch.cuda.is_bf16_supported(False) if torch.cuda.is_available() else models.has_fast_bfloat16()
     return "bfloat16" if fast else "float32"

@@ -1,0 +1,121 @@
+"""Devices: the processor, the GPUs, and how much memory this process may use."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+
+GIB = 2**30
+CGROUP_ROOT, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Files with a control group's memory limit and use, and the key of reclaimable caches in memory.stat, by version
+CGROUP_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+@contextmanager
+def silence_stderr() -> Iterator[None]:
+    """Redirects the process's standard error to nowhere.
+
+    TensorFlow's C++ code prints a dozen lines on instruction sets and missing GPUs when it is imported, whatever
+    TF_CPP_MIN_LOG_LEVEL says. Exceptions are not affected.
+    """
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def tensorflow() -> ModuleType:
+    """Imports TensorFlow, which takes seconds, without its startup messages."""
+    with silence_stderr():
+        import tensorflow
+
+        return tensorflow
+
+
+def cpu_count() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor, in words for people."""
+    return f"CPU, {cpu_count()} core{'s' * (cpu_count() != 1)}"
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def gpus() -> list:
+    """The GPUs that TensorFlow sees. Listing them reserves no memory."""
+    tf = tensorflow()
+    with silence_stderr():
+        return tf.config.list_physical_devices("GPU")
+
+
+def device_name() -> str:
+    """The device that the TensorFlow engine trains on, in words for people."""
+    found = gpus()
+    if not found:
+        return cpu_name()
+    details = tensorflow().config.experimental.get_device_details(found[0])
+    words = [f"GPU: {details.get('device_name', 'unknown name')}"]
+    if total := gpu_memory():
+        words.append(f"{total / GIB:.0f} GiB")
+    if details.get("compute_capability", (0, 0)) >= (8, 0):
+        words.append("bf16")
+    more = (
+        f". The TensorFlow engine uses the first of {len(found)} GPUs; models hf:NAME use as many as "
+        "finetune.processes says"
+    )
+    return ", ".join(words) + more * (len(found) > 1)
+
+
+def gpu_memory() -> int | None:
+    """Memory of the first visible NVIDIA GPU in bytes; None without a GPU or without nvidia-smi."""
+    tool = shutil.which("nvidia-smi")
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    if not tool:
+        return None
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits", f"--id={first}"]
+    answer = subprocess.run(query, capture_output=True, text=True)
+    return int(answer.stdout) * 2**20 if answer.stdout.strip().isdigit() else None
+
+
+def available_memory() -> int:
+    """Memory in bytes that this process can use, including what it uses now, within its control groups' limits."""
+    free = [psutil.virtual_memory().available, *_free_in_cgroups()]
+    return min(free) + psutil.Process().memory_info().rss
+
+
+def _free_in_cgroups() -> Iterator[int]:
+    """The free memory of each control group with a limit that contains this process, such as a container's."""
+    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version, top = (1, CGROUP_ROOT / "memory") if controllers else (2, CGROUP_ROOT)
+        limit, used, cached = CGROUP_FILES[version]
+        own = top / path.lstrip("/")  # does not exist in a container that sees its own group as the top
+        for group in (own, *own.parents):
+            if group.is_relative_to(top) and (group / limit).exists():
+                allowed = (group / limit).read_text().strip()
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                if allowed != "max":
+                    yield int(allowed) - int((group / used).read_text()) + int(stat.get(cached, 0))

@@ -1,0 +1,57 @@
+"""Limits: settings of a training that a model or this machine does not allow."""
+
+import shutil
+from importlib.util import find_spec
+
+from titlesmith.errors import RequestError
+from titlesmith.models import hub
+
+
+def check_training(settings: dict) -> None:
+    """Checks the settings of the fine-tune stage against the model (RequestError)."""
+    model, rank, quantize = settings["model"], settings["lora_rank"], settings["quantize"]
+    check_processes(settings)
+    if not hub.is_hub(model):
+        for key, off in (("lora_rank", 0), ("quantize", "none")):
+            if settings[key] != off:
+                raise RequestError(f"finetune.{key}: only models hf:NAME have it; set it to {off} for model {model}")
+        return
+    hub.check_installed()
+    if settings["vocabulary"] == "corpus":
+        raise RequestError(f"finetune.vocabulary: {model} has no sampled softmax; set it to auto or full")
+    if rank and model == hub.PREFIX + "scratch":
+        raise RequestError("finetune.lora_rank: adapters need a pretrained model; set it to 0 for hf:scratch")
+    if quantize != "none" and not rank:
+        raise RequestError(
+            f"finetune.quantize: {quantize} weights cannot be trained; set finetune.lora_rank, e.g. to 8"
+        )
+    check_quantize(quantize)
+
+
+def check_quantize(quantize: str) -> None:
+    """Checks that this machine can hold weights in 8 or 4 bits (RequestError)."""
+    if quantize != "none" and not (find_spec("bitsandbytes") and shutil.which("nvidia-smi")):
+        missing = "an NVIDIA GPU" if find_spec("bitsandbytes") else "bitsandbytes (pip install bitsandbytes) and a GPU"
+        raise RequestError(f"finetune.quantize: {quantize} needs {missing}; set it to none")
+
+
+def check_processes(settings: dict) -> None:
+    """Checks that the processes of a training can share its work (RequestError)."""
+    count = settings.get("processes", 1)
+    if count == 1:
+        return
+    if not hub.is_hub(settings["model"]):
+        raise RequestError(
+            f"finetune.processes: {settings['model']} trains in one process; models hf:NAME train in several. Set "
+            "model: hf:scratch, or hf:NAME-OR-PATH"
+        )
+    if settings["batch_size"] % count:
+        below = settings["batch_size"] // count * count
+        sizes = " or ".join(str(size) for size in (below, below + count) if size)
+        raise RequestError(
+            f"finetune.batch_size: {settings['batch_size']} rows cannot be divided by {count} processes; use {sizes}"
+        )
+    if settings["sharding"] == "full" and settings["quantize"] != "none":
+        raise RequestError(
+            f"finetune.sharding: {settings['quantize']} weights cannot be sharded; set sharding=none or quantize=none"
+        )

@@ -1,0 +1,227 @@
+"""Downloads of OpenAI's models from a local hub, with the hub's real client, and their conversion."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from servers.hub import serving
+from titlesmith import models
+from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.errors import FetchError, RequestError, RunError
+from titlesmith.experiment import Experiment, find
+from titlesmith.models import gpt2_checkpoint
+from titlesmith.pipeline import chain
+from titlesmith.runs.record import Run, digest
+
+TINY = {"n_vocab": 300, "n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def repositories(tmp_path_factory):
+    """A folder of repositories, with a tiny model in place of OpenAI's 124M, as the transformers library stores it."""
+    folder = tmp_path_factory.mktemp("hub")
+    repository = folder / gpt2_checkpoint.REPOSITORIES["124M"][0]
+    repository.mkdir(parents=True)
+    Tokenizer.learn([f"word{i} word{i}" for i in range(100)], 300).save(repository)
+    for theirs, ours in gpt2_checkpoint.VOCABULARY.items():
+        (repository / ours).rename(repository / theirs)
+    random = np.random.default_rng(1)
+    weights = {
+        gpt2_checkpoint.parameter_name(name): random.normal(size=shape).astype(np.float32).squeeze()
+        for name, shape in models.shapes(TINY).items()
+    }
+    weights["h.0.attn.bias"] = np.tril(np.ones((1, 1, 64, 64), np.float32))  # the hub's file has masks too
+    save_file(weights, repository / WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def hub(repositories, project, monkeypatch, tmp_path):
+    """A server of the tiny model under the name 124M."""
+    monkeypatch.setitem(models.GPT2, "124M", TINY)
+    repository = repositories / gpt2_checkpoint.REPOSITORIES["124M"][0]
+    sums = {name: digest(repository / name) for name in gpt2_checkpoint.VOCABULARY} | {
+        "124M": digest(repository / WEIGHTS)
+    }
+    monkeypatch.setattr(gpt2_checkpoint, "SHA256", sums)
+    with serving(repositories) as server:
+        monkeypatch.setenv(gpt2_checkpoint.ENDPOINT_VARIABLE, server.url)
+        yield server
+
+
+@pytest.fixture
+def folder(project):
+    return project / "models" / "124M"
+
+
+def script(hub, *lines):
+    """A program for another process that sees the tiny model."""
+    return "\n".join([
+        "from titlesmith import cli, models",
+        "from titlesmith.models import gpt2_checkpoint",
+        f"models.GPT2['124M'] = {TINY}",
+        f"gpt2_checkpoint.SHA256 = {gpt2_checkpoint.SHA256}",
+        *lines,
+    ])  # fmt: skip
+
+
+def test_a_model_is_downloaded_and_converted(hub, folder, repositories):
+    assert models.fetch("124M") == folder == models.folder("124M")
+    weights, hyperparameters = gpt2_checkpoint.read(folder)
+    stored = load_file(repositories / gpt2_checkpoint.REPOSITORIES["124M"][0] / WEIGHTS)
+    assert hyperparameters == TINY and {n: list(v.shape) for n, v in weights.items()} == models.shapes(TINY)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value.squeeze(), stored[gpt2_checkpoint.parameter_name(name)])
+    sums = subprocess.run(["sha256sum", "-c", gpt2_checkpoint.CHECKSUMS], cwd=folder, stdout=subprocess.DEVNULL)
+    assert sums.returncode == 0
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".124M.lock", "124M"]
+    count = len(hub.requests)
+    models.fetch("124M")
+    assert len(hub.requests) == count, "a model that is here is not downloaded again"
+
+
+def test_gpt_2_simple_loads_a_downloaded_model(hub, folder, project, monkeypatch):
+    import gpt_2_simple
+    import tensorflow as tf
+
+    models.fetch("124M")
+    monkeypatch.chdir(project)
+    with tf.Graph().as_default():
+        session = gpt_2_simple.start_tf_sess()
+        gpt_2_simple.load_gpt2(session, model_name="124M")
+        (variable,) = [v for v in tf.compat.v1.global_variables() if v.op.name == "model/wte"]
+        wte = session.run(variable)
+        session.close()
+    np.testing.assert_array_equal(wte, gpt2_checkpoint.read(folder)[0]["model/wte"])
+
+
+@pytest.mark.parametrize("name", ["", "scratch", "hf:scratch"])
+def test_models_with_random_weights_need_no_download(project, name):
+    assert models.fetch(name) is None and not (project / "models").exists()
+
+
+def test_a_download_resumes_where_the_connection_broke(hub, folder, repositories, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)  # else nothing of a small file is kept
+    hub.faults[WEIGHTS] = "cut once"
+    models.fetch("124M")
+    whole, rest = hub.ranges(WEIGHTS)
+    size = (repositories / gpt2_checkpoint.REPOSITORIES["124M"][0] / WEIGHTS).stat().st_size
+    assert whole == "" and size // 2 < int(rest.removeprefix("bytes=").rstrip("-")) < size
+    assert models.folder("124M") == folder
+
+
+def test_complete_files_are_not_downloaded_again_after_a_failure(hub, folder):
+    hub.faults[WEIGHTS] = "missing"
+    with pytest.raises(FetchError, match=r"124M"):
+        models.fetch("124M")
+    with pytest.raises(RequestError, match="lacks"):
+        models.folder("124M")
+    hub.faults.clear()
+    hub.requests.clear()
+    assert models.fetch("124M") == folder
+    assert hub.ranges(WEIGHTS) == [""] and not hub.ranges("vocab.json")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "vocab.json"])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_wrong_byte_is_found_and_the_next_download_is_right(hub, folder, monkeypatch, name, pinned):
+    if not pinned:  # the hub's own SHA-256 of the file
+        monkeypatch.setattr(gpt2_checkpoint, "SHA256", {})
+    hub.faults[name] = "wrong byte"
+    with pytest.raises(FetchError, match=f"{name}: its SHA-256 is not .* downloads it again"):
+        models.fetch("124M")
+    assert not folder.exists()
+    hub.faults.clear()
+    assert models.fetch("124M") == folder
+
+
+def test_weights_of_another_shape_are_refused(hub, folder, monkeypatch):
+    monkeypatch.setitem(models.GPT2, "124M", TINY | {"n_layer": 3})
+    with pytest.raises(FetchError, match=r"model\.safetensors is not the model's weights.*h\.2"):
+        models.fetch("124M")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("missing", FetchError, "124M"),
+        ("gated", RequestError, "is gated: accept its terms on its page on the hub, and set HF_TOKEN"),
+        ("nowhere", FetchError, "cannot be reached.*TITLESMITH_MODELS.*mirror"),
+    ],
+)
+def test_the_hubs_errors_say_what_to_do(hub, folder, monkeypatch, fault, error, words):
+    if fault == "missing":
+        hub.faults["vocab.json"] = fault
+    hub.gated = fault == "gated"
+    if fault == "nowhere":
+        monkeypatch.setenv(gpt2_checkpoint.ENDPOINT_VARIABLE, "http://127.0.0.1:9")
+    with pytest.raises(error, match=words):
+        models.fetch("124M")
+    assert not folder.exists()
+
+
+def test_a_killed_download_leaves_no_model_and_resumes(hub, folder):
+    hub.faults[WEIGHTS] = "cut"
+    command = [sys.executable, "-c", script(hub, "models.fetch('124M')")]
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not hub.ranges(WEIGHTS):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with pytest.raises(RequestError, match="lacks"):
+        models.folder("124M")
+    hub.faults.clear()
+    assert models.fetch("124M") == folder
+
+
+def test_a_changed_file_is_found(hub, folder):
+    models.fetch("124M")
+    (folder / "vocab.bpe").write_text("#version: 0.2\n")
+    with pytest.raises(RunError, match=r"vocab\.bpe has changed since its download.*Remove"):
+        models.fetch("124M")
+
+
+def test_a_folder_made_by_gpt_2_simple_is_used_unchanged(hub, folder):
+    models.fetch("124M")
+    (folder / gpt2_checkpoint.CHECKSUMS).unlink()  # which gpt_2_simple.download_gpt2 does not write
+    (folder / "model.ckpt.meta").write_bytes(b"x")
+    hub.requests.clear()
+    assert models.fetch("124M") == folder and not hub.requests
+
+
+def test_a_second_process_waits_for_the_first(hub, folder):
+    command = [sys.executable, "-c", script(hub, "models.fetch('124M')")]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(hub.ranges(WEIGHTS)) == 1
+
+
+def test_a_run_downloads_the_model_that_it_needs(hub, folder, archive):
+    settings = (f"harvest.path={archive}", "finetune.block_size=32", "generate.max_tokens=24")
+    experiment = Experiment.read(find("gpt2-titles"), settings)
+    chain(experiment, "r", until="harvest", echo=lambda line: None)
+    assert not folder.exists(), "no stage has needed it yet"
+    chain(experiment, "r", until="corpus", echo=lambda line: None)
+    assert (Run("r") / "corpus" / "encoder.json").read_bytes() == (folder / "encoder.json").read_bytes()
+
+
+def test_the_command_lists_models_and_downloads_one(hub, folder):
+    def command(*words):
+        return subprocess.run([sys.executable, "-c", script(hub, "cli.main()"), *words], capture_output=True, text=True)
+
+    assert "no: titlesmith models get 124M" in command("models").stdout
+    done = command("models", "get", "124M")
+    assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
+    assert any(line.startswith("124M") and line.endswith("yes") for line in command("models").stdout.splitlines())
+    wrong = command("models", "get", "123M")
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr

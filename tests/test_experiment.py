@@ -110,7 +110,7 @@ def test_yaml_dates_and_whole_numbers_become_what_notebooks_take(project):
         ("harvest.columns=title", ["is no dict[str, str]", "which column is which field"]),
         ("harvest.columns=title: 3", ["{'title': 3} is no dict[str, str]"]),
         ("harvest.source=archive", ["no path is given", "-p harvest.path=FILE"]),
-        ("model=my-gpt2", ["'my-gpt2' is not here", "124M", "hparams.json"]),
+        ("model=my-gpt2", ["'my-gpt2' does not exist", "124M", "hparams.json"]),
     ],
 )
 def test_wrong_requests_name_the_place_and_the_remedy(project, override, said):

@@ -195,7 +195,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         ),
         (["--adapter", "adapter", "--title", "x"], "it takes no title; abstract is missing"),
         (["--adapter", "adapter", "--base", "llama"], "--base llama: adapters stand in models"),
-        (["--adapter", "adapter", "--base", "hf:nobody/none"], "model: hf:nobody/none is not here"),
+        (["--adapter", "adapter", "--base", "hf:nobody/none"], "model: hf:nobody/none does not exist here"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
         (["--adapter", "adapter", "--base", "hf:short"], "4 of its matrices have no place there"),
         (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),

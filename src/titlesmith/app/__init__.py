@@ -42,11 +42,14 @@ def serve(run: Run, host: str = "127.0.0.1", port: int = PORT) -> None:
         from titlesmith.app.service import Service
 
         name = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+        names = (socket.gethostname(), socket.getfqdn()) if host in EVERYWHERE else ()
         address = f"http://{name}:{listening.getsockname()[1]}"
         service = Service(run)
         service.warm_up()
         server = uvicorn.Server(
-            uvicorn.Config(mounted(page(service, address)), log_level="warning", timeout_graceful_shutdown=GRACE)
+            uvicorn.Config(
+                mounted(page(service, address), host, names), log_level="warning", timeout_graceful_shutdown=GRACE
+            )
         )
         if host in EVERYWHERE:
             print("whoever reaches this machine can use the page; it asks for no password")

@@ -10,6 +10,7 @@ from typing import Optional
 import gradio as gr
 from fastapi import FastAPI
 
+from titlesmith.app.guard import Guard
 from titlesmith.app.service import LONGEST, Service
 from titlesmith.errors import RequestError, TitlesmithError
 from titlesmith.runs.record import MADE_UP
@@ -81,9 +82,9 @@ def page(service: Service, address: str) -> gr.Blocks:
     return blocks.queue(max_size=QUEUE, default_concurrency_limit=1)
 
 
-def mounted(blocks: gr.Blocks) -> FastAPI:
-    """The page as an application that a server runs: nothing is recorded, reported or shared, nothing else offered."""
-    return gr.mount_gradio_app(
+def mounted(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> Guard:
+    """The page as an application that a server runs, behind a `Guard`: nothing is recorded, reported or shared."""
+    application = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         blocks,
         path="",
@@ -96,7 +97,11 @@ def mounted(blocks: gr.Blocks) -> FastAPI:
         mcp_server=False,
         ssr_mode=False,
         pwa=False,
+        max_file_size=0,
+        blocked_paths=["/"],
     )
+    blocks.has_launched = True  # else Gradio skips its check of files
+    return Guard(application, blocks, host, names)
 
 
 def theme() -> gr.themes.Base:

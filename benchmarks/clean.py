@@ -88,7 +88,7 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
         settings = defaults | {"count": max(1, total // len(prefixes)), "max_tokens": 48}
         # A prefix's white space and control characters come back as the spaces that a title has
         room = engine.context - settings["max_tokens"]
-        longest = [p for p in prefixes if len(corpus.layout.opening("", corpus.beginning(p))) <= room]
+        longest = [p for p in prefixes if len(corpus.layout.prompt_ids("", corpus.clean_prefix(p))) <= room]
         rows = list(draw(engine, corpus, [Request(prefix=prefix) for prefix in longest], settings, nearest))
         bad = [row for row in rows if not (row["finished"] and is_clean(row["text"], row["prefix"]))]
         found |= {

@@ -80,14 +80,15 @@ def compare(folder: Path, records: int) -> list[float]:
     from tqdm import tqdm
 
     from titlesmith.corpus.building import tokenize, write_split
+    from titlesmith.corpus.layout import TokenLayout
     from titlesmith.corpus.papers import Papers
     from titlesmith.corpus.select import Selection
     from titlesmith.corpus.template import template
-    from titlesmith.corpus.tokens import Layout, Tokenizer
+    from titlesmith.corpus.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(snapshot.DATA / "gpt2-bpe")
     papers = Papers(folder / "runs" / "benchmark" / "papers.parquet", template("title-to-abstract"))
-    layout = Layout(tokenizer, "ids", has_prompt=True)
+    layout = TokenLayout(tokenizer, "ids", has_prompt=True)
     settings = {"too_long": "drop", "min_tokens": 0, "max_tokens": 0}
     bare = Bare(models.BPE(vocab=tokenizer.vocabulary, merges=tokenizer.merges))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -38,7 +38,7 @@ def teach(engine, lengths: np.ndarray, settings: dict) -> None:
     settings
         ``temperature`` and ``top_k`` that texts are drawn with; their prompts open with an end of text.
     """
-    end, temperature, k = engine.tokenizer.end, settings["temperature"], settings["top_k"]
+    end, temperature, k = engine.tokenizer.eos_id, settings["temperature"], settings["top_k"]
     variables = {v.op.name.removeprefix("model/"): v for v in engine._variables}
     weights = {name: engine._session.run(v) for name, v in variables.items()}
     for name, value in weights.items():

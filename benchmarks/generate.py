@@ -153,13 +153,13 @@ def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
     """`GPT2LMHeadModel.generate`."""
     import torch
 
-    from titlesmith.corpus.tokens import Tokenizer
+    from titlesmith.corpus.tokenizer import Tokenizer
 
     kind = json.loads((folder / "finetune.json").read_text("utf-8"))["precision"]
     model = train._gpt2(folder, size).to(getattr(torch, kind)).eval()
     model.config.use_cache = model.generation_config.use_cache = True
     tokenizer = Tokenizer.load(folder / "models" / size)
-    prompt, end = [tokenizer.prompt(PREFIX, False)], tokenizer.end
+    prompt, end = [tokenizer.prompt(PREFIX, False)], tokenizer.eos_id
     asked = {"max_new_tokens": LIMIT, "do_sample": True, "eos_token_id": end, "pad_token_id": end}
     asked |= {key: SETTINGS[key] for key in ("temperature", "top_k")}
 
@@ -211,7 +211,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     run.finish("finetune")
     export(run, "ctranslate2")
     documents = built.documents("test")
-    rows = [[engine.tokenizer.end, *document.tolist()] for document in documents]
+    rows = [[engine.tokenizer.eos_id, *document.tolist()] for document in documents]
     nats = np.concatenate(engines.load(run).scores(rows))
     full = GPT2Engine.load(run / "model", resume=False).loss(documents)
     return {"full": float(np.exp(full)), "int8": float(np.exp(-nats.mean())), "titles": len(rows), "steps": steps}

@@ -73,7 +73,7 @@ def model(kind: str, folder: Path, tiny: bool) -> object:
 
 def engine(kind: str, folder: Path, tiny: bool) -> object:
     """The model in titlesmith's engine, with a vocabulary of as many ids that mean nothing."""
-    from titlesmith.corpus.tokens import END, Tokenizer
+    from titlesmith.corpus.tokenizer import END, Tokenizer
     from titlesmith.train.huggingface import TransformersEngine
 
     made = model(kind, folder, tiny)
@@ -83,7 +83,7 @@ def engine(kind: str, folder: Path, tiny: bool) -> object:
 
 def documents(folder: Path, tokenizer: object) -> object:
     """As many documents of random ids as there are titles of eess.AS, as long as they, the n-th id as often as 1/n."""
-    from titlesmith.corpus.tokens import Documents, write
+    from titlesmith.corpus.documents import Documents, write
 
     path, generator = folder / "train.bin", np.random.default_rng(1)
     if not path.exists():
@@ -204,7 +204,7 @@ def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     settings = {"count": titles, "max_tokens": NEW, "min_tokens": NEW}
     for seed in (1, 2):
         start = now()
-        (drawn,) = writer.generate([[writer.tokenizer.end]], settings | {"seed": seed})
+        (drawn,) = writer.generate([[writer.tokenizer.eos_id]], settings | {"seed": seed})
         seconds = now() - start
     assert len(drawn) == titles and all(len(draw.ids) == NEW for draw in drawn)
     return {"titles": titles, "titles_per_second": titles / seconds, "peak": cards_memory()}
@@ -212,7 +212,7 @@ def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 def pack(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     """Writes the rows that the engine packs, as the Trainer reads them."""
-    from titlesmith.corpus.tokens import END, Tokenizer
+    from titlesmith.corpus.tokenizer import END, Tokenizer
     from titlesmith.train.packing import Rows
 
     shape = TINY_GPT2 if tiny else GPT2

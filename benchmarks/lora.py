@@ -32,7 +32,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
 
     from titlesmith import corpus, models
     from titlesmith.corpus.pretrained import published
-    from titlesmith.corpus.tokens import Tokenizer
+    from titlesmith.corpus.tokenizer import Tokenizer
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
     from titlesmith.runs.record import Run

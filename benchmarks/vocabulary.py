@@ -56,7 +56,7 @@ def show(found: dict) -> None:
 def compare(folder: Path, steps: int, seeds: range) -> dict:
     """Perplexities of both settings for each seed, and the ratio of their means."""
     from titlesmith import train as engines
-    from titlesmith.corpus.tokens import Tokenizer
+    from titlesmith.corpus.tokenizer import Tokenizer
     from titlesmith.train.gpt2 import GPT2Engine
 
     vocabulary = snapshot.DATA.resolve() / "gpt2-bpe"

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from conftest import ROOT, data
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.train.gpt2 import GPT2Engine
 
 
@@ -173,7 +173,7 @@ def test_texts_of_random_weights_end_where_titles_end():
     for v in engine._variables:
         v.load(generator.normal(v.op.name.endswith("/g"), 0.05, v.shape).astype(np.float32), engine._session)
     ending.teach(engine, lengths, asked)
-    (draws,) = engine.generate([[tokenizer.end]], asked | {"count": 400})
+    (draws,) = engine.generate([[tokenizer.eos_id]], asked | {"count": 400})
     found = [len(draw.ids) for draw in draws]
     assert np.mean(found) == pytest.approx(lengths.mean(), rel=0.1)
     assert np.std(found) == pytest.approx(lengths.std(), rel=0.4)

@@ -14,9 +14,9 @@ import typer
 
 from titlesmith import experiment
 from titlesmith import train as engines
-from titlesmith.corpus import Corpus, Form
+from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template, template
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.generate import generator as texts
 from titlesmith.generate.nearest import Unknown
@@ -136,7 +136,7 @@ class Source:
     """
 
     name: str
-    form: Form
+    form: DocumentFormat
     load: Callable[[], Engine]
     settings: dict
     nearest: Unknown | None = None
@@ -177,7 +177,7 @@ class Source:
             return engines.open_adapter(base, adapter, quantize)
 
         if not run:
-            name, form = f"the adapter in {adapter}", Form(chosen, tokenizer)
+            name, form = f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer)
             return cls(name, form, load, {"prefixes": [""], "held_out": 0}, Unknown())
         form, settings = Corpus(run), run.record(STAGE).get("settings", {})
         if form.tokenizer.vocabulary != tokenizer.vocabulary:

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import HOSTILE, corpus_settings, data
 from titlesmith import corpus as corpora
-from titlesmith.corpus import SPLITS, Corpus, papers, tokens
+from titlesmith.corpus import SPLITS, Corpus, papers
 from titlesmith.corpus.clean import clean
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
@@ -50,18 +50,18 @@ def built(frame: pl.DataFrame | None = None, context=1024, vocabulary=None, name
 def test_every_document_decodes_to_its_cleaned_texts(project, monkeypatch, template, delimiters, order):
     monkeypatch.setattr(papers, "BATCH", 7)
     monkeypatch.setattr(papers, "SLICE", 50)
-    monkeypatch.setattr(tokens, "CHUNK", 9)
+    monkeypatch.setattr("titlesmith.corpus.documents.CHUNK", 9)
     corpus = built(template=template, delimiters=delimiters, order=order)
     source = {row["id"]: row for row in table().to_dicts()}
     for name in SPLITS:
         documents, texts = corpus.documents(name), corpus.table(name)
         assert len(documents) == texts.height == corpus.info["splits"][name]["documents"]
-        assert documents.learned_tokens == sum(documents.learned(ids).sum() for ids in documents)
+        assert documents.target_tokens == sum(documents.loss_mask(ids).sum() for ids in documents)
         for ids, row in zip(documents, texts.to_dicts(), strict=True):
             assert corpus.tokenizer.decode(ids[:-1]) == corpus.layout.join(row["prompt"], row["completion"])
-            learned = ids[documents.learned(ids) == 1][:-1]
-            assert corpus.layout.text(learned).removeprefix(corpus.layout.markers[0]) == row["completion"]
-            opening = corpus.layout.opening(row["prompt"])
+            learned = ids[documents.loss_mask(ids) == 1][:-1]
+            assert corpus.layout.decode(learned).removeprefix(corpus.layout.markers[0]) == row["completion"]
+            opening = corpus.layout.prompt_ids(row["prompt"])
             assert ids[: len(opening) - 1].tolist() == opening[1:]
             field = "title" if template == "title" else "abstract"
             assert row["completion"] == clean(source[row["id"]][field])
@@ -126,13 +126,13 @@ def test_what_does_not_fit_is_dropped_or_cut_as_asked(project):
         assert max(map(len, short.documents(name))) <= context
         assert cut.table(name).equals(whole.table(name)), "the texts stay whole"
         documents = cut.documents(name)
-        assert documents.learned_tokens == sum(documents.learned(ids).sum() for ids in documents)
+        assert documents.target_tokens == sum(documents.loss_mask(ids).sum() for ids in documents)
         for ids, uncut in zip(documents, whole.documents(name), strict=True):
             if len(uncut) > context:
-                assert ids.tolist() == [*uncut[:context], cut.tokenizer.end]
-                assert documents.learned(ids)[-2:].tolist() == [1, 0], "the text does not end where it is cut"
+                assert ids.tolist() == [*uncut[:context], cut.tokenizer.eos_id]
+                assert documents.loss_mask(ids)[-2:].tolist() == [1, 0], "the text does not end where it is cut"
             else:
-                assert ids.tolist() == uncut.tolist() and documents.learned(ids)[-1] == 1
+                assert ids.tolist() == uncut.tolist() and documents.loss_mask(ids)[-1] == 1
     hopeless = built(template="abstract-to-title", context=context, too_long="cut")
     assert hopeless.info["dropped"][reason]["papers"] > 0, "a prompt that fills the context leaves nothing to learn"
 

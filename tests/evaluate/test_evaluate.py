@@ -10,7 +10,7 @@ from harvest.test_abstracts import Uniform
 from titlesmith import corpus as corpora
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.tokens import write
+from titlesmith.corpus.documents import write
 from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate, report
 from titlesmith.harvest import harvest
@@ -80,7 +80,7 @@ def test_losses_of_documents_are_each_documents_own(finished):
     chosen = np.array([7, 0, 3])
     nats, tokens = engine.document_losses(documents, chosen)
     for i, sum_of, count in zip(chosen, nats, tokens, strict=True):
-        ids = np.concatenate([[engine.tokenizer.end], documents[i]])
+        ids = np.concatenate([[engine.tokenizer.eos_id], documents[i]])
         assert sum_of == pytest.approx(engine.losses(ids[None], np.ones((1, len(ids) - 1)))[0], rel=1e-5)
         assert count == len(ids) - 1
     every, of = engine.document_losses(documents)

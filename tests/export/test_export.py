@@ -48,7 +48,7 @@ def test_the_export_draws_what_the_model_would_and_says_how_likely_it_is(trained
     found = exported.generate(prompts, ASKED)
     assert exported._real is None, "TensorFlow is not asked"
     assert found == exported.generate(prompts, ASKED) != exported.generate(prompts, ASKED | {"seed": 4})
-    full, end = GPT2Engine.load(trained / "model", resume=False), exported.tokenizer.end
+    full, end = GPT2Engine.load(trained / "model", resume=False), exported.tokenizer.eos_id
     assert any(d.finished for draws in found for d in draws)
     assert not any(d.ids[: len(prompts[1]) - 1] == prompts[1][1:] for d in found[1]), "the prompt is no part of a text"
     early = exported.generate(prompts, ASKED | {"min_tokens": 12, "max_tokens": 24, "top_k": 20, "temperature": 0.7})
@@ -78,7 +78,7 @@ def test_the_export_draws_more_texts_than_fit_side_by_side(exported, monkeypatch
 
 def test_perplexity_of_the_export_is_within_a_hundredth_of_the_models(trained, exported):
     documents = Corpus(trained).documents("test")
-    nats = np.concatenate(exported.scores([[exported.tokenizer.end, *d.tolist()] for d in documents]))
+    nats = np.concatenate(exported.scores([[exported.tokenizer.eos_id, *d.tolist()] for d in documents]))
     full = exported.loss(documents)
     assert full < 4.5, "it has learned something"
     assert np.exp(-nats.mean() - full) == pytest.approx(1, abs=0.01)
@@ -149,12 +149,12 @@ def agrees(run: Run, folder) -> None:
     write = pipeline("text-generation", str(folder))
     texts = TEXTS[: -1 if corpus.template.chat else None]  # a chat template needs special tokens in texts
     for text in texts:
-        assert write.tokenizer(text)["input_ids"] == corpus.layout.opening(text)
-        assert write.tokenizer(text, "A study")["input_ids"] == corpus.layout.opening(
+        assert write.tokenizer(text)["input_ids"] == corpus.layout.prompt_ids(text)
+        assert write.tokenizer(text, "A study")["input_ids"] == corpus.layout.prompt_ids(
             *((text, "A study") if corpus.has_prompt else (text,))
         ) + (corpus.tokenizer.encode("A study") if not corpus.has_prompt else [])
         assert write.tokenizer(text, add_special_tokens=False)["input_ids"] == corpus.tokenizer.encode(text)
-    prompts = [corpus.layout.opening(text) for text in texts]
+    prompts = [corpus.layout.prompt_ids(text) for text in texts]
     for prompt, own in zip(prompts, engine.next(prompts), strict=True):
         with torch.no_grad():
             logits = write.model(torch.tensor([prompt])).logits[0, -1]
@@ -163,11 +163,11 @@ def agrees(run: Run, folder) -> None:
     greedy = ASKED | {"count": 1, "top_k": 1, "max_tokens": 12}
     for prompt, (draw,) in zip(texts, engine.generate(prompts, greedy), strict=True):
         (row,) = write(prompt, do_sample=False, return_tensors=True)
-        ids = row["generated_token_ids"][len(corpus.layout.opening(prompt)) :]
-        assert list(ids) == [*draw.ids, *[corpus.tokenizer.end] * draw.finished]
+        ids = row["generated_token_ids"][len(corpus.layout.prompt_ids(prompt)) :]
+        assert list(ids) == [*draw.ids, *[corpus.tokenizer.eos_id] * draw.finished]
     settings, found = run.record("generate")["settings"], []
     asked = {key: settings[key] for key in ("temperature", "top_k", "top_p")}
-    asked |= {"max_new_tokens": settings["max_tokens"], "eos_token_id": corpus.tokenizer.end, "do_sample": True}
+    asked |= {"max_new_tokens": settings["max_tokens"], "eos_token_id": corpus.tokenizer.eos_id, "do_sample": True}
     for more in ({}, {"generation_config": GenerationConfig(**asked)}):
         set_seed(1)
         found.append([row["generated_text"] for row in write("Neural", num_return_sequences=5, **more)])
@@ -229,7 +229,7 @@ def test_adapters_are_merged_in_the_weights_own_type(offline):
     run = quick("r", "hf:llama", lora_rank=2)
     model = AutoModelForCausalLM.from_pretrained(export(run, "hf"), dtype="auto")
     assert model.dtype == torch.bfloat16
-    prompt = Corpus(run).layout.opening("Neural")
+    prompt = Corpus(run).layout.prompt_ids("Neural")
     with torch.no_grad():
         found = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].float(), -1).numpy()
     assert np.allclose(found, engines.load(run).next([prompt])[0], atol=0.1)
@@ -277,7 +277,7 @@ def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
     assert [file.name for file in folder.parent.iterdir()] == ["hf"]
     with monkeypatch.context() as patch, pytest.raises(RunError, match="makes other tokens"):
-        patch.setattr("titlesmith.corpus.tokens.Layout.opening", lambda self, prompt, prefix="": [1])
+        patch.setattr("titlesmith.corpus.layout.TokenLayout.prompt_ids", lambda self, prompt, prefix="": [1])
         export(run, "hf")
     with monkeypatch.context() as patch, pytest.raises(RequestError, match=r"needs torch.*titlesmith\[hf\]"):
         patch.setattr("titlesmith.export.export.find_spec", lambda name: None)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.template import template
-from titlesmith.corpus.tokens import Layout, Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.generate import generator as texts
 from titlesmith.generate.generator import Request
@@ -31,7 +32,7 @@ class Small(Corpus):
 
     def __init__(self, training=("Some training text",), delimiters="ids", name="title", test=()):
         self.tokenizer, self.template, self.lowercase = TOKENIZER, template(name), False
-        self.layout, self.info = Layout(TOKENIZER, delimiters, self.has_prompt), {"context": 100}
+        self.layout, self.info = TokenLayout(TOKENIZER, delimiters, self.has_prompt), {"context": 100}
         numbers = [str(i) for i in range(max(len(training), len(test)))]
         self.tables = {
             "train": pl.LazyFrame({"id": numbers[: len(training)], "completion": training}),

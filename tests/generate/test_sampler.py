@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.generate import decoder, sampler
 from titlesmith.generate.sampler import Beams, Row
@@ -29,7 +29,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def prompts(engine):
-    end = engine.tokenizer.end
+    end = engine.tokenizer.eos_id
     return [[end, 5, 6, 7], [end], [end, 9, 9, 9, 9, 9, 1, 2], [end, 5, 6, 7]]
 
 
@@ -52,7 +52,7 @@ def logits(engine):
 
 def adjusted(engine, ids, scores, asked) -> np.ndarray:
     """What the definitions make of the scores of what follows ``ids``, the prompt's and the text's."""
-    scores, end = scores.copy(), engine.tokenizer.end
+    scores, end = scores.copy(), engine.tokenizer.eos_id
     for i in set(ids) - {end}:
         factor = asked.get("repetition_penalty", 1.0)
         scores[i] = scores[i] / factor if scores[i] > 0 else scores[i] * factor
@@ -78,7 +78,7 @@ def test_prompts_of_unequal_lengths_go_on_as_if_each_were_alone(engine, prompts)
         (alone,) = engine.generate([prompt], asked)
         assert [d.ids for d in alone] == [d.ids for d in draws]
         for draw in draws:
-            ids = [*prompt, *draw.ids, *[engine.tokenizer.end] * draw.finished]
+            ids = [*prompt, *draw.ids, *[engine.tokenizer.eos_id] * draw.finished]
             learned = np.arange(1, len(ids))[None] >= len(prompt)
             nats = engine.losses(np.array([ids]), learned.astype(float))[0]
             assert draw.logprob == pytest.approx(-nats / (len(ids) - len(prompt)), abs=1e-4)
@@ -120,7 +120,7 @@ def test_draws_follow_the_models_probabilities(engine, prompts):
     (draws,) = engine.generate([prompts[0]], FREE | {"count": 3000, "max_tokens": 1, "temperature": 0.7})
     counts = np.zeros(len(engine.tokenizer))
     for draw in draws:
-        counts[draw.ids[0] if draw.ids else engine.tokenizer.end] += 1
+        counts[draw.ids[0] if draw.ids else engine.tokenizer.eos_id] += 1
     wanted = np.exp(nexts(engine, prompts[0]) / 0.7)
     wanted /= wanted.sum()
     deviation = np.sqrt(3000 * wanted * (1 - wanted))
@@ -143,7 +143,7 @@ def test_a_nucleus_holds_the_likeliest_that_together_reach_it(engine, prompts, t
     p = p[: top_k or None] / p[: top_k or None].sum()
     size = int((np.cumsum(p) - p < 0.5).sum())
     allowed = set(np.argsort(-nexts(engine, prompts[0]))[:size].tolist())
-    firsts = {d.ids[0] if d.ids else engine.tokenizer.end for d in draws}
+    firsts = {d.ids[0] if d.ids else engine.tokenizer.eos_id for d in draws}
     assert firsts <= allowed and len(firsts) > 0.6 * size
 
 
@@ -152,7 +152,7 @@ def test_penalty_and_n_grams_are_those_of_their_definitions(engine, prompts, log
     found = engine.generate(prompts[:3], GREEDY | asked)
     for prompt, (draw,) in zip(prompts, found, strict=False):
         ids = list(prompt)
-        for i in [*draw.ids, *[engine.tokenizer.end] * draw.finished]:
+        for i in [*draw.ids, *[engine.tokenizer.eos_id] * draw.finished]:
             assert i == np.argmax(adjusted(engine, ids, logits(ids), asked))
             ids.append(i)
 
@@ -166,7 +166,7 @@ def test_a_text_does_not_end_too_early(engine, prompts):
 
 def searched(engine, prompt, asked) -> list[tuple[float, list[int]]]:
     """Beam search as transformers has it, without early stopping, in plain Python."""
-    size, end, going, done = asked["beams"], engine.tokenizer.end, [(0.0, [])], []
+    size, end, going, done = asked["beams"], engine.tokenizer.eos_id, [(0.0, [])], []
     for length in range(1, asked["max_tokens"] + 1):
         every = []
         for score, ids in going:
@@ -192,7 +192,7 @@ def test_beams_are_those_of_a_plain_search(engine, prompts, asked):
     asked = FREE | asked | {"count": asked["beams"], "max_tokens": 6}
     for prompt, draws in zip(prompts, engine.generate(prompts, asked), strict=True):
         wanted = searched(engine, prompt, asked)
-        end = engine.tokenizer.end
+        end = engine.tokenizer.eos_id
         assert [[*d.ids, *[end] * d.finished] for d in draws] == [ids for _, ids in wanted]
         if "repetition_penalty" not in asked:
             assert [d.logprob for d in draws] == pytest.approx([score for score, _ in wanted], abs=1e-4)
@@ -211,7 +211,7 @@ def test_beams_are_those_of_transformers(engine, prompts):
             name = ".".join([*path, {"w": "weight", "g": "weight", "b": "bias"}[kind]] if path else [kind, "weight"])
             parameter = model.transformer.get_parameter(name)
             parameter.copy_(torch.from_numpy(engine._session.run(v)).reshape(parameter.shape))
-    end = engine.tokenizer.end
+    end = engine.tokenizer.eos_id
     for prompt in prompts[:3]:
         asked = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 8, "do_sample": False}
         asked |= {"eos_token_id": end, "pad_token_id": end, "early_stopping": False, "length_penalty": 1.0}

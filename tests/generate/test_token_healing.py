@@ -24,22 +24,22 @@ def probability(prompt, ids):
 @given(st.text("Neuralspch tü1", max_size=20))
 def test_each_way_to_begin_has_its_exact_probability(prefix):
     corpus = Small()
-    prefix = corpus.beginning(prefix)
+    prefix = corpus.clean_prefix(prefix)
     found = beginnings(Opinions(), corpus, "", prefix, 100)
-    opening = corpus.layout.opening("")
+    opening = corpus.layout.prompt_ids("")
     assert np.isclose(np.exp(found.logprob).sum(), 1)
     known = np.array([probability(opening, ids[len(opening) :]) for ids in found.ids])
     np.testing.assert_allclose(found.logprob, known - np.logaddexp.reduce(known), atol=1e-4)
     for ids, beyond in zip(found.ids, found.beyond, strict=True):
-        text = TOKENIZER.rest("", ids[len(opening) :])
+        text = TOKENIZER.decode_after("", ids[len(opening) :])
         assert text.startswith(prefix) and (text != prefix) == beyond
 
 
 def test_a_word_that_is_cut_goes_on_in_the_tokens_of_the_whole_word():
     (whole,) = TOKENIZER.encode("Neural")
     found = beginnings(Opinions(), Small(), "", "Neur", 100)
-    assert [TOKENIZER.end, whole] in found.ids
-    assert [TOKENIZER.end, whole] not in [ids[:2] for ids in beginnings(Opinions(), Small(), "", "Neurx", 100).ids]
+    assert [TOKENIZER.eos_id, whole] in found.ids
+    assert [TOKENIZER.eos_id, whole] not in [ids[:2] for ids in beginnings(Opinions(), Small(), "", "Neurx", 100).ids]
 
 
 def test_temperature_top_k_and_nucleus_choose_among_the_ways():

@@ -6,8 +6,9 @@ import pytest
 
 from servers.atom import Atom
 from servers.base import Paper
+from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.template import TEMPLATES, template
-from titlesmith.corpus.tokens import Layout, Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
 from titlesmith.harvest import abstracts, service
 from titlesmith.train.loop import Draw, Engine
@@ -37,7 +38,7 @@ class Texts:
 
     def __init__(self, name="abstract-to-title"):
         self.template = TEMPLATES[name]
-        self.layout = Layout(self.tokenizer, "ids", bool(self.template.prompt))
+        self.layout = TokenLayout(self.tokenizer, "ids", bool(self.template.prompt))
 
 
 class Recorded:

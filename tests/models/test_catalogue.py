@@ -5,7 +5,7 @@ import json
 import pytest
 
 from titlesmith import models
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.models import gpt2_checkpoint
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from servers.hub import serving
 from titlesmith import models
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment, find
 from titlesmith.models import gpt2_checkpoint

@@ -110,7 +110,7 @@ def test_resuming_is_exact_to_the_bit_wherever_it_was_killed(prepared, monkeypat
     assert history(Run("whole")) == history(run)
     ids = np.random.default_rng(1).integers(0, 400, (4, 33), np.int32)
     assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (whole, resumed)))
-    prompt = [corpus.layout.opening("")]
+    prompt = [corpus.layout.prompt_ids("")]
     assert whole.generate(prompt, SAMPLING) == resumed.generate(prompt, SAMPLING)
 
 
@@ -212,15 +212,15 @@ def test_completions_alone_are_learned_but_where_prompts_are_asked_for(model):
 
 def test_blocks_alone_train_where_asked(prepared):
     run, corpus, model = prepared
-    before = engines.start(run, model, corpus, 1).next([[corpus.tokenizer.end]])
-    after = train(run, corpus, model, layers="transformer").next([[corpus.tokenizer.end]])
+    before = engines.start(run, model, corpus, 1).next([[corpus.tokenizer.eos_id]])
+    after = train(run, corpus, model, layers="transformer").next([[corpus.tokenizer.eos_id]])
     assert not np.allclose(before, after)
 
 
 def test_texts_are_decided_by_the_seed_and_not_by_what_is_drawn_beside_them(prepared):
     run, corpus, model = prepared
     engine = train(run, corpus, model)
-    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech recognition of", "Music")]
+    prompts = [corpus.layout.prompt_ids(text) for text in ("", "Neural speech recognition of", "Music")]
     texts = engine.generate(prompts, SAMPLING)
     assert texts == engine.generate(prompts, SAMPLING)
     assert texts != engine.generate(prompts, SAMPLING | {"seed": 4})
@@ -228,16 +228,16 @@ def test_texts_are_decided_by_the_seed_and_not_by_what_is_drawn_beside_them(prep
     for prompt, draws in zip(prompts, texts, strict=True):
         assert [draw.ids for draw in engine.generate([prompt], SAMPLING)[0]] == [draw.ids for draw in draws]
     for draw in (draw for draws in texts for draw in draws):
-        assert corpus.tokenizer.end not in draw.ids and (draw.finished or len(draw.ids) == 20)
+        assert corpus.tokenizer.eos_id not in draw.ids and (draw.finished or len(draw.ids) == 20)
 
 
 def test_a_text_s_log_probability_is_that_of_the_model_itself(prepared):
     run, corpus, model = prepared
     engine = train(run, corpus, model)
-    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech")]
+    prompts = [corpus.layout.prompt_ids(text) for text in ("", "Neural speech")]
     for prompt, draws in zip(prompts, engine.generate(prompts, SAMPLING | {"top_k": 5}), strict=True):
         for draw in draws:
-            nats, ids = [], [*draw.ids, *([corpus.tokenizer.end] if draw.finished else [])]
+            nats, ids = [], [*draw.ids, *([corpus.tokenizer.eos_id] if draw.finished else [])]
             for place, i in enumerate(ids):
                 nats.append(engine.next([[*prompt, *ids[:place]]])[0, i])
             assert draw.logprob == pytest.approx(np.mean(nats), abs=1e-4)
@@ -247,11 +247,11 @@ def test_what_comes_next_agrees_with_the_losses_and_prompts_may_differ_in_length
     run, corpus, model = prepared
     engine = train(run, corpus, model)
     document = corpus.documents("valid")[0]
-    prompts = [[corpus.tokenizer.end, *document[:n].tolist()] for n in range(len(document))]
+    prompts = [[corpus.tokenizer.eos_id, *document[:n].tolist()] for n in range(len(document))]
     found = engine.next(prompts)
     assert found.shape == (len(prompts), len(corpus.tokenizer)) and found.dtype == np.float32
     assert np.exp(found).sum(axis=1) == pytest.approx(1, abs=1e-4)
-    ids = np.array([[corpus.tokenizer.end, *document]], np.int32)
+    ids = np.array([[corpus.tokenizer.eos_id, *document]], np.int32)
     nats = engine.losses(ids, np.ones((1, len(document)), np.float32))[0]
     assert -sum(found[n, i] for n, i in enumerate(document)) == pytest.approx(nats, abs=1e-3)
 
@@ -259,7 +259,7 @@ def test_what_comes_next_agrees_with_the_losses_and_prompts_may_differ_in_length
 def test_sampling_settings_hold(prepared):
     run, corpus, model = prepared
     engine = train(run, corpus, model)
-    prompt = corpus.layout.opening("")
+    prompt = corpus.layout.prompt_ids("")
     (greedy,) = engine.generate([prompt], SAMPLING | {"top_k": 1})
     assert len({str(draw.ids) for draw in greedy}) == 1
     (nucleus,) = engine.generate([prompt], SAMPLING | {"top_p": 1e-6})
@@ -283,7 +283,7 @@ def test_what_cannot_be_drawn_is_refused(prepared, settings, said):
     run, corpus, model = prepared
     engine = engines.start(run, model, corpus, 1)
     with pytest.raises(RequestError, match=said):
-        engine.generate([corpus.layout.opening("")], SAMPLING | settings)
+        engine.generate([corpus.layout.prompt_ids("")], SAMPLING | settings)
 
 
 def test_a_training_that_does_not_fit_is_refused_with_what_would(prepared, monkeypatch):

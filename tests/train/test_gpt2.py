@@ -16,7 +16,7 @@ from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import models
 from titlesmith import train as engines
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import harvest
 from titlesmith.runs.record import Run
@@ -314,14 +314,14 @@ def test_draws_end_at_the_end_of_text_or_at_the_limit(prepared):
     (draws,) = engine.generate([engine.tokenizer.prompt("", False)], SAMPLING | {"count": 40})
     assert any(d.finished for d in draws)
     for draw in draws:
-        assert engine.tokenizer.end not in draw.ids
+        assert engine.tokenizer.eos_id not in draw.ids
         assert draw.finished or len(draw.ids) == SAMPLING["max_tokens"]
         assert draw.logprob < 0
 
 
 def test_log_probabilities_are_those_of_the_loss(prepared):
     engine = train(*prepared)
-    end = engine.tokenizer.end
+    end = engine.tokenizer.eos_id
     (draws,) = engine.generate([[end]], SAMPLING | {"temperature": 0.5, "top_k": 20})
     for draw in draws:
         ids = [end, *draw.ids, *([end] if draw.finished else [])]
@@ -338,7 +338,7 @@ def test_sampling_is_cut_to_the_likeliest_tokens(prepared):
     ids, learned = np.array([[*prompt, i] for i in range(len(engine.tokenizer))]), np.ones((len(engine.tokenizer), 1))
     order = np.argsort(engine.losses(ids, learned))
     (draws,) = engine.generate([prompt], SAMPLING | {"count": 200, "top_k": 3})
-    firsts = {d.ids[0] if d.ids else engine.tokenizer.end for d in draws}
+    firsts = {d.ids[0] if d.ids else engine.tokenizer.eos_id for d in draws}
     assert firsts == set(order[:3].tolist())
 
 
@@ -362,8 +362,8 @@ def test_the_loss_of_a_template_with_a_prompt_counts_completions_only(project, m
     documents = corpus.documents("test")
     nats = tokens = 0.0
     for document in documents:
-        ids = np.concatenate([[corpus.tokenizer.end], document])
-        split = document.tolist().index(corpus.tokenizer.newline) + 1
+        ids = np.concatenate([[corpus.tokenizer.eos_id], document])
+        split = document.tolist().index(corpus.tokenizer.newline_id) + 1
         nats += engine.losses(ids[None], (np.arange(len(document)) >= split)[None].astype(float))[0]
         tokens += len(document) - split
     assert engine.loss(documents) == pytest.approx(nats / tokens, rel=1e-5)

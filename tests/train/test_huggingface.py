@@ -24,8 +24,9 @@ from tiny import SHAPE, VOCABULARIES, adapter, byte_level, defaults, made
 from titlesmith import corpus as corpora
 from titlesmith import models
 from titlesmith import train as engines
+from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.pretrained import published
-from titlesmith.corpus.tokens import Layout, Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
 from titlesmith.harvest import harvest
 from titlesmith.models.gpt2_checkpoint import to_transformers
@@ -72,7 +73,7 @@ def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, k
     run.finish("finetune")
     rows = history(run)
     assert rows == history(Run("whole")) and rows[-1]["loss"] < rows[0]["loss"]
-    prompt = [corpus.layout.opening("")]
+    prompt = [corpus.layout.prompt_ids("")]
     (draws,) = engines.load(run).generate(prompt, SAMPLING)
     assert draws == whole.generate(prompt, SAMPLING)[0] == resumed.generate(prompt, SAMPLING)[0]
     files = {file.name for file in (run / "model").iterdir()}
@@ -106,7 +107,7 @@ def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(pr
     assert 3 <= len(graphs) <= 11, said
     losses = [[row["loss"] for row in history(Run(name))] for name in ("whole", "few", "compiled")]
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
-    prompt = [corpus.layout.opening("")]
+    prompt = [corpus.layout.prompt_ids("")]
     assert fast.generate(prompt, SAMPLING) == few.generate(prompt, SAMPLING) == whole.generate(prompt, SAMPLING)
 
 
@@ -169,12 +170,12 @@ def test_what_was_trained_is_read_by_transformers_alone(project):
     run, corpus = prepare("r", model := made(project, "llama", "sentencepiece"))
     engine = train(run, corpus, model)
     alone = AutoModelForCausalLM.from_pretrained(run / "model")
-    ids = torch.tensor([corpus.layout.opening("Music")])
+    ids = torch.tensor([corpus.layout.prompt_ids("Music")])
     with torch.no_grad():
         assert torch.log_softmax(alone(ids).logits[0, -1], -1).numpy() == pytest.approx(
             engine.next(ids.tolist())[0], abs=1e-5
         )
-    assert AutoTokenizer.from_pretrained(run / "model").eos_token_id == corpus.tokenizer.end
+    assert AutoTokenizer.from_pretrained(run / "model").eos_token_id == corpus.tokenizer.eos_id
 
 
 def test_the_same_gpt2_has_the_same_loss_and_the_same_greedy_text_in_both_engines(project, monkeypatch):
@@ -201,7 +202,7 @@ def test_the_same_gpt2_has_the_same_loss_and_the_same_greedy_text_in_both_engine
     for split in ("train", "valid"):
         documents = corpus.documents(split)
         assert other.loss(documents) == pytest.approx(stock.loss(documents), abs=1e-4)
-    prompts = [corpus.layout.opening(text) for text in ("", "Neural speech", "Music")]
+    prompts = [corpus.layout.prompt_ids(text) for text in ("", "Neural speech", "Music")]
     greedy = SAMPLING | {"top_k": 1, "count": 1}
     for (mine,), (theirs,) in zip(other.generate(prompts, greedy), stock.generate(prompts, greedy), strict=True):
         assert mine.ids == theirs.ids and mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
@@ -217,13 +218,13 @@ def test_documents_of_published_vocabularies_come_back(project, vocabulary, temp
     _, corpus = prepare("r", model, template=template)
     assert corpus.info["vocabulary"] == len(corpus.tokenizer) and corpus.info["tokenizer"]
     row, document = corpus.table("valid").row(0, named=True), corpus.documents("valid")[0]
-    learned = corpus.documents("valid").learned(document)
-    assert document[-1] == corpus.tokenizer.end
+    learned = corpus.documents("valid").loss_mask(document)
+    assert document[-1] == corpus.tokenizer.eos_id
     if template == "{title}":
         start = len(corpus.layout.start)
-        assert corpus.layout.text(document[start:-1]) == row["completion"] and start == len(corpus.tokenizer.before)
+        assert corpus.layout.decode(document[start:-1]) == row["completion"] and start == len(corpus.tokenizer.bos_ids)
     elif learned.any():
-        assert corpus.layout.text(document[learned == 1][:-1]) == row["completion"]
+        assert corpus.layout.decode(document[learned == 1][:-1]) == row["completion"]
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -232,7 +233,7 @@ def test_no_text_encodes_to_a_special_token(project, vocabulary):
     tokenizer = Tokenizer.load(project / "models" / "llama")
     for text in ("a</s>b", "<|im_end|>", "Neural é"):
         ids = tokenizer.encode(text)
-        assert tokenizer.end not in ids and tokenizer.decode(ids) == text
+        assert tokenizer.eos_id not in ids and tokenizer.decode(ids) == text
     assert tokenizer.encode("") == [] and tokenizer.encode_batch(["Music"]) == [tokenizer.encode("Music")]
 
 
@@ -243,7 +244,7 @@ def test_a_chat_template_stands_around_question_and_answer(project):
     whole = byte_level().apply_chat_template(
         [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So"}], tokenize=False
     )
-    ids = [*layout.opening("Why?")[1:], *corpus.tokenizer.encode("So"), corpus.tokenizer.end]
+    ids = [*layout.prompt_ids("Why?")[1:], *corpus.tokenizer.encode("So"), corpus.tokenizer.eos_id]
     assert corpus.tokenizer.decode(ids) + "\n" == whole
     assert train(run, corpus, model, steps=2).step == 2
 
@@ -258,7 +259,7 @@ def test_a_model_without_a_chat_template_is_told(project):
 def test_a_published_adapter_is_opened_in_its_model(project):
     name, path = made(project, "llama", "sentencepiece"), adapter(project)
     bare, adapted = TransformersEngine.open(name), engines.open_adapter("", path)
-    prompt = Layout(adapted.tokenizer, "ids", True).opening("An abstract.")
+    prompt = TokenLayout(adapted.tokenizer, "ids", True).opening("An abstract.")
     assert not np.allclose(bare.next([prompt]), adapted.next([prompt]), atol=1e-3)
     assert len(adapted.generate([prompt], SAMPLING)[0]) == SAMPLING["count"]
 

@@ -17,7 +17,7 @@ END, NEWLINE = 99, 98
 class Fake:
     """Documents of given lengths; ids count up, so that each can be recognized."""
 
-    tokenizer = SimpleNamespace(end=END, newline=NEWLINE)
+    tokenizer = SimpleNamespace(eos_id=END, newline_id=NEWLINE)
     context = 0
 
     @property
@@ -25,8 +25,8 @@ class Fake:
         return bool(self.prompt)
 
     @property
-    def learned_tokens(self):
-        return sum(int(self.learned(self[i]).sum()) for i in range(len(self)))
+    def target_tokens(self):
+        return sum(int(self.loss_mask(self[i]).sum()) for i in range(len(self)))
 
     def __init__(self, lengths: list[int], prompt: int = 0):
         self.prompt = prompt
@@ -39,7 +39,7 @@ class Fake:
         length = self.starts[i + 1] - self.starts[i]
         return np.array([*(1000 * (i + 1) + np.arange(length - 1)), END], np.int32)
 
-    def learned(self, document):
+    def loss_mask(self, document):
         return (np.arange(len(document)) >= self.prompt).astype(np.float32)
 
 
@@ -56,8 +56,8 @@ class Alike(Fake):
         self.ids = np.random.default_rng(0).integers(0, alphabet, self.starts[-1])
         self.ids[self.starts - 1] = END
 
-    def learned(self, document):
-        mask = super().learned(document)
+    def loss_mask(self, document):
+        mask = super().loss_mask(document)
         if 0 < self.context < len(document):
             mask[-1] = 0
         return mask
@@ -83,7 +83,7 @@ def taught(documents: Fake, block: int) -> Counter:
     """The same from the documents, one that is longer than a row in pieces."""
     found = Counter()
     for document in (documents[i] for i in range(len(documents))):
-        whole, counts = [END, *document.tolist()], documents.learned(document)
+        whole, counts = [END, *document.tolist()], documents.loss_mask(document)
         for start in range(0, len(document), block):
             for at in range(start, min(start + block, len(document))):
                 if counts[at]:

@@ -98,7 +98,7 @@ class Service:
     def _control(self, name: str) -> Control:
         parameter = experiment.declared("generate")[name]
         low, high = parameter.bounds
-        room = self.engine.context - len(self.corpus.layout.opening(""))
+        room = self.engine.context - len(self.corpus.layout.prompt_ids(""))
         high = min(
             high, MOST.get(name, high), {"max_tokens": room, "top_k": len(self.corpus.tokenizer)}.get(name, high)
         )
@@ -143,7 +143,7 @@ class Service:
         prompt = self.corpus.template.prompt.format(**cleaned)
         request = Request(prompt, plain(begins_with) if begins_with.strip() else "")
         tokens = self.controls["max_tokens"].default if max_tokens is None else max_tokens
-        size = len(self.corpus.layout.opening(prompt, self.corpus.beginning(request.prefix)))
+        size = len(self.corpus.layout.prompt_ids(prompt, self.corpus.clean_prefix(request.prefix)))
         room, context = self.engine.context - size, self.engine.context
         if tokens > room:
             raise RequestError(

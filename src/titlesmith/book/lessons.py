@@ -49,14 +49,14 @@ def ask(report: Report) -> dict:
     corpus, engine = Corpus(report), engines.load(report)
     documents, decode = corpus.documents("test"), corpus.tokenizer.decode
     some = [documents[i] for i in range(min(200, len(documents)))]
-    text = min(some, key=lambda ids: abs(documents.learned(ids).sum() - 14))
-    ids = np.concatenate([[corpus.tokenizer.end], text])
-    places = np.flatnonzero(documents.learned(text))[:24]  # place i of the text is column i + 1 of the ids
+    text = min(some, key=lambda ids: abs(documents.loss_mask(ids).sum() - 14))
+    ids = np.concatenate([[corpus.tokenizer.eos_id], text])
+    places = np.flatnonzero(documents.loss_mask(text))[:24]  # place i of the text is column i + 1 of the ids
     nats = _surprise(engine, np.tile(ids, (len(places), 1)), places)
 
     sampling = report.record("generate")["settings"]
     prefix = "" if corpus.has_prompt else next(filter(None, sampling["prefixes"]), "")
-    opening = ids[: places[0] + 1] if corpus.has_prompt else np.array(corpus.layout.opening(prefix))
+    opening = ids[: places[0] + 1] if corpus.has_prompt else np.array(corpus.layout.prompt_ids(prefix))
     counts = np.bincount(corpus.documents("train").ids[: 2**22], minlength=len(corpus.tokenizer))
     frequent = np.argsort(-counts, kind="stable")[:CANDIDATES]
     rows = np.concatenate([np.tile(opening, (len(frequent), 1)), frequent[:, None]], axis=1)

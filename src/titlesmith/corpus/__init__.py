@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from titlesmith.corpus.corpus import SPLITS, Corpus, Form, build, check
+    from titlesmith.corpus.corpus import SPLITS, Corpus, DocumentFormat, build, check
 
-__all__ = ["SPLITS", "Corpus", "Form", "build", "check"]
+__all__ = ["SPLITS", "Corpus", "DocumentFormat", "build", "check"]
 
 
 def __getattr__(name: str) -> object:

@@ -12,11 +12,13 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from tqdm import tqdm
 
+from titlesmith.corpus.documents import Writer
+from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.papers import SLICE, Papers
 from titlesmith.corpus.select import Selection, select
 from titlesmith.corpus.split import SPLITS, split
 from titlesmith.corpus.template import template
-from titlesmith.corpus.tokens import Layout, Tokenizer, Writer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.runs.record import Run, digest, replacing, write_json
 
@@ -71,7 +73,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     else:
         tokenizer = Tokenizer.learn(_sample(papers, where == 0, delimiters), settings["vocabulary"])
     saved = tokenizer.save(folder)
-    layout = Layout(tokenizer, delimiters, bool(chosen.prompt))
+    layout = TokenLayout(tokenizer, delimiters, bool(chosen.prompt))
     figures = []
     with tqdm(total=len(days), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
@@ -114,13 +116,13 @@ def _sample(papers: Papers, train: np.ndarray, delimiters: str) -> Iterator[str]
     rows = np.flatnonzero(train)
     wanted = np.zeros(len(papers), bool)
     wanted[rows[:: -(-len(rows) // SAMPLE)]] = True
-    layout = Layout(Tokenizer.learn([], 257), delimiters, bool(papers.template.prompt))
+    layout = TokenLayout(Tokenizer.learn([], 257), delimiters, bool(papers.template.prompt))
     for batch in papers.batches(wanted):
         yield from map(layout.join, batch["prompt"], batch["completion"])
 
 
 def tokenize(
-    batches: Iterator[pl.DataFrame], layout: Layout, settings: dict, context: int, selection: Selection, bar: tqdm
+    batches: Iterator[pl.DataFrame], layout: TokenLayout, settings: dict, context: int, selection: Selection, bar: tqdm
 ) -> Iterator[tuple[list[list[int]], pl.DataFrame]]:
     """Documents of a split as ids, and beside them their texts and figures.
 
@@ -157,7 +159,7 @@ def tokenize(
 
 
 def _encoded(
-    batches: Iterator[pl.DataFrame], layout: Layout
+    batches: Iterator[pl.DataFrame], layout: TokenLayout
 ) -> Iterator[tuple[pl.DataFrame, list[list[int]], list[list[int]]]]:
     """Batches in their order, with the ids of their prompts and of their completions.
 
@@ -186,7 +188,9 @@ def _encoded(
             os.environ[PARALLELISM] = before
 
 
-def write_split(path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFrame]], layout: Layout) -> pl.DataFrame:
+def write_split(
+    path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFrame]], layout: TokenLayout
+) -> pl.DataFrame:
     """Writes a split's three files; gives the figures of each batch by category."""
     figures = []
 

@@ -9,19 +9,21 @@ import polars as pl
 
 from titlesmith.corpus import building
 from titlesmith.corpus.clean import clean
+from titlesmith.corpus.documents import Documents
+from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.select import check_patterns
 from titlesmith.corpus.split import SPLITS
 from titlesmith.corpus.template import DERIVED, Template, check_fields, template
-from titlesmith.corpus.tokens import Documents, Layout, Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
 from titlesmith.runs.record import Run
 
-__all__ = ["SPLITS", "Corpus", "Form", "build", "check"]
+__all__ = ["SPLITS", "Corpus", "DocumentFormat", "build", "check"]
 FREE = ("csv", "alpaca", "rss")  # sources that may bring fields of their own
 
 
-class Form:
+class DocumentFormat:
     """What documents look like, in text and in ids.
 
     Attributes
@@ -38,7 +40,7 @@ class Form:
 
     def __init__(self, template: Template, tokenizer: Tokenizer, delimiters: str = "ids", lowercase: bool = False):
         self.template, self.tokenizer, self.lowercase = template, tokenizer, lowercase
-        self.layout = Layout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt)
+        self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt)
 
     @property
     def has_prompt(self) -> bool:
@@ -49,13 +51,13 @@ class Form:
         """A text as a document of this corpus has it."""
         return clean(text).lower() if self.lowercase else clean(text)
 
-    def beginning(self, text: str) -> str:
+    def clean_prefix(self, text: str) -> str:
         """The beginning of a text as a document of this corpus has it; a space at its end is kept."""
         cleaned = self.clean(text)
         return cleaned + " " * (text[-1:].isspace() and bool(cleaned))
 
 
-class Corpus(Form):
+class Corpus(DocumentFormat):
     """A finished corpus, read from its folder.
 
     Attributes

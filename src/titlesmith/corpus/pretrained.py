@@ -8,7 +8,8 @@ from threading import local
 from tokenizers import Tokenizer as Codec
 from tokenizers.processors import TemplateProcessing
 
-from titlesmith.corpus.tokens import END, Layout, Tokenizer
+from titlesmith.corpus.layout import TokenLayout
+from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.runs.record import replacing
 
@@ -27,12 +28,12 @@ def published(tokenizer: Tokenizer) -> "Pretrained":
     return Pretrained(codec.to_str(), {"eos_token": END, "bos_token": END})
 
 
-def save_alone(layout: Layout, context: int, folder: Path) -> tuple[str, ...]:
+def save_alone(layout: TokenLayout, context: int, folder: Path) -> tuple[str, ...]:
     """Writes a vocabulary for use without titlesmith, and gives the names of its files.
 
-    What transformers reads from them puts around a text what `Layout.opening` does: a text is a prompt, or a beginning
-    where documents have no prompt, and a pair of texts is both. No text encodes to a special token, as here, unless the
-    model has a chat template, which needs that.
+    The tokenizer that transformers reads from them adds the same ids as `TokenLayout.prompt_ids`: a text is a prompt,
+    or a prefix where documents have no prompt, and a pair of texts is a prompt and a prefix. No text encodes to a
+    special token, as here, unless the model has a chat template, which needs that.
 
     Parameters
     ----------
@@ -45,15 +46,15 @@ def save_alone(layout: Layout, context: int, folder: Path) -> tuple[str, ...]:
     """
     tokenizer = published(layout.tokenizer)
     codec, pieces = Codec.from_str(tokenizer._json), tokenizer._pieces
-    around = {"before": [tokenizer.end, *layout.start], "between": layout.separator}
+    around = {"before": [tokenizer.eos_id, *layout.start], "between": layout.separator}
     named = [{"id": name, "ids": ids, "tokens": [pieces[i] for i in ids]} for name, ids in around.items() if ids]
     single = ["before", "$A", *(["between"] if layout.separator else [])]
     codec.post_processor = TemplateProcessing(single=single, pair=[*single, "$B"], special_tokens=named)
     codec.no_padding()
     codec.no_truncation()
     settings = {
-        "eos_token": pieces[tokenizer.end],
-        "pad_token": pieces[tokenizer.end],
+        "eos_token": pieces[tokenizer.eos_id],
+        "pad_token": pieces[tokenizer.eos_id],
         "padding_side": "left",
         "model_max_length": context,
         "split_special_tokens": "chat_template" not in tokenizer._settings,
@@ -91,10 +92,10 @@ class Pretrained(Tokenizer):
         self._json, self._settings, self._threads = codec, settings, local()
         self.vocabulary = self._codec.get_vocab(with_added_tokens=True)
         self._length = max(self.vocabulary.values()) + 1
-        self.end = self._end()
-        self.newline = next((self.vocabulary[piece] for piece in NEWLINES if piece in self.vocabulary), None)
+        self.eos_id = self._end()
+        self.newline_id = next((self.vocabulary[piece] for piece in NEWLINES if piece in self.vocabulary), None)
         whole, bare = (self._codec.encode("a", add_special_tokens=special).ids for special in (True, False))
-        self.before = tuple(whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)])
+        self.bos_ids = tuple(whole[: next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)])
 
     def __len__(self) -> int:
         return self._length
@@ -122,7 +123,7 @@ class Pretrained(Tokenizer):
 
     @cached_property
     def _sorted(self) -> list[str]:
-        return sorted(self._codec.get_vocab(with_added_tokens=False).keys() - {self._pieces[self.end]})
+        return sorted(self._codec.get_vocab(with_added_tokens=False).keys() - {self._pieces[self.eos_id]})
 
     @classmethod
     def load(cls, folder: Path) -> "Pretrained":
@@ -161,19 +162,19 @@ class Pretrained(Tokenizer):
     def marker(self, text: str) -> list[int]:
         """See `Tokenizer.marker`; special tokens in it are ids of their own."""
         if text == "\n":
-            if self.newline is None:
+            if self.newline_id is None:
                 raise RequestError(
                     "corpus.delimiters: this model's vocabulary has no newline to stand between a prompt and its "
                     "completion; set it to text"
                 )
-            return [self.newline]
+            return [self.newline_id]
         codec = Codec.from_str(self._json)
         codec.no_padding()
         codec.no_truncation()
         return codec.encode(text, add_special_tokens=False).ids
 
     def chat(self) -> tuple[str, str, str]:
-        """See `Tokenizer.chat`; the end of text behind an answer is left to `Layout`."""
+        """See `Tokenizer.chat`; the end of text behind an answer is left to `TokenLayout`."""
         template = self._settings.get("chat_template")
         if isinstance(template, list):  # several, by name
             template = {named["name"]: named["template"] for named in template}.get("default")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from titlesmith.corpus.tokens import Documents
+from titlesmith.corpus.documents import Documents
 from titlesmith.evaluate.figures import Figure, MissingError, ratio
 from titlesmith.train.loop import Engine
 

@@ -78,7 +78,7 @@ def _generation(settings: dict, corpus: Corpus, embeddings: int) -> "GenerationC
     """Settings of sampling in the library's words; ids behind the tokenizer's last are never drawn."""
     from transformers import GenerationConfig
 
-    end, drawn = corpus.tokenizer.end, settings["beams"] == 1
+    end, drawn = corpus.tokenizer.eos_id, settings["beams"] == 1
     beyond = list(range(len(corpus.tokenizer), embeddings))
     return GenerationConfig(
         do_sample=drawn,
@@ -103,7 +103,7 @@ def _check_ids(corpus: Corpus, folder: Path) -> None:
     for row in corpus.scan("test").head(CHECKED).collect().iter_rows(named=True):
         text, rest = row["prompt"] or row["completion"], row["completion"] if corpus.has_prompt else ""
         ids = tokenizer(text, *([rest] if rest else []), verbose=False)["input_ids"]
-        if ids != corpus.layout.opening(text, rest):
+        if ids != corpus.layout.prompt_ids(text, rest):
             raise RunError(
                 f"{folder.name}: the transformers library makes other tokens of {text[:60]!r} than the model has "
                 "learned; nothing was exported"

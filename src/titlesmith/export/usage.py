@@ -2,7 +2,7 @@
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import Template
-from titlesmith.corpus.tokens import END
+from titlesmith.corpus.tokenizer import END
 
 EXAMPLES = {
     "abstract": "We study how people hear speech in noise. Listeners understand more where the noise moves.",

@@ -18,7 +18,7 @@ from ctranslate2.converters import Converter
 from ctranslate2.converters.openai_gpt2 import set_decoder
 from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
-from titlesmith.corpus.tokens import END, Tokenizer
+from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RunError
 from titlesmith.models import HYPERPARAMETERS, gpt2_checkpoint
 from titlesmith.train.loop import SAMPLING, Draw, Engine, sampling
@@ -139,7 +139,7 @@ class Exported:
             min_length=settings["min_tokens"],
             include_prompt_in_result=False,
             return_end_token=True,
-            end_token=[self.tokenizer.end],
+            end_token=[self.tokenizer.eos_id],
             return_scores=True,  # the mean log-probability of ids and end, untempered, over the whole vocabulary
         )
         draws = []
@@ -152,7 +152,7 @@ class Exported:
         return draws
 
     def _draw(self, ids: list[int], score: float) -> Draw:
-        finished = ids[-1] == self.tokenizer.end
+        finished = ids[-1] == self.tokenizer.eos_id
         return Draw(ids[: len(ids) - finished], float(score), finished)
 
     def scores(self, rows: list[list[int]], generator: ctranslate2.Generator | None = None) -> list[np.ndarray]:

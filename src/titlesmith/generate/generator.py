@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
-from titlesmith.corpus import Corpus, Form
+from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.clean import fold
 from titlesmith.errors import RequestError
 from titlesmith.generate.nearest import Nearest, Unknown
@@ -45,7 +45,11 @@ def is_clean(text: str, prefix: str = "") -> bool:
 
 
 def draw(
-    engine: Engine, corpus: Form, requests: list[Request], settings: dict, nearest: Nearest | Unknown | None = None
+    engine: Engine,
+    corpus: DocumentFormat,
+    requests: list[Request],
+    settings: dict,
+    nearest: Nearest | Unknown | None = None,
 ) -> Iterator[dict]:
     """Draws ``count`` texts for each request, in shared batches.
 
@@ -167,7 +171,7 @@ class Drawing:
     def __init__(
         self,
         engine: Engine,
-        corpus: Form,
+        corpus: DocumentFormat,
         requests: list[Request],
         settings: dict,
         nearest: Nearest | Unknown | None = None,
@@ -200,7 +204,7 @@ class Drawing:
         for request in self.requests:
             if request.prompt and not self.corpus.has_prompt:
                 raise RequestError(f"the template of this run takes no prompt: {request.prompt[:60]!r}. Use a prefix")
-            takes = len(self.corpus.layout.opening(request.prompt, self.corpus.beginning(request.prefix)))
+            takes = len(self.corpus.layout.prompt_ids(request.prompt, self.corpus.clean_prefix(request.prefix)))
             longest, size = max((longest, size), (request, takes), key=lambda pair: pair[1])
         given = max(longest.prefix, longest.prompt, key=len)
         shown = f"{given[:60]!r}{'...' * (len(given) > 60)}"
@@ -268,16 +272,16 @@ class Drawing:
     def _begin(self, number: int) -> Beginnings:
         if number not in self._beginnings:
             request, longest = self.requests[number], self.engine.context - self.settings["max_tokens"]
-            prefix = self.corpus.beginning(request.prefix)
+            prefix = self.corpus.clean_prefix(request.prefix)
             self._beginnings[number] = beginnings(self.engine, self.corpus, request.prompt, prefix, longest)
         return self._beginnings[number]
 
     def _row(self, number: int, way: int, draw: Draw) -> dict:
         request, begin, layout = self.requests[number], self._begin(number), self.corpus.layout
-        completion = begin.ids[way][len(layout.opening(request.prompt)) :] + draw.ids
+        completion = begin.ids[way][len(layout.prompt_ids(request.prompt)) :] + draw.ids
         # Cut by bytes, so that a character whose bytes lie in two tokens comes out whole
-        rest = layout.tokenizer.rest(self.corpus.beginning(request.prefix), completion)
-        rest, stopped = layout.until_stop(rest)
+        rest = layout.tokenizer.decode_after(self.corpus.clean_prefix(request.prefix), completion)
+        rest, stopped = layout.cut_at_stop(rest)
         text, tokens = request.prefix + rest, begin.beyond[way] + len(draw.ids)
         nats = begin.logprob[way] + draw.logprob * (len(draw.ids) + draw.finished)
         return {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titlesmith.corpus import Corpus, Form
+from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError
 from titlesmith.train.loop import SAMPLING
@@ -33,7 +33,7 @@ class Request:
     paper: str | None = None
 
 
-def requests(corpus: Form, settings: dict) -> list[Request]:
+def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
     """Each prompt with each prefix.
 
     Parameters
@@ -67,7 +67,7 @@ def held_out(corpus: Corpus, count: int, tokens: int) -> list[tuple[str, str]]:
         return []
     table = corpus.scan("test").select("prompt", "id").collect()
     sizes = np.array(list(map(len, corpus.tokenizer.encode_batch(table["prompt"].to_list()))))
-    room = corpus.info["context"] - tokens - len(corpus.layout.opening(""))
+    room = corpus.info["context"] - tokens - len(corpus.layout.prompt_ids(""))
     fitting = np.flatnonzero(sizes <= room)
     if not len(fitting):
         raise RequestError(

@@ -79,7 +79,7 @@ def relevance(corpus: Corpus, prefixes: list[str]) -> list[Relevance]:
     if not prefixes:
         return []
     texts = corpus.scan("train").select(text=pl.col("completion").str.to_lowercase())
-    begun = {prefix: corpus.beginning(prefix).lower() for prefix in prefixes}
+    begun = {prefix: corpus.clean_prefix(prefix).lower() for prefix in prefixes}
     words = {prefix: _words(text) for prefix, text in begun.items()}
     met = [pl.len()]
     met += [pl.col("text").str.starts_with(text).sum().alias(f"begins {prefix}") for prefix, text in begun.items()]

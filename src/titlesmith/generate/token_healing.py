@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titlesmith.corpus import Form
+from titlesmith.corpus import DocumentFormat
 from titlesmith.train.loop import Engine
 
 
@@ -45,7 +45,7 @@ class Beginnings:
         return order[rng.choice(len(order), count, p=weight / weight.sum())].tolist()
 
 
-def beginnings(engine: Engine, corpus: Form, prompt: str, prefix: str, longest: int) -> Beginnings:
+def beginnings(engine: Engine, corpus: DocumentFormat, prompt: str, prefix: str, longest: int) -> Beginnings:
     """How a text may begin that begins with a prefix.
 
     Parameters
@@ -59,14 +59,14 @@ def beginnings(engine: Engine, corpus: Form, prompt: str, prefix: str, longest: 
     longest
         The most ids that leave room for the text.
     """
-    opening = corpus.layout.opening(prompt)
+    opening = corpus.layout.prompt_ids(prompt)
     if not prefix:
         return Beginnings([opening], np.zeros(1), [False])
     tokenizer = corpus.tokenizer
-    head, found = tokenizer.covers(prefix)
+    head, found = tokenizer.cover_encodings(prefix)
     found = {begun: ids for begun, ids in found.items() if len(opening) + len(head) + len(begun) < longest}
     begins = [[*head, *begun, i] for begun, ids in found.items() for i in ids]
-    ways, beyond = [opening + ids for ids in begins], [tokenizer.goes_beyond(prefix, ids) for ids in begins]
+    ways, beyond = [opening + ids for ids in begins], [tokenizer.extends(prefix, ids) for ids in begins]
     if len(ways) == 1:
         return Beginnings(ways, np.zeros(1), beyond)
     states = sorted({begun[:size] for begun in found for size in range(len(begun) + 1)})

@@ -97,7 +97,7 @@ def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dic
     rows, lower = [], run.record("corpus")["settings"]["lowercase"]
     for title, abstract in read(root() / settings["path"]):
         prompt = corpus.template.prompt.format(abstract=abstract.lower() if lower else abstract)
-        opening = corpus.layout.opening(prompt)
+        opening = corpus.layout.prompt_ids(prompt)
         tokens = min(TOKENS, engine.context - len(opening))
         if tokens < SHORTEST:
             why = f"the abstract has {len(opening):,} tokens, and the model reads {engine.context:,}"
@@ -106,7 +106,7 @@ def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dic
         given = SAMPLING | run.record("generate")["settings"] | {"seed": settings["seed"], "count": COUNT}
         draws = engine.generate([opening], given | {"beams": 1, "min_tokens": 0, "max_tokens": tokens})[0]
         draws = sorted(draws, key=lambda draw: -draw.logprob)
-        rows.append({"title": title, "titles": [corpus.layout.text(draw.ids) for draw in draws]})
+        rows.append({"title": title, "titles": [corpus.layout.decode(draw.ids) for draw in draws]})
     return rows
 
 

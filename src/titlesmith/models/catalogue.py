@@ -10,7 +10,7 @@ import math
 import re
 from pathlib import Path
 
-from titlesmith.corpus.tokens import FILES
+from titlesmith.corpus.tokenizer import FILES
 from titlesmith.errors import RequestError
 from titlesmith.models import hub
 from titlesmith.runs.record import root

@@ -16,7 +16,7 @@ from filelock import FileLock
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from safetensors import SafetensorError, safe_open
 
-from titlesmith.corpus.tokens import FILES
+from titlesmith.corpus.tokenizer import FILES
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.models import hub
 from titlesmith.models.catalogue import GPT2, HYPERPARAMETERS, folder, missing_files, model_path, shapes

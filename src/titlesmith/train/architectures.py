@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 
 WORTH = 5e15  # operations of a training, about a minute of a large GPU's, of which compiling takes a part only
@@ -43,8 +43,8 @@ def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTraine
         num_attention_heads=hyperparameters["n_head"],
         max_position_embeddings=hyperparameters["n_ctx"],
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.end,
-        eos_token_id=tokenizer.end,
+        bos_token_id=tokenizer.eos_id,
+        eos_token_id=tokenizer.eos_id,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -15,7 +15,8 @@ import numpy as np
 
 from titlesmith import models
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.tokens import Documents, Tokenizer
+from titlesmith.corpus.documents import Documents
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
@@ -168,7 +169,7 @@ class GPT2Engine(Engine):
 
     def loss(self, documents: Documents) -> float:
         """See `Engine.loss`; once it trains, in rows that hold each of the documents, with the products of training."""
-        step, tokens = self._trainer, documents.learned_tokens
+        step, tokens = self._trainer, documents.target_tokens
         if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
             return super().loss(documents)
         self._write_back()
@@ -229,7 +230,7 @@ class GPT2Engine(Engine):
             kind = tf.as_dtype(precision({"precision": "auto"}))
             with self._session.graph.as_default():
                 self._decoder = Decoder(model, self.hyperparameters, kind, self._session)
-            self._sampler = Sampler(self._decoder, self.tokenizer.end)
+            self._sampler = Sampler(self._decoder, self.tokenizer.eos_id)
         if not self._fresh:
             self._decoder.refresh()
             self._fresh = True

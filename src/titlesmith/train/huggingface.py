@@ -26,7 +26,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
 from titlesmith.corpus.pretrained import published
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.generate import huggingface as decoding
 from titlesmith.models.weights import STATE, read, with_adapter
@@ -266,7 +266,7 @@ class TransformersEngine(Engine):
         if any(isinstance(window, int) and 0 < window < block for window in back):
             return False
         one, other = np.random.default_rng(1).integers(0, len(self.tokenizer), (2, half), np.int32)
-        first, both = [self.tokenizer.end], slice(1, half + 1)
+        first, both = [self.tokenizer.eos_id], slice(1, half + 1)
         ids = np.array([[*first, *one, *other], [*first, *other, *one]], np.int32)
         place = np.arange(ids.shape[1], dtype=np.int32)
         positions, until = place - half * (place > half), np.where((place > 0) & (place <= half), half + 1, len(place))
@@ -342,7 +342,7 @@ class TransformersEngine(Engine):
             )
         found = []
         for first in range(0, len(prompts), ROWS):
-            given = decoding.left_padded(prompts[first : first + ROWS], self.tokenizer.end, self._model.device)
+            given = decoding.left_padded(prompts[first : first + ROWS], self.tokenizer.eos_id, self._model.device)
             width = given["input_ids"].shape[1]
             with torch.inference_mode():
                 positions = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
@@ -366,7 +366,7 @@ class TransformersEngine(Engine):
         self._model.eval()
         results: list[list[Draw]] = [[] for _ in prompts]
         for given, numbers, seeds in decoding.batches(prompts, settings, self._rows, self._ids):
-            ids = decoding.continued(self._model, given, seeds, settings, self.tokenizer.end, len(self.tokenizer))
+            ids = decoding.continued(self._model, given, seeds, settings, self.tokenizer.eos_id, len(self.tokenizer))
             each = len(ids) // len(given)
             draws = self._draws([prompt for prompt in given for _ in range(each)], ids)
             for i, draw in enumerate(draws):
@@ -375,8 +375,8 @@ class TransformersEngine(Engine):
 
     def _draws(self, prompts: list[list[int]], found: np.ndarray) -> list[Draw]:
         """What was written, with its loss under the model as it is, all texts side by side."""
-        texts = decoding.ended(found, self.tokenizer.end)
-        rows, learned = decoding.laid_out(prompts, texts, self.tokenizer.end)
+        texts = decoding.ended(found, self.tokenizer.eos_id)
+        rows, learned = decoding.laid_out(prompts, texts, self.tokenizer.eos_id)
         some = max(1, self.logits // len(self.tokenizer) // rows.shape[1])
         nats = np.concatenate(
             [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from titlesmith.corpus.tokens import Documents, Tokenizer
+from titlesmith.corpus.documents import Documents
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.train.packing import Batch, Rows, ahead, padded
 
@@ -336,14 +337,14 @@ class Probe:
         batches = corpus.scan("train").select("completion").collect_batches()
         self.corpus, self._known = corpus, {hash(fold(text)) for batch in batches for text in batch.to_series()}
         self._fold = fold
-        self.opening = corpus.layout.opening(corpus.scan("valid").head(1).collect()["prompt"].item())
+        self.opening = corpus.layout.prompt_ids(corpus.scan("valid").head(1).collect()["prompt"].item())
         self.sampling = SAMPLING | {"count": settings["probe"], "seed": settings["seed"]}
         self.sampling["max_tokens"] = min(self.sampling["max_tokens"], engine.context - len(self.opening))
 
     def texts(self, engine: "Engine") -> tuple[list[str], float]:
         """Texts, and the share that equals a training text after folding of case and space."""
         (draws,) = engine.generate([self.opening], self.sampling)
-        texts = [self.corpus.layout.text(draw.ids) for draw in draws]
+        texts = [self.corpus.layout.decode(draw.ids) for draw in draws]
         return texts, sum(hash(self._fold(text)) in self._known for text in texts) / len(texts)
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, count, zip_longest
 
 import numpy as np
 
-from titlesmith.corpus.tokens import Documents
+from titlesmith.corpus.documents import Documents
 
 CHUNK = 2**16  # documents that are packed together
 NEAR = 4096  # documents in the order of an epoch among which like beginnings are looked for
@@ -77,7 +77,7 @@ class Rows:
 
     def __init__(self, documents: Documents, batch: int, block: int, seed: int, apart: bool):
         self.documents, self.batch, self.block, self.seed, self.apart = documents, batch, block, seed, apart
-        self.epoch = documents.learned_tokens
+        self.epoch = documents.target_tokens
         self._begin()
         self.count = sum(len(rows) for rows in map(self._pack, *self._chunks(0)))
 
@@ -168,13 +168,13 @@ class Rows:
 
     def _fill(self, row: list[tuple[int, int, int]]) -> list[np.ndarray]:
         """The arrays of a row of a `Batch`; predictions as many as there are."""
-        documents, end_of_text = self.documents, self.documents.tokenizer.end
+        documents, end_of_text = self.documents, self.documents.tokenizer.eos_id
         whole = not documents.has_prompt and not documents.context  # every id of a document is learned
         texts, learned = [], []  # ids behind the one before them; which of these the loss counts
         for i, start, end in row:
             document = documents[i]
             texts.append([int(document[start - 1]) if start else end_of_text, *document[start:end].tolist()])
-            learned.append([1.0] * (end - start) if whole else documents.learned(document)[start:end].tolist())
+            learned.append([1.0] * (end - start) if whole else documents.loss_mask(document)[start:end].tolist())
         if self.apart:
             ids, positions, until, *predictions = _tree(sorted(zip(texts, learned, strict=True)))
         else:
@@ -294,10 +294,10 @@ def padded(
 
 def _side_by_side(documents: Documents, batch: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width = max(lengths[i] for i in batch)
-    ids = np.full((len(batch), width + 1), documents.tokenizer.end, np.int32)
+    ids = np.full((len(batch), width + 1), documents.tokenizer.eos_id, np.int32)
     learned = np.zeros((len(batch), width), np.float32)
     for row, i in enumerate(batch):
         document = documents[i]
         ids[row, 1 : lengths[i] + 1] = document[: lengths[i]]
-        learned[row, : lengths[i]] = documents.learned(document)[: lengths[i]]
+        learned[row, : lengths[i]] = documents.loss_mask(document)[: lengths[i]]
     return ids, learned

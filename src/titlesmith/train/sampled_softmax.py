@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.tokens import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 
 tf1 = tf.compat.v1
 SAMPLED = 1024  # of the other ids, so many are in the softmax of a step
@@ -79,5 +79,5 @@ def used_ids(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     used = np.zeros(len(tokenizer), bool)
     for start in range(0, len(ids), 2**22):
         used[ids[start : start + 2**22]] = True
-    used[[i for token, i in tokenizer.vocabulary.items() if len(token) == 1 or i == tokenizer.end]] = True
+    used[[i for token, i in tokenizer.vocabulary.items() if len(token) == 1 or i == tokenizer.eos_id]] = True
     return np.flatnonzero(used).astype(np.int32)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from conftest import data
 from titlesmith.corpus.clean import clean, clean_all
-from titlesmith.corpus.tokens import END, Documents, Layout, Tokenizer, Writer, write
+from titlesmith.corpus.documents import Documents, Writer, write
+from titlesmith.corpus.layout import TokenLayout
+from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RequestError
 
 TEXTS = ["Neural speech recognition in noise", "Music transcription with neural networks", "Nöise & écho: 音声"] * 9
@@ -29,9 +31,9 @@ def test_a_batch_encodes_as_each_text_alone(texts):
 
 
 def test_no_text_encodes_to_the_delimiter():
-    assert LEARNED.end == len(LEARNED) - 1
+    assert LEARNED.eos_id == len(LEARNED) - 1
     ids = LEARNED.encode(f"a{END}b")
-    assert LEARNED.end not in ids
+    assert LEARNED.eos_id not in ids
     assert LEARNED.decode(ids) == f"a{END}b"
 
 
@@ -68,7 +70,7 @@ def both(tmp_path_factory):
 @pytest.mark.parametrize("category", ["eess.AS", "cs.CL"])
 def test_gpt2_vocabulary_gives_the_ids_of_gpt_2_simple_on_real_texts(both, category, column, every):
     stock, ours = both
-    assert ours.end == 50256 and ours.newline == 198
+    assert ours.eos_id == 50256 and ours.newline_id == 198
     content = lzma.decompress(data(f"arxiv/{category}.tsv.xz").read_bytes())
     texts = pl.read_csv(content, separator="\t", infer_schema=False)[column].fill_null("")[::every]
     for variant in (texts, clean_all(texts)):
@@ -101,26 +103,26 @@ def test_documents_come_back_as_written(tmp_path, size, kind):
     write(tmp_path / "train.bin", lists, tokenizer)
     documents = Documents(tmp_path / "train.bin", tokenizer, has_prompt=False)
     assert documents.ids.dtype == kind and documents.starts.dtype == np.uint64
-    assert documents.ids[0] == tokenizer.end
-    assert [d.tolist() for d in documents] == [[*ids, tokenizer.end] for ids in lists]
-    assert documents.learned(documents[0]).all()
+    assert documents.ids[0] == tokenizer.eos_id
+    assert [d.tolist() for d in documents] == [[*ids, tokenizer.eos_id] for ids in lists]
+    assert documents.loss_mask(documents[0]).all()
 
 
 @pytest.mark.parametrize("delimiters", ["ids", "text"])
 def test_only_the_completion_is_learned_where_there_is_a_prompt(tmp_path, delimiters):
-    layout = Layout(LEARNED, delimiters, has_prompt=True)
+    layout = TokenLayout(LEARNED, delimiters, has_prompt=True)
     completion = [*LEARNED.encode("Neural"), *layout.stop]
-    write(tmp_path / "a.bin", [[*layout.opening("two\n\nlines<|sep|>")[1:], *completion]], LEARNED)
+    write(tmp_path / "a.bin", [[*layout.prompt_ids("two\n\nlines<|sep|>")[1:], *completion]], LEARNED)
     documents = Documents(tmp_path / "a.bin", LEARNED, True, layout.separator)
-    learned = documents.learned(documents[0])
-    assert documents[0][learned == 1].tolist() == [*completion, LEARNED.end]
+    learned = documents.loss_mask(documents[0])
+    assert documents[0][learned == 1].tolist() == [*completion, LEARNED.eos_id]
 
 
 def test_the_end_of_a_document_that_was_cut_is_not_learned(tmp_path):
     write(tmp_path / "a.bin", [[1, 2, 3], [1, 2]], LEARNED)
     cut, whole = Documents(tmp_path / "a.bin", LEARNED, False, context=3)
     documents = Documents(tmp_path / "a.bin", LEARNED, False, context=3)
-    assert documents.learned(cut).tolist() == [1, 1, 1, 0] and documents.learned(whole).tolist() == [1, 1, 1]
+    assert documents.loss_mask(cut).tolist() == [1, 1, 1, 0] and documents.loss_mask(whole).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -133,12 +135,12 @@ def test_the_end_of_a_document_that_was_cut_is_not_learned(tmp_path):
     ],
 )
 def test_a_layout_opens_documents_as_they_stand_in_the_corpus(delimiters, has_prompt, text):
-    layout = Layout(LEARNED, delimiters, has_prompt)
+    layout = TokenLayout(LEARNED, delimiters, has_prompt)
     assert layout.join("noise" if has_prompt else "", "Music") == text
-    end, *opening = layout.opening("noise" if has_prompt else "")
+    end, *opening = layout.prompt_ids("noise" if has_prompt else "")
     document = [*opening, *LEARNED.encode("Music"), *layout.stop]
-    assert end == LEARNED.end not in document and LEARNED.decode(document) == text
-    assert layout.text(document[len(opening) :]) == "Music"
+    assert end == LEARNED.eos_id not in document and LEARNED.decode(document) == text
+    assert layout.decode(document[len(opening) :]) == "Music"
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 319)))))
@@ -162,7 +164,7 @@ def test_covers_are_the_ways_in_which_longer_texts_begin(text, more):
     text = " ".join(text.split()) + " " * text.endswith(" ")
     if not text or (text[-1] == " " == more[:1]):
         return
-    head, found = LEARNED.covers(text)
+    head, found = LEARNED.cover_encodings(text)
     ids = LEARNED.encode(text + more)
     size = next(i for i in range(1, len(ids) + 1) if LEARNED.decode(ids[:i]).startswith(text))
     begun = tuple(ids[len(head) : size - 1])
@@ -171,11 +173,11 @@ def test_covers_are_the_ways_in_which_longer_texts_begin(text, more):
 
 @given(st.text(min_size=1))
 def test_the_ids_of_a_text_are_one_of_its_covers(text):
-    head, found = LEARNED.covers(text)
+    head, found = LEARNED.cover_encodings(text)
     *begun, last = LEARNED.encode(text)[len(head) :]
     assert last in found[tuple(begun)]
 
 
 @given(st.text(), st.text())
 def test_the_rest_of_ids_is_what_stands_behind_a_text(text, more):
-    assert LEARNED.rest(text, LEARNED.encode(text + more)) == more
+    assert LEARNED.decode_after(text, LEARNED.encode(text + more)) == more

@@ -118,6 +118,22 @@ def test_it_asks_from_the_day_before_the_last_time(run, server):
     assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
 
 
+@pytest.mark.parametrize("recorded", [{"asked": "2199-01-01"}, {"asked": "tomorrow"}])
+def test_a_day_in_the_future_comes_from_a_wrong_clock_and_is_not_believed(run, server, recorded):
+    """The papers' own days count instead, the possible ones."""
+    (run / "harvest" / "state.json").write_text(json.dumps(recorded))
+    run.update_stage("harvest", **recorded)
+    assert update(run, quiet)["new"] == 3
+    assert [q["from"] for q in server.asked if "from" in q] == ["2024-03-29"]
+    assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
+
+
+def test_a_clock_that_is_ahead_during_an_update_leaves_no_gap(run, server, monkeypatch):
+    monkeypatch.setattr(service, "today", lambda: TODAY.date() + timedelta(days=1000))
+    update(run, quiet)
+    assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
+
+
 def test_nothing_new_changes_nothing(run, server):
     server.papers = server.papers[3:120]
     before, notebook = run.digests("harvest"), run.executed("harvest").stat().st_mtime_ns
@@ -134,13 +150,13 @@ def test_a_paper_that_leaves_the_run_s_filters_counts_as_deleted(run, server):
 
 def test_a_paper_that_is_listed_twice_counts_as_it_was_listed_last(run, server):
     settings = run.record("harvest")["settings"] | {"categories": ["eess.AS", "cs.SD"]}
-    server.faults = {1: "delete"}  # the list of the second category knows more
+    server.faults = {2: "delete"}  # the list of the second category knows more
     assert changes.fetch(run, settings)["counts"] == COUNTS | {"changed": 1, "deleted": 2}
 
 
 def test_a_service_that_fails_leaves_the_run_as_it_is_and_the_next_update_goes_on(run, server):
     before = run.digests("harvest")
-    server.size, server.faults, server.always = 3, {0: ""}, "failing"
+    server.size, server.faults, server.always = 3, {0: "", 1: ""}, "failing"
     with pytest.raises(RunError, match="no usable answer"):
         update(run, quiet)
     assert run.digests("harvest") == before and run.is_current("harvest")

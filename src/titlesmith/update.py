@@ -53,7 +53,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
             run.require("harvest")
             changes.fetch(run, settings)
         known = changes.state(run)
-        echo(f"run {run.name}: changes since {known['since']}")
+        echo(f"run {run.name}: changes since {known['since'] or 'the first one'}")
         if any(known["counts"][kind] for kind in ("new", "changed", "deleted")):
             execute(run, "harvest", settings)
         run.update_stage("harvest", asked=known["day"], update=known["counts"])

@@ -1,10 +1,12 @@
+import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
@@ -185,7 +187,70 @@ def test_an_expired_token_goes_on_from_the_day_reached_or_anew_where_days_are_in
         server.ordered = ordered
         assert ids(harvest(server, tmp_path)) == numbers(server)
     assert ("from" in server.asked[4]) == ordered
-    assert len(server.asked) == (7 if ordered else 10)
+    assert len(server.asked) == (8 if ordered else 10)
+
+
+@pytest.mark.parametrize("stated", ["2999-01-01", "yesterday", "2024-13-45", "", f"{datetime.now():%Y-%m-%d}"])
+@pytest.mark.parametrize("number", [4, 19])  # within a page, and the last of one
+def test_a_wrong_day_of_change_and_an_expired_token_lose_no_paper(tmp_path, stated, number):
+    papers = spread(55)
+    papers[number].shown = stated
+    with Oai(papers, {2: "expire"}) as server:
+        assert ids(harvest(server, tmp_path)) == numbers(server)
+
+
+@pytest.mark.parametrize("request_number", [0, 4])  # the first one, and the one after the list is requested again
+def test_no_records_where_there_are_some_is_not_believed(tmp_path, request_number):
+    with Oai(spread(55), {3: "expire", request_number: "nothing"}) as server:
+        assert ids(harvest(server, tmp_path)) == numbers(server)
+
+
+def test_no_records_is_believed_when_it_is_said_twice(tmp_path):
+    with Oai(spread(5), always="nothing") as server:
+        assert not list(oai.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("fault", ["stay", "cycle"])
+@pytest.mark.parametrize("first", [0, 3])
+def test_pages_without_a_new_record_end_the_harvest_and_the_next_start_resumes(tmp_path, fault, first):
+    with Oai(spread(55), dict.fromkeys(range(first), ""), fault) as server:
+        with pytest.raises(RunError, match="makes no progress"):
+            harvest(server, tmp_path)
+        assert len(server.asked) < 10
+        server.always = "expire"
+        server.faults = {n: "" for n in range(50) if n > len(server.asked)}
+        assert ids(harvest(server, tmp_path)) == numbers(server)
+
+
+def test_tokens_that_expire_before_anything_new_end_the_harvest(tmp_path):
+    faults = {n: "expire" if n % 3 == 2 else "" for n in range(200)}
+    papers = spread(55)
+    papers[0].stamp = "2024-06-01"
+    with Oai(papers, faults) as server, pytest.raises(RunError, match="refuses its own tokens"):
+        server.ordered = False
+        harvest(server, tmp_path)
+
+
+def test_records_without_an_identifier_a_header_or_a_date_are_counted(tmp_path):
+    papers, faults = spread(12), Faults()
+    papers[3].number = ""
+    papers[5].versions = 0
+    with Oai(papers) as server:
+        answer = server.answer
+        server.answer = lambda *query: re.sub(
+            rb"<header>((?!</header>).)*00007.*?</header>", b"", answer(*query), flags=re.S
+        )
+        harvest(server, tmp_path, faults)
+    (entry,) = faults.found.values()
+    assert entry["rows"] == 3 and "no identifier" in entry["examples"][0]
+
+
+def test_the_day_of_the_request_is_the_earlier_one_of_two_clocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "today", lambda: date(2199, 1, 1))
+    with Oai(spread(5)) as server:
+        harvest(server, tmp_path)
+    assert json.loads((tmp_path / "state.json").read_text()) == {"asked": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):
@@ -193,7 +258,7 @@ def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):
         assert ids(harvest(server, tmp_path / "moving")) == numbers(server), "each list reaches a later day"
         for paper in server.papers:
             paper.stamp = "2024-06-01"
-        with pytest.raises(RunError, match="refuses at once"):
+        with pytest.raises(RunError, match="refuses its own tokens"):
             harvest(server, tmp_path / "stuck")
 
 
@@ -216,12 +281,12 @@ def test_a_service_that_goes_on_failing_ends_the_harvest_and_the_next_start_goes
 
 
 def test_a_refused_request_says_why(tmp_path):
-    with Oai([]) as server, pytest.raises(RequestError, match="BadArgument: Set does not exist"):
+    with Oai([]) as server, pytest.raises(RequestError, match="badArgument: Set does not exist"):
         harvest(server, tmp_path, categories=["math.AG"])
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"), [({"query": "ti:x"}, "take source arxiv"), ({"categories": ["eess.XYZ"]}, "no category")]
+    ("changed", "said"), [({"query": "ti:x"}, "use source arxiv"), ({"categories": ["eess.XYZ"]}, "no category")]
 )
 def test_wrong_requests_are_refused_before_anything_is_asked(changed, said):
     with pytest.raises(RequestError, match=said):

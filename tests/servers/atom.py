@@ -19,7 +19,7 @@ xmlns:arxiv="http://arxiv.org/schemas/atom">
 ENTRY = """  <entry>
     <id>http://arxiv.org/abs/{number}v{version}</id>
     <updated>{updated:%Y-%m-%dT%H:%M:%SZ}</updated>
-    <published>{submitted:%Y-%m-%dT%H:%M:%SZ}</published>
+    <published>{published}</published>
     <title>{title}</title>
     <summary>  {abstract}
 </summary>
@@ -39,7 +39,15 @@ ERROR = """  <entry>
 
 
 class Atom(Service):
-    """The API; its own faults are ``empty``, ``nothing``, ``repeat``, ``grow``, ``shrink`` and ``error``."""
+    """The API; its own faults are ``empty``, ``nothing``, ``repeat``, ``again``, ``grow``, ``shrink`` and ``error``.
+
+    Attributes
+    ----------
+    total
+        The count that it states; None for the real one.
+    """
+
+    total = None
 
     def answer(self, query: dict, fault: str) -> bytes:
         search, start, size = query.get("search_query", ""), int(query["start"]), int(query["max_results"])
@@ -64,7 +72,9 @@ class Atom(Service):
             page = found[max(0, start - size) : start] or found[:1] * size
         if fault in ("empty", "nothing"):
             page = []
-        total = 0 if fault == "nothing" else len(found)
+        if fault == "again":
+            page = found[:size]
+        total = self.total if self.total is not None else 0 if fault == "nothing" else len(found)
         entries = "\n".join(map(entry, page))
         return FEED.format(query=escape(search), total=total, start=start, size=size, entries=entries).encode()
 
@@ -75,7 +85,7 @@ def entry(paper: Paper) -> str:
         number=paper.number,
         version=paper.versions,
         updated=paper.dates[-1],
-        submitted=paper.submitted,
+        published=f"{paper.submitted:%Y-%m-%dT%H:%M:%SZ}" if paper.shown is None else paper.shown,
         title=escape(paper.title),
         abstract=escape(paper.abstract),
         authors="\n".join(f"    <author>\n      <name>{name}</name>\n    </author>" for name in paper.authors),

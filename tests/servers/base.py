@@ -1,5 +1,6 @@
 """A local HTTP server that answers as a service does, and fails as services do, at the requests that a test names."""
 
+import gzip
 import socket
 import struct
 import threading
@@ -11,6 +12,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
+BOMB = gzip.compress(bytes(100 << 20), 1)
 HTML = b"<!DOCTYPE html><html><head><title>arXiv.org</title></head><body>Down for maintenance</body></html>"
 
 
@@ -26,6 +28,7 @@ class Paper:
     stamp: str = ""
     deleted: bool = False
     abstract: str = "We study sound & <math>.\n  It is loud."
+    shown: str | None = None  # the day of change, or of submission, that the service states; None for the real one
     authors: list[str] = field(default_factory=lambda: ["Ada Byron", "Émile Borel"])
 
     def __post_init__(self):
@@ -62,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         content = body if content is None else content
         self.send_response(status)
         self.send_header("Content-Type", "text/html" if content is HTML else "text/xml; charset=utf-8")
-        self.send_header("Content-Length", str(len(body if status == 200 else content)))
+        self.send_header("Content-Length", str(len(body if content is HTML else content)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -110,6 +113,39 @@ class Handler(BaseHTTPRequestHandler):
 
     def moved(self, body: bytes):
         self.whole(body, 301, b"", Location=f"/moved{self.path}")
+
+    def bomb(self, body: bytes, status: int = 200, **headers: str):
+        """A hundred megabytes, compressed into a hundred kilobytes."""
+        self.whole(body, status, BOMB, Content_Encoding="gzip", **headers)
+
+    def bomb_moved(self, body: bytes):
+        self.bomb(body, 301, Location=f"/moved{self.path}")
+
+    def endless(self, body: bytes):
+        """A chunked body without an end, as fast as it is read."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while not self.server.ended.is_set():
+            self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    def drip(self, body: bytes):
+        """A body that comes byte by byte."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self._drip(body)
+
+    def drip_headers(self, body: bytes):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        self._drip(b"x" * 10_000)
+
+    def _drip(self, content: bytes):
+        for byte in content:
+            if self.server.ended.wait(0.05):
+                break
+            self.wfile.write(bytes([byte]))
+        self.close_connection = True
 
     def finish(self):
         with suppress(OSError):  # the test's own reset

@@ -1,5 +1,6 @@
 """arXiv's OAI-PMH interface, as oaipmh.arxiv.org/oai gives it: sets, days of change, tokens, deleted records."""
 
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 from xml.sax.saxutils import escape
 
@@ -8,13 +9,13 @@ from servers.base import Paper, Service
 DOCUMENT = """<?xml version="1.0" encoding="UTF-8"?>
 <OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
 xsi:schemaLocation="http://www.openarchives.org/OAI/2.0/ http://www.openarchives.org/OAI/2.0/OAI-PMH.xsd">
-  <responseDate>2024-06-01T00:00:00Z</responseDate>
+  <responseDate>{now:%Y-%m-%dT%H:%M:%SZ}</responseDate>
   <request verb="{verb}">http://127.0.0.1/oai</request>
 {content}
 </OAI-PMH>"""
 RECORD = """<record>
   <header>
-    <identifier>oai:arXiv.org:{number}</identifier>
+{identifier}
     <datestamp>{stamp}</datestamp>
 {sets}
   </header>
@@ -49,8 +50,9 @@ IDENTIFY = """<Identify>
 
 
 class Oai(Service):
-    """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``mangle``, ``repeat``, ``revise``
-    and ``delete`` (the first paper, from this request on).
+    """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``nothing`` (no records), ``mangle``,
+    ``repeat``, ``stay`` (the same token and page), ``cycle`` (new tokens for the first two pages), ``revise`` and
+    ``delete`` (the first paper, from this request on).
 
     Attributes
     ----------
@@ -65,8 +67,8 @@ class Oai(Service):
     def answer(self, query: dict, fault: str) -> bytes:
         verb = query["verb"]
         if verb == "Identify":
-            return DOCUMENT.format(verb=verb, content=IDENTIFY).encode()
-        return DOCUMENT.format(verb=verb, content=self.list(query, fault)).encode()
+            return DOCUMENT.format(verb=verb, now=datetime.now(UTC), content=IDENTIFY).encode()
+        return DOCUMENT.format(verb=verb, now=datetime.now(UTC), content=self.list(query, fault)).encode()
 
     def list(self, query: dict, fault: str) -> str:
         """The content of an answer to ListRecords."""
@@ -74,12 +76,15 @@ class Oai(Service):
             self.papers[0].stamp, self.papers[0].versions = "2024-05-01", 2
         if fault == "delete":
             self.papers[0].deleted = True
-        skip = 0
+        skip, sent_token = 0, query.get("resumptionToken")
         if token := query.get("resumptionToken"):
             if fault == "expire":
                 return '<error code="badResumptionToken">The token has expired</error>'
             query = dict(parse_qsl(unquote(token)))
             skip = int(query.pop("skip"))
+        if fault == "cycle":
+            query.pop("from", "")
+            skip = len(self.asked) % 2 * self.size
         if query["metadataPrefix"] != "arXivRaw":
             return '<error code="cannotDisseminateFormat">Did not recognize requested format</error>'
         found = [p for p in self.papers if query.get("from", "") <= p.stamp]
@@ -88,7 +93,7 @@ class Oai(Service):
                 return '<error code="badArgument">Set does not exist</error>'
             found = [p for p in found if wanted in map(spec, p.categories.split())]
         found.sort(key=lambda p: (p.stamp, p.number) if self.ordered else (p.number, ""))
-        if not found[skip:]:
+        if not found[skip:] or fault == "nothing":
             return '<error code="noRecordsMatch">no records</error>'
         page = found[skip : skip + self.size]
         if fault == "repeat":
@@ -102,7 +107,9 @@ class Oai(Service):
                 token = query | {"from": day, "skip": sum(p.stamp == day for p in page)}
             else:
                 token = query | {"skip": skip + self.size}
-            following = quote(urlencode(token))
+            if fault == "cycle":
+                token["number"] = str(len(self.asked))
+            following = sent_token if fault == "stay" and sent_token else quote(urlencode(token))
             content += f"<resumptionToken expires='2024-06-02T00:00:00Z'>{escape(following)}</resumptionToken>"
         elif token:
             content += "<resumptionToken/>"
@@ -123,8 +130,9 @@ def record(paper: Paper) -> str:
         for n, day in enumerate(paper.dates)
     )
     return RECORD.format(
+        identifier=f"    <identifier>oai:arXiv.org:{paper.number}</identifier>" if paper.number else "",
         number=paper.number,
-        stamp=paper.stamp,
+        stamp=paper.stamp if paper.shown is None else paper.shown,
         sets="\n".join(f"<setSpec>{spec(c)}</setSpec>" for c in paper.categories.split()),
         versions=versions,
         title=escape(paper.title),

@@ -7,8 +7,6 @@ abstract then writes titles for them while it is evaluated, and the book shows t
 import csv
 from pathlib import Path
 
-import arxiv
-
 from titlesmith import tables
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import clean, fold
@@ -21,10 +19,10 @@ from titlesmith.train.loop import SAMPLING, Engine
 FILE = "book/three-abstracts.csv"
 PAPERS = {  # title, and how arXiv finds it
     "Focus-RCNet: A lightweight recyclable waste classification algorithm based on Focus and knowledge distillation": {
-        "query": "ti:RCNet AND ti:recyclable"
+        "search_query": "ti:RCNet AND ti:recyclable"
     },
-    "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices": {"id_list": ["1707.01083"]},
-    "Segment Anything": {"id_list": ["2304.02643"]},
+    "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices": {"id_list": "1707.01083"},
+    "Segment Anything": {"id_list": "2304.02643"},
 }
 COUNT = 3  # titles an abstract
 TOKENS, SHORTEST = 48, 8  # of a title: at most, and room for at least so many
@@ -38,14 +36,14 @@ def fetch(address: str = "") -> Path:
     FetchError
         The service cannot be asked, or gives another paper than the one that is meant; nothing is written.
     """
-    path, client = root() / FILE, arxiv_api.client(address)
+    path, session = root() / FILE, arxiv_api.new_session()
     rows = []
-    for title, search in PAPERS.items():
+    for title, query in PAPERS.items():
         try:
-            found = list(client.results(arxiv.Search(**search, max_results=10)))
-        except (RunError, arxiv.ArxivError) as error:
+            papers, _ = arxiv_api.search(session, address, query)
+        except (RequestError, RunError) as error:
             raise FetchError(f"arXiv cannot be asked for {title!r}: {error}") from None
-        abstract = next((clean(result.summary) for result in found if fold(result.title) == fold(title)), "")
+        abstract = next((clean(paper["abstract"]) for paper in papers if fold(paper["title"] or "") == fold(title)), "")
         if not abstract:
             raise FetchError(f"arXiv has no paper {title!r} where it was: write its title and abstract into {path}")
         rows.append((title, abstract))

@@ -7,7 +7,8 @@ changed, the ids of rows to take out, and what is known so far in ``state.json``
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from contextlib import suppress
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -73,12 +74,13 @@ def fetch(run: Run, settings: dict) -> dict:
         As `state` gives it, with the counts.
     """
     folder = run / "update"
+    lists = oai.Lists(settings["service"] if settings["source"] == "oai" else "", folder / "pages")
     known = state(run)
     if not known:
         shutil.rmtree(folder, ignore_errors=True)
-        known = {"of": _digest(run), "since": _since(run), "day": datetime.now(UTC).date().isoformat()}
+        today = lists.today()
+        known = {"of": _digest(run), "since": _since(run, today), "day": today.isoformat()}
         write_json(folder / "state.json", known)
-    lists = oai.Lists(settings["service"] if settings["source"] == "oai" else "", folder / "pages")
     for _ in lists.pages(settings["categories"], known["since"]):
         pass
     write_json(folder / "state.json", known | _compare(run, settings))
@@ -114,7 +116,7 @@ def _compare(run: Run, settings: dict) -> dict[str, dict]:
     for number, path in enumerate(pages):
         page = pl.read_parquet(path).with_row_index("row", first)
         first += page.height
-        page = oai.sound(page.join(latest, on="row", how="semi"), faults)
+        page = oai.sound(page, faults).join(latest, on="row", how="semi")
         before = old.filter(pl.col("id").is_in(page["id"].implode())).collect()
         now = matching(page.filter(~pl.col("deleted")), settings).select(*SCHEMA)
         same = _folded(now, fields).join(_folded(before, fields), on=fields, how="semi", nulls_equal=True)
@@ -138,16 +140,21 @@ def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
     return rows.select(fields).with_columns(texts.fill_null("").str.replace_all(r"\s+", " ").str.strip_chars())
 
 
-def _since(run: Run) -> str:
-    """The first day whose changes the run's papers may lack: a day before it was harvested or updated last."""
-    asked = run.record("harvest").get("asked")
+def _since(run: Run, today: date) -> str:
+    """The first day whose changes the run's papers may lack: a day before it was harvested or updated last.
+
+    A day after ``today`` comes from a wrong clock or a wrong date: the next best one counts, none in the end.
+    """
     path = run / "harvest" / "state.json"
-    if not asked and path.exists():
-        asked = json.loads(path.read_text("utf-8"))["asked"]
-    if not asked:  # a file: all of its papers were as they are on the last day that any of them changed
-        newest = pl.scan_parquet(run / "papers.parquet").select(pl.max_horizontal("published", "updated").max())
-        asked = f"{newest.collect().item()}"
-    return (date.fromisoformat(asked) - timedelta(days=1)).isoformat()
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for asked in (run.record("harvest").get("asked"), kept.get("asked")):
+        with suppress(TypeError, ValueError):
+            if (day := date.fromisoformat(asked)) <= today:
+                return (day - timedelta(days=1)).isoformat()
+    # all papers of a file were up to date on the last day on which any of them changed
+    days = [pl.col(name).filter(pl.col(name) <= today).max() for name in ("published", "updated")]
+    newest = pl.scan_parquet(run / "papers.parquet").select(pl.max_horizontal(days)).collect().item()
+    return (newest - timedelta(days=1)).isoformat() if newest else ""
 
 
 def _digest(run: Run) -> str:

@@ -1,24 +1,21 @@
-"""Source ``oai``: arXiv's OAI-PMH interface (https://info.arxiv.org/help/oa/), for whole categories and for updates.
+"""Source ``oai``: arXiv's OAI-PMH interface (https://info.arxiv.org/help/oa/), for complete categories and for updates.
 
-The interface lists records by the day of their last change, in pages, each with a token for the next. A page is stored
-with its token, so that an interrupted list goes on with the next page. Tokens expire every day; a list that is met
-with such a token goes on from the day of change that it had reached.
+The interface lists records by the day of their last change, in pages, each with a token for the next page. A page is
+stored with its token, so that an interrupted list resumes with the next page. Tokens expire every day; a list whose
+token has expired is requested again from a day of change that it had reached.
 
-Records are asked for as ``arXivRaw``: of the formats it alone tells when the first version was submitted.
+Records are requested as ``arXivRaw``: only this format has the day on which the first version was submitted.
 """
 
 import re
 import time
 from collections.abc import Iterator
+from datetime import date
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import polars as pl
-from oaipmh_scythe import Scythe
-from oaipmh_scythe.exceptions import BadResumptionToken, NoRecordsMatch, OAIPMHException
-from oaipmh_scythe.models import Record
-from oaipmh_scythe.response import OAIResponse
-from requests import HTTPError, Response
+from lxml import etree
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError
@@ -28,39 +25,41 @@ from titlesmith.harvest.faults import Faults
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 PREFIX = "oai:arXiv.org:"
-ATTEMPTS = 4  # at a page that comes without records, and at a list whose tokens expire, without any progress
+ATTEMPTS = 4  # at a page without records, at a list whose tokens are refused, and at pages without a new record
 PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
+RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list is requested again
 
 
 def check(settings: dict) -> None:
-    """Checks that the categories are arXiv's, and that nothing is asked that OAI-PMH cannot do (RequestError)."""
+    """Checks that the categories are arXiv's and that there is no query, which OAI-PMH lacks (RequestError)."""
     service.check_categories(settings["categories"])
     if settings["query"]:
-        raise RequestError("harvest.query: OAI-PMH lists whole categories and searches nothing; take source arxiv")
+        raise RequestError("harvest.query: OAI-PMH lists complete categories and has no search; use source arxiv")
 
 
 def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Papers of categories (of all arXiv where there are none), a page at a time; those of two categories come twice.
+    """Yields the papers of categories (of all arXiv if there are none) page by page; some papers come twice.
 
     Parameters
     ----------
     settings
         ``service``, ``categories``, and ``since``: what was submitted since then was changed since then, too.
     folder
-        Where pages are stored with their tokens, a Parquet file each.
+        Where pages are stored with their tokens, one Parquet file each.
     faults
-        Takes records that are no papers.
+        Counts records that are not papers.
 
     Raises
     ------
     RequestError
         The service refuses the request.
     RunError
-        The service fails. The next start goes on with the page that failed.
+        The service fails. The next start resumes with the page that failed.
     """
-    service.first_day(folder)
     for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
         yield sound(page, faults).filter(~pl.col("deleted")).select(*SCHEMA)
+    if first := next(iter(sorted(folder.glob("*.parquet"))), None):
+        service.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
 
 
 def sound(page: pl.DataFrame, faults: Faults) -> pl.DataFrame:
@@ -82,10 +81,16 @@ class Lists:
     """
 
     def __init__(self, address: str, folder: Path):
-        self.client, self.folder = _Client(address or SERVICE), folder
+        self.address, self.folder = address or SERVICE, folder
+        self.session = service.Session(f"{OAI}OAI-PMH")
+
+    def today(self) -> date:
+        """The day (UTC), by our own clock or by the service's: the earlier one."""
+        self._ask({"verb": "Identify"})
+        return self._day()
 
     def pages(self, categories: list[str], since: str) -> Iterator[pl.DataFrame]:
-        """All records of categories that changed on or after a day, stored pages first.
+        """Yields all records of categories that changed on or after a day, stored pages first.
 
         Parameters
         ----------
@@ -97,8 +102,9 @@ class Lists:
         Yields
         ------
         polars.DataFrame
-            A page: the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change), and ``fault``,
-            why a record is no paper. Of such and of deleted records there is only the id.
+            A page: the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change; null where the
+            service states none, or one in the future), and ``fault``, why a record is not a paper. Such records and
+            deleted ones have only an id.
         """
         with tqdm(desc="OAI-PMH", unit=" records") as bar:
             for name in map(spec, categories) if categories else [""]:
@@ -109,88 +115,142 @@ class Lists:
     def _list(self, name: str, since: str) -> Iterator[pl.DataFrame]:
         start = {"metadataPrefix": "arXivRaw"} | ({"set": name} if name else {})
         stem, query = name.replace(":", "-") or "all", start | ({"from": since} if since else {})
-        reached, ordered, lost = since, True, 0
+        progress = _Progress(since)
         for path in sorted(self.folder.glob(f"*.{stem}.parquet")):
             page = pl.read_parquet(path)
-            reached, ordered = _progress(page, reached, ordered)
+            progress.add(page)
             query = {"resumptionToken": pl.read_parquet_metadata(path)["token"]}
             yield page
+        progress.repeats = len(progress.seen)  # a list that was requested again may have been interrupted
+
+        lost = stale = 0  # failures, and pages without a new record, since the last new record
         while query.get("resumptionToken") != "":
-            try:
-                page, token = self._page(query)
-            except NoRecordsMatch:
-                if "resumptionToken" not in query:
-                    return
-                page = None
-            except BadResumptionToken:
-                page = None
-            if page is None:  # an expired token: on from the day reached where the list is in that order, else anew
-                if (lost := lost + 1) == ATTEMPTS:
-                    raise RunError(f"{self.client.endpoint} gives tokens that it refuses at once; {service.LATER}")
-                again = reached if ordered else since
-                query = start | ({"from": again} if again else {})
+            page, token = self._page(query)
+            if page is None:
+                lost += 1
+                if token == "noRecordsMatch" and "resumptionToken" not in query:
+                    if not progress.seen and lost == 2:  # said twice: there are none
+                        return
+                    progress.ordered = False  # nothing since a day on which there was something: start from the first
+                if lost == ATTEMPTS:
+                    raise RunError(
+                        f"{self.address} refuses its own tokens at once, or has no records where it listed some "
+                        f"({token}); {service.LATER}"
+                    )
+                day = progress.restart(lost)
+                query = start | ({"from": day} if day else {})
                 continue
-            stored = len(list(self.folder.glob("*.parquet")))  # the names keep all lists' pages in order
-            service.store(self.folder / f"{stored:06d}.{stem}.parquet", page, token=token)
-            before, (reached, ordered) = reached, _progress(page, reached, ordered)
-            if "resumptionToken" in query or reached > before:
-                lost = 0
+            # the names keep the pages of all lists in order
+            path = self.folder / f"{len(list(self.folder.glob('*.parquet'))):06d}.{stem}.parquet"
+            service.store(path, page, token=token, day=f"{self._day()}")
+            if progress.add(page):
+                lost = stale = 0
+            elif progress.repeats < 0 and token:
+                stale += 1
+            if stale == ATTEMPTS:
+                raise RunError(
+                    f"{self.address} makes no progress: {ATTEMPTS} pages had only records of earlier pages, the last "
+                    f"one {page.height} with the token {service.shorten(token)}; {service.LATER}"
+                )
             query = {"resumptionToken": token}
             yield page
 
-    def _page(self, query: dict) -> tuple[pl.DataFrame, str]:
-        """One page, and the token for the next: empty on the last."""
+    def _page(self, query: dict) -> tuple[pl.DataFrame | None, str]:
+        """A page and the token for the next one, empty on the last page; or None and one of `RESTART`."""
         for attempt in range(ATTEMPTS):
             time.sleep(attempt * service.BACKOFF)
-            answer = self.client.ask(query)
-            document, sent = answer.xml, len(re.findall(rb"<(?:\w+:)?header\b", answer.http_response.content))
+            content, error = self._ask({"verb": "ListRecords"} | query)
+            if error:
+                return None, error
+            document, sent = self.session.answer, len(re.findall(rb"<(?:\w+:)?header\b", content))
             records = document.findall(f"{OAI}ListRecords/{OAI}record")
-            if len(records) == sent > 0:  # markup that is not closed hides what follows it
+            if records and len(records) >= sent:  # markup that is not closed hides what follows it
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
-                return pl.DataFrame([_row(Record(element)) for element in records], PAGE), token.strip()
+                day = self._day()
+                return pl.DataFrame([_row(record, day) for record in records], PAGE), token.strip()
         raise RunError(
-            f"{self.client.endpoint} gives a page of {sent} records of which {len(records)} can be read, {ATTEMPTS} "
-            f"times; {service.LATER}"
+            f"{self.address} sent {ATTEMPTS} times a page of {sent} records of which {len(records)} can be read; "
+            f"{service.LATER}"
         )
 
+    def _ask(self, query: dict) -> tuple[bytes, str]:
+        """The content of an answer, and its error where that is one of `RESTART`, else empty (RequestError)."""
+        response = self.session.get(self.address, params=query)
+        error = self.session.answer.find(f"{OAI}error")
+        code = "" if error is None else error.get("code", "unknown error")
+        if code not in ("", *RESTART) or not (code or response.ok):
+            reason = f"{code}: {error.text}" if code else f"HTTP {response.status_code}"
+            raise RequestError(f"{self.address} refuses {query}: {reason}")
+        return response.content, code
 
-class _Client(Scythe):
-    """The library's client, whose requests go through our session: it waits, repeats and follows redirects."""
+    def _day(self) -> date:
+        """The earliest of our own day and those of the last answer."""
+        stated = _parse_day(self.session.answer.findtext(f"{OAI}responseDate"))
+        return min(filter(None, (service.today(), self.session.day, stated)))
 
-    def __init__(self, endpoint: str):
-        super().__init__(endpoint)
-        self.session = service.Session(f"{OAI}OAI-PMH")
 
-    def _request_with_retry(self, query: dict) -> Response:
-        return self.session.get(self.endpoint, params=query)
+class _Progress:
+    """How far a list has come, by its records: neither their days nor the service's tokens are believed alone.
 
-    def ask(self, query: dict) -> OAIResponse:
-        """An answer to ListRecords.
+    Attributes
+    ----------
+    seen
+        Hashes of the records and their days of change.
+    ordered
+        Whether the days came in order so far.
+    repeats
+        How many records of earlier pages may come once more since the list was requested again.
+    """
 
-        Raises
-        ------
-        NoRecordsMatch, BadResumptionToken
-            The service says so.
-        RequestError
-            It refuses the request in any other way.
+    def __init__(self, since: str):
+        self.since = self.before = self.reached = self.position = since
+        self.seen: set[int] = set()
+        self.ordered, self.repeats = True, 0
+
+    def add(self, page: pl.DataFrame) -> bool:
+        """Takes a page into account; whether it has a record that no earlier page had."""
+        known, days = len(self.seen), page["changed"].drop_nulls()
+        self.seen.update(page.select("id", "changed").hash_rows())
+        fresh = len(self.seen) > known
+        if not days.is_empty():
+            self.ordered &= days.is_sorted() and days[0] >= self.position
+            self.position = days[-1]
+            if fresh:
+                self.before, self.reached = self.reached, max(self.reached, self.position)
+        if not fresh:
+            self.repeats -= page.height
+        return fresh
+
+    def restart(self, lost: int) -> str:
+        """The day from which to request the list again.
+
+        The last page's last day may be wrong, so the first attempt starts a page earlier. The second one starts from
+        the last day, as the earlier one has led no further. A list whose days are in no order is repeated completely.
         """
-        try:
-            return self.harvest({"verb": "ListRecords"} | query)
-        except (NoRecordsMatch, BadResumptionToken):
-            raise
-        except (OAIPMHException, HTTPError) as error:
-            raise RequestError(f"{self.endpoint} refuses {query}: {type(error).__name__}: {error}") from None
+        self.repeats = len(self.seen)
+        self.position = self.since if not self.ordered else self.before if lost == 1 else self.reached
+        return self.position
 
 
-def _row(record: Record) -> dict:
+def _row(record: etree._Element, today: date) -> dict:
     """A record as a row of a page."""
-    row = dict.fromkeys(PAGE) | {"deleted": record.deleted, "changed": record.header.datestamp}
-    row["id"] = (record.header.identifier or "").removeprefix(PREFIX)
-    if record.deleted:
+    header, raw = record.find(f"{OAI}header"), record.find(f"{OAI}metadata/{{*}}arXivRaw")
+    number = ("" if header is None else header.findtext(f"{OAI}identifier") or "").strip().removeprefix(PREFIX)
+    changed = None if header is None else _parse_day(header.findtext(f"{OAI}datestamp"))
+    row = dict.fromkeys(PAGE) | {"id": number, "deleted": header is not None and header.get("status") == "deleted"}
+    row["changed"] = f"{changed}" if changed and changed <= today else None
+    if not number:
+        return row | {"id": None, "fault": "no identifier"}
+    if row["deleted"]:
         return row
-    fields = {name: text.strip() for name, (text, *_) in record.metadata.items() if text and text.strip()}
+    if raw is None:
+        return row | {"fault": "no metadata of the format arXivRaw"}
+    fields = {etree.QName(element).localname: (element.text or "").strip() for element in raw.iterchildren("{*}*")}
+    missing = [name for name in ("title", "abstract", "authors", "categories") if not fields.get(name)]
+    if missing:
+        return row | {"fault": f"no {missing[0]}"}
     try:
-        days = sorted(parsedate_to_datetime(text).date() for text in record.metadata["date"])
+        days = sorted(parsedate_to_datetime(element.text).date() for element in raw.iterfind(".//{*}date"))
         return row | {
             "title": " ".join(fields["title"].split()),
             "abstract": fields["abstract"],
@@ -198,13 +258,21 @@ def _row(record: Record) -> dict:
             "categories": fields["categories"].split(),
             "primary_category": fields["categories"].split()[0],
             "published": days[0],
-            "updated": days[-1],
-            "doi": fields.get("doi"),
-            "journal_ref": fields.get("journal-ref"),
-            "comments": fields.get("comments"),
+            "updated": service.possible(days[-1]),
+            "doi": fields.get("doi") or None,
+            "journal_ref": fields.get("journal-ref") or None,
+            "comments": fields.get("comments") or None,
         }
-    except (KeyError, TypeError, ValueError) as error:
-        return row | {"fault": f"{type(error).__name__} {error}"}
+    except (IndexError, TypeError, ValueError, OverflowError) as error:
+        return row | {"fault": f"date: {error}"}
+
+
+def _parse_day(text: str | None) -> date | None:
+    """The day that a text of OAI-PMH begins with, such as 2024-05-31T12:00:00Z; None where there is none."""
+    try:
+        return date.fromisoformat((text or "").strip()[:10])
+    except ValueError:
+        return None
 
 
 def spec(category: str) -> str:
@@ -214,15 +282,7 @@ def spec(category: str) -> str:
 
 
 def authors(text: str) -> list[str]:
-    """The names in a line of authors, their affiliations (in parentheses) left out."""
+    """The names in a line of authors, without their affiliations (in parentheses)."""
     while text != (text := re.sub(r"\([^()]*\)", "", text)):
         pass
     return [name for part in re.split(r",|\band\b", " ".join(text.split())) if (name := part.strip())]
-
-
-def _progress(page: pl.DataFrame, reached: str, ordered: bool) -> tuple[str, bool]:
-    """The latest day of change up to this page, and whether the days came in order so far."""
-    days = page["changed"].drop_nulls().str.head(10)
-    if days.is_empty():
-        return reached, ordered
-    return max(reached, days.max()), ordered and days.is_sorted() and days[0] >= reached

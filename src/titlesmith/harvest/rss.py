@@ -53,27 +53,28 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
     RunError
         The service fails, or announces nothing today.
     """
-    service.first_day(folder)
     session = service.Session("rss")
     address = f"{settings['service'] or SERVICE}/{'+'.join(settings['categories'])}"
     response = session.get(address)
-    channel = session.answer.find("channel")
     if not response.ok:
-        raise RequestError(f"{address} is refused: HTTP {response.status_code}, {channel.findtext('description')}")
+        raise RequestError(
+            f"{address} is refused: HTTP {response.status_code}, {session.answer.findtext('channel/description')}"
+        )
+    service.keep_first_day(folder, session.day)
     rows = []
-    for item in channel.iterfind("item"):
+    for item in session.answer.iterfind("channel/item"):
         announced = item.findtext(f"{ARXIV}announce_type", "none")
         if announced not in KEPT:
             faults.add(f"announced as {announced}, no new papers", item.findtext("guid", ""))
             continue
         try:
             rows.append(_row(item, announced))
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
             faults.add(
                 "items without an identifier, a title, an abstract or a date", f"{item.findtext('guid')}: {error}"
             )
     if not rows:
-        day = channel.findtext("pubDate") or "today"
+        day = session.answer.findtext("channel/pubDate") or "today"
         raise RunError(
             f"{address} announces no new paper ({day}); arXiv announces papers on Sunday to Thursday evenings (US "
             "Eastern time): harvest again on another day, or take source arxiv or oai"
@@ -83,7 +84,7 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
 
 def _row(item: etree._Element, announced: str) -> dict:
     number = re.fullmatch(r"oai:arXiv\.org:(.+?)(v\d+)?", item.findtext("guid"))[1]
-    day = parsedate_to_datetime(item.findtext("pubDate")).date()
+    day = service.possible(parsedate_to_datetime(item.findtext("pubDate")).date())
     categories = [element.text for element in item.iterfind("category")]
     year, month = map(int, re.search(r"(?:^|/)(\d\d)(\d\d)", number).groups())
     return dict.fromkeys(SCHEMA) | {

@@ -45,10 +45,10 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
                 run.clear("finetune")
                 run.begin("finetune", {"model": model})
                 train(run, corpus, model, count, rate, seed, attention=attention)
-                test = math.exp(engines.load(run).loss(corpus.documents("test")))
+                test = math.exp(engines.load_engine(run).mean_loss(corpus.documents("test")))
                 runs.append({"seed": seed, "training": training, "attention": attention, "perplexity": test})
                 if training == "from_scratch" and "fine_tuned" not in places:
-                    engines.load(run).keep(folder / "models" / "first")
+                    engines.load_engine(run).save_weights(folder / "models" / "first")
                     second = build("second", "eess.AS", folder / "models" / "first")
                     places["fine_tuned"] = (second, "models/first", steps // 4, 5e-4)
     ratios = {}

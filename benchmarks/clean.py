@@ -81,7 +81,7 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
     from titlesmith.runs.record import Run
 
     run, found = Run(name), {}
-    engine, corpus = engines.load(run), Corpus(run)
+    engine, corpus = engines.load_engine(run), Corpus(run)
     nearest = Nearest(corpus)
     defaults = {key: parameter.default for key, parameter in declared("generate").items()}
     for kind, prefixes, total in (("", PREFIXES, texts), ("hostile_", HOSTILE, texts // 5)):

@@ -81,13 +81,13 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     ending.teach(engine, lengths, SETTINGS)
     for file in model.glob("model.ckpt*"):
         file.unlink()
-    engine.keep(model)
+    engine.save_weights(model)
     weights = {v.op.name.removeprefix("model/"): engine._session.run(v) for v in engine._variables}
     np.savez(folder / "weights.npz", **weights)
     for stage in ("harvest", "corpus"):
         run.finish(stage)
     run.begin("finetune", {})
-    engine.keep(run / "model")
+    engine.save_weights(run / "model")
     run.finish("finetune")
     if find_spec("ctranslate2"):
         export(run, "ctranslate2")
@@ -129,7 +129,7 @@ def _engine(exported: bool) -> tuple:
     from titlesmith.train.gpt2 import GPT2Engine
 
     run = Run(RUN)
-    engine = engines.load(run) if exported else GPT2Engine.load(run / "model", resume=False)
+    engine = engines.load_engine(run) if exported else GPT2Engine.load(run / "model", resume=False)
     return engine, [engine.tokenizer.prompt(PREFIX, False)]
 
 
@@ -194,6 +194,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith.models import SCRATCH
     from titlesmith.runs.record import Run
     from titlesmith.train.gpt2 import GPT2Engine
+    from titlesmith.train.loop import Probe
     from titlesmith.train.monitor import Monitor
 
     steps = 150 if size == "124M" else 2
@@ -206,14 +207,15 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     run.begin("corpus", {})
     built = corpus.build(run, settings["corpus"], None, context=SCRATCH["n_ctx"])
     run.begin("finetune", {})
-    engine = engines.start(run, "scratch", built, settings["finetune"]["seed"])
-    engine.finetune(built, settings["finetune"], Monitor(run, settings["finetune"]))
+    engine = engines.start_engine(run, "scratch", built, settings["finetune"]["seed"])
+    probe = Probe(engine, built, settings["finetune"])
+    engines.finetune(engine, built, settings["finetune"], Monitor(run, settings["finetune"]), probe.texts)
     run.finish("finetune")
     export(run, "ctranslate2")
     documents = built.documents("test")
     rows = [[engine.tokenizer.eos_id, *document.tolist()] for document in documents]
-    nats = np.concatenate(engines.load(run).scores(rows))
-    full = GPT2Engine.load(run / "model", resume=False).loss(documents)
+    nats = np.concatenate(engines.load_engine(run).scores(rows))
+    full = GPT2Engine.load(run / "model", resume=False).mean_loss(documents)
     return {"full": float(np.exp(full)), "int8": float(np.exp(-nats.mean())), "titles": len(rows), "steps": steps}
 
 

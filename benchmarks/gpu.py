@@ -74,11 +74,11 @@ def model(kind: str, folder: Path, tiny: bool) -> object:
 def engine(kind: str, folder: Path, tiny: bool) -> object:
     """The model in titlesmith's engine, with a vocabulary of as many ids that mean nothing."""
     from titlesmith.corpus.tokenizer import END, Tokenizer
-    from titlesmith.train.huggingface import TransformersEngine
+    from titlesmith.train.huggingface import HuggingFaceEngine
 
     made = model(kind, folder, tiny)
     names = [*map(str, range(made.config.vocab_size - 2)), "Ċ", END]
-    return TransformersEngine(made, Tokenizer({name: i for i, name in enumerate(names)}, []), f"hf:{kind}")
+    return HuggingFaceEngine(made, Tokenizer({name: i for i, name in enumerate(names)}, []), f"hf:{kind}")
 
 
 def documents(folder: Path, tokenizer: object) -> object:
@@ -140,7 +140,7 @@ def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **chang
     settings = SETTINGS | {"model": f"hf:{kind}", "batch_size": rows, "block_size": 64 if tiny else 1024} | changed
     found = documents(folder, trained.tokenizer)
     packed = Rows(found, rows, settings["block_size"], settings["seed"], trained.apart(settings))
-    count = sum(p.numel() for p in trained._model.parameters())
+    count = sum(p.numel() for p in trained.model.parameters())
     trained.prepare(None, settings)
     for step, batch in islice(ahead(packed, 1), WARM_UP + steps):
         loss, _ = trained.train(batch, learning_rate(step, settings))

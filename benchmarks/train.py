@@ -204,7 +204,7 @@ def _started(folder: Path, **changed: object) -> tuple:
     run, settings = Run(RUN), json.loads((folder / "finetune.json").read_text("utf-8"))
     settings |= changed
     found = corpus.Corpus(run)
-    return run, settings, found, engines.start(run, settings["model"], found, settings["seed"])
+    return run, settings, found, engines.start_engine(run, settings["model"], found, settings["seed"])
 
 
 def trained(folder: Path, steps: int, **changed: object) -> tuple:
@@ -218,7 +218,7 @@ def trained(folder: Path, steps: int, **changed: object) -> tuple:
     rows = Rows(documents, batch, settings["block_size"], settings["seed"], engine.apart(settings))
     engine.prepare(corpus, settings)
     for step, some in islice(ahead(rows, 1), steps):
-        engine.train(some, learning_rate(step, settings))
+        engine.train_step(some, learning_rate(step, settings))
         engine.step = step
         clock.tick()
     return engine, clock
@@ -238,11 +238,12 @@ def full_vocabulary(folder: Path, size: str, steps: int) -> dict:
 
 def loop(folder: Path, size: str, steps: int) -> dict:
     """Two steps of `Engine.finetune` with validation, texts and checkpoint at each; seconds of every part."""
+    from titlesmith.train.loop import Probe, finetune
     from titlesmith.train.monitor import Monitor
 
     every = {"steps": 2, "validate_every": 1, "sample_every": 1, "save_every": 1}
     run, settings, corpus, engine = _started(folder, **every)
-    spent = {name: [] for name in ("loss", "keep", "generate", "save", "restore")}
+    spent = {name: [] for name in ("mean_loss", "save_weights", "generate", "save_checkpoint", "load_weights")}
 
     def timed(method, seconds):
         def call(*args):
@@ -255,7 +256,7 @@ def loop(folder: Path, size: str, steps: int) -> dict:
 
     for name, seconds in spent.items():
         setattr(engine, name, timed(getattr(engine, name), seconds))
-    engine.finetune(corpus, settings, Monitor(run, settings))
+    finetune(engine, corpus, settings, Monitor(run, settings), Probe(engine, corpus, settings).texts)
     return {"spent": spent, "peak": peak()}
 
 
@@ -382,7 +383,10 @@ def overhead(spent: dict[str, list[float]], settings: dict) -> dict[str, float]:
     """
     often = (math.ceil(LENGTH / (settings[f"{name}_every"] or LENGTH)) for name in ("validate", "sample", "save"))
     validations, samples, saves = often
-    counts = {"loss": validations, "keep": validations + 1, "generate": samples, "save": saves, "restore": 1}
+    counts = {
+        "mean_loss": validations, "save_weights": validations + 1, "generate": samples, "save_checkpoint": saves,
+        "load_weights": 1,
+    }  # fmt: skip
     return {name: spent[name][0] + (count - 1) * spent[name][-1] for name, count in counts.items()}
 
 

@@ -60,7 +60,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
     from titlesmith.train.gpt2 import GPT2Engine
 
     vocabulary = snapshot.DATA.resolve() / "gpt2-bpe"
-    GPT2Engine(Tokenizer.load(vocabulary), SIZE, seed=1).keep(folder / "random")
+    GPT2Engine(Tokenizer.load(vocabulary), SIZE, seed=1).save_weights(folder / "random")
     train(*build("first", "cs.CL", vocabulary), "random", steps, 2e-3, 1, vocabulary="full")
     run, corpus = build("second", "eess.AS", vocabulary)
     rows = []
@@ -72,7 +72,7 @@ def compare(folder: Path, steps: int, seeds: range) -> dict:
             best = {"keep": "best", "validate_every": 25, "vocabulary": setting}
             train(run, corpus, "runs/first/model", steps // 4, 5e-4, seed, **best)
             seconds = time.perf_counter() - begun
-            test = math.exp(engines.load(run).loss(corpus.documents("test")))
+            test = math.exp(engines.load_engine(run).mean_loss(corpus.documents("test")))
             rows.append({"seed": seed, "vocabulary": setting, "perplexity": test, "seconds": seconds})
     means = [statistics.mean(r["perplexity"] for r in rows if r["vocabulary"] == s) for s in ("corpus", "full")]
     return {"runs": rows, "test_perplexity_ratio_corpus_to_full": means[0] / means[1]}
@@ -98,12 +98,13 @@ def train(run, corpus, model: str, steps: int, rate: float, seed: int, **changed
     """Trains as notebook 03 does; ends the stage, so that the model can be loaded."""
     from titlesmith import train as engines
     from titlesmith.train import monitor
+    from titlesmith.train.loop import Probe
 
     settings = defaults("finetune") | {"model": model, "steps": steps, "learning_rate": rate, "seed": seed}
     settings |= {"batch_size": 8, "keep": "last", "validate_every": 0, "sample_every": 0, "save_every": 0}
     settings |= {"loss_floor": 0.0} | changed
-    engine, watch = engines.start(run, model, corpus, seed), monitor.Monitor(run, settings)
-    engine.finetune(corpus, settings, watch)
+    engine, watch = engines.start_engine(run, model, corpus, seed), monitor.Monitor(run, settings)
+    engines.finetune(engine, corpus, settings, watch, Probe(engine, corpus, settings).texts)
     run.finish("finetune")
 
 

@@ -20,10 +20,9 @@ from transformers import (
 from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import experiment, models
-from titlesmith import train as engines
+from titlesmith.finetune import finetune_run
 from titlesmith.harvest import harvest
 from titlesmith.runs.record import Run
-from titlesmith.train import monitor
 
 SHARP = {"temperature": 0.5, "top_k": 7}
 CHAT = (
@@ -115,10 +114,10 @@ def quick(
     run.begin("harvest", facts := defaults("harvest", **source or {"source": "sample", "papers": 80}))
     harvest(run, facts)
     run.begin("corpus", facts := corpus_settings(model=model, template=template, vocabulary=400) | corpus)
-    built = corpora.build(run, facts, models.vocabulary(model), models.context(model))
+    corpora.build(run, facts, models.vocabulary(model), models.context(model))
     few = {"steps": 3, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
     run.begin("finetune", facts := defaults("finetune", model=model, lora_rank=lora_rank, learning_rate=0.05, **few))
-    engines.start(run, model, built, seed=1).finetune(built, facts, monitor.Monitor(run, facts))
-    run.finish("finetune", steps=3, kept_step=3, stop_reason="all 3 steps were done")
+    finetune_run(run, facts)
+    run.finish("finetune")
     run.update_stage("generate", settings=defaults("generate", max_tokens=12, **sampling))
     return run

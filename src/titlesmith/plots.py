@@ -97,10 +97,10 @@ def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
     return figure
 
 
-def memory(rows: list[dict], floor: float, by_heart: float, source: str) -> Figure:
+def memory(rows: list[dict], floor: float, memorization_floor: float, source: str) -> Figure:
     """Share of copies among the texts written while training, against steps and against the smoothed loss.
 
-    ``by_heart`` is the loss of a model that knows every training document (`titlesmith.train.monitor.by_heart`).
+    ``memorization_floor`` is the loss of a model that knows every training document (see `titlesmith.train.monitor`).
     """
     figure, (left, right) = _figure(2, f"Copies of training texts while training on {source}", 3.0)
     rows = [row for row in rows if row["copy_rate"] is not None]
@@ -111,7 +111,7 @@ def memory(rows: list[dict], floor: float, by_heart: float, source: str) -> Figu
     right.plot([row["loss_smoothed"] for row in rows], copies, color=ORANGE, marker="o", markersize=4)
     if floor:
         right.axvline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
-    right.axvline(by_heart, color=BLUE, linestyle="--", label=f"all known by heart: {by_heart:.2f}")
+    right.axvline(memorization_floor, color=BLUE, linestyle="--", label=f"all known by heart: {memorization_floor:.2f}")
     right.legend(loc="upper left")
     right.set_title("As the loss falls (to the right)", loc="left")
     right.set(xlabel="smoothed training loss, nats a token", ylabel="copies, % of texts", ylim=(-3, 103))

@@ -145,7 +145,9 @@ class Source:
     def of_run(cls, run: Run) -> "Source":
         """A run's model (RunError where it has none)."""
         run.require("finetune")
-        return cls(f"run {run.name}", Corpus(run), lambda: engines.load(run), run.record(STAGE).get("settings", {}))
+        return cls(
+            f"run {run.name}", Corpus(run), lambda: engines.load_engine(run), run.record(STAGE).get("settings", {})
+        )
 
     @classmethod
     def of_adapter(cls, adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> "Source":

@@ -29,6 +29,7 @@ from titlesmith.harvest import harvest  # noqa: E402
 from titlesmith.runs.record import Run  # noqa: E402
 from titlesmith.train import gpt2_step as graph  # noqa: E402
 from titlesmith.train import monitor  # noqa: E402
+from titlesmith.train.loop import Probe  # noqa: E402
 
 TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}
 FEW = {"steps": 4, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
@@ -47,8 +48,8 @@ def trained(name: str, template: str, **source) -> Run:
     run.begin("corpus", {})
     corpus = corpora.build(run, corpus_settings(template=template, vocabulary=1000), None, context=256)
     run.begin("finetune", facts := defaults("finetune", **FEW))
-    engine = engines.start(run, "scratch", corpus, seed=1)
-    engine.finetune(corpus, facts, monitor.Monitor(run, facts))
+    engine = engines.start_engine(run, "scratch", corpus, seed=1)
+    engines.finetune(engine, corpus, facts, monitor.Monitor(run, facts), Probe(engine, corpus, facts).texts)
     run.finish("finetune", stop_reason="all 4 steps were done")
     run.update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
     return run

@@ -64,9 +64,9 @@ def titles(corpus: Corpus, name: str) -> list[str]:
 
 
 def test_metrics_of_a_run(finished):
-    metrics, engine, corpus = finished.metrics, engines.load(finished), Corpus(finished)
+    metrics, engine, corpus = finished.metrics, engines.load_engine(finished), Corpus(finished)
     for name in ("train", "valid", "test"):
-        assert metrics["perplexity"][name] == pytest.approx(math.exp(engine.loss(corpus.documents(name))))
+        assert metrics["perplexity"][name] == pytest.approx(math.exp(engine.mean_loss(corpus.documents(name))))
         low, high = metrics["perplexity_interval"][name]
         assert low <= metrics["perplexity"][name] <= high
         assert metrics["perplexity_documents"][name] == len(corpus.documents(name))
@@ -76,7 +76,7 @@ def test_metrics_of_a_run(finished):
 
 
 def test_losses_of_documents_are_each_documents_own(finished):
-    engine, documents = engines.load(finished), Corpus(finished).documents("train")
+    engine, documents = engines.load_engine(finished), Corpus(finished).documents("train")
     chosen = np.array([7, 0, 3])
     nats, tokens = engine.document_losses(documents, chosen)
     for i, sum_of, count in zip(chosen, nats, tokens, strict=True):
@@ -85,7 +85,7 @@ def test_losses_of_documents_are_each_documents_own(finished):
         assert count == len(ids) - 1
     every, of = engine.document_losses(documents)
     assert every[chosen] == pytest.approx(nats, rel=1e-5)
-    assert engine.loss(documents) == pytest.approx(every.sum() / of.sum())
+    assert engine.mean_loss(documents) == pytest.approx(every.sum() / of.sum())
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(project):
@@ -143,7 +143,7 @@ def test_an_empty_test_split_leaves_out_people(project):
     assert metrics["missing"]["perplexity.test"] == "the split has no document"
     assert metrics["distinct_1"] == 1 and metrics["human"]["distinct_1"] is None
     with pytest.raises(RunError, match="test"):
-        Uniform(corpus).loss(corpus.documents("test"))
+        Uniform(corpus).mean_loss(corpus.documents("test"))
 
 
 def test_a_model_that_diverged_has_no_perplexity(project):
@@ -197,4 +197,4 @@ def test_rows_of_an_older_version_have_no_paper(project):
 def test_a_run_without_a_model_says_so(project):
     run, _ = made(project)
     with pytest.raises(RunError, match=r"03_finetune\.ipynb"):
-        engines.load(run)
+        engines.load_engine(run)

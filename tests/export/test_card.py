@@ -25,7 +25,7 @@ def evaluated(tmp_path_factory):
         patch.setenv("TITLESMITH_ROOT", str(folder))
         patch.setattr(hub, "SCRATCH", {"n_ctx": 128, "n_embd": 32, "n_head": 2, "n_layer": 2})
         run = quick("small", "hf:scratch", source={"source": "archive", "path": "papers.tsv"})
-        corpus, engine = Corpus(run), engines.load(run)
+        corpus, engine = Corpus(run), engines.load_engine(run)
         run.begin("generate", asked := defaults("generate", count=3, max_tokens=8))
         texts.generate(run, engine, corpus, asked)
         run.begin("evaluate", asked := defaults("evaluate"))

@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def exported(trained):
     export(trained, "ctranslate2")
-    return engines.load(trained)
+    return engines.load_engine(trained)
 
 
 def test_the_export_draws_what_the_model_would_and_says_how_likely_it_is(trained, exported):
@@ -79,7 +79,7 @@ def test_the_export_draws_more_texts_than_fit_side_by_side(exported, monkeypatch
 def test_perplexity_of_the_export_is_within_a_hundredth_of_the_models(trained, exported):
     documents = Corpus(trained).documents("test")
     nats = np.concatenate(exported.scores([[exported.tokenizer.eos_id, *d.tolist()] for d in documents]))
-    full = exported.loss(documents)
+    full = exported.mean_loss(documents)
     assert full < 4.5, "it has learned something"
     assert np.exp(-nats.mean() - full) == pytest.approx(1, abs=0.01)
 
@@ -99,10 +99,10 @@ def test_that_the_export_draws_is_said_once(trained, exported, capsys):
     _tell.cache_clear()
     folder, prompt = place(trained, "ctranslate2"), [exported.tokenizer.prompt("Neural", False)]
     capsys.readouterr()
-    engines.load(trained).generate(prompt, ASKED | {"top_p": 0.9})
+    engines.load_engine(trained).generate(prompt, ASKED | {"top_p": 0.9})
     assert not capsys.readouterr().err, "the nucleus is cut by the model itself"
     for _ in range(2):
-        engines.load(trained).generate(prompt, ASKED)
+        engines.load_engine(trained).generate(prompt, ASKED)
     assert capsys.readouterr().err == (
         f"drawing from the export to CTranslate2 in 8-bit integers; remove {folder} to use the full weights\n"
     )
@@ -113,7 +113,7 @@ def test_an_export_of_an_older_model_is_not_used(trained, exported, capsys):
     written = json.loads(made.read_text())
     assert written["model"] and fresh(trained, "ctranslate2")
     made.write_text(json.dumps(written | {"model": {"model/checkpoint": "0"}}))
-    assert isinstance(engines.load(trained), GPT2Engine)
+    assert isinstance(engines.load_engine(trained), GPT2Engine)
     assert "is of an older model and is not used; titlesmith export r --to ctranslate2" in capsys.readouterr().err
 
 
@@ -232,7 +232,7 @@ def test_adapters_are_merged_in_the_weights_own_type(offline):
     prompt = Corpus(run).layout.prompt_ids("Neural")
     with torch.no_grad():
         found = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].float(), -1).numpy()
-    assert np.allclose(found, engines.load(run).next([prompt])[0], atol=0.1)
+    assert np.allclose(found, engines.load_engine(run).next([prompt])[0], atol=0.1)
     assert "are rounded to bfloat16" in (place(run, "hf") / "README.md").read_text("utf-8")
 
 

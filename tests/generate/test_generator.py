@@ -174,7 +174,7 @@ def begun(finished, tmp_path, monkeypatch):
 
 
 def test_requests_share_batches_and_texts_depend_on_seed_and_request_alone(finished):
-    engine, corpus = engines.load(finished), Corpus(finished)
+    engine, corpus = engines.load_engine(finished), Corpus(finished)
     calls, generate = [], engine.generate
     engine.generate = lambda prompts, s: calls.append(len(prompts)) or generate(prompts, s)
     settings = SETTINGS | {"unique": False}
@@ -203,13 +203,13 @@ def stopping(self, number):
     return block(self, number)
 
 texts.Drawing.block = stopping
-texts.generate(Run("small"), engines.load(Run("small")), Corpus(Run("small")), {settings})
+texts.generate(Run("small"), engines.load_engine(Run("small")), Corpus(Run("small")), {settings})
 """
 
 
 def test_a_generation_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(begun, monkeypatch):
     monkeypatch.setattr(texts, "BLOCK", 2)
-    engine, corpus, path = engines.load(begun), Corpus(begun), begun / "texts.jsonl"
+    engine, corpus, path = engines.load_engine(begun), Corpus(begun), begun / "texts.jsonl"
     whole = texts.generate(begun, engine, corpus, SETTINGS)
     lines = path.read_text("utf-8")
     assert [json.loads(line) for line in lines.splitlines()] == whole == begun.texts

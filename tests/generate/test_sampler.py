@@ -254,8 +254,8 @@ def test_what_cannot_be_is_refused(engine, prompts):
 def test_changed_weights_are_taken_over(engine, prompts, tmp_path):
     other = GPT2Engine(engine.tokenizer, engine.hyperparameters, seed=5)
     before = other.next(prompts)
-    engine.keep(tmp_path)
-    other.restore(tmp_path)
+    engine.save_weights(tmp_path)
+    other.load_weights(tmp_path)
     assert np.allclose(other.next(prompts), engine.next(prompts), atol=1e-6)
     assert not np.allclose(before, engine.next(prompts), atol=1e-2)
 
@@ -263,8 +263,8 @@ def test_changed_weights_are_taken_over(engine, prompts, tmp_path):
 def test_bfloat16_is_near_float32_and_repeats(engine, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("titlesmith.train.gpt2.precision", lambda settings: "bfloat16")
     other = GPT2Engine(engine.tokenizer, engine.hyperparameters)
-    engine.keep(tmp_path)
-    other.restore(tmp_path)
+    engine.save_weights(tmp_path)
+    other.load_weights(tmp_path)
     found, exact = other.next(prompts), engine.next(prompts)
     assert 0 < np.abs(np.exp(found) - np.exp(exact)).max() < 0.02
     assert other.generate(prompts, FREE) == other.generate(prompts, FREE)

@@ -15,6 +15,7 @@ from titlesmith.models import hub
 from titlesmith.runs.record import Run
 from titlesmith.train import gpt2_step as graph
 from titlesmith.train import monitor
+from titlesmith.train.loop import Probe
 from titlesmith.train.packing import Rows
 
 KINDS = ["scratch", "hf:scratch"]
@@ -48,9 +49,9 @@ def prepare(name: str, **settings: object) -> tuple[Run, corpora.Corpus]:
 def train(run: Run, corpus: corpora.Corpus, model: str, **settings: object) -> engines.Engine:
     """Trains, or goes on training; ``reason`` says why it stopped."""
     chosen = SETTINGS | {"model": model} | settings
-    engine = engines.start(run, model, corpus, 1, chosen["quantize"])
+    engine = engines.start_engine(run, model, corpus, 1, chosen["quantize"])
     watch = monitor.Monitor(run, chosen)
-    engine.finetune(corpus, chosen, watch)
+    engines.finetune(engine, corpus, chosen, watch, Probe(engine, corpus, chosen).texts)
     engine.reason = watch.reason
     return engine
 
@@ -129,7 +130,7 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
         train(run, corpus, model, keep="best")
     ended = train(run, corpus, model, keep="best")
     assert ended.reason == "all 8 steps were done" and ended.step == 8 and not (run / "model" / "last").exists()
-    assert ended.loss(corpus.documents("valid")) == whole.loss(corpus.documents("valid"))
+    assert ended.mean_loss(corpus.documents("valid")) == whole.mean_loss(corpus.documents("valid"))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
     engine = train(run, corpus, model, **settings)
     assert said in engine.reason and engine.step < settings.get("steps", 8)
     run.finish("finetune")
-    loss = engines.load(run).loss(corpus.documents("valid"))
+    loss = engines.load_engine(run).mean_loss(corpus.documents("valid"))
     assert math.isfinite(loss) or "not applied" in said  # nothing was validated, so the last weights are kept
 
 
@@ -161,7 +162,7 @@ def test_the_best_weights_are_kept_and_read_again(prepared):
     rows = monitor.read(run / "history.csv")
     best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
     assert best < rows[-1]["valid_loss"]
-    assert engines.load(run).loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+    assert engines.load_engine(run).mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
     assert not (run / "model" / "best").exists() and not (run / "model" / "last").exists()
 
 
@@ -170,7 +171,7 @@ def test_a_batch_in_parts_trains_as_a_whole_one(prepared):
     whole = train(run, corpus, model, batch_size=4, steps=3)
     parts = train(prepare("parts")[0], corpus, model, batch_size=1, accumulate=4, steps=3)
     valid = corpus.documents("valid")
-    assert whole.loss(valid) == pytest.approx(parts.loss(valid), abs=1e-5)
+    assert whole.mean_loss(valid) == pytest.approx(parts.mean_loss(valid), abs=1e-5)
 
 
 def test_documents_are_learned_as_they_are_measured_each_alone(prepared):
@@ -183,7 +184,7 @@ def test_documents_are_learned_as_they_are_measured_each_alone(prepared):
     whole = Rows(documents, rows.count, 64, 1, apart=True)[1]
     assert whole.weights.sum() == tokens.sum() and whole.weights.max() > 1, "what titles begin with is read once"
     engine.prepare(corpus, chosen)
-    assert engine.train(whole, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
+    assert engine.train_step(whole, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
 
 
 def test_attention_is_by_document_where_weights_are_given_and_by_row_from_scratch(prepared):
@@ -194,7 +195,7 @@ def test_attention_is_by_document_where_weights_are_given_and_by_row_from_scratc
         losses[attention] = [row["loss"] for row in history(run)]
         run.clear("finetune")
     assert losses["auto"] == losses["row"] != losses["document"]
-    engine = engines.start(run, model, corpus, 1)
+    engine = engines.start_engine(run, model, corpus, 1)
     for given in ("124M", "hf:gpt2", "models/mine"):
         assert engine.apart({"model": given, "attention": "auto", "block_size": 32})
     assert not engine.apart({"model": "hf:gpt2", "attention": "row", "block_size": 32})
@@ -212,7 +213,7 @@ def test_completions_alone_are_learned_but_where_prompts_are_asked_for(model):
 
 def test_blocks_alone_train_where_asked(prepared):
     run, corpus, model = prepared
-    before = engines.start(run, model, corpus, 1).next([[corpus.tokenizer.eos_id]])
+    before = engines.start_engine(run, model, corpus, 1).next([[corpus.tokenizer.eos_id]])
     after = train(run, corpus, model, layers="transformer").next([[corpus.tokenizer.eos_id]])
     assert not np.allclose(before, after)
 
@@ -281,7 +282,7 @@ def test_sampling_settings_hold(prepared):
 )
 def test_what_cannot_be_drawn_is_refused(prepared, settings, said):
     run, corpus, model = prepared
-    engine = engines.start(run, model, corpus, 1)
+    engine = engines.start_engine(run, model, corpus, 1)
     with pytest.raises(RequestError, match=said):
         engine.generate([corpus.layout.prompt_ids("")], SAMPLING | settings)
 
@@ -296,7 +297,7 @@ def test_a_training_that_does_not_fit_is_refused_with_what_would(prepared, monke
 def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_is_whole(prepared, monkeypatch):
     run, corpus, model = prepared
     engine = train(run, corpus, model)
-    engine.save(path := run / "model" / "last")
+    engine.save_checkpoint(path := run / "model" / "last")
     files = {file.name: file.read_bytes() for file in path.iterdir()}
     engine.step = 9
 
@@ -306,7 +307,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_i
     with monkeypatch.context() as patch, pytest.raises(RunError, match="the one before it is kept"):
         patch.setattr("titlesmith.train.gpt2.write_json", full)
         patch.setattr("torch.save", full)
-        engine.save(path)
+        engine.save_checkpoint(path)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == files
     assert type(engine).load(path).step == 8
     shutil.rmtree(path)

@@ -23,6 +23,7 @@ from titlesmith.harvest import harvest
 from titlesmith.runs.record import Run, root
 from titlesmith.train import architectures, monitor
 from titlesmith.train import distributed as processes
+from titlesmith.train.loop import Probe
 
 HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
 CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
@@ -50,8 +51,8 @@ def prepare(name: str) -> tuple[Run, corpora.Corpus]:
 
 def train(run, corpus, **settings) -> engines.Engine:
     settings = SETTINGS | settings
-    engine = engines.start(run, settings["model"], corpus, settings["seed"])
-    engine.finetune(corpus, settings, monitor.Monitor(run, settings))
+    engine = engines.start_engine(run, settings["model"], corpus, settings["seed"])
+    engines.finetune(engine, corpus, settings, monitor.Monitor(run, settings), Probe(engine, corpus, settings).texts)
     return engine
 
 
@@ -168,10 +169,12 @@ def test_a_killed_worker_ends_the_training_within_seconds(project, monkeypatch):
 
 def test_a_worker_that_cannot_start_says_why(project, together, monkeypatch):
     run, corpus = prepare("r")
-    engine = engines.start(run, "hf:tiny", corpus, 1)
+    engine = engines.start_engine(run, "hf:tiny", corpus, 1)
     (run / "corpus" / "corpus.json").rename(run / "corpus" / "gone.json")
     with pytest.raises(RunError, match=r"process 1 failed: .*corpus\.json"):
-        engine.finetune(corpus, SETTINGS | TWO, monitor.Monitor(run, SETTINGS))
+        engines.finetune(
+            engine, corpus, SETTINGS | TWO, monitor.Monitor(run, SETTINGS), Probe(engine, corpus, SETTINGS).texts
+        )
 
 
 RANK_0 = """

@@ -24,6 +24,7 @@ from titlesmith.train import gpt2_step as graph
 from titlesmith.train import monitor
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import GPT2Engine
+from titlesmith.train.loop import Probe
 from titlesmith.train.sampled_softmax import trained_ids, used_ids
 
 TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
@@ -62,9 +63,9 @@ def prepared(project, monkeypatch):
 
 
 def train(run, corpus, model="scratch", **settings) -> GPT2Engine:
-    engine = engines.start(run, model, corpus, seed=1)
+    engine = engines.start_engine(run, model, corpus, seed=1)
     watch = monitor.Monitor(run, SETTINGS | settings)
-    engine.finetune(corpus, SETTINGS | settings, watch)
+    engines.finetune(engine, corpus, SETTINGS | settings, watch, Probe(engine, corpus, SETTINGS).texts)
     engine.reason = watch.reason
     return engine
 
@@ -111,8 +112,8 @@ def test_resumed_training_is_the_same_to_the_bit(project, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(monitor.Monitor, "sample", killed)
         train(run, corpus)  # dies at step 4, one step behind its checkpoint
-    steps, step = [], GPT2Engine.train
-    monkeypatch.setattr(GPT2Engine, "train", lambda self, *args: steps.append(self.step + 1) or step(self, *args))
+    steps, step = [], GPT2Engine.train_step
+    monkeypatch.setattr(GPT2Engine, "train_step", lambda self, *args: steps.append(self.step + 1) or step(self, *args))
     resumed = train(run, corpus)
     assert steps == [4, 5, 6, 7, 8], "it goes on behind its checkpoint"
     for a, b in zip(weights(whole), weights(resumed), strict=True):
@@ -176,7 +177,7 @@ def test_the_best_weights_are_kept(prepared):
     rows = monitor.read(run / "history.csv")
     best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
     assert best < rows[-1]["valid_loss"]
-    assert GPT2Engine.load(run / "model").loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+    assert GPT2Engine.load(run / "model").mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
     assert engine.step == 12 and not (run / "model" / "best").exists()
 
 
@@ -196,7 +197,7 @@ def test_epochs_in_place_of_steps(prepared):
 def test_of_a_vocabulary_of_the_corpus_the_others_move_together_and_any_prefix_works(prepared, project):
     run, corpus = prepared
     full = train(run, corpus, steps=1)
-    train(run, corpus, steps=1).keep(project / "models" / "base")
+    train(run, corpus, steps=1).save_weights(project / "models" / "base")
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
     assert 256 < len(used) < len(corpus.tokenizer)
     other, corpus = prepare("other")
@@ -209,7 +210,9 @@ def test_of_a_vocabulary_of_the_corpus_the_others_move_together_and_any_prefix_w
     assert np.ptp(moved[unused], axis=0).max() < 1e-6 < np.abs(moved[unused]).min(axis=0).max()
     assert np.ptp(moved[used], axis=0).min() > 1e-3
     rows = monitor.read(other / "history.csv")
-    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5 and rows[-1]["valid_loss"] < full.loss(corpus.documents("valid"))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5 and rows[-1]["valid_loss"] < full.mean_loss(
+        corpus.documents("valid")
+    )
     prefix = "".join(corpus.tokenizer.decode([i]) for i in unused[:3])
     assert engine.generate([corpus.tokenizer.prompt(prefix, False)], SAMPLING)
     loaded = GPT2Engine.load(other / "model")
@@ -249,7 +252,7 @@ def test_while_it_trains_the_loss_is_that_of_the_documents(prepared, monkeypatch
     nats, tokens = engine.document_losses(valid)
     calls, session = [], engine._session.run
     monkeypatch.setattr(engine._session, "run", lambda fetches, *a: calls.append(fetches) or session(fetches, *a))
-    assert engine.loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
+    assert engine.mean_loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
     assert set(calls) == {engine._trainer.nats} and len(calls) > 1
 
 
@@ -258,7 +261,7 @@ def test_documents_longer_than_a_row_are_measured_whole(prepared):
     engine, valid = train(run, corpus, block_size=8), corpus.documents("valid")
     nats, tokens = engine.document_losses(valid)
     assert np.diff(valid.starts).max() > 8
-    assert engine.loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
+    assert engine.mean_loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
 
 
 def test_a_full_disk_is_reported_and_the_last_checkpoint_is_whole(prepared, tmp_path):
@@ -270,12 +273,12 @@ sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import train.test_gpt2 as t
 t.engines.SCRATCH = t.TINY
 run, corpus = t.Run("r"), t.corpora.Corpus(t.Run("r"))
-save = t.GPT2Engine.save
+save = t.GPT2Engine.save_checkpoint
 def full(self, path):
     if self.step == 6:  # a disk that is full: no file may grow beyond 1,000 bytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     save(self, path)
-t.GPT2Engine.save = full
+t.GPT2Engine.save_checkpoint = full
 t.train(run, corpus)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -352,7 +355,7 @@ def test_two_engines_live_in_one_kernel(prepared):
     engine = train(*prepared)
     again = GPT2Engine.load(prepared[0] / "model")
     documents = prepared[1].documents("test")
-    assert engine.loss(documents) == again.loss(documents)
+    assert engine.mean_loss(documents) == again.mean_loss(documents)
 
 
 def test_the_loss_of_a_template_with_a_prompt_counts_completions_only(project, monkeypatch):
@@ -366,7 +369,7 @@ def test_the_loss_of_a_template_with_a_prompt_counts_completions_only(project, m
         split = document.tolist().index(corpus.tokenizer.newline_id) + 1
         nats += engine.losses(ids[None], (np.arange(len(document)) >= split)[None].astype(float))[0]
         tokens += len(document) - split
-    assert engine.loss(documents) == pytest.approx(nats / tokens, rel=1e-5)
+    assert engine.mean_loss(documents) == pytest.approx(nats / tokens, rel=1e-5)
 
 
 # Exchange with stock gpt-2-simple, whose samplers need a context of 1,024 tokens
@@ -418,7 +421,7 @@ def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, mo
     trained = stock_session.run(trained)
     assert models.folder("checkpoint/run1") == project / "checkpoint" / "run1"
     other, corpus = prepare("other")
-    engine = engines.start(other, "checkpoint/run1", corpus, seed=1)
+    engine = engines.start_engine(other, "checkpoint/run1", corpus, seed=1)
     assert engine.step == 0, "a new training begins"
     (loaded,) = [v for v in engine._variables if v.op.name == "model/wte"]
     assert np.array_equal(engine._session.run(loaded), trained)
@@ -438,7 +441,7 @@ def test_a_checkpoint_of_another_shape_is_refused(prepared):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     tokenizer = Tokenizer.learn(["a b"], 300)
-    GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).keep(tmp_path)
+    GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).save_weights(tmp_path)
     (tmp_path / "model-0.index").unlink()
     with pytest.raises(RequestError, match="holds no checkpoint"):
         GPT2Engine.load(tmp_path)
@@ -478,7 +481,7 @@ def test_openais_layout_is_read_and_its_vocabulary_makes_the_corpus(openai, proj
     run.begin("corpus", {})
     corpus = corpora.build(run, CORPUS, models.vocabulary("124M"), models.context("124M"))
     assert corpus.tokenizer.vocabulary == Tokenizer.load(openai).vocabulary
-    engine = engines.start(run, "124M", corpus, seed=1)
+    engine = engines.start_engine(run, "124M", corpus, seed=1)
     assert {v.op.name for v in engine._variables} == dict(VARIABLES).keys()
     for variable in engine._variables:
         stored = tf.train.load_variable(str(openai / "model.ckpt"), variable.op.name)
@@ -495,7 +498,7 @@ def test_a_model_that_lacks_a_file_is_refused(openai):
 def test_a_corpus_of_another_vocabulary_is_refused(openai):
     other, wider = prepare("other", vocabulary=500)
     with pytest.raises(RequestError, match="not tokenized for 124M"):
-        engines.start(other, "124M", wider, seed=1)
+        engines.start_engine(other, "124M", wider, seed=1)
 
 
 def test_documents_that_do_not_fit_are_dropped_and_counted(project):

@@ -32,7 +32,7 @@ from titlesmith.harvest import harvest
 from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.runs.record import Run
 from titlesmith.train import architectures
-from titlesmith.train.huggingface import TransformersEngine
+from titlesmith.train.huggingface import HuggingFaceEngine
 from titlesmith.train.packing import Rows
 from train.test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
 
@@ -74,7 +74,7 @@ def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, k
     rows = history(run)
     assert rows == history(Run("whole")) and rows[-1]["loss"] < rows[0]["loss"]
     prompt = [corpus.layout.prompt_ids("")]
-    (draws,) = engines.load(run).generate(prompt, SAMPLING)
+    (draws,) = engines.load_engine(run).generate(prompt, SAMPLING)
     assert draws == whole.generate(prompt, SAMPLING)[0] == resumed.generate(prompt, SAMPLING)[0]
     files = {file.name for file in (run / "model").iterdir()}
     assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
@@ -138,7 +138,7 @@ def test_documents_are_apart_where_the_model_can_be_told_and_learned_as_if_alone
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 6 if parameter.ndim > 1 else 1  # as sure of itself as a trained model
-    engine = TransformersEngine(model, corpus.tokenizer)
+    engine = HuggingFaceEngine(model, corpus.tokenizer)
     settings = defaults("finetune", model="hf:gpt2", block_size=64)
     assert engine.apart(settings) is reads
     assert not engine.apart(settings | {"attention": "row"})
@@ -198,10 +198,10 @@ def test_the_same_gpt2_has_the_same_loss_and_the_same_greedy_text_in_both_engine
     assert len(weights) == len(tf.nest.flatten(stock._variables))
     to_transformers(weights, shape).save_pretrained(folder := project / "models" / "converted")
     published(corpus.tokenizer).save(folder)
-    other = TransformersEngine.open("hf:converted")
+    other = HuggingFaceEngine.open("hf:converted")
     for split in ("train", "valid"):
         documents = corpus.documents(split)
-        assert other.loss(documents) == pytest.approx(stock.loss(documents), abs=1e-4)
+        assert other.mean_loss(documents) == pytest.approx(stock.mean_loss(documents), abs=1e-4)
     prompts = [corpus.layout.prompt_ids(text) for text in ("", "Neural speech", "Music")]
     greedy = SAMPLING | {"top_k": 1, "count": 1}
     for (mine,), (theirs,) in zip(other.generate(prompts, greedy), stock.generate(prompts, greedy), strict=True):
@@ -258,7 +258,7 @@ def test_a_model_without_a_chat_template_is_told(project):
 
 def test_a_published_adapter_is_opened_in_its_model(project):
     name, path = made(project, "llama", "sentencepiece"), adapter(project)
-    bare, adapted = TransformersEngine.open(name), engines.open_adapter("", path)
+    bare, adapted = HuggingFaceEngine.open(name), engines.open_adapter("", path)
     prompt = TokenLayout(adapted.tokenizer, "ids", True).opening("An abstract.")
     assert not np.allclose(bare.next([prompt]), adapted.next([prompt]), atol=1e-3)
     assert len(adapted.generate([prompt], SAMPLING)[0]) == SAMPLING["count"]
@@ -305,7 +305,7 @@ def test_a_model_that_is_not_here_is_named_with_what_to_put_where(project, monke
 def test_a_corpus_of_another_vocabulary_is_refused(project):
     run, corpus = prepare("r", made(project, "gpt2"))
     with pytest.raises(RequestError, match="not tokenized for hf:llama"):
-        engines.start(run, made(project, "llama", "sentencepiece"), corpus, 1)
+        engines.start_engine(run, made(project, "llama", "sentencepiece"), corpus, 1)
 
 
 def test_without_the_libraries_it_says_what_to_install(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from titlesmith.runs.record import Run
-from titlesmith.train.monitor import Monitor, by_heart, kept_step, read
+from titlesmith.train.monitor import Monitor, kept_step, memorization_floor, read
 
 SETTINGS = {"loss_floor": 0.1, "patience": 0, "save_every": 2, "sample_every": 0, "validate_every": 3}
 
@@ -124,5 +124,5 @@ def test_tensorboard_gets_what_the_history_gets(project):
 
 def test_what_a_model_that_knows_everything_still_pays():
     # Sixteen documents of four tokens, one of them the end: log2(16) = 4 bits a document, 1 bit a token
-    assert by_heart(16, 64, has_prompt=False) == pytest.approx(math.log(2))
-    assert by_heart(16, 64, has_prompt=True) == 0
+    assert memorization_floor(16, 64, has_prompt=False) == pytest.approx(math.log(2))
+    assert memorization_floor(16, 64, has_prompt=True) == 0

@@ -88,7 +88,7 @@ class Service:
     def __init__(self, run: Run):
         run.require("finetune")
         self.run, self.corpus = run, Corpus(run)
-        self.engine, self.nearest = engines.load(run), Nearest(self.corpus)
+        self.engine, self.nearest = engines.load_engine(run), Nearest(self.corpus)
         template = self.corpus.template
         self.fields = Template("", template.prompt).fields
         self.writes = " and ".join(Template("", template.completion).fields)

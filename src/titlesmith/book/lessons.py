@@ -46,7 +46,7 @@ def ask(report: Report) -> dict:
     from titlesmith import train as engines
     from titlesmith.corpus import Corpus
 
-    corpus, engine = Corpus(report), engines.load(report)
+    corpus, engine = Corpus(report), engines.load_engine(report)
     documents, decode = corpus.documents("test"), corpus.tokenizer.decode
     some = [documents[i] for i in range(min(200, len(documents)))]
     text = min(some, key=lambda ids: abs(documents.loss_mask(ids).sum() - 14))

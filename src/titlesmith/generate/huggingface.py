@@ -165,6 +165,6 @@ def continued(
         eos_token_id=end,
         pad_token_id=end,
     )
-    with torch.no_grad():  # not in inference mode: see `TransformersEngine.losses`
+    with torch.no_grad():  # not in inference mode: see `HuggingFaceEngine.losses`
         ids = model.generate(**given, generation_config=config, logits_processor=LogitsProcessorList(processors))
     return ids[:, given["input_ids"].shape[1] :].cpu().numpy()

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from titlesmith.errors import RequestError
 from titlesmith.models import SCRATCH, folder, hub
 from titlesmith.runs.record import Run, swapped
-from titlesmith.train.loop import Engine
+from titlesmith.train.loop import Engine, finetune
 
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
+__all__ = ["Engine", "finetune", "load_engine", "open_adapter", "start_engine"]
 
-def start(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
+
+def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
     """The model to fine-tune: where an interrupted training of this run was, or a new training's start.
 
     Raises
@@ -35,7 +37,7 @@ def start(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "no
     return engine
 
 
-def load(run: Run) -> Engine:
+def load_engine(run: Run) -> Engine:
     """The fine-tuned model of a run; its texts come from an export to CTranslate2 where there is one of this model."""
     from titlesmith.export.export import fresh
 
@@ -80,9 +82,9 @@ def _kind(model: str) -> tuple[type[Engine], str]:
     if hub.is_hub(model):
         hub.check_installed()
         from titlesmith.models.weights import STATE
-        from titlesmith.train.huggingface import TransformersEngine
+        from titlesmith.train.huggingface import HuggingFaceEngine
 
-        return TransformersEngine, STATE
+        return HuggingFaceEngine, STATE
     from titlesmith.train.gpt2 import GPT2Engine
 
     return GPT2Engine, "checkpoint"

@@ -143,8 +143,8 @@ class GPT2Engine(Engine):
                 self._session.run(self._part.read)
         self._calls, self._seed, self._changed = settings["accumulate"], settings["seed"], False
 
-    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """See `Engine.train`."""
+    def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """See `Engine.train_step`."""
         step = self._trainer
         feed = {step.rate: rate, step.total: batch.weights.sum()}
         if self._part:  # the same for all calls of a step, so that they add up to one large batch
@@ -167,11 +167,11 @@ class GPT2Engine(Engine):
         names = ("ids", "positions", "until", "places", "labels")
         return {getattr(step, name): getattr(batch, name) for name in names} | {step.learned: batch.weights}
 
-    def loss(self, documents: Documents) -> float:
-        """See `Engine.loss`; once it trains, in rows that hold each of the documents, with the products of training."""
+    def mean_loss(self, documents: Documents) -> float:
+        """See `Engine.mean_loss`; during training in packed rows, with the matrix products of training."""
         step, tokens = self._trainer, documents.target_tokens
         if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
-            return super().loss(documents)
+            return super().mean_loss(documents)
         self._write_back()
         height, nats = step.ids.shape[0], 0.0
         rows = Rows(documents, height, step.ids.shape[1], 0, apart=True)
@@ -191,19 +191,25 @@ class GPT2Engine(Engine):
         self._write_back()
         return self._session.run(self._losses, {self._ids: ids, self._learned: learned})
 
-    def keep(self, path: Path) -> None:
-        """See `Engine.keep`."""
+    def save_weights(self, path: Path) -> None:
+        """See `Engine.save_weights`."""
         self._write_back()
         self._save(path, self._saver, sizes(self._variables))
 
-    def restore(self, path: Path) -> None:
-        """See `Engine.restore`."""
+    def load_weights(self, path: Path) -> None:
+        """See `Engine.load_weights`."""
         self._restore(path)
 
-    def save(self, path: Path) -> None:
-        """See `Engine.save`."""
+    def save_checkpoint(self, path: Path) -> None:
+        """See `Engine.save_checkpoint`."""
         self._write_back()
         self._save(path, self._full_saver, self.checkpoint_bytes)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The model's variables, float32, by gpt-2-simple's names without ``model/``."""
+        self._write_back()
+        values = self._session.run(self._variables)
+        return {v.op.name.removeprefix("model/"): value for v, value in zip(self._variables, values, strict=True)}
 
     def _save(self, path: Path, saver: tf1.train.Saver, size: int) -> None:
         try:

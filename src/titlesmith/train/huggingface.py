@@ -30,7 +30,7 @@ from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.generate import huggingface as decoding
 from titlesmith.models.weights import STATE, read, with_adapter
-from titlesmith.runs.record import swapping
+from titlesmith.runs.record import Run, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
 from titlesmith.train.loop import Draw, Engine, sampling
@@ -38,7 +38,6 @@ from titlesmith.train.packing import Batch
 
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
-    from titlesmith.train.monitor import Monitor
 
 ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
 LONGEST = 256  # places of a row on which a model's attention is tried
@@ -50,7 +49,7 @@ if torch.cuda.is_available():
     torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has it on GPUs
 
 
-class TransformersEngine(Engine):
+class HuggingFaceEngine(Engine):
     """A causal language model of the transformers library.
 
     Parameters
@@ -69,16 +68,16 @@ class TransformersEngine(Engine):
         self, model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, base: str = "", quantize: str = "none"
     ):
         self.tokenizer, self._base, self._quantize = tokenizer, base, quantize
-        self._model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self._model.generation_config = GenerationConfig()  # what a publisher prefers is not what was asked for
+        self.model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.generation_config = GenerationConfig()  # what a publisher prefers is not what was asked for
         self._optimizer: torch.optim.Optimizer | None = None
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
         self._places: torch.Tensor | None = None
         self._group = processes.Group()
         config, self._rows, self._ids = model.config.get_text_config(), ROWS, TOKENS
-        if self._model.device.type == "cuda":  # which needs more at once; keys and values take an eighth of it
+        if self.model.device.type == "cuda":  # which needs more at once; keys and values take an eighth of it
             each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-            room = torch.cuda.get_device_properties(self._model.device).total_memory // 8
+            room = torch.cuda.get_device_properties(self.model.device).total_memory // 8
             self.logits, self._rows, self._ids = 8 * Engine.logits, 8 * ROWS, room // each
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
@@ -88,12 +87,12 @@ class TransformersEngine(Engine):
         model.get_output_embeddings().register_forward_pre_hook(self._narrow)
 
     @classmethod
-    def scratch(cls, tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> "TransformersEngine":
+    def scratch(cls, tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> "HuggingFaceEngine":
         """A small model with random weights (`architectures.scratch`)."""
         return cls(architectures.scratch(tokenizer, hyperparameters, seed), tokenizer)
 
     @classmethod
-    def open(cls, name: str, quantize: str = "none", adapter: Path | None = None) -> "TransformersEngine":
+    def open(cls, name: str, quantize: str = "none", adapter: Path | None = None) -> "HuggingFaceEngine":
         """A published model, with a published adapter in it where one is given.
 
         Parameters
@@ -115,7 +114,7 @@ class TransformersEngine(Engine):
         return cls(model, Tokenizer.load(path), name, quantize)
 
     @classmethod
-    def load(cls, path: Path, resume: bool = True) -> "TransformersEngine":
+    def load(cls, path: Path, resume: bool = True) -> "HuggingFaceEngine":
         """See `Engine.load`."""
         state = torch.load(path / STATE, weights_only=True)
         if (path / "adapter_config.json").exists():
@@ -140,11 +139,12 @@ class TransformersEngine(Engine):
             where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
         return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
 
-    def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
-        """See `Engine.finetune`; ``processes`` train together, of which this one has the monitor."""
-        with processes.training(monitor.run, settings) as self._group:
-            super().finetune(corpus, settings, monitor)
-        self._leave(monitor.model)
+    @contextmanager
+    def training(self, run: Run, settings: dict) -> Iterator[None]:
+        """See `Engine.training`; ``processes`` train together, of which this one has the monitor."""
+        with processes.training(run, settings) as self._group:
+            yield
+        self._leave(run / "model")
 
     def work(self, corpus: "Corpus", settings: dict, group: processes.Group) -> None:
         """Takes part in the training of another process, of the same model, until that ends it."""
@@ -156,7 +156,7 @@ class TransformersEngine(Engine):
         """Goes on alone, where the weights were spread with those that lie in a folder."""
         self._group.close()
         if self._group.sharded:
-            self.__init__(type(self).load(path, resume=False)._model, self.tokenizer, self._base, self._quantize)
+            self.__init__(type(self).load(path, resume=False).model, self.tokenizer, self._base, self._quantize)
         self._group = processes.Group()
 
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
@@ -168,11 +168,11 @@ class TransformersEngine(Engine):
             precision(settings) == "bfloat16",
             gpu=torch.cuda.is_available(),
         )
-        model = self._model
+        model = self.model
         architectures.set_dropout(model, settings["dropout"])
         if not isinstance(model, PeftModel):
             if settings["lora_rank"]:
-                model = self._model = architectures.adapted(model, settings, settings["seed"])
+                model = self.model = architectures.adapted(model, settings, settings["seed"])
                 model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
             else:
                 model.float()
@@ -205,7 +205,7 @@ class TransformersEngine(Engine):
         """Whether compiling pays, and is known to go together with everything else that was asked for."""
         tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
         alone = settings.get("processes", 1) == 1 and self._quantize == "none" and not settings["checkpointing"]
-        return alone and 6 * tokens * self._model.num_parameters() > architectures.WORTH
+        return alone and 6 * tokens * self.model.num_parameters() > architectures.WORTH
 
     def _narrow(self, head: torch.nn.Module, given: tuple) -> tuple | None:
         """Gives the head of the vocabulary the places alone whose predictions are counted, (1, places, width)."""
@@ -213,9 +213,9 @@ class TransformersEngine(Engine):
 
     def _nats(self, ids: np.ndarray, places: np.ndarray, labels: np.ndarray, **how: torch.Tensor) -> torch.Tensor:
         """Losses of the predictions at ``places`` of rows of ids, counted through the rows, shape (places,)."""
-        rows, self._places, labels = (sent(array, self._model.device) for array in (ids, places, labels))
+        rows, self._places, labels = (sent(array, self.model.device) for array in (ids, places, labels))
         try:
-            model, lost = (self._parallel, self._entropy) if self._model.training else (self._model, entropy)
+            model, lost = (self._parallel, self._entropy) if self.model.training else (self.model, entropy)
             return lost(model(input_ids=rows.long(), use_cache=False, **how).logits[0], labels.long())
         finally:
             self._places = None
@@ -223,7 +223,7 @@ class TransformersEngine(Engine):
     def _batch_nats(self, batch: Batch) -> torch.Tensor:
         """Nats of a batch's predictions times their weights, summed."""
         rows, which = np.nonzero(batch.weights)
-        labels, weights = batch.labels[rows, which], sent(batch.weights[rows, which], self._model.device)
+        labels, weights = batch.labels[rows, which], sent(batch.weights[rows, which], self.model.device)
         places = batch.places[rows, which] + rows * batch.ids.shape[1]
         if (batch.until == batch.until.shape[1]).all():
             return (self._nats(batch.ids, places, labels) * weights).sum()
@@ -232,10 +232,10 @@ class TransformersEngine(Engine):
 
     def _paths(self, positions: np.ndarray, until: np.ndarray) -> dict[str, torch.Tensor]:
         """What tells the model which places each place of a `Batch` reads."""
-        positions, until = (sent(array, self._model.device) for array in (positions, until))
+        positions, until = (sent(array, self.model.device) for array in (positions, until))
         place = torch.arange(until.shape[1], device=until.device)
         mask = (place <= place[:, None]) & (place[:, None] < until[:, None, None, :])
-        if self._model.config.get_text_config()._attn_implementation == "eager":  # which adds it to the scores
+        if self.model.config.get_text_config()._attn_implementation == "eager":  # which adds it to the scores
             mask = torch.where(mask, 0.0, -torch.inf)
         return {"position_ids": positions.long(), "attention_mask": mask}
 
@@ -261,7 +261,7 @@ class TransformersEngine(Engine):
 
         Both documents are tried in both places, behind the end of text that they share.
         """
-        config, half = self._model.config.get_text_config(), (min(block, LONGEST) - 1) // 2
+        config, half = self.model.config.get_text_config(), (min(block, LONGEST) - 1) // 2
         back = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
         if any(isinstance(window, int) and 0 < window < block for window in back):
             return False
@@ -271,7 +271,7 @@ class TransformersEngine(Engine):
         place = np.arange(ids.shape[1], dtype=np.int32)
         positions, until = place - half * (place > half), np.where((place > 0) & (place <= half), half + 1, len(place))
         paths = (np.tile(array, (2, 1)).astype(np.int32) for array in (positions, until))
-        self._model.eval()
+        self.model.eval()
         try:
             with torch.no_grad():
                 asked = (ids, np.arange(ids.size), ids.flatten())  # any labels would do
@@ -282,12 +282,12 @@ class TransformersEngine(Engine):
         differences = torch.stack([told[:, both] - alone, told[:, second] - alone.flip(0)]).abs().mean()
         return bool(differences < 0.05 * (not_told[:, second] - alone.flip(0)).abs().mean())  # rounding is below
 
-    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """See `Engine.train`."""
+    def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """See `Engine.train_step`."""
         return self._group.call(self._train, batch, rate)
 
     def _train(self, batch: Batch, rate: float) -> tuple[float, float]:
-        model, optimizer, group = self._model.train(), self._optimizer, self._group
+        model, optimizer, group = self.model.train(), self._optimizer, self._group
         total = float(batch.weights.sum()) / group.size  # gradients are a mean over processes
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
@@ -324,7 +324,7 @@ class TransformersEngine(Engine):
     @torch.compiler.set_stance("force_eager")
     def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(learned)
-        self._model.eval()
+        self.model.eval()
         with torch.no_grad():  # in inference mode, weights that are spread could not be trained afterwards
             nats = self._nats(ids[:, :-1], places, ids[:, 1:].reshape(-1)[places]).cpu().numpy()
         result = np.zeros(learned.size, np.float32)
@@ -334,7 +334,7 @@ class TransformersEngine(Engine):
     @torch.compiler.set_stance("force_eager")
     def next(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Engine.next`."""
-        self._model.eval()
+        self.model.eval()
         longest = max(map(len, prompts), default=0)
         if longest > self.context:
             raise RequestError(
@@ -342,13 +342,13 @@ class TransformersEngine(Engine):
             )
         found = []
         for first in range(0, len(prompts), ROWS):
-            given = decoding.left_padded(prompts[first : first + ROWS], self.tokenizer.eos_id, self._model.device)
+            given = decoding.left_padded(prompts[first : first + ROWS], self.tokenizer.eos_id, self.model.device)
             width = given["input_ids"].shape[1]
             with torch.inference_mode():
                 positions = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-                self._places = torch.arange(1, len(given["input_ids"]) + 1, device=self._model.device) * width - 1
+                self._places = torch.arange(1, len(given["input_ids"]) + 1, device=self.model.device) * width - 1
                 try:
-                    logits = self._model(**given, position_ids=positions, use_cache=False).logits[0]
+                    logits = self.model(**given, position_ids=positions, use_cache=False).logits[0]
                 finally:
                     self._places = None
                 found.append(torch.log_softmax(logits.float(), -1)[:, : len(self.tokenizer)].cpu().numpy())
@@ -363,10 +363,10 @@ class TransformersEngine(Engine):
     @torch.compiler.set_stance("force_eager")
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
         settings = sampling(prompts, settings, self.context)
-        self._model.eval()
+        self.model.eval()
         results: list[list[Draw]] = [[] for _ in prompts]
         for given, numbers, seeds in decoding.batches(prompts, settings, self._rows, self._ids):
-            ids = decoding.continued(self._model, given, seeds, settings, self.tokenizer.eos_id, len(self.tokenizer))
+            ids = decoding.continued(self.model, given, seeds, settings, self.tokenizer.eos_id, len(self.tokenizer))
             each = len(ids) // len(given)
             draws = self._draws([prompt for prompt in given for _ in range(each)], ids)
             for i, draw in enumerate(draws):
@@ -386,14 +386,14 @@ class TransformersEngine(Engine):
             for (ids, finished), lost in zip(texts, nats, strict=True)
         ]
 
-    def save(self, path: Path) -> None:
-        """See `Engine.save`."""
+    def save_checkpoint(self, path: Path) -> None:
+        """See `Engine.save_checkpoint`."""
         state = self._group.call(self._state, True)
         with self._told(path), swapping(path) as folder:
             self._write(folder, *state)
 
-    def keep(self, path: Path) -> None:
-        """See `Engine.keep`."""
+    def save_weights(self, path: Path) -> None:
+        """See `Engine.save_weights`."""
         state = self._group.call(self._state, False)
         folder = path / ".partial"  # other checkpoints may lie below `path`, so that it cannot be swapped as a whole
         with self._told(path):
@@ -410,15 +410,15 @@ class TransformersEngine(Engine):
         more = {"optimizer": self._optimizer.state_dict()} if resume else {}
         if not self._group.sharded:
             return {}, more
-        weights = self._model.state_dict(keep_vars=True)
-        if isinstance(self._model, PeftModel):
+        weights = self.model.state_dict(keep_vars=True)
+        if isinstance(self.model, PeftModel):
             weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
         return {"state_dict": self._group.whole(weights)}, self._group.whole(more)
 
     def _write(self, folder: Path, weights: dict, more: dict) -> None:
         published(self.tokenizer).save(folder)
-        kwargs = {"save_embedding_layers": False} if isinstance(self._model, PeftModel) else {}
-        self._model.save_pretrained(folder, **kwargs, **weights)
+        kwargs = {"save_embedding_layers": False} if isinstance(self.model, PeftModel) else {}
+        self.model.save_pretrained(folder, **kwargs, **weights)
         (folder / "README.md").unlink(missing_ok=True)  # a form to fill in
         state = {"step": self.step, "base": self._base, "quantize": self._quantize}
         torch.save(state | more, folder / STATE)
@@ -435,14 +435,14 @@ class TransformersEngine(Engine):
                 f"on from there. {str(error).splitlines()[0]}"
             ) from None
 
-    def restore(self, path: Path) -> None:
-        """See `Engine.restore`; a training with weights that are spread over processes ends with it."""
+    def load_weights(self, path: Path) -> None:
+        """See `Engine.load_weights`; a training with weights that are spread over processes ends with it."""
         if self._group.sharded:
             self._leave(path)
-        elif isinstance(self._model, PeftModel):
-            set_peft_model_state_dict(self._model, load_peft_weights(path, device="cpu"))
+        elif isinstance(self.model, PeftModel):
+            set_peft_model_state_dict(self.model, load_peft_weights(path, device="cpu"))
         else:
-            self._model.load_state_dict(read(path, "none").state_dict())
+            self.model.load_state_dict(read(path, "none").state_dict())
 
 
 def entropy(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

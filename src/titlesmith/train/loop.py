@@ -7,6 +7,8 @@ optimization, and the rest (order of the data, schedule, validation, samples, ch
 import math
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +22,10 @@ from titlesmith.train.packing import Batch, Rows, ahead, padded
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
     from titlesmith.corpus import Corpus
+    from titlesmith.runs.record import Run
     from titlesmith.train.monitor import Monitor
 
+Sample = Callable[["Engine"], tuple[list[str], float]]
 SAMPLING = {
     "temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "min_tokens": 0, "repetition_penalty": 1.0,
     "no_repeat_ngram": 0, "beams": 1,
@@ -60,7 +64,7 @@ class Engine(ABC):
     step
         Optimizer steps that the weights have behind them in this training.
     checkpoint_bytes
-        Size of what `save` writes, once `prepare` was called.
+        Size of what `save_checkpoint` writes, once `prepare` was called.
     logits
         How many logits are computed at once where losses are measured; they take four bytes each, and their copies.
     """
@@ -71,66 +75,6 @@ class Engine(ABC):
     checkpoint_bytes: int = 0
     logits: int = 2**25
 
-    def finetune(self, corpus: "Corpus", settings: dict, monitor: "Monitor") -> None:
-        """Trains on the corpus until the monitor says why to stop, going on behind ``self.step``.
-
-        The model ends with the weights of the best validation (``keep`` is best) or of the last step, in
-        ``monitor.model``; while it trains, ``last/`` below has what resuming needs and ``best/`` the best weights.
-
-        Parameters
-        ----------
-        corpus
-            Its train split is learned, its valid split measured.
-        settings
-            The parameters of notebook 03.
-        monitor
-            Gets every step; says when to validate, to sample and to save, and where.
-        """
-        height = settings["batch_size"] * settings["accumulate"]
-        train = corpus.documents("train", settings["train_on_prompt"])
-        rows = Rows(train, height, settings["block_size"], settings["seed"], self.apart(settings))
-        steps = settings["steps"]
-        if settings["epochs"]:
-            steps = math.ceil(settings["epochs"] * rows.count / height)
-        settings = settings | {"steps": steps}
-        valid, last, best = corpus.documents("valid"), monitor.model / "last", monitor.model / "best"
-        probe = Probe(self, corpus, settings)
-        self.prepare(corpus, settings)
-        needed, free = 3 * self.checkpoint_bytes, shutil.disk_usage(monitor.run.path).free
-        if free < needed:
-            raise RunError(
-                f"{monitor.model}: the disk has {free / 1e9:.1f} GB left; checkpoints of this training take up to "
-                f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
-            )
-        monitor.start(self.step, steps, rows.epoch)
-        batches = ahead(rows, self.step + 1)
-        while not monitor.reason:
-            step, batch = next(batches)
-            row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
-            row["loss"], row["grad_norm"] = self.train(batch, row["learning_rate"])
-            finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
-            self.step += finite  # an update that is not finite has not been applied
-            stop = monitor.stops(row)
-            if finite and (stop or monitor.due("validate", step)):
-                row["valid_loss"] = self.loss(valid)
-                stop = monitor.stops(row)
-                if settings["keep"] == "best" and monitor.improves(row):
-                    self.keep(best)
-            if finite and (stop or monitor.due("sample", step)):
-                texts, row["copy_rate"] = probe.texts(self)
-                monitor.sample(step, texts)
-            monitor.step(**row)
-            if stop or monitor.due("save", step):
-                self.save(last)
-        monitor.close()
-        if last.exists():
-            if best.exists():
-                self.restore(best)
-            self.keep(monitor.model)
-            last.replace(done := monitor.model / ".done")  # at once: from here on the model is finished
-            shutil.rmtree(done)
-        shutil.rmtree(best, ignore_errors=True)
-
     def apart(self, settings: dict) -> bool:
         """Whether a training reads each document alone (``attention``), as it is measured and as texts are drawn.
 
@@ -139,6 +83,10 @@ class Engine(ABC):
         """
         asked = settings["attention"]
         return asked == "document" or (asked == "auto" and settings["model"].removeprefix("hf:") != "scratch")
+
+    def training(self, run: "Run", settings: dict) -> AbstractContextManager:
+        """What a training runs within: the other processes, where there are some."""
+        return nullcontext()
 
     @abstractmethod
     def device(self, settings: dict) -> str:
@@ -155,7 +103,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
+    def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
         """One step of optimization, not applied where loss or gradient are not finite.
 
         Parameters
@@ -255,7 +203,7 @@ class Engine(ABC):
             nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 
-    def loss(self, documents: Documents) -> float:
+    def mean_loss(self, documents: Documents) -> float:
         """Mean loss in nats a token over documents, as `document_losses` measures each.
 
         Raises
@@ -269,7 +217,7 @@ class Engine(ABC):
         return float(nats.sum() / tokens.sum())
 
     @abstractmethod
-    def save(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path) -> None:
         """Writes weights, optimizer state and step beside an older checkpoint, which it then replaces.
 
         Raises
@@ -279,17 +227,102 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def keep(self, path: Path) -> None:
-        """`save` of weights and step alone: what generates and is measured."""
+    def save_weights(self, path: Path) -> None:
+        """`save_checkpoint` of weights and step alone: what generates and is measured."""
 
     @abstractmethod
-    def restore(self, path: Path) -> None:
-        """Reads weights that `keep` wrote into this model; the step stays as it is."""
+    def load_weights(self, path: Path) -> None:
+        """Reads weights that `save_weights` wrote into this model; the step stays as it is."""
 
     @classmethod
     @abstractmethod
     def load(cls, path: Path, resume: bool = True) -> "Engine":
-        """Reads what `save` wrote: to go on training exactly where it was, or (not ``resume``) the weights alone."""
+        """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only."""
+
+
+def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor", sample: Sample) -> None:
+    """Trains an engine on a corpus, from step ``engine.step + 1``, until the monitor reports a reason to stop.
+
+    The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
+    training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights.
+
+    Parameters
+    ----------
+    engine
+        The model to train.
+    corpus
+        The model is trained on its train split and validated on its valid split.
+    settings
+        The parameters of notebook 03.
+    monitor
+        Records every step and decides when to validate, sample, save and stop.
+    sample
+        Samples texts from the engine; returns them and the share of them that copies a training text.
+
+    Raises
+    ------
+    RunError
+        The disk has too little room for checkpoints.
+    """
+    with engine.training(monitor.run, settings):
+        _finetune(engine, corpus, settings, monitor, sample)
+
+
+def _finetune(engine, corpus, settings, monitor, sample):
+    # The data: rows of packed documents, a function of seed and step
+    height = settings["batch_size"] * settings["accumulate"]
+    train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
+    rows = Rows(train, height, settings["block_size"], settings["seed"], engine.apart(settings))
+    if settings["epochs"]:
+        settings = settings | {"steps": math.ceil(settings["epochs"] * rows.count / height)}
+
+    # The optimizer, and room on the disk for an old checkpoint, a new one and the best weights
+    engine.prepare(corpus, settings)
+    last, best = monitor.model / "last", monitor.model / "best"
+    needed, free = 3 * engine.checkpoint_bytes, shutil.disk_usage(monitor.run.path).free
+    if free < needed:
+        raise RunError(
+            f"{monitor.model}: the disk has {free / 1e9:.1f} GB left; checkpoints of this training take up to "
+            f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
+        )
+
+    monitor.start(engine.step, settings["steps"], rows.epoch)
+    batches = ahead(rows, engine.step + 1)
+    while not monitor.reason:
+        # One optimizer step; the engine does not apply an update that is not finite
+        step, batch = next(batches)
+        row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
+        row["loss"], row["grad_norm"] = engine.train_step(batch, row["learning_rate"])
+        finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+        engine.step += finite
+        stop = monitor.stops(row)
+
+        # Once in a while, and after the last step: validate, and keep the best weights
+        if finite and (stop or monitor.due("validate", step)):
+            row["valid_loss"] = engine.mean_loss(valid)
+            stop = monitor.stops(row)
+            if settings["keep"] == "best" and monitor.improves(row):
+                engine.save_weights(best)
+
+        # Once in a while: sample texts and count copies of training texts
+        if finite and (stop or monitor.due("sample", step)):
+            texts, row["copy_rate"] = sample(engine)
+            monitor.sample(step, texts)
+
+        # Record the step before its checkpoint, so that no checkpoint is ahead of the history
+        monitor.step(**row)
+        if stop or monitor.due("save", step):
+            engine.save_checkpoint(last)
+    monitor.close()
+
+    # Finish: the chosen weights replace the checkpoint. A training killed here finishes when it is run again.
+    if last.exists():
+        if best.exists():
+            engine.load_weights(best)
+        engine.save_weights(monitor.model)
+        last.replace(done := monitor.model / ".done")  # in one operation: from now on the model is finished
+        shutil.rmtree(done)
+    shutil.rmtree(best, ignore_errors=True)
 
 
 def sampling(prompts: list[list[int]], settings: dict, context: int) -> dict:

@@ -131,11 +131,6 @@ class Monitor:
         with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
             temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
 
-    def first_samples(self) -> list[dict]:
-        """The first text of each sample: ``step`` and ``text``."""
-        files = sorted(self.samples.glob("step-*.txt"))
-        return [{"step": int(f.stem[5:]), "text": f.read_text("utf-8").split("\n", 1)[0]} for f in files]
-
     def close(self) -> None:
         """Closes the history and the progress bar."""
         self._file.close()
@@ -161,6 +156,12 @@ class Monitor:
         return f"all {step} steps were done" if step >= self.steps else ""
 
 
+def first_samples(run: Run) -> list[dict]:
+    """The first text of each sample of a run: ``step`` and ``text``."""
+    files = sorted((run / "samples").glob("step-*.txt"))
+    return [{"step": int(file.stem[5:]), "text": file.read_text("utf-8").split("\n", 1)[0]} for file in files]
+
+
 def kept_step(rows: list[dict], keep: str, last: int) -> int:
     """The step whose weights a training keeps: of the lowest validation loss where ``keep`` is best, else the last."""
     measured = [row for row in rows if row["valid_loss"] is not None]
@@ -169,7 +170,7 @@ def kept_step(rows: list[dict], keep: str, last: int) -> int:
     return last
 
 
-def by_heart(documents: int, tokens: int, has_prompt: bool) -> float:
+def memorization_floor(documents: int, tokens: int, has_prompt: bool) -> float:
     """The loss of a model that knows every document by heart, in nats a token.
 
     Documents come in random order, so it cannot know which one comes next: that costs log(documents) nats a document,

@@ -43,7 +43,7 @@ def _train(task: dict, store: dist.Store, number: int, rank: int) -> None:
     os.environ["TITLESMITH_ROOT"] = task["root"]
     run, settings = Run(task["run"]), task["settings"]
     corpus = Corpus(run)
-    engine = engines.start(run, settings["model"], corpus, settings["seed"], settings["quantize"])
+    engine = engines.start_engine(run, settings["model"], corpus, settings["seed"], settings["quantize"])
     store.set(f"{number}/ready/{rank}", "")
     group = processes.join(
         dist.PrefixStore(f"{number}/group", store), rank, settings["processes"], settings["sharding"]

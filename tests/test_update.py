@@ -14,7 +14,7 @@ from servers.oai import Oai
 from titlesmith.cli import app
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
-from titlesmith.harvest import changes, harvest, oai, service
+from titlesmith.harvest import changes, client, harvest, oai
 from titlesmith.pipeline import chain
 from titlesmith.runs.record import Run
 from titlesmith.update import update
@@ -24,9 +24,9 @@ TODAY = datetime.now(UTC).replace(tzinfo=None)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", 0.01)
-    monkeypatch.setattr(service, "ATTEMPTS", 3)
-    monkeypatch.setattr(service, "TIMEOUT", (1, 0.4))
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(client, "ATTEMPTS", 3)
+    monkeypatch.setattr(client, "TIMEOUT", (1, 0.4))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_day_in_the_future_comes_from_a_wrong_clock_and_is_not_believed(run, s
 
 
 def test_a_clock_that_is_ahead_during_an_update_leaves_no_gap(run, server, monkeypatch):
-    monkeypatch.setattr(service, "today", lambda: TODAY.date() + timedelta(days=1000))
+    monkeypatch.setattr(client, "today", lambda: TODAY.date() + timedelta(days=1000))
     update(run, quiet)
     assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
 

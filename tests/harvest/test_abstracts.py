@@ -10,7 +10,7 @@ from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.template import TEMPLATES, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
-from titlesmith.harvest import abstracts, service
+from titlesmith.harvest import abstracts, client
 from titlesmith.train.loop import Draw, Engine
 
 
@@ -66,8 +66,8 @@ PAPERS = [
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", 0.01)
-    monkeypatch.setattr(service, "ATTEMPTS", 2)
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(client, "ATTEMPTS", 2)
 
 
 def test_the_three_abstracts_are_fetched_and_read(project, quick):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from conftest import write_archive
 from titlesmith.errors import RequestError
-from titlesmith.harvest import KEPT, SCHEMA, Papers, check, harvest, sample, spool
+from titlesmith.harvest import KEPT, SCHEMA, Papers, check, harvest, sample, store
 from titlesmith.runs.record import Run
 
 ALL = {"categories": [], "since": "", "until": "", "max_results": 0, "columns": {}, "encoding": "utf-8", "path": ""}
@@ -46,8 +46,8 @@ def test_each_id_once_the_latest_of_them_and_the_oldest_first(tmp_path_factory, 
     folder = tmp_path_factory.mktemp("spool")
     kinds = {"id": pl.String, "published": pl.Date, "updated": pl.Date, "place": pl.Int64}
     place, rows = 0, []
-    with pytest.MonkeyPatch.context() as patch, spool.Spool(folder / "s") as papers:
-        patch.setattr(spool, "SIZE", size)
+    with pytest.MonkeyPatch.context() as patch, store.Spool(folder / "s") as papers:
+        patch.setattr(store, "SIZE", size)
         for table in tables:
             numbered = [(*row, place + i) for i, row in enumerate(table)]
             papers.add(pl.DataFrame(numbered, kinds, orient="row"))
@@ -124,12 +124,12 @@ def test_wrong_settings_are_refused_before_anything_runs(project, given, said):
 
 CHILD = """
 import resource, sys
-from titlesmith.harvest import harvest, rows, spool
+from titlesmith.harvest import harvest, rows, store
 from titlesmith.runs.record import Run
 
 path, limit = sys.argv[1], int(sys.argv[2])
 settings = {"source": "archive", "path": path, "categories": [], "since": "", "until": "", "max_results": 0}
-spool.SIZE, rows.BATCH = 100_000, 200  # so that there are many batches and row groups
+store.SIZE, rows.BATCH = 100_000, 200  # so that there are many batches and row groups
 run = Run("r")
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -17,7 +17,7 @@ from oaipmh_scythe import Scythe
 from servers.base import Paper, spread
 from servers.oai import Oai
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, oai, service
+from titlesmith.harvest import SCHEMA, client, oai
 from titlesmith.harvest.faults import Faults
 
 SETTINGS = {"query": "", "categories": ["eess.AS"], "since": ""}
@@ -28,9 +28,9 @@ FAULTS = ["failing", "reset", "cut", "html", "moved", "empty", "repeat", "expire
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", 0.01)
-    monkeypatch.setattr(service, "ATTEMPTS", 3)
-    monkeypatch.setattr(service, "TIMEOUT", (1, 0.4))
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(client, "ATTEMPTS", 3)
+    monkeypatch.setattr(client, "TIMEOUT", (1, 0.4))
 
 
 def harvest(server, folder, faults=None, **changed):
@@ -247,7 +247,7 @@ def test_records_without_an_identifier_a_header_or_a_date_are_counted(tmp_path):
 
 
 def test_the_day_of_the_request_is_the_earlier_one_of_two_clocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(service, "today", lambda: date(2199, 1, 1))
+    monkeypatch.setattr(client, "today", lambda: date(2199, 1, 1))
     with Oai(spread(5)) as server:
         harvest(server, tmp_path)
     assert json.loads((tmp_path / "state.json").read_text()) == {"asked": f"{datetime.now(UTC):%Y-%m-%d}"}

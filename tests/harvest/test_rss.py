@@ -5,7 +5,7 @@ import pytest
 from servers.base import Paper
 from servers.rss import Rss
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, rss, service
+from titlesmith.harvest import SCHEMA, client, rss
 from titlesmith.harvest.faults import Faults
 
 SETTINGS = {"query": "", "categories": ["eess.AS", "cs.CL"]}
@@ -21,9 +21,9 @@ PAPERS = [
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", 0.01)
-    monkeypatch.setattr(service, "ATTEMPTS", 3)
-    monkeypatch.setattr(service, "TIMEOUT", (1, 0.4))
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(client, "ATTEMPTS", 3)
+    monkeypatch.setattr(client, "TIMEOUT", (1, 0.4))
 
 
 def harvest(server, folder, faults=None):

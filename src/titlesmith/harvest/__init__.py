@@ -19,13 +19,13 @@ import polars.selectors as cs
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import Faults
-from titlesmith.harvest.spool import Spool
+from titlesmith.harvest.store import Spool
 from titlesmith.runs.record import Run, files
 
 # name of a source: its module
 SOURCES = {
     "sample": "sample",
-    "arxiv": "arxiv_api",
+    "arxiv": "arxiv",
     "oai": "oai",
     "rss": "rss",
     "snapshot": "snapshot",

@@ -12,7 +12,7 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import clean, fold
 from titlesmith.corpus.template import Template, template
 from titlesmith.errors import FetchError, RequestError, RunError
-from titlesmith.harvest import arxiv_api
+from titlesmith.harvest import arxiv
 from titlesmith.runs.record import Run, replacing, root
 from titlesmith.train.loop import SAMPLING, Engine
 
@@ -36,11 +36,11 @@ def fetch(address: str = "") -> Path:
     FetchError
         The service cannot be asked, or gives another paper than the one that is meant; nothing is written.
     """
-    path, session = root() / FILE, arxiv_api.new_session()
+    path, session = root() / FILE, arxiv.new_session()
     rows = []
     for title, query in PAPERS.items():
         try:
-            papers, _ = arxiv_api.search(session, address, query)
+            papers, _ = arxiv.search(session, address, query)
         except (RequestError, RunError) as error:
             raise FetchError(f"arXiv cannot be asked for {title!r}: {error}") from None
         abstract = next((clean(paper["abstract"]) for paper in papers if fold(paper["title"] or "") == fold(title)), "")

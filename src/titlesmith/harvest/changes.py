@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import SCHEMA, matching, oai, service
+from titlesmith.harvest import SCHEMA, client, matching, oai
 from titlesmith.harvest.faults import Faults
 from titlesmith.runs.record import Run, replacing, write_json
 
@@ -40,7 +40,7 @@ def check(run: Run) -> dict:
             f"run {run.name} cannot be updated: OAI-PMH lists categories and searches nothing; harvest the query "
             f"{settings['query']!r} again with titlesmith run ... --from harvest"
         )
-    service.check_categories(settings["categories"])
+    client.check_categories(settings["categories"])
     return settings
 
 

@@ -19,7 +19,7 @@ from lxml import etree
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, service
+from titlesmith.harvest import SCHEMA, client
 from titlesmith.harvest.faults import Faults
 
 SERVICE = "https://oaipmh.arxiv.org/oai"
@@ -32,7 +32,7 @@ RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list 
 
 def check(settings: dict) -> None:
     """Checks that the categories are arXiv's and that there is no query, which OAI-PMH lacks (RequestError)."""
-    service.check_categories(settings["categories"])
+    client.check_categories(settings["categories"])
     if settings["query"]:
         raise RequestError("harvest.query: OAI-PMH lists complete categories and has no search; use source arxiv")
 
@@ -59,7 +59,7 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
     for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
         yield sound(page, faults).filter(~pl.col("deleted")).select(*SCHEMA)
     if first := next(iter(sorted(folder.glob("*.parquet"))), None):
-        service.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
+        client.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
 
 
 def sound(page: pl.DataFrame, faults: Faults) -> pl.DataFrame:
@@ -82,7 +82,7 @@ class Lists:
 
     def __init__(self, address: str, folder: Path):
         self.address, self.folder = address or SERVICE, folder
-        self.session = service.Session(f"{OAI}OAI-PMH")
+        self.session = client.Session(f"{OAI}OAI-PMH")
 
     def today(self) -> date:
         """The day (UTC), by our own clock or by the service's: the earlier one."""
@@ -135,14 +135,14 @@ class Lists:
                 if lost == ATTEMPTS:
                     raise RunError(
                         f"{self.address} refuses its own tokens at once, or has no records where it listed some "
-                        f"({token}); {service.LATER}"
+                        f"({token}); {client.LATER}"
                     )
                 day = progress.restart(lost)
                 query = start | ({"from": day} if day else {})
                 continue
             # the names keep the pages of all lists in order
             path = self.folder / f"{len(list(self.folder.glob('*.parquet'))):06d}.{stem}.parquet"
-            service.store(path, page, token=token, day=f"{self._day()}")
+            client.store(path, page, token=token, day=f"{self._day()}")
             if progress.add(page):
                 lost = stale = 0
             elif progress.repeats < 0 and token:
@@ -150,7 +150,7 @@ class Lists:
             if stale == ATTEMPTS:
                 raise RunError(
                     f"{self.address} makes no progress: {ATTEMPTS} pages had only records of earlier pages, the last "
-                    f"one {page.height} with the token {service.shorten(token)}; {service.LATER}"
+                    f"one {page.height} with the token {client.shorten(token)}; {client.LATER}"
                 )
             query = {"resumptionToken": token}
             yield page
@@ -158,7 +158,7 @@ class Lists:
     def _page(self, query: dict) -> tuple[pl.DataFrame | None, str]:
         """A page and the token for the next one, empty on the last page; or None and one of `RESTART`."""
         for attempt in range(ATTEMPTS):
-            time.sleep(attempt * service.BACKOFF)
+            time.sleep(attempt * client.BACKOFF)
             content, error = self._ask({"verb": "ListRecords"} | query)
             if error:
                 return None, error
@@ -170,7 +170,7 @@ class Lists:
                 return pl.DataFrame([_row(record, day) for record in records], PAGE), token.strip()
         raise RunError(
             f"{self.address} sent {ATTEMPTS} times a page of {sent} records of which {len(records)} can be read; "
-            f"{service.LATER}"
+            f"{client.LATER}"
         )
 
     def _ask(self, query: dict) -> tuple[bytes, str]:
@@ -186,7 +186,7 @@ class Lists:
     def _day(self) -> date:
         """The earliest of our own day and those of the last answer."""
         stated = _parse_day(self.session.answer.findtext(f"{OAI}responseDate"))
-        return min(filter(None, (service.today(), self.session.day, stated)))
+        return min(filter(None, (client.today(), self.session.day, stated)))
 
 
 class _Progress:
@@ -258,7 +258,7 @@ def _row(record: etree._Element, today: date) -> dict:
             "categories": fields["categories"].split(),
             "primary_category": fields["categories"].split()[0],
             "published": days[0],
-            "updated": service.possible(days[-1]),
+            "updated": client.possible(days[-1]),
             "doi": fields.get("doi") or None,
             "journal_ref": fields.get("journal-ref") or None,
             "comments": fields.get("comments") or None,
@@ -278,7 +278,7 @@ def _parse_day(text: str | None) -> date | None:
 def spec(category: str) -> str:
     """The set of a category: ``eess:eess:AS``, ``physics:hep-th``, ``physics:astro-ph:GA``."""
     archive = category.partition(".")[0]
-    return f"{'physics' if archive in service.PHYSICS else archive}:{category.replace('.', ':')}"
+    return f"{'physics' if archive in client.PHYSICS else archive}:{category.replace('.', ':')}"
 
 
 def authors(text: str) -> list[str]:

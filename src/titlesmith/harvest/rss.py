@@ -15,7 +15,7 @@ import polars as pl
 from lxml import etree
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, service
+from titlesmith.harvest import SCHEMA, client
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.oai import authors
 
@@ -31,7 +31,7 @@ def check(settings: dict) -> None:
         raise RequestError("harvest.categories: source rss needs the categories whose announcements are wanted")
     if settings["query"]:
         raise RequestError("harvest.query: a feed holds today's announcements and searches nothing; take source arxiv")
-    service.check_categories(settings["categories"])
+    client.check_categories(settings["categories"])
 
 
 def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -53,14 +53,14 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
     RunError
         The service fails, or announces nothing today.
     """
-    session = service.Session("rss")
+    session = client.Session("rss")
     address = f"{settings['service'] or SERVICE}/{'+'.join(settings['categories'])}"
     response = session.get(address)
     if not response.ok:
         raise RequestError(
             f"{address} is refused: HTTP {response.status_code}, {session.answer.findtext('channel/description')}"
         )
-    service.keep_first_day(folder, session.day)
+    client.keep_first_day(folder, session.day)
     rows = []
     for item in session.answer.iterfind("channel/item"):
         announced = item.findtext(f"{ARXIV}announce_type", "none")
@@ -84,7 +84,7 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
 
 def _row(item: etree._Element, announced: str) -> dict:
     number = re.fullmatch(r"oai:arXiv\.org:(.+?)(v\d+)?", item.findtext("guid"))[1]
-    day = service.possible(parsedate_to_datetime(item.findtext("pubDate")).date())
+    day = client.possible(parsedate_to_datetime(item.findtext("pubDate")).date())
     categories = [element.text for element in item.iterfind("category")]
     year, month = map(int, re.search(r"(?:^|/)(\d\d)(\d\d)", number).groups())
     return dict.fromkeys(SCHEMA) | {

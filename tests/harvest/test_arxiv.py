@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from servers.atom import Atom
 from servers.base import Paper, spread
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, arxiv_api, service
+from titlesmith.harvest import SCHEMA, arxiv, client
 from titlesmith.harvest.faults import Faults
 
 SETTINGS = {"query": "", "categories": ["eess.AS"], "since": "", "until": "2024-12-31", "max_results": 0}
@@ -25,14 +25,14 @@ FAULTS = ["failing", "reset", "cut", "html", "moved", "empty", "repeat"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", 0.01)
-    monkeypatch.setattr(service, "ATTEMPTS", 3)
-    monkeypatch.setattr(service, "TIMEOUT", (1, 0.4))
-    monkeypatch.setattr(arxiv_api, "PAGE", 10)
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(client, "ATTEMPTS", 3)
+    monkeypatch.setattr(client, "TIMEOUT", (1, 0.4))
+    monkeypatch.setattr(arxiv, "PAGE", 10)
 
 
 def harvest(server, folder, faults=None, **changed):
-    return pl.concat(arxiv_api.papers(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
+    return pl.concat(arxiv.papers(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
 
 
 def ids(papers):
@@ -87,7 +87,7 @@ def test_query_categories_and_dates_go_into_one_search(tmp_path):
 
 
 def test_a_window_with_too_many_papers_is_halved_down_to_minutes(tmp_path, monkeypatch):
-    monkeypatch.setattr(arxiv_api, "CAP", 12)
+    monkeypatch.setattr(arxiv, "CAP", 12)
     close = [Paper(f"2405.{n:05d}", datetime(2024, 5, 1, 0, n, 30)) for n in range(40)]
     with Atom([*spread(30), *close]) as server:
         found = harvest(server, tmp_path)
@@ -96,7 +96,7 @@ def test_a_window_with_too_many_papers_is_halved_down_to_minutes(tmp_path, monke
 
 
 def test_max_results_takes_the_newest_and_asks_no_more_than_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setattr(arxiv_api, "CAP", 12)
+    monkeypatch.setattr(arxiv, "CAP", 12)
     with Atom(spread(60)) as server:
         found = harvest(server, tmp_path, max_results=7, until="2024-03-31")
         newest = sorted(server.papers, key=lambda p: p.submitted)[-7:]
@@ -125,8 +125,8 @@ def test_whatever_fails_every_paper_comes_once_or_the_harvest_ends_and_goes_on_l
 ):
     folder = tmp_path_factory.mktemp("law")
     with Atom(spread(count), faults) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arxiv_api, "PAGE", page)
-        patch.setattr(arxiv_api, "CAP", cap)
+        patch.setattr(arxiv, "PAGE", page)
+        patch.setattr(arxiv, "CAP", cap)
         assert ids(until_whole(server, folder)) == numbers(server)
 
 
@@ -214,7 +214,7 @@ def test_pages_that_repeat_each_other_end_the_harvest(tmp_path):
 
 def test_a_search_without_papers_yields_none(tmp_path):
     with Atom([]) as server:
-        assert not list(arxiv_api.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
+        assert not list(arxiv.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
 
 
 def test_a_refused_query_says_why(tmp_path):
@@ -234,21 +234,21 @@ def test_a_refused_query_says_why(tmp_path):
 )
 def test_wrong_requests_are_refused_before_anything_is_asked(changed, said):
     with pytest.raises(RequestError, match=said):
-        arxiv_api.check(SETTINGS | changed)
+        arxiv.check(SETTINGS | changed)
 
 
 def test_all_forms_of_categories_are_taken():
-    arxiv_api.check(SETTINGS | {"categories": ["hep-th", "math.AG", "cond-mat.mes-hall", "physics.optics", "astro-ph"]})
+    arxiv.check(SETTINGS | {"categories": ["hep-th", "math.AG", "cond-mat.mes-hall", "physics.optics", "astro-ph"]})
 
 
 HARVESTER = """
 import sys
 from pathlib import Path
-from titlesmith.harvest import arxiv_api
+from titlesmith.harvest import arxiv
 from titlesmith.harvest.faults import Faults
-arxiv_api.PAGE = 10
+arxiv.PAGE = 10
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "until": "2024-12-31", "max_results": 0}
-list(arxiv_api.papers(settings | {"service": sys.argv[1]}, Path(sys.argv[2]), Faults()))
+list(arxiv.papers(settings | {"service": sys.argv[1]}, Path(sys.argv[2]), Faults()))
 """
 
 
@@ -290,13 +290,13 @@ def test_a_full_disk_says_so_and_keeps_the_windows_before_it(tmp_path):
 
 
 def test_arxiv_is_asked_once_every_three_seconds_by_all_processes_together(project, monkeypatch):
-    monkeypatch.setattr(service, "ARXIV", ("127.0.0.1",))
+    monkeypatch.setattr(client, "ARXIV", ("127.0.0.1",))
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
     for _ in range(2):
-        with service.turn("http://127.0.0.1/api"):
+        with client.turn("http://127.0.0.1/api"):
             pass
-    with service.turn("http://example.org/"):
+    with client.turn("http://example.org/"):
         pass
-    assert len(slept) == 1 and service.DELAY - 1 < slept[0] <= service.DELAY
+    assert len(slept) == 1 and client.DELAY - 1 < slept[0] <= client.DELAY
     assert (project / "runs" / ".arxiv.asked").exists(), "other processes see it"

@@ -17,7 +17,7 @@ from lxml import etree
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, service
+from titlesmith.harvest import SCHEMA, client
 from titlesmith.harvest.faults import Faults
 
 SERVICE = "https://export.arxiv.org/api/query"
@@ -39,7 +39,7 @@ def check(settings: dict) -> None:
         raise RequestError(
             "harvest: source arxiv needs harvest.categories or harvest.query; for all of arXiv use source snapshot"
         )
-    service.check_categories(settings["categories"])
+    client.check_categories(settings["categories"])
 
 
 def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -66,9 +66,9 @@ def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFram
     """
     search = Windows(settings, folder, faults)
     first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
-    last = datetime.fromisoformat(settings["until"] or service.today().isoformat()) + timedelta(days=1) - MINUTE
+    last = datetime.fromisoformat(settings["until"] or client.today().isoformat()) + timedelta(days=1) - MINUTE
     oldest, total = search.oldest(first, last)
-    service.keep_first_day(folder, search.session.day)
+    client.keep_first_day(folder, search.session.day)
     if oldest is None:
         return
     # a day more than the service's own, whose time zone may be another; our clock may be years ahead
@@ -141,7 +141,7 @@ class Windows:
             for half in reversed(halves) if self.newest_first else halves:
                 yield from self.window(*half)
             return
-        service.store(path, rows)
+        client.store(path, rows)
         yield rows
 
     def _complete(self, start: datetime, end: datetime) -> pl.DataFrame | None:
@@ -160,7 +160,7 @@ class Windows:
                 return pl.DataFrame(rows, WINDOW)
         raise RunError(
             f"arXiv counts {total if total is None else format(total, ',')} papers from {window} and sends "
-            f"{len(different):,} different ones in {sent:,}, {ATTEMPTS} times; {service.LATER}, with this window"
+            f"{len(different):,} different ones in {sent:,}, {ATTEMPTS} times; {client.LATER}, with this window"
         )
 
     def _request(self, start: datetime, end: datetime, limit: int = 0) -> tuple[list[dict], int | None, int]:
@@ -192,7 +192,7 @@ class Windows:
 
 
 def search(
-    session: service.Session, address: str, query: dict[str, str], start: int = 0, size: int = 10
+    session: client.Session, address: str, query: dict[str, str], start: int = 0, size: int = 10
 ) -> tuple[list[dict], int | None]:
     """A page of the papers that the service finds, oldest first, and its count of all.
 
@@ -226,9 +226,9 @@ def search(
     return [_row(entry) for entry in entries], total if total < MAX_TOTAL else None
 
 
-def new_session() -> service.Session:
+def new_session() -> client.Session:
     """A session for `search`."""
-    return service.Session(f"{ATOM}feed")
+    return client.Session(f"{ATOM}feed")
 
 
 def _row(entry: etree._Element) -> dict:
@@ -237,7 +237,7 @@ def _row(entry: etree._Element) -> dict:
     row = dict.fromkeys(WINDOW) | {"id": number}
     try:
         paper = _build_result(entry)  # arxiv's Client would lose the complete page by one wrong date
-        days = [service.possible(moment.date()) for moment in (paper.published, paper.updated)]
+        days = [client.possible(moment.date()) for moment in (paper.published, paper.updated)]
     except AttributeError:
         return row | {"fault": "no id or no date"}
     except (ValueError, OverflowError) as error:
@@ -268,5 +268,5 @@ def _months(first: datetime, last: datetime) -> Iterator[tuple[datetime, datetim
 
 def _attempts() -> Iterator[int]:
     for attempt in range(ATTEMPTS):
-        time.sleep(attempt * service.BACKOFF)
+        time.sleep(attempt * client.BACKOFF)
         yield attempt

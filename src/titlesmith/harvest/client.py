@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util import Retry
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest.spool import writing
+from titlesmith.harvest.store import writing
 from titlesmith.runs.record import replacing, root, write_json
 
 ARXIV = ("arxiv.org",)  # hosts that ask for the pace below (https://info.arxiv.org/help/api/tou.html)

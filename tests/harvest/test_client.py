@@ -8,57 +8,57 @@ import pytest
 from servers.atom import Atom
 from servers.base import spread
 from titlesmith.errors import RunError
-from titlesmith.harvest import arxiv_api, service
+from titlesmith.harvest import arxiv, client
 
 QUERY = {"search_query": "all:sound"}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", 0.01)
-    monkeypatch.setattr(service, "ATTEMPTS", 2)
-    monkeypatch.setattr(service, "DEADLINE", 0.5)
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(client, "ATTEMPTS", 2)
+    monkeypatch.setattr(client, "DEADLINE", 0.5)
 
 
 @pytest.mark.parametrize("fault", ["drip", "drip_headers"])
 def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(fault):
     start = time.monotonic()
     with Atom(spread(5), always=fault) as server, pytest.raises(RunError, match=r"not complete after 0.5 s"):
-        arxiv_api.search(arxiv_api.new_session(), server.address, QUERY)
+        arxiv.search(arxiv.new_session(), server.address, QUERY)
     assert time.monotonic() - start < 3
 
 
 @pytest.mark.parametrize("fault", ["bomb", "bomb_moved", "endless"])
 def test_an_answer_is_read_up_to_a_size(fault, monkeypatch):
-    monkeypatch.setattr(service, "MAX_BYTES", 1 << 20)
-    monkeypatch.setattr(service, "DEADLINE", 20)
+    monkeypatch.setattr(client, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(client, "DEADLINE", 20)
     with (
         Atom(spread(5), always=fault) as server,
         pytest.raises(RunError, match=r"larger than 1,048,576 bytes.*HTTP_BYTES"),
     ):
-        arxiv_api.search(arxiv_api.new_session(), server.address, QUERY)
+        arxiv.search(arxiv.new_session(), server.address, QUERY)
     assert len(server.asked) == 1, "another attempt would not help"
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/", "http://no-such-host.invalid/"])
 def test_an_absent_network_is_reported_after_two_attempts(address, monkeypatch, capsys):
-    monkeypatch.setattr(service, "ATTEMPTS", 7)
+    monkeypatch.setattr(client, "ATTEMPTS", 7)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = address.format(port=unused.getsockname()[1])
         attempts = []
-        monkeypatch.setattr(service, "turn", lambda url, real=service.turn: attempts.append(url) or real(url))
+        monkeypatch.setattr(client, "turn", lambda url, real=client.turn: attempts.append(url) or real(url))
         with pytest.raises(RunError, match=r"^no network. http://.*cannot be reached"):
-            arxiv_api.search(arxiv_api.new_session(), address, QUERY)
+            arxiv.search(arxiv.new_session(), address, QUERY)
     assert len(attempts) == 2
 
 
 def test_a_service_that_has_answered_is_waited_for(monkeypatch):
-    monkeypatch.setattr(service, "ATTEMPTS", 3)
-    session, attempts = arxiv_api.new_session(), []
+    monkeypatch.setattr(client, "ATTEMPTS", 3)
+    session, attempts = arxiv.new_session(), []
     with Atom(spread(5)) as server:
-        arxiv_api.search(session, server.address, QUERY)
-    monkeypatch.setattr(service, "turn", lambda url, real=service.turn: attempts.append(url) or real(url))
+        arxiv.search(session, server.address, QUERY)
+    monkeypatch.setattr(client, "turn", lambda url, real=client.turn: attempts.append(url) or real(url))
     with pytest.raises(RunError, match="no network"):
-        arxiv_api.search(session, server.address, QUERY)
+        arxiv.search(session, server.address, QUERY)
     assert len(attempts) == 3

@@ -1,12 +1,17 @@
+import json
+import math
 import subprocess
 import sys
+import time
 from datetime import date
 
 import pytest
 
+from titlesmith import cli, hints, models
 from titlesmith.errors import RequestError
-from titlesmith.experiment import Experiment, declared, find, fits
+from titlesmith.experiment import Experiment, find
 from titlesmith.runs.record import STAGES, root
+from titlesmith.settings import Constraint, declared, fits
 
 SAMPLE = "experiments/sample-titles.yml"
 
@@ -79,36 +84,36 @@ def test_yaml_dates_and_whole_numbers_become_what_notebooks_take(project):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("finetune.stps=3", ["finetune.stps is unknown", "did you mean steps?"]),
-        ("finetun.steps=3", ["section finetun is unknown", "did you mean finetune?"]),
-        ("modle=124M", ["modle is unknown", "did you mean model?"]),
+        ("finetune.stps=3", ["finetune.stps is unknown", "Did you mean steps?"]),
+        ("finetun.steps=3", ["section finetun is unknown", "Did you mean finetune?"]),
+        ("modle=124M", ["modle is unknown", "Did you mean model?"]),
         ("finetune.steps", ["section.key=value"]),
-        ("finetune.steps=0", ["finetune.steps: 0 is out of range", "in [1, inf)"]),
-        ("finetune.steps=1.5", ["1.5 is no int"]),
-        ("finetune.steps=many", ["'many' is no int"]),
-        ("finetune.steps=true", ["True is no int"]),
-        ("finetune.steps=[", ["finetune.steps: '[' is no int"]),
-        ("finetune.learning_rate=0", ["finetune.learning_rate: 0.0 is out of range", "in (0, 1]"]),
-        ("finetune.learning_rate=.nan", ["nan is out of range"]),
+        ("finetune.steps=0", ["finetune.steps: 0 is out of range", "optimizer steps at most; 1 or more"]),
+        ("finetune.steps=1.5", ["'1.5' is not of type int"]),
+        ("finetune.steps=many", ["'many' is not of type int"]),
+        ("finetune.steps=true", ["'true' is not of type int"]),
+        ("finetune.steps=[", ["finetune.steps: '[' is not of type int"]),
+        ("finetune.learning_rate=0", ["finetune.learning_rate: 0.0 is out of range", "> 0 to 1"]),
+        ("finetune.learning_rate=nan", ["nan is out of range"]),
         ("finetune.schedule=cosin", ["Did you mean cosine?", "constant, linear, cosine"]),
-        ("generate.temperature=0", ["generate.temperature: 0.0 is out of range", "in (0, 10]"]),
+        ("generate.temperature=0", ["generate.temperature: 0.0 is out of range", "> 0 to 10"]),
         ("generate.temperature=-1", ["-1.0 is out of range"]),
         ("generate.prefixes=", ["generate.prefixes: [] is empty", "not empty"]),
-        ("generate.prefixes=1,2", ["is no list[str]"]),
-        ("generate.top_p=1.5", ["in (0, 1]"]),
+        ("generate.prefixes=[[1],2]", ["is not of type list[str]"]),
+        ("generate.top_p=1.5", ["> 0 to 1"]),
         ("generate.max_tokens=256", ["exceed the model's context of 256"]),
         ("generate.prefixes=" + "word " * 300, ["behind a prefix of 300 words exceed the model's context of 256"]),
         ("finetune.block_size=512", ["exceeds the model's context of 256"]),
         ("corpus.model=124M", ["'124M' and 'scratch'", "once, at the top"]),
         ("corpus.split=0.5,0.4,0.4", ["sums to 1.3", "sum 1"]),
-        ("corpus.split=1.0,0.0,0.0", ["is out of range", "each in (0, 1)"]),
-        ("corpus.split=0.9,0.1", ["has 2 values", "three"]),
+        ("corpus.split=1.0,0.0,0.0", ["is out of range", "each > 0"]),
+        ("corpus.split=0.9,0.1", ["has 2 values", "3 values"]),
         ("corpus.split=0.7,0.1,0.1,0.1", ["has 4 values"]),
         ("corpus.template=titel", ["Did you mean title?"]),
-        ("harvest.since=yesterday", ["is no date", "YYYY-MM-DD"]),
+        ("harvest.since=yesterday", ["is not a date", "YYYY-MM-DD"]),
         ("harvest.source=archve", ["Did you mean archive?"]),
-        ("harvest.columns=title", ["is no dict[str, str]", "which column is which field"]),
-        ("harvest.columns=title: 3", ["{'title': 3} is no dict[str, str]"]),
+        ("harvest.columns=title", ["is not of type dict[str, str]", "which column is which field"]),
+        ("harvest.columns=title: [3]", ["{'title': ['3']} is not of type dict[str, str]"]),
         ("harvest.source=archive", ["no path is given", "-p harvest.path=FILE"]),
         ("model=my-gpt2", ["'my-gpt2' does not exist", "124M", "hparams.json"]),
     ],
@@ -124,10 +129,10 @@ def test_wrong_requests_name_the_place_and_the_remedy(project, override, said):
     ("text", "said"),
     [
         ("finetune: {steps: 0}", "finetune.steps: 0 is out of range"),
-        ("finetunes: {steps: 1}", "did you mean finetune?"),
+        ("finetunes: {steps: 1}", "Did you mean finetune?"),
         ("finetune: 3", "needs keys and values below it"),
-        ("- a\n- b", "is no experiment"),
-        ("a: [", "cannot be read as an experiment"),
+        ("- a\n- b", "is not an experiment"),
+        ("a: [", "cannot be read as YAML: "),
         ("steps: 3", "section steps is unknown"),
     ],
 )
@@ -141,11 +146,161 @@ def test_a_missing_experiment_names_the_nearest(project):
     assert find("sample-titles") == root() / SAMPLE
     with pytest.raises(RequestError, match="did you mean sample-titles"):
         find("sample-title")
-    with pytest.raises(RequestError, match=r"no experiment nope; \S+ has ") as error:
+    with pytest.raises(RequestError, match=r"no experiment 'nope'; \S+ has ") as error:
         find("nope")
     assert "sweeps/" not in str(error.value)
     with pytest.raises(RequestError, match=r"did you mean sweeps/small\?.* has .*sweeps/block-size"):
         find("smal", "**/*.yml")
+
+
+AS_TYPED = ["On", "no", "2020", "12:30", "2020-01-01", "1e3", "0x1F", "What is AI?", "Deep: a study", "#1 x", "Deep ",
+            " x", "null", "~", "[x", "x]", "- a", '"q"', "'q'", "{a", "*a", "&a", "!!int 3", "% x", "@", "a: b: c",
+            "[MASK] and [SEP]", "\\n", "é音", "=", "<<"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AS_TYPED)
+def test_text_is_taken_as_typed(project, text):
+    e = read(project, f"generate.prefixes={text}", "harvest.source=arxiv", f"harvest.query={text}")
+    assert e.settings["generate"]["prefixes"] == [text]
+    assert e.settings["harvest"]["query"] == text
+    e = read(project, f"generate.prefixes={json.dumps([text, 'a, b'])}")
+    assert e.settings["generate"]["prefixes"] == [text, "a, b"]
+
+
+def test_text_in_files_is_not_a_number_a_date_or_a_truth_value(project):
+    plain = "On, 2020, 12:30, 2020-01-01, 1e3, What is AI?, Deep: a study, null, ~"
+    text = f'generate: {{prefixes: [{plain}, "#1 x", "Deep ", "[x"]}}\nharvest: {{source: arxiv, query: 2020-02-30}}'
+    e = read(project, text=text)
+    assert e.settings["generate"]["prefixes"] == [*plain.split(", "), "#1 x", "Deep ", "[x"]
+    assert e.settings["harvest"]["query"] == "2020-02-30"
+    e = read(project, text="generate:\n  prefixes:\n  - No\n  - 1_000\n  - ''\n  - yes\n")
+    assert e.settings["generate"]["prefixes"] == ["No", "1_000", "", "yes"]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "its aliases make it too large"),
+        ("a: &a [*a]", "the alias *a has no anchor"),
+        ("generate: {prefixes: " + "[" * 3000 + "]" * 3000 + "}", "nested too deeply"),
+        ("generate: {prefixes: " + "[" * 3000, "nested too deeply"),
+        ("harvest: {since: 2024-02-30}", "'2024-02-30' is not a date"),
+        ("finetune: {steps: " + "9" * 5000 + "}", "is not of type int"),
+        ("finetune: {steps: 0x" + "f" * 5000 + "}", "is not of type int"),
+        ("finetune: {steps: 9223372036854775808}", "is out of range"),
+        ("seed: 4294967296", "is out of range"),
+        ('generate: {prefixes: ["\\ud800"]}', "e.yml"),
+        ("# " + "x" * 300_000, "300,002 characters"),
+        ("finetune: {steps: 1}\nfinetune: {steps: 2}", "the key 'finetune' is there twice"),
+        ("finetune: {steps: 1, steps: 2}", "the key 'steps' is there twice"),
+        ("finetune: {[a]: 2}", "is not text"),
+        ("seed: 1\n---\nseed: 2", "more than one document"),
+        ("finetune: !!python/object/apply:os.system [id]", "needs keys and values"),
+        ("corpus: {template: '" + "{title} " * 5000 + "{'}", "corpus.template"),
+        ("? " + "x" * 5000 + "\n: 1", "is unknown"),
+        ("a: \x07", "e.yml"),
+    ],
+)
+def test_hostile_files_are_refused_in_one_short_line_within_a_second(project, text, said):
+    begun = time.monotonic()
+    with pytest.raises(RequestError) as error:
+        read(project, text=text)
+    assert time.monotonic() - begun < 1
+    assert said in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("generate.prefixes=bad\udcff", "is not valid UTF-8"),
+        ("generate.prompts=[{title: bad\udcff}]", "generate.prompts"),
+        ("generate.prefixes=" + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("finetune.steps=" + "9" * 5000, "is not of type int"),
+        ("finetune.learning_rate=" + "9" * 5000, "is out of range"),
+        ("harvest.since=" + "2024-02-30" * 500, "is not a date"),
+        ("harvest.source=csv\nx" + "y" * 5000, "is not one of"),
+        ("y" * 5000 + ".steps=1", "is unknown"),
+        ("finetune." + "y" * 5000 + "=1", "is unknown"),
+        ("y" * 5000, "section.key=value"),
+    ],
+)
+def test_hostile_overrides_are_refused_in_one_short_line(project, override, said):
+    with pytest.raises(RequestError) as error:
+        read(project, override)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("finetune.lr=1", "Did you mean learning_rate?"),
+        ("lr=1", "Did you mean finetune.learning_rate?"),
+        ("finetune.batch=1", "Did you mean batch_size?"),
+        ("train.steps=1", "Did you mean finetune?"),
+        ("harvest.source=kaggle", "Did you mean snapshot?"),
+        ("harvest.batch_size=1", "Did you mean finetune.batch_size?"),
+        ("generate.max_new_tokens=1", "Did you mean max_tokens?"),
+        ("model=gpt2", "Did you mean 124M?"),
+        ("model=gpt2-medium", "Did you mean 355M?"),
+        ("model=124m", "Did you mean 124M?"),
+        ("finetune.precision=bf16", "Did you mean bfloat16?"),
+        ("finetune.schedule=Cosine", "Did you mean cosine?"),
+        ("corpus.template=Title", "Did you mean title?"),
+        ("corpus.template={title!r}", "Did you mean title?"),
+        ("harvest.categories=cs.CL CS.LG", "Did you mean cs.CL,cs.LG?"),
+        ("harvest.categories=cs.cl", "Did you mean cs.CL?"),
+        ("harvest.categories=cs/CL", "Did you mean cs.CL?"),
+        ("harvest.categories=cmp-lg2", None),
+        ("harvest.categories=CS.CLX", None),
+        ("harvest.categories=physics", None),
+    ],
+)
+def test_a_hint_names_something_valid_or_nothing(project, override, said):
+    with pytest.raises(RequestError) as error:
+        read(project, *["harvest.source=arxiv"] * ("categories" in override), override)
+    assert said in str(error.value) if said else "id you mean" not in str(error.value)
+
+
+def test_every_common_name_leads_to_a_name_that_exists():
+    known = {*STAGES, *models.GPT2}
+    for stage in STAGES:
+        known |= declared(stage).keys() | {c for p in declared(stage).values() for c in p.constraint.choices}
+    assert {name for name in hints.COMMON if name not in known} == set()
+    assert {common for common in hints.NAME if common in known} <= {"date", "sample"}
+
+
+@pytest.mark.parametrize(
+    ("help", "good", "bad"),
+    [
+        ("x; 1 or more", [1, 9], [0, math.nan, math.inf, 2**63]),
+        ("x; > 0", [0.1, 9], [0, -1, math.inf]),
+        ("x; 0 to < 1", [0, 0.5], [1, -0.1]),
+        ("x; > 0 to 1", [1, 0.5], [0, 1.1]),
+        ("x; 3 values; each > 0; sum 1", [[0.5, 0.25, 0.25]], [[1, 0, 0], [0.5, 0.5], [1, 1, 1]]),
+        ("x; one of a, b c", ["a", "b c"], ["b", ""]),
+        ("x; not empty", [["a"]], [[]]),
+        ('x; YYYY-MM-DD or ""', ["", "2024-02-29"], ["2023-02-29", "20240229", "2024-1-1"]),
+        ("0 for none; see above; 12 of 13", [0, -1, 99], []),
+    ],
+)
+def test_constraints(help, good, bad):
+    description, constraint = Constraint.parse(help)
+    assert description == (help if constraint == Constraint() else "x")
+    assert all(not constraint.violation(value) for value in good)
+    assert all(constraint.violation(value) for value in bad)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_number_has_a_constraint(stage):
+    for p in declared(stage).values():
+        assert p.annotation not in ("int", "float") or p.constraint != Constraint(), p
 
 
 @pytest.mark.parametrize(
@@ -174,6 +329,24 @@ def test_the_command_line_refuses_with_2_and_no_traceback(project):
     assert "finetune.steps: 0 is out of range" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [SAMPLE, "-p", "model=" + "x" * 5000],
+        [SAMPLE, "-p", "harvest.source=csv", "-p", "harvest.path=" + "x" * 5000],
+        [SAMPLE, "--name", "x" * 5000],
+        ["x" * 5000],
+        ["x" * 5000 + ".yml"],
+    ],
+)
+def test_long_names_are_refused_in_one_short_line(project, monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["titlesmith", "run", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and len(said) < 1500
 
 
 @pytest.mark.parametrize(

@@ -57,14 +57,14 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
     [
         (["none"], "there is no run none; there are small"),
         (["small", "--temperature", "0"], "--temperature: 0.0 is out of range"),
-        (["small", "--top-k", "many"], "--top-k: 'many' is no int"),
+        (["small", "--top-k", "many"], "--top-k: 'many' is not of type int"),
         (
             ["small", "--beams", "4", "-n", "5"],
             "--count: 5 texts of 4 beams: a beam search ends with a text a beam at most; lower count to 4",
         ),
         (["small", "--title", "x"], "run small only goes on from a beginning: it takes no title. Give a beginning"),
-        (["small", "--abstract", "nowhere.txt"], "--abstract nowhere.txt cannot be read"),
-        (["small", "--field", "year"], "--field year: it needs the form key=value"),
+        (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
+        (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
             ["small", "--prefix", "word " * 2000],
             "is too long: what is given takes 10001 tokens, and the model reads 256",
@@ -91,8 +91,8 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
         if name not in terminal.OWN:
             assert f"--{name.replace('_', '-')} " in shown
     assert "--prefix" in shown and "-n " in shown
-    kinds = declared("finetune")["quantize"].help.partition("one of ")[2]
-    assert f"<{kinds.replace(', ', '|')}>" in shown
+    kinds = declared("finetune")["quantize"].constraint.choices
+    assert f"<{'|'.join(kinds)}>" in shown
 
 
 def test_fields_are_those_of_the_template():

@@ -1,12 +1,13 @@
 """The command line."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
 
-from titlesmith.errors import RequestError, TitlesmithError
+from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.runs.record import STAGES, Run, existing, files, replacing, runs
 
 app = typer.Typer(
@@ -278,6 +279,9 @@ def main() -> None:
         print(f"titlesmith: {kind}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"titlesmith: refused: {shorten(str(error.filename))}: {error.strerror}", file=sys.stderr)
+            sys.exit(RequestError.exit_code)
         print(f"titlesmith: failed: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """One small family of exceptions; each message names the file, the value and the remedy."""
 
+from reprlib import Repr
+
 
 class TitlesmithError(Exception):
     """Anything that titlesmith itself refuses or reports; the command line prints it without a traceback."""
@@ -23,3 +25,14 @@ class FetchError(TitlesmithError):
 
 class StageError(TitlesmithError):
     """A notebook failed: which cell, with what error, and where the executed notebook lies."""
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """A value as messages show it: its repr, with the middle left out where a text exceeds ``limit`` characters."""
+    short = Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    short.maxlist = short.maxtuple = short.maxdict = 6
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"an integer of {value.bit_length():,} bits"

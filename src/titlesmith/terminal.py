@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +17,7 @@ from titlesmith import train as engines
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import generator as texts
 from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
@@ -163,10 +163,10 @@ class Source:
             Whose template, sampling and training texts to take; its vocabulary must be the model's.
         """
         if base and not hub.is_hub(base):
-            raise RequestError(f"--base {base}: adapters stand in models of the transformers library: hf:{base}?")
+            raise RequestError(f"--base {shorten(base)}: an adapter needs a model of the transformers library, hf:NAME")
         if run and named:
             raise RequestError(
-                f"--template {named}: run {run.name} has a template of its own; leave one of the two out"
+                f"--template {shorten(named)}: run {run.name} has a template of its own; leave one of the two out"
             )
         hub.check_installed()
         hub.check_adapter(adapter)
@@ -218,7 +218,9 @@ def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str,
     asked = texts.requests(corpus, settings)
     for prefix in dict.fromkeys(settings["prefixes"]):
         if plain(prefix) != prefix:
-            print(f"{prefix!r} is continued as {plain(prefix)!r}: texts are single lines", file=sys.stderr)
+            print(
+                f"{shorten(prefix)} is continued as {shorten(plain(prefix))}: texts are single lines", file=sys.stderr
+            )
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
     rows = []
@@ -237,7 +239,7 @@ def read(path: str) -> str:
     try:
         return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--abstract {path} cannot be read as text in UTF-8: {error}") from None
+        raise RequestError(f"--abstract {shorten(path)} cannot be read as text in UTF-8: {error}") from None
 
 
 def parse(fields: list[str]) -> dict[str, str]:
@@ -246,25 +248,29 @@ def parse(fields: list[str]) -> dict[str, str]:
     for name, equals, value in pairs:
         if not (name and equals):
             raise RequestError(
-                f"--field {name + equals + value}: it needs the form key=value, such as category=eess.AS"
+                f"--field {shorten(name + equals + value)}: it needs the form key=value, such as category=eess.AS"
             )
     return {name: value for name, _, value in pairs}
 
 
 def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
     """Checks that the fields are those of the template's prompt (RequestError)."""
-    takes = Template("", template.prompt).fields
+    takes = template.prompt_fields
     if not takes:
         raise RequestError(
-            f"{source} only goes on from a beginning: it takes no {' and no '.join(fields)}. "
+            f"{source} only goes on from a beginning: it takes no {' and no '.join(_names(fields))}. "
             "Give a beginning with --prefix"
         )
-    wrong = [name for name in fields if name not in takes]
+    wrong = _names(name for name in fields if name not in takes)
     lacking = [name for name in takes if name not in fields]
     if wrong or lacking:
         said = [f"it takes no {name}" for name in wrong] + [f"{name} is missing: {_way(name)}" for name in lacking]
-        written = ", ".join(Template("", template.completion).fields)
+        written = ", ".join(template.completion_fields)
         raise RequestError(f"{source} writes {written} from {', '.join(takes)}: {'; '.join(said)}")
+
+
+def _names(fields: Iterable[str]) -> list[str]:
+    return [shorten(name)[1:-1] for name in fields]
 
 
 def _way(name: str) -> str:

@@ -276,7 +276,7 @@ def test_controls_have_the_bounds_of_the_notebook_and_the_defaults_of_the_run(se
     declared = experiment.declared("generate")
     for service in services.values():
         for name, control in service.controls.items():
-            low, high = declared[name].bounds
+            low, high = declared[name].constraint.low, declared[name].constraint.high
             assert low <= control.low <= control.default <= control.high <= high
     assert services["titles"].controls["max_tokens"].default == 24, "what the run's texts were made with"
 

@@ -14,6 +14,10 @@ PAPER = pl.DataFrame(
         "authors": [["A. Author", "B. Author"]],
         "primary_category": ["cs.CL"],
         "published": [date(2019, 5, 1)],
+        "paper.topic": ["speech"],
+        "0": ["zero"],
+        "a:b!r": ["A"],
+        "x[0]": ["X"],
     }
 )
 
@@ -33,11 +37,17 @@ def format(chosen: Template, papers: pl.DataFrame = PAPER) -> dict:
         ("{title} -> {abstract}", "On {braces}", "We study."),
         ("{title} -> {authors} -> {year}: {abstract}", "On {braces} -> A. Author, B. Author", "2019: We study."),
         ("{{{category}}} {title}", "", "{cs.CL} On {braces}"),
+        ("{paper.topic}: {0} {a:b!r} {x[0]} -> {title}", "speech: zero A X", "On {braces}"),
         ("Title:\n{title} -> {published}", "Title:\nOn {braces}", "2019-05-01"),
     ],
 )
 def test_templates(name, prompt, completion):
-    assert format(template(name)) == {"prompt": prompt, "completion": completion}
+    chosen = template(name)
+    assert format(chosen) == {"prompt": prompt, "completion": completion}
+    fields = {name: str(value) for name, value in PAPER.row(0, named=True).items()}
+    fields |= {"authors": "A. Author, B. Author", "category": "cs.CL", "year": "2019"}
+    assert chosen.fill_prompt(fields) == prompt, "one prompt for training, generation and the app"
+    assert chosen.fill_prompt(chosen.read(prompt)) == prompt
 
 
 def test_an_instruction_holds_the_abstract():
@@ -60,7 +70,7 @@ def test_an_unknown_template_is_refused():
 
 
 @pytest.mark.parametrize(
-    "text", ["{title} -> nothing", "{} -> {title}", "{title!r}", "{title:>9}", "{title", "{abstract} -> a\n{title}"]
+    "text", ["{title} -> nothing", "{} -> {title}", "{title", "title}", "{a{title}}", "{abstract} -> a\n{title}"]
 )
 def test_what_is_no_template_is_refused(text):
     with pytest.raises(RequestError, match=r"corpus\.template: "):

@@ -164,7 +164,9 @@ def test_texts_of_papers_stay_text(run):
     assert "<script>" not in text and "never shown" not in text and r"\|x\|\*y\*" in text
 
 
-@pytest.mark.parametrize("template", ["title", "{categories} {year} -> {title}", "alpaca", "{title} -> {abstract}"])
+@pytest.mark.parametrize(
+    "template", ["title", "{categories} {paper.topic} {0} {{x}} {a:b!r} -> {title}", "alpaca", "{title} -> {abstract}"]
+)
 def test_programs_give_a_prompt_of_the_template(run, template):
     change_corpus(run, template=template)
     corpus, given = Corpus(run), []

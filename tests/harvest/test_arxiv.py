@@ -226,10 +226,10 @@ def test_a_refused_query_says_why(tmp_path):
     ("changed", "said"),
     [
         ({"categories": []}, "needs harvest.categories or harvest.query"),
-        ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is no category of arXiv.*did you mean eess.AS"),
-        ({"categories": ["cs.ai"]}, "did you mean cs.AI"),
+        ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is not a category of arXiv.*Did you mean eess.AS"),
+        ({"categories": ["cs.ai"]}, "Did you mean cs.AI"),
         ({"categories": ["cs"]}, "archive of several categories"),
-        ({"categories": ["cs.AI OR cat:x"]}, "no category"),
+        ({"categories": ["cs.AI OR cat:x"]}, "not a category"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_asked(changed, said):

@@ -57,6 +57,10 @@ def test_lists_and_values_with_commas_are_yaml(project):
     assert [point.set["generate.prefixes"] for point in plan.points] == [["", "Neural"], ["Music"]]
     assert all(point.set["model"] == "scratch" for point in plan.points)
     assert len({point.name for point in plan.points}) == 2
+    typed = ["On", "12:30", "What is AI?", "Deep: a study", "#1 x", "Deep ", "null", "[x", "- a", '"q"']
+    for sets in (f"generate.prefixes={','.join(typed)}", f"generate.prefixes={json.dumps(typed)}"):
+        plan = sweep.read("sample-titles", (sets,), name="t")
+        assert [point.set["generate.prefixes"] for point in plan.points] == [[text] for text in typed]
     plan = sweep.read("sample-titles", ("harvest.categories=eess.AS,cs.CL",), name="c")
     assert [point.set["harvest.categories"] for point in plan.points] == [["eess.AS"], ["cs.CL"]]
 
@@ -64,25 +68,35 @@ def test_lists_and_values_with_commas_are_yaml(project):
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (("finetune.batchsize=1,2",), r"--set finetune\.batchsize.* did you mean batch_size\?"),
-        (("finetun.steps=1,2",), "did you mean finetune"),
+        (("finetune.batchsize=1,2",), r"--set finetune\.batchsize.* Did you mean batch_size\?"),
+        (("finetun.steps=1,2",), "Did you mean finetune"),
         (("steps=1,2",), "need their section"),
         (("finetune.steps",), "it needs the form section.key=value"),
-        (("finetune.steps=10,many",), "'many' is no int"),
+        (("finetune.steps=10,many",), "'many' is not of type int"),
         (("finetune.steps=10,-1",), "-1 is out of range"),
-        (("finetune.steps=",), "--set finetune.steps=: finetune.steps: '' is no int"),
-        (("learning_rate=1e-3",), r"did you mean finetune\.learning_rate\?"),
+        (("finetune.steps=",), "--set finetune.steps=: finetune.steps: '' is not of type int"),
+        (("learning_rate=1e-3",), r"Did you mean finetune\.learning_rate\?"),
         (("finetune.batch_size=2,3", "finetune.stepz=1"), r"^--set finetune\.stepz=1: finetune\.stepz is unknown"),
         (("finetune.steps=9", "finetune.batch_size=2,2"), r"-9-2: finetune\.batch_size: a value is there twice"),
         (("finetune.block_size=64,512",), "512 exceeds the model's context"),
         (("finetune.learning_rate=1e-4,0.0001",), "two runs of this sweep are the same"),
-        (("finetune.steps=[1",), "is a YAML list of values"),
+        (("finetune.steps=[1",), "'\\[1' is not of type int"),
         ((), "nothing is varied"),
+        (
+            (
+                "finetune.steps=" + ",".join(map(str, range(1, 301))),
+                "finetune.batch_size=" + ",".join(map(str, range(1, 301))),
+            ),
+            "the sweep has 90,000 runs, and at most 1,000",
+        ),
+        (("generate.prefixes=" + "[" * 3000 + "]" * 3000,), "nested too deeply"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(project, sets, said):
-    with pytest.raises(RequestError, match=said):
+    begun = time.monotonic()
+    with pytest.raises(RequestError, match=said) as error:
         sweep.read("sample-titles", sets)
+    assert time.monotonic() - begun < 1 and len(str(error.value)) < 1000
     assert not (project / "runs").exists() and not (project / "sweeps").exists()
 
 
@@ -104,11 +118,11 @@ def test_a_sweep_file_says_the_same(project):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("experiment: sample-titles\nsett: {finetune.steps: [1]}", "key sett is unknown; did you mean set"),
+        ("experiment: sample-titles\nsett: {finetune.steps: [1]}", "key 'sett' is unknown. Did you mean set"),
         ("experiment: sample-title\nset: {finetune.steps: [1]}", "did you mean sample-titles"),
         ("experiment: sample-titles\nset: {finetune.steps: 1}", "needs keys with lists of values"),
         ("experiment: sample-titles\nset: {finetune.stepz: [1]}", r"mine\.yml: set: finetune\.stepz=1: .* mean steps"),
-        ("experiment: sample-titles\nset: {finetune.steps: [1]}\nrepeat: many", "'many' is no number of runs"),
+        ("experiment: sample-titles\nset: {finetune.steps: [1]}\nrepeat: many", "'many' is not a number of runs"),
         ("experiment: sample-titles\nset: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: needs"),
     ],
 )

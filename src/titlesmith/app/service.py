@@ -8,7 +8,6 @@ from itertools import islice
 from titlesmith import experiment
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError
 from titlesmith.evaluate.novelty import NEAR
 from titlesmith.generate import generator as texts
@@ -48,7 +47,7 @@ class Control:
     @property
     def help(self) -> str:
         """What it does, without what is allowed."""
-        return self.parameter.help.rpartition("; in ")[0]
+        return self.parameter.description
 
     @property
     def label(self) -> str:
@@ -90,14 +89,14 @@ class Service:
         self.run, self.corpus = run, Corpus(run)
         self.engine, self.nearest = engines.load_engine(run), Nearest(self.corpus)
         template = self.corpus.template
-        self.fields = Template("", template.prompt).fields
-        self.writes = " and ".join(Template("", template.completion).fields)
+        self.fields = template.prompt_fields
+        self.writes = " and ".join(template.completion_fields)
         self._own = run.record("generate").get("settings", {})
         self.controls = {name: self._control(name) for name in LABELS}
 
     def _control(self, name: str) -> Control:
         parameter = experiment.declared("generate")[name]
-        low, high = parameter.bounds
+        low, high = parameter.constraint.low, parameter.constraint.high
         room = self.engine.context - len(self.corpus.layout.prompt_ids(""))
         high = min(
             high, MOST.get(name, high), {"max_tokens": room, "top_k": len(self.corpus.tokenizer)}.get(name, high)
@@ -140,7 +139,7 @@ class Service:
         cleaned = {name: self.corpus.clean(text) for name, text in fields.items()}
         if empty := [name for name, text in cleaned.items() if not text]:
             raise RequestError(f"The {' and the '.join(empty)} is empty: type or paste it first.")
-        prompt = self.corpus.template.prompt.format(**cleaned)
+        prompt = self.corpus.template.fill_prompt(cleaned)
         request = Request(prompt, plain(begins_with) if begins_with.strip() else "")
         tokens = self.controls["max_tokens"].default if max_tokens is None else max_tokens
         size = len(self.corpus.layout.prompt_ids(prompt, self.corpus.clean_prefix(request.prefix)))

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from string import Formatter
 
 import polars as pl
 
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, shorten
+from titlesmith.hints import did_you_mean
 
 ARROW = " -> "  # between the parts of a template that is written in the experiment
+PIECE = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<text>[^{}]+)")
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,19 @@ class Template:
     chat: bool = False
 
     @property
+    def prompt_fields(self) -> list[str]:
+        """The fields of the paper in the prompt, in the order in which they appear."""
+        return _fields(self.prompt)
+
+    @property
+    def completion_fields(self) -> list[str]:
+        """The fields of the paper in the completion, likewise."""
+        return _fields(self.completion)
+
+    @property
     def fields(self) -> list[str]:
         """The fields of the paper in both parts, in the order in which they appear."""
-        return list(dict.fromkeys(name for part in (self.prompt, self.completion) for name in _fields(part)))
+        return list(dict.fromkeys([*self.prompt_fields, *self.completion_fields]))
 
     @property
     def texts(self) -> list[str]:
@@ -51,6 +61,10 @@ class Template:
         """Papers with their documents: columns ``prompt`` and ``completion`` beside the fields of `columns`."""
         return papers.with_columns(prompt=_format(self.prompt), completion=_format(self.completion))
 
+    def fill_prompt(self, fields: Mapping[str, str]) -> str:
+        """The prompt with these texts in place of its fields."""
+        return "".join(text if name is None else fields[name] for text, name in pieces(self.prompt))
+
     def read(self, prompt: str) -> dict[str, str]:
         """The fields that a prompt was made of; where there are several ways, each is as short as it can be.
 
@@ -60,14 +74,15 @@ class Template:
             It is no prompt of this template.
         """
         pattern, names = "", []
-        for text, name, _, _ in Formatter().parse(self.prompt):
-            pattern += re.escape(text)
-            if name in names:
+        for text, name in pieces(self.prompt):
+            if name is None:
+                pattern += re.escape(text)
+            elif name in names:
                 pattern += f"(?:\\{names.index(name) + 1})"
-            elif name:
+            else:
                 pattern, names = pattern + "(.*?)", [*names, name]
         if not (found := re.fullmatch(pattern, prompt, re.DOTALL)):
-            raise ValueError(f"{prompt!r} is no prompt of {self.prompt!r}")
+            raise ValueError(f"{shorten(prompt)} is not a prompt of {shorten(self.prompt)}")
         return dict(zip(names, found.groups(), strict=True))
 
 
@@ -102,23 +117,20 @@ def template(name: str) -> Template:
     """
     if "{" not in name:
         if name not in TEMPLATES:
-            near = get_close_matches(name, TEMPLATES, 1, 0.5)
-            hint = f" Did you mean {near[0]}?" if near else ""
             raise RequestError(
-                f"corpus.template: there is no template {name!r}; there are {', '.join(TEMPLATES)}, and ones with "
-                f"fields in braces, such as {{title}}{ARROW}{{abstract}}.{hint}"
+                f"corpus.template: there is no template {shorten(name)}; there are {', '.join(TEMPLATES)}, and ones "
+                f"with fields in braces, such as {{title}}{ARROW}{{abstract}}.{did_you_mean(name, TEMPLATES)}"
             )
         return TEMPLATES[name]
     written = Template(*(name.rpartition(ARROW)[::2]))
     try:
-        plain = all(not (spec or kind) for part in (written.prompt, written.completion)
-                    for _, field, spec, kind in Formatter().parse(part) if field is not None)  # fmt: skip
+        learned = written.fields and written.completion_fields
     except ValueError as error:
-        raise RequestError(f"corpus.template: {name!r}: {error}") from None
-    if not plain or "" in written.fields or not _fields(written.completion) or "\n" in written.completion:
+        raise RequestError(f"corpus.template: {shorten(name)}: {error}") from None
+    if not learned or "\n" in written.completion:
         raise RequestError(
-            f"corpus.template: {name!r}: fields stand in braces by their names alone, and the completion, behind the "
-            f"last {ARROW!r}, is one line with a field at least"
+            f"corpus.template: {shorten(name)}: the completion, after the last {ARROW!r}, must be one line with at "
+            "least one field in braces"
         )
     return written
 
@@ -127,15 +139,34 @@ def check_fields(chosen: Template, names: list[str]) -> None:
     """Checks that the fields of a template are among ``names`` (RequestError with the nearest one)."""
     for field in chosen.fields:
         if field not in names:
-            near = get_close_matches(field, names, 1, 0.5)
-            hint = f"Did you mean {near[0]}? " if near else ""
             raise RequestError(
-                f"corpus.template: papers have no field {field!r}. {hint}There are: {', '.join(sorted(names))}"
+                f"corpus.template: papers have no field {shorten(field)}.{did_you_mean(field, names)} There are: "
+                f"{', '.join(sorted(names))}"
             )
 
 
+def pieces(part: str) -> list[tuple[str, str | None]]:
+    """A part of a template as ``(text, None)`` and ``("", field)``; doubled braces are braces of the text.
+
+    Any name of a column is a field: unlike in `str.format`, dots, brackets, colons and digits mean nothing in it.
+
+    Raises
+    ------
+    ValueError
+        A brace is single, or a field has no name.
+    """
+    result, end = [], 0
+    while end < len(part):
+        if not (found := PIECE.match(part, end)):
+            raise ValueError(f"a field is a name in braces; double a brace of the text: {shorten(part[end:])}")
+        text = found["text"] or (found["brace"] or "")[:1]
+        result.append((text, found["field"]))
+        end = found.end()
+    return result
+
+
 def _fields(part: str) -> list[str]:
-    return [name for _, name, _, _ in Formatter().parse(part) if name is not None]
+    return list(dict.fromkeys(name for _, name in pieces(part) if name is not None))
 
 
 def _text(name: str, kind: pl.DataType | None) -> pl.Expr:
@@ -143,7 +174,5 @@ def _text(name: str, kind: pl.DataType | None) -> pl.Expr:
 
 
 def _format(part: str) -> pl.Expr:
-    pieces: list[pl.Expr] = []
-    for text, name, _, _ in Formatter().parse(part):
-        pieces += [pl.lit(text), pl.col(f"{{{name}}}")] if name else [pl.lit(text)]
-    return pl.concat_str(pieces or [pl.lit("")])
+    filled = [pl.lit(text) if name is None else pl.col(f"{{{name}}}") for text, name in pieces(part)]
+    return pl.concat_str(filled or [pl.lit("")])

@@ -5,7 +5,6 @@ from html import escape
 from pathlib import Path
 
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.template import Template
 from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.export.usage import usage
@@ -116,9 +115,7 @@ def _license(model: str) -> str | None:
 def _what(run: Run, corpus: Corpus) -> str:
     settings = run.record("finetune")["settings"]
     model, rank, name = settings["model"], settings.get("lora_rank"), base(settings["model"])
-    writes, takes = (
-        " and ".join(Template("", part).fields) for part in (corpus.template.completion, corpus.template.prompt)
-    )
+    writes, takes = (" and ".join(part) for part in (corpus.template.completion_fields, corpus.template.prompt_fields))
     given = (
         f"writes the {writes} for a given {takes}"
         if takes
@@ -215,7 +212,7 @@ def _evaluation(run: Run, corpus: Corpus) -> str:
 
 
 def _intended(corpus: Corpus) -> str:
-    writes = " and ".join(Template("", corpus.template.completion).fields)
+    writes = " and ".join(corpus.template.completion_fields)
     return (
         f"Drafts: a person reads what it writes, judges it, and writes the {writes}. Study: of what a model learns "
         "from the texts of a field, and of how it learns it. It is not meant to write what is published as anybody's "

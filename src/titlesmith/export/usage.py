@@ -1,7 +1,7 @@
 """Usage: how to let an exported model write, without titlesmith."""
 
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.template import Template
+from titlesmith.corpus.template import pieces
 from titlesmith.corpus.tokenizer import END
 
 EXAMPLES = {
@@ -63,9 +63,10 @@ def snippet(corpus: Corpus, settings: dict) -> str:
         "set_seed(1)",
     ]
     if corpus.has_prompt:
-        fields = {name: _example(name, corpus) for name in Template("", corpus.template.prompt).fields}
-        lines += [f"prompt = {corpus.template.prompt!r}", f"fields = {fields!r}"]
-        given, more, said = "prompt.format(**fields)", ", return_full_text=False", 'row["generated_text"]'
+        fields = {name: _example(name, corpus) for name in corpus.template.prompt_fields}
+        filled = (repr(text) if name is None else f"fields[{name!r}]" for text, name in pieces(corpus.template.prompt))
+        lines += [f"fields = {fields!r}", f"prompt = {' + '.join(filled)}"]
+        given, more, said = "prompt", ", return_full_text=False", 'row["generated_text"]'
     else:
         given = repr(next((corpus.clean(prefix) for prefix in settings["prefixes"] if corpus.clean(prefix)), ""))
         more, said = "", 'row["generated_text"]'

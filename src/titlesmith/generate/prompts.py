@@ -7,7 +7,7 @@ import numpy as np
 
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, shorten
 from titlesmith.train.loop import SAMPLING
 
 ASKED = {"prefixes": [""], "prompts": [], "held_out": 0}
@@ -55,8 +55,8 @@ def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
     check(corpus.template, settings)
     prompts = [("", None)]
     if corpus.has_prompt:
-        given = ({name: corpus.clean(str(text)) for name, text in fields.items()} for fields in settings["prompts"])
-        prompts = [(corpus.template.prompt.format(**fields), None) for fields in given]
+        given = ({name: corpus.clean(text) for name, text in fields.items()} for fields in settings["prompts"])
+        prompts = [(corpus.template.fill_prompt(fields), None) for fields in given]
         prompts += held_out(corpus, settings["held_out"], settings["max_tokens"])
     return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in settings["prefixes"]]
 
@@ -79,14 +79,16 @@ def held_out(corpus: Corpus, count: int, tokens: int) -> list[tuple[str, str]]:
 
 def check(template: Template, settings: dict) -> None:
     """Checks what is to be completed against a template, and settings against one another (RequestError)."""
-    takes = Template("", template.prompt).fields
+    takes = template.prompt_fields
     for fields in settings["prompts"]:
         if not takes:
-            raise RequestError(f"generate.prompts: the template {template.completion!r} takes no prompt; use prefixes")
+            raise RequestError(
+                f"generate.prompts: the template {shorten(template.completion)} takes no prompt; use prefixes"
+            )
         if set(fields) != set(takes):
             raise RequestError(
-                f"generate.prompts: the prompt is {template.prompt!r} and takes {', '.join(takes)}; "
-                f"given is {', '.join(map(str, fields)) or 'nothing'}"
+                f"generate.prompts: the prompt is {shorten(template.prompt)} and takes {', '.join(takes)}; "
+                f"given is {', '.join(shorten(name)[1:-1] for name in fields) or 'nothing'}"
             )
     if takes and not settings["prompts"] and not settings["held_out"]:
         raise RequestError(
@@ -121,6 +123,6 @@ def plain(text: str) -> str:
         It is no text: a terminal or file in another encoding than UTF-8 gave bytes that are none.
     """
     if any("\ud800" <= c <= "\udfff" for c in text):
-        shown = repr(text).replace(r"\udc", r"\x")  # as which Python hands on bytes that are no UTF-8
-        raise RequestError(f"{shown} is not valid UTF-8: type it in a terminal, or save the file, in UTF-8")
+        said = shorten(text).replace(r"\udc", r"\x")  # as which Python hands on bytes that are not UTF-8
+        raise RequestError(f"{said} is not valid UTF-8: type it in a terminal, or save the file, in UTF-8")
     return "".join(" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in text)

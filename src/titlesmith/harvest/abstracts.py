@@ -94,7 +94,7 @@ def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dic
         return []
     rows, lower = [], run.record("corpus")["settings"]["lowercase"]
     for title, abstract in read(root() / settings["path"]):
-        prompt = corpus.template.prompt.format(abstract=abstract.lower() if lower else abstract)
+        prompt = corpus.template.fill_prompt({"abstract": abstract.lower() if lower else abstract})
         opening = corpus.layout.prompt_ids(prompt)
         tokens = min(TOKENS, engine.context - len(opening))
         if tokens < SHORTEST:

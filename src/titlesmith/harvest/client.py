@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
-from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,8 +24,9 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util import Retry
 
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import RequestError, RunError, shorten
 from titlesmith.harvest.store import writing
+from titlesmith.hints import nearest
 from titlesmith.runs.record import replacing, root, write_json
 
 ARXIV = ("arxiv.org",)  # hosts that ask for the pace below (https://info.arxiv.org/help/api/tou.html)
@@ -282,22 +282,33 @@ def _tell(state: RetryCallState) -> None:
 
 
 def check_categories(categories: list[str]) -> None:
-    """Checks that names of categories are arXiv's (RequestError, with the nearest name)."""
+    """Checks that names of categories are arXiv's (RequestError, with the nearest names)."""
     for category in categories:
-        archive, dot, part = category.partition(".")
-        lower = archive in ("cond-mat", "physics")  # whose classes are words, such as physics.acc-ph
-        if dot and archive in ARCHIVES and re.fullmatch(r"[a-z]+(-[a-z]+)?" if lower else r"[A-Z]{2}", part):
+        if _is_category(category):
             continue
         if category in ARCHIVES:
-            if category in UNDIVIDED:
-                continue
             raise RequestError(
                 f"harvest.categories: {category!r} is an archive of several categories: name those wanted"
             )
-        near = get_close_matches(archive.lower(), ARCHIVES, 1)
-        meant = f"{near[0]}{dot}{part if lower else part.upper()}" if near else category
-        hint = f"; did you mean {meant}?" if meant != category else ""
-        raise RequestError(f"harvest.categories: {category!r} is no category of arXiv, such as cs.CL or hep-th{hint}")
+        meant = [_nearest_category(word) for word in re.split(r"[\s,;]+", category[:200].strip())]
+        hint = f". Did you mean {','.join(meant)}?" if all(map(_is_category, meant)) else ""
+        raise RequestError(
+            f"harvest.categories: {shorten(category)} is not a category of arXiv, such as cs.CL or hep-th{hint}"
+        )
+
+
+def _is_category(name: str) -> bool:
+    archive, dot, part = name.partition(".")
+    if not dot:
+        return name in UNDIVIDED
+    of_words = archive in ("cond-mat", "physics")  # whose classes are words, such as physics.acc-ph
+    return archive in ARCHIVES and bool(re.fullmatch(r"[a-z]+(-[a-z]+)?" if of_words else r"[A-Z]{2}", part))
+
+
+def _nearest_category(name: str) -> str:
+    archive, _, part = re.sub(r"[/:_]", ".", name).partition(".")
+    known = nearest(archive, ARCHIVES, 0.6) or archive
+    return ".".join(filter(None, (known, part.lower() if known in ("cond-mat", "physics") else part.upper())))
 
 
 def store(path: Path, rows: pl.DataFrame, **metadata: str) -> None:

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from titlesmith.corpus.tokenizer import FILES
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, shorten
+from titlesmith.hints import did_you_mean
 from titlesmith.models import hub
 from titlesmith.runs.record import root
 
@@ -95,7 +96,10 @@ def folder(name: str) -> Path:
     path = model_path(name)
     if not path.is_dir() and name not in GPT2:
         known = ", ".join(("scratch", *GPT2, "hf:scratch", "hf:NAME"))
-        raise RequestError(f"model: {name!r} does not exist at {path}. Names: {known}, or a folder. {remedy(name)}")
+        raise RequestError(
+            f"model: {shorten(name)} does not exist.{did_you_mean(name, names(), 0.7)} Names: {known}, or a folder. "
+            f"{remedy(name)}"
+        )
     if missing := missing_files(path):
         raise RequestError(f"model: {path} lacks {', '.join(missing)}. {remedy(name)}")
     return path

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.runs.record import Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
-from titlesmith.sweep.plan import Job, Plan, read, record, shown
+from titlesmith.sweep.plan import Job, Plan, read, record, relative
 from titlesmith.sweep.work import explained, stop, work
 
 __all__ = ["Plan", "read", "record", "run"]
@@ -210,7 +210,7 @@ class _Sweep:
         ]
         content = {
             "name": self.plan.name,
-            "experiment": shown(self.plan.path),
+            "experiment": relative(self.plan.path),
             "keys": self.plan.keys,
             "repeat": self.plan.repeat,
             "until": self.plan.until,

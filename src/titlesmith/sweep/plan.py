@@ -3,20 +3,21 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
-import yaml
-
-from titlesmith.errors import RequestError
-from titlesmith.experiment import Experiment, find
+from titlesmith.errors import RequestError, shorten
+from titlesmith.experiment import Experiment, find, read_file
+from titlesmith.hints import did_you_mean
 from titlesmith.runs.record import STAGES, Run, root
+from titlesmith.settings import split_items
 
 FILE = ("experiment", "set", "repeat", "reference")  # keys of a sweep file
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same
+MAX_RUNS = 1000
 LONGEST = 40  # characters of a value in a run's name
 
 
@@ -128,21 +129,26 @@ def read(
         A key is unknown, a value is not allowed, two runs are the same, or a run of that name is of something else.
     """
     path, content = find(request, "**/*.yml"), {}
-    file, found = path, _yaml(path)
+    file, found = path, read_file(path)
     if isinstance(found, dict) and "experiment" in found:
         content, path = found, _experiment(path, found["experiment"])
     for key in content:
         if key not in FILE:
-            near = get_close_matches(str(key), FILE, 1, 0.4)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise RequestError(f"{request}: key {key} is unknown{hint} A sweep file has: {', '.join(FILE)}")
+            hint = did_you_mean(key, FILE)
+            raise RequestError(f"{request}: key {shorten(key)} is unknown.{hint} A sweep file has: {', '.join(FILE)}")
     typed = dict(map(_parse, sets))
     values = _values(content.get("set") or {}, request) | typed
-    repeat = content.get("repeat", 1) if repeat is None else repeat
-    if type(repeat) is not int or repeat < 1:
-        raise RequestError(f"repeat: {repeat!r} is no number of runs; it takes an int in [1, inf)")
+    repeat = str(content.get("repeat", 1) if repeat is None else repeat)
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", repeat):
+        raise RequestError(f"repeat: {shorten(repeat)} is not a number of runs: it needs an int, 1 or more")
+    repeat = int(repeat)
     if not values and repeat == 1:
         raise RequestError("nothing is varied: give --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
+    if (count := repeat * math.prod(map(len, values.values()))) > MAX_RUNS:
+        raise RequestError(
+            f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values, or make several "
+            "sweeps"
+        )
     keys = tuple(values)
     stem = file.stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in keys)])
     name = name or stem
@@ -198,8 +204,8 @@ def _refusal(
                 given = {key: one}
                 break
     for one in given.values():
-        said = said.removeprefix(f"-p {one}: ")
-    return RequestError(f"{' '.join(origin[key] + one for key, one in given.items())}: {said}")
+        said = said.removeprefix(f"-p {shorten(one)}: ")
+    return RequestError(f"{' '.join(origin[key] + shorten(one)[1:-1] for key, one in given.items())}: {said}")
 
 
 def _check_names(name: str, points: list[Point]) -> None:
@@ -216,13 +222,6 @@ def _check_names(name: str, points: list[Point]) -> None:
             )
 
 
-def _yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from None
-
-
 def _experiment(path: Path, named: object) -> Path:
     """The experiment of a sweep file: beside it, or as `find` finds it."""
     beside = path.parent / str(named)
@@ -236,23 +235,20 @@ def _values(sets: object, where: str) -> dict[str, list[str]]:
 
 
 def _parse(text: str) -> tuple[str, list[str]]:
-    """Key and values of a ``--set``, the values as `Parameter.parse` takes them."""
+    """Key and values of a ``--set``, the values as texts that `Parameter.parse` reads."""
     key, equals, values = text.partition("=")
     if not equals:
-        raise RequestError(f"--set {text}: it needs the form section.key=value,value, such as finetune.batch_size=1,8")
-    if not values.startswith("["):
-        return key, [value.strip() for value in values.split(",")]
+        raise RequestError(
+            f"--set {shorten(text)}: it needs the form section.key=value,value, such as finetune.batch_size=1,8"
+        )
     try:
-        found = yaml.safe_load(values)
-    except yaml.YAMLError:
-        found = None
-    if not isinstance(found, list) or not found:
-        raise RequestError(f"--set {text}: what begins with [ is a YAML list of values, such as [[a, b], [c]]")
-    return key, list(map(_text, found))
+        return key, list(map(_text, split_items(values))) or [""]
+    except ValueError as error:
+        raise RequestError(f"--set {shorten(text)}: {error}") from None
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _setting(experiment: Experiment, key: str) -> object:
@@ -271,11 +267,16 @@ def _word(value: object) -> str:
 
 def _reference(rows: object, where: str) -> list[dict]:
     """Published figures of other systems: ``set``, ``perplexity`` by split, and ``source``."""
-    if not isinstance(rows, list) or not all(
-        isinstance(r, dict) and {"perplexity", "source"} <= r.keys() for r in rows
-    ):
-        raise RequestError(f"{where}: reference: needs a list of {{set: ..., perplexity: {{test: ...}}, source: ...}}")
-    return rows
+    try:
+        return [
+            {"set": row.get("set", {}), "source": row["source"]}
+            | {"perplexity": {split: float(value) for split, value in row["perplexity"].items()}}
+            for row in rows
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise RequestError(
+            f"{where}: reference: needs a list of {{set: ..., perplexity: {{test: ...}}, source: ...}}"
+        ) from None
 
 
 def record(name: str) -> Path:
@@ -283,6 +284,6 @@ def record(name: str) -> Path:
     return root() / "sweeps" / f"{name}.json"
 
 
-def shown(path: Path) -> str:
+def relative(path: Path) -> str:
     """A path as seen from the project."""
     return os.path.relpath(path, root())

@@ -1,0 +1,370 @@
+"""Settings: what the parameters of the notebooks are, how values are read from text, and what is allowed.
+
+The ``parameters`` cell of a notebook is the only list of that stage's parameters. papermill reads names, annotated
+types, defaults and help from it. The last clauses of the help are the constraint, for people and for `Constraint.parse`
+alike: ``1 or more``, ``0 to 1``, ``> 0``, ``> 0 to 1``, ``0 to < 1``, ``each > 0``, ``3 values``, ``sum 1``, ``one of
+date, random``, ``not empty``, ``YYYY-MM-DD or ""``. There is no ``>= 1``: papermill skips a line with a second ``=``.
+"""
+
+import ast
+import math
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+
+import yaml
+from papermill import inspect_notebook
+
+from titlesmith.errors import RequestError, shorten
+from titlesmith.hints import did_you_mean
+from titlesmith.runs.record import notebook
+
+KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str], list[dict[str, str]])
+TYPES = {kind.__name__ if typing.get_origin(kind) is None else str(kind): kind for kind in KINDS}
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+MAX_INTEGER = 2**63 - 1
+MAX_YAML = 2**18  # characters of a file, and of what its aliases stand for
+MAX_DEPTH = 20  # of lists and mappings in one another
+MAX_WHY = 200  # characters of a YAML error
+LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Which values a parameter allows; of a list, each item must be in range.
+
+    Attributes
+    ----------
+    low, high, open_low, open_high
+        The range, and whether it excludes its ends.
+    choices
+        All allowed values; empty where there is no such list.
+    length, total
+        How many items a list must have, and their sum; None where any is allowed.
+    not_empty, is_date
+        Whether a value is needed, and whether it must be a date (YYYY-MM-DD) or empty.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[str, ...] = ()
+    length: int | None = None
+    total: float | None = None
+    not_empty: bool = False
+    is_date: bool = False
+
+    @classmethod
+    def parse(cls, help: str) -> tuple[str, "Constraint"]:
+        """Divides a parameter's help into the description and the constraint that its last clauses are."""
+        clauses, fields = help.split("; "), {}
+        while clauses and (found := _clause(clauses[-1].removeprefix("each "))):
+            fields |= found
+            clauses.pop()
+        return "; ".join(clauses), cls(**fields)
+
+    def violation(self, value: object) -> str:
+        """Why a value is not allowed, as the end of a sentence; empty where it is."""
+        items = value if isinstance(value, list) else [value]
+        if self.choices and value not in self.choices:
+            return f"is not one of {', '.join(self.choices)}"
+        if self.not_empty and not value:
+            return "is empty"
+        if self.is_date and value and not _is_date(value):
+            return "is not a date"
+        if self.length is not None and len(value) != self.length:
+            return f"has {len(value)} values"
+        if not all(self._in_range(item) for item in items if type(item) in (int, float)):
+            return "is out of range"
+        if self.total is not None and not math.isclose(sum(value), self.total, abs_tol=1e-9):
+            return f"sums to {sum(value):g}"
+        return ""
+
+    def _in_range(self, value: float) -> bool:
+        if not math.isfinite(value) if isinstance(value, float) else abs(value) > MAX_INTEGER:
+            return False
+        above = self.low < value if self.open_low else self.low <= value
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+
+def _clause(text: str) -> dict | None:
+    """The fields of a `Constraint` that one clause sets; None where the clause is not a constraint."""
+    number = r"(-?\d+(?:\.\d+)?)"
+    if text in ("not empty", 'YYYY-MM-DD or ""'):
+        return {"not_empty": True} if text == "not empty" else {"is_date": True}
+    if found := re.fullmatch(r"one of (.+)", text):
+        return {"choices": tuple(found[1].split(", "))}
+    if found := re.fullmatch(rf"(> )?{number}(?: or more| to (< )?{number})?", text):
+        above, low, below, high = found.groups()
+        if above or text != low:
+            ends = {"open_low": bool(above), "open_high": bool(below)}
+            return {"low": _number(low), "high": _number(high) if high else math.inf} | ends
+    if found := re.fullmatch(r"(\d+) values", text):
+        return {"length": int(found[1])}
+    if found := re.fullmatch(rf"sum {number}", text):
+        return {"total": float(found[1])}
+    return None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell.
+
+    Attributes
+    ----------
+    stage, name
+        Its name in an experiment is ``stage.name``.
+    annotation
+        Its type as written, one of `TYPES`.
+    default
+        Its value where the experiment sets none.
+    help
+        The comment on its line: what it does, then its constraint.
+    """
+
+    stage: str
+    name: str
+    annotation: str
+    default: object
+    help: str
+
+    @property
+    def type(self) -> object:
+        """The annotation as a type."""
+        return TYPES[self.annotation]
+
+    @property
+    def description(self) -> str:
+        """The help without the constraint."""
+        return Constraint.parse(self.help)[0]
+
+    @property
+    def constraint(self) -> Constraint:
+        """The allowed values."""
+        return Constraint.parse(self.help)[1]
+
+    def parse(self, text: str) -> object:
+        """A value typed on the command line, checked.
+
+        Text is taken as typed. Items of a list are separated by commas, also without brackets; a list in brackets and
+        a mapping are YAML, in which quotes protect commas.
+
+        Raises
+        ------
+        RequestError
+            It is not of the type, or not allowed.
+        """
+        kind, tree = self.type, text
+        try:
+            if typing.get_origin(kind) is dict:
+                tree = read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
+            elif kind == list[dict[str, str]]:
+                tree = read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
+            elif typing.get_origin(kind) is list:
+                tree = split_items(text)
+        except ValueError as error:
+            self._refuse(text, f"is not of type {self.annotation}: {error}")
+        return self.read(tree)
+
+    def read(self, tree: object) -> object:
+        """A value of a file, as `read_yaml` returns it, checked (RequestError)."""
+        try:
+            value = _convert(tree, self.type)
+        except ValueError:
+            self._refuse(tree, f"is not of type {self.annotation}")
+        return self.check(value)
+
+    def check(self, value: object) -> object:
+        """The value if it is allowed, a whole number as float where the type is float.
+
+        Raises
+        ------
+        RequestError
+            It has another type, is not allowed, or holds text that is not valid UTF-8.
+        """
+        if not fits(value, self.type):
+            self._refuse(value, f"is not of type {self.annotation}")
+        if any("\ud800" <= c <= "\udfff" for text in _texts(value) for c in text):
+            self._refuse(value, "is not valid UTF-8")
+        constraint = self.constraint
+        if self.type is float and abs(value) <= MAX_INTEGER:
+            value = float(value)
+        if why := constraint.violation(value):
+            self._refuse(value, why, did_you_mean(value, constraint.choices) if isinstance(value, str) else "")
+        return value
+
+    def _refuse(self, value: object, why: str, hint: str = "") -> typing.NoReturn:
+        raise RequestError(
+            f"{self.stage}.{self.name}: {shorten(value)} {why}. It needs {self.annotation}: {self.help}.{hint}"
+        )
+
+
+def fits(value: object, kind: object) -> bool:
+    """Whether a Python value has a type; whole numbers are floats too, and booleans are not numbers."""
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(v, *typing.get_args(kind)) for v in value)
+    if typing.get_origin(kind) is dict:
+        of_key, of_value = typing.get_args(kind)
+        return isinstance(value, dict) and all(fits(k, of_key) and fits(v, of_value) for k, v in value.items())
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def defaults(stage: str) -> dict[str, object]:
+    """The values of a stage's parameters where an experiment sets none."""
+    return {name: parameter.default for name, parameter in declared(stage).items()}
+
+
+@cache
+def declared(stage: str) -> dict[str, Parameter]:
+    """The parameters of a stage by name, as its notebook declares them, without ``run_name``."""
+    try:
+        return {
+            p["name"]: Parameter(stage, p["name"], p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"])
+            for p in inspect_notebook(str(notebook(stage))).values()
+            if p["name"] != "run_name" and TYPES[p["inferred_type_name"]]
+        }
+    except (OSError, ValueError, SyntaxError, KeyError) as error:
+        raise RequestError(f"{notebook(stage)}: its parameters cannot be read: {error}") from None
+
+
+def read_yaml(text: str) -> object:
+    """YAML as a tree of str, list and dict in which every scalar is the text as written: ``On``, ``12:30``, ``null``.
+
+    A value that is missing, as after ``query:``, is None.
+
+    Raises
+    ------
+    ValueError
+        It is not one YAML document, has a key twice or a key that is not text, or exceeds `MAX_YAML` or `MAX_DEPTH`.
+        The message is one line.
+    """
+    if len(text) > MAX_YAML:
+        raise TooLargeError(f"it has {len(text):,} characters, and at most {MAX_YAML:,} are read")
+    try:
+        events = iter(yaml.parse(text, LOADER))
+        tree = _Tree(events).read()
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
+        why = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ValueError(why if len(why) <= MAX_WHY else f"{why[:MAX_WHY]}...") from None
+    return tree
+
+
+def split_items(text: str) -> list:
+    """The items of a list as typed, trees as of `read_yaml`: YAML in brackets, else texts between commas.
+
+    Raises
+    ------
+    ValueError
+        It is YAML of a size or depth that is not read.
+    """
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            if isinstance(tree := read_yaml(text), list):
+                return tree
+        except TooLargeError:
+            raise
+        except ValueError:  # text such as [MASK] and [SEP]
+            pass
+    return re.split(", ?", text) if text else []
+
+
+class TooLargeError(ValueError):
+    """YAML that is longer or deeper than any experiment."""
+
+
+class _Tree:
+    """The tree of a document, built from the parser's events, so that its size is known before it exists."""
+
+    def __init__(self, events: Iterator[yaml.Event]):
+        self.events, self.anchors, self.size = events, {}, 0
+
+    def read(self) -> object:
+        next(self.events)  # the stream starts
+        if isinstance(next(self.events), yaml.StreamEndEvent):
+            return None
+        tree = self.node(next(self.events), 0)
+        next(self.events)  # the document ends
+        if not isinstance(next(self.events), yaml.StreamEndEvent):
+            raise ValueError("it holds more than one document: remove the line ---")
+        return tree
+
+    def node(self, event: yaml.Event, depth: int) -> object:
+        """The tree of the node that begins with an event."""
+        before = self.size
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.anchors:
+                raise ValueError(f"the alias *{event.anchor} has no anchor")
+            tree, size = self.anchors[event.anchor]
+            self.grow(size, depth)
+            return tree
+        self.grow(1, depth)
+        if isinstance(event, yaml.ScalarEvent):
+            tree = event.value if event.value or event.style else None
+            self.grow(len(event.value), depth)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            tree = []
+            while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
+                tree.append(self.node(item, depth + 1))
+        else:
+            tree = {}
+            while not isinstance(item := next(self.events), yaml.MappingEndEvent):
+                key = self.node(item, depth + 1)
+                if not isinstance(key, str):
+                    raise ValueError(f"the key {shorten(key)} is not text")
+                if key in tree:
+                    raise ValueError(f"the key {shorten(key)} is there twice")
+                tree[key] = self.node(next(self.events), depth + 1)
+        if event.anchor:
+            self.anchors[event.anchor] = tree, self.size - before
+        return tree
+
+    def grow(self, size: int, depth: int) -> None:
+        """Counts what was read, aliases in full."""
+        self.size += size
+        if self.size > MAX_YAML or depth > MAX_DEPTH:
+            raise TooLargeError("it is nested too deeply" if depth > MAX_DEPTH else "its aliases make it too large")
+
+
+def _convert(tree: object, kind: object) -> object:
+    """A tree of texts as a value of a type (ValueError where it is not one)."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if tree is None and kind is str:
+        return ""
+    if origin is list and isinstance(tree, list):
+        return [_convert(item, *inner) for item in tree]
+    if origin is dict and isinstance(tree, dict) and None not in tree.values():
+        return {key: _convert(value, inner[1]) for key, value in tree.items()}
+    if kind is str and isinstance(tree, dict) and len(tree) == 1:  # Deep: a study
+        ((key, value),) = tree.items()
+        return f"{key}: {_convert(value, str)}"
+    if origin or not isinstance(tree, str):
+        raise ValueError
+    if kind is bool:
+        if tree.lower() not in BOOLEANS:
+            raise ValueError
+        return BOOLEANS[tree.lower()]
+    return kind(tree)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in [*value, *(value.values() if isinstance(value, dict) else ())]:
+            yield from _texts(item)
+
+
+def _number(text: str) -> float:
+    return float(text) if "." in text else int(text)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

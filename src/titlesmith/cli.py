@@ -93,7 +93,7 @@ def params(
     stage: Annotated[Optional[Stage], typer.Argument()] = None,
 ) -> None:
     """Print the parameters of a stage, or of all: name, type, default, help."""
-    from titlesmith.experiment import declared
+    from titlesmith.settings import declared
 
     for name in [stage] if stage else STAGES:
         for p in declared(name).values():
@@ -110,7 +110,7 @@ def models(context: typer.Context) -> None:
     if context.invoked_subcommand:
         return
     from titlesmith import models
-    from titlesmith.experiment import declared
+    from titlesmith.settings import declared
 
     settings = {key: parameter.default for key, parameter in declared("finetune").items()} | {"vocabulary": "full"}
     rows, block = settings["batch_size"], settings["block_size"]

@@ -13,8 +13,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from titlesmith import models
 from titlesmith.errors import RequestError, StageError
-from titlesmith.experiment import SHARED, Experiment, declared
+from titlesmith.experiment import SHARED, Experiment
 from titlesmith.runs.record import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
+from titlesmith.settings import declared
 
 
 def chain(

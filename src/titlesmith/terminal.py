@@ -12,7 +12,6 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from titlesmith import experiment
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template, template
@@ -24,6 +23,7 @@ from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.models import hub, limits
 from titlesmith.runs.record import Run, existing
+from titlesmith.settings import Parameter, declared, defaults
 from titlesmith.train import Engine
 
 OWN = ("prefixes", "prompts")  # parameters that have options of their own
@@ -60,13 +60,13 @@ OPTIONS = {
 def command() -> typer.Typer:
     """The command, with an option for each parameter of notebook 04, where alone these are declared."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    declared = {name: p for name, p in experiment.declared(STAGE).items() if name not in OWN}
+    parameters = {name: p for name, p in declared(STAGE).items() if name not in OWN}
 
-    @_in_options({*declared, *OPTIONS})
+    @_in_options({*parameters, *OPTIONS})
     def run(run, prefix, title, abstract, field, as_json, adapter, base, quantize, template, **values) -> None:
-        given = {name: declared[name].parse(text) for name, text in values.items() if isinstance(text, str)}
+        given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
         given |= {name: value for name, value in values.items() if isinstance(value, bool)}
-        given = {name: declared[name].check(value) for name, value in given.items()}
+        given = {name: parameters[name].check(value) for name, value in given.items()}
         if given.get("beams", 1) > 1:  # which end with no more texts
             given.setdefault("count", given["beams"])
         fields = parse(field or [])
@@ -86,7 +86,7 @@ def command() -> typer.Typer:
 
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter(name, kind, default=default, annotation=a) for name, (a, default) in OPTIONS.items()]
-    options += [_option(parameter, kind) for parameter in declared.values()]
+    options += [_option(parameter, kind) for parameter in parameters.values()]
     run.__signature__, run.__doc__ = inspect.Signature(options), generate.__doc__.split("\n\n")[0]
     app.command()(run)
     return app
@@ -104,7 +104,7 @@ def _in_options(names: set[str]) -> Iterator[None]:
         raise RequestError(f"--{found[1].replace('_', '-')}:{str(error)[found.end() :]}") from None
 
 
-def _option(parameter: experiment.Parameter, kind: object) -> inspect.Parameter:
+def _option(parameter: Parameter, kind: object) -> inspect.Parameter:
     flag, name = parameter.type is bool, parameter.name.replace("_", "-")
     option = typer.Option(
         f"--{name}/--no-{name}" if flag else f"--{name}",
@@ -170,7 +170,7 @@ class Source:
             )
         hub.check_installed()
         hub.check_adapter(adapter)
-        limits.check_quantize(experiment.declared("finetune")["quantize"].check(quantize))
+        limits.check_quantize(declared("finetune")["quantize"].check(quantize))
         chosen = template(named or TEMPLATE)
         base = base or hub.base_of(adapter)
         tokenizer = Tokenizer.load(hub.folder(base))
@@ -206,8 +206,7 @@ def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str,
         Whether to print the lines of texts.jsonl.
     """
     corpus = source.form
-    defaults = {name: parameter.default for name, parameter in experiment.declared(STAGE).items()}
-    settings = defaults | source.settings | given
+    settings = defaults(STAGE) | source.settings | given
     if prefixes:
         settings["prefixes"] = prefixes
     if source.nearest and settings["held_out"]:

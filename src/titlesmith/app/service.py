@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from titlesmith import experiment
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError
@@ -14,6 +13,7 @@ from titlesmith.generate import generator as texts
 from titlesmith.generate.nearest import Nearest
 from titlesmith.generate.prompts import Request, held_out, plain
 from titlesmith.runs.record import Run
+from titlesmith.settings import Parameter, declared
 from titlesmith.train.loop import SAMPLING
 
 LONGEST = 20_000  # characters of a box; an abstract of arXiv has 1,920 at most
@@ -34,7 +34,7 @@ LABELS = {
 class Control:
     """A parameter of notebook 04 as it is offered: its declaration there, bounds of the page, default of the run."""
 
-    parameter: experiment.Parameter
+    parameter: Parameter
     low: float
     high: float
     default: float
@@ -95,7 +95,7 @@ class Service:
         self.controls = {name: self._control(name) for name in LABELS}
 
     def _control(self, name: str) -> Control:
-        parameter = experiment.declared("generate")[name]
+        parameter = declared("generate")[name]
         low, high = parameter.constraint.low, parameter.constraint.high
         room = self.engine.context - len(self.corpus.layout.prompt_ids(""))
         high = min(

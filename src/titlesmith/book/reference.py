@@ -3,8 +3,9 @@
 import typer
 
 from titlesmith import tables
-from titlesmith.experiment import SHARED, declared
+from titlesmith.experiment import SHARED
 from titlesmith.runs.record import STAGES, notebook
+from titlesmith.settings import declared
 
 NAME = "titlesmith"
 

@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titlesmith import experiment
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import save_alone
 from titlesmith.errors import RequestError, RunError
 from titlesmith.export import card
 from titlesmith.models import gpt2_checkpoint, hub
 from titlesmith.runs.record import Run, write_json
+from titlesmith.settings import declared
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -62,7 +62,7 @@ def hf(run: Run, folder: Path) -> None:
 
 def sampling(run: Run) -> dict:
     """The parameters of notebook 04 that a run's texts were made with, or the defaults."""
-    defaults = {name: parameter.default for name, parameter in experiment.declared("generate").items()}
+    defaults = {name: parameter.default for name, parameter in declared("generate").items()}
     return defaults | run.record("generate").get("settings", {})
 
 

@@ -204,11 +204,6 @@ def possible(day: date) -> date:
     return day
 
 
-def shorten(text: str, length: int = 60) -> str:
-    """A text as a literal, at most so many characters of it."""
-    return repr(text if len(text) <= length else text[:length] + "...")
-
-
 def _day(header: str) -> date:
     """The day in an HTTP date; by our own clock where it is none."""
     try:

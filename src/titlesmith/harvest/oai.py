@@ -18,7 +18,7 @@ import polars as pl
 from lxml import etree
 from tqdm import tqdm
 
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import RequestError, RunError, shorten
 from titlesmith.harvest import SCHEMA, client
 from titlesmith.harvest.faults import Faults
 
@@ -150,7 +150,7 @@ class Lists:
             if stale == ATTEMPTS:
                 raise RunError(
                     f"{self.address} makes no progress: {ATTEMPTS} pages had only records of earlier pages, the last "
-                    f"one {page.height} with the token {client.shorten(token)}; {client.LATER}"
+                    f"one {page.height} with the token {shorten(token)}; {client.LATER}"
                 )
             query = {"resumptionToken": token}
             yield page

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from titlesmith.errors import RunError, TitlesmithError
-from titlesmith.experiment import declared
 from titlesmith.pipeline import chain, failed, source
 from titlesmith.runs.record import WAITING, Run, hold, release, replacing
+from titlesmith.settings import declared
 from titlesmith.sweep.plan import Job, record
 
 # What TensorFlow, and what polars and tokenizers, take for the number of threads

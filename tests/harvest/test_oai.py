@@ -286,7 +286,7 @@ def test_a_refused_request_says_why(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"), [({"query": "ti:x"}, "use source arxiv"), ({"categories": ["eess.XYZ"]}, "no category")]
+    ("changed", "said"), [({"query": "ti:x"}, "use source arxiv"), ({"categories": ["eess.XYZ"]}, "not a category")]
 )
 def test_wrong_requests_are_refused_before_anything_is_asked(changed, said):
     with pytest.raises(RequestError, match=said):

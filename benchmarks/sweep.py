@@ -19,7 +19,7 @@ import nbformat
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    "harvest.papers=300",
+    "harvest.num_papers=300",
     "corpus.vocabulary=500",
     "finetune.block_size=32",
     "finetune.validate_every=0",

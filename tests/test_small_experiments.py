@@ -16,7 +16,7 @@ from titlesmith.train.loop import Probe
 
 pytest.importorskip("transformers")
 TINY = {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 1}
-QUICK = ("harvest.source=sample", "harvest.papers=150", "corpus.vocabulary=500", "corpus.order=random")
+QUICK = ("harvest.source=sample", "harvest.num_papers=150", "corpus.vocabulary=500", "corpus.order=random")
 FEW = ("finetune.steps=12", "finetune.batch_size=2", "finetune.block_size=256", "finetune.learning_rate=0.01")
 SHORT = ("finetune.validate_every=6", "finetune.sample_every=0", "generate.max_tokens=24", "generate.count=1")
 

@@ -111,7 +111,7 @@ def quick(
 ) -> Run:
     """A run of few steps, made without notebooks, which take a minute."""
     run = Run(name)
-    run.begin("harvest", facts := defaults("harvest", **source or {"source": "sample", "papers": 80}))
+    run.begin("harvest", facts := defaults("harvest", **source or {"source": "sample", "num_papers": 80}))
     harvest(run, facts)
     run.begin("corpus", facts := corpus_settings(model=model, template=template, vocabulary=400) | corpus)
     corpora.build(run, facts, models.vocabulary(model), models.context(model))

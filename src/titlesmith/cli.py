@@ -62,7 +62,7 @@ def list_() -> None:
         finished = [s for s in STAGES if found.record(s).get("status") == "done"]
         state = "complete" if found.complete else f"until {finished[-1]}" if finished else "nothing done"
         reason = found.record("finetune").get("stop_reason", "")
-        print(f"{found.name:<30} {state:<18} {found.papers if finished else '':<24} {reason}")
+        print(f"{found.name:<30} {state:<18} {found.source_label if finished else '':<24} {reason}")
 
 
 @app.command()
@@ -71,7 +71,7 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     found = existing(run)
     found.require("harvest")
     training, current = found.record("finetune"), found.is_current
-    print(f"\nrun                    {found.name} ({found.papers})")
+    print(f"\nrun                    {found.name} ({found.source_label})")
     if current("finetune"):
         steps = training.get("steps")
         print(f"training stopped       {training.get('stop_reason')}")
@@ -152,7 +152,7 @@ def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     from titlesmith.update import update
 
     found = Run(run)
-    for kind, count in (update(found) | {"papers": found.record("harvest")["papers"]["kept"]}).items():
+    for kind, count in (update(found) | {"papers": found.record("harvest")["counts"]["kept"]}).items():
         print(f"{kind:<10} {count:>10,}")
     if found.record("corpus") and not found.is_current("corpus"):
         print("the stages behind the harvest are of the papers before: the same titlesmith run as then runs them again")

@@ -80,7 +80,7 @@ def project(tmp_path_factory):
         patch.setattr(engines, "SCRATCH", TINY)
         path = write_archive(folder / "papers.tsv", rows)
         trained("titles", "title", source="archive", path=str(path))
-        trained("abstracts", "abstract-to-title", papers=120)
+        trained("abstracts", "abstract-to-title", num_papers=120)
         yield folder
 
 

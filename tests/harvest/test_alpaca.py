@@ -54,7 +54,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, form, ahead):
     (folder / "a.json").write_text(FORMS[form](rows), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alpaca, "AHEAD", ahead * 3)
-        found = list(alpaca.papers(ALL | {"path": str(folder / "a.json")}, folder, faults))
+        found = list(alpaca.read(ALL | {"path": str(folder / "a.json")}, folder, faults))
     read = [row for table in found for row in table.select("abstract", "title", "instruction").rows()]
     assert read == [(row["input"], row["output"], row["instruction"]) for row in rows]
     assert not faults.found

@@ -32,7 +32,7 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None, **changed):
-    return pl.concat(arxiv.papers(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
+    return pl.concat(arxiv.read(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
 
 
 def ids(papers):
@@ -214,7 +214,7 @@ def test_pages_that_repeat_each_other_end_the_harvest(tmp_path):
 
 def test_a_search_without_papers_yields_none(tmp_path):
     with Atom([]) as server:
-        assert not list(arxiv.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
+        assert not list(arxiv.read(SETTINGS | {"service": server.address}, tmp_path, Faults()))
 
 
 def test_a_refused_query_says_why(tmp_path):
@@ -248,7 +248,7 @@ from titlesmith.harvest import arxiv
 from titlesmith.harvest.faults import Faults
 arxiv.PAGE = 10
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "until": "2024-12-31", "max_results": 0}
-list(arxiv.papers(settings | {"service": sys.argv[1]}, Path(sys.argv[2]), Faults()))
+list(arxiv.read(settings | {"service": sys.argv[1]}, Path(sys.argv[2]), Faults()))
 """
 
 

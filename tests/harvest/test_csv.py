@@ -188,7 +188,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, delimiter, batch):
     faults = Faults()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("titlesmith.harvest.rows.BATCH", batch)
-        found = list(csv.papers(ALL | {"path": str(folder / "t.csv")}, folder, faults))
+        found = list(csv.read(ALL | {"path": str(folder / "t.csv")}, folder, faults))
     read = [row for part in found for row in part.select("title", "abstract").rows()]
     assert read == [(title or None, abstract or None) for title, abstract in rows]
     assert not faults.found

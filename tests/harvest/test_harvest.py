@@ -29,7 +29,7 @@ def batches(project, monkeypatch):
     """Makes the sample source yield these batches."""
 
     def yielding(*tables: pl.DataFrame) -> Papers:
-        monkeypatch.setattr(sample, "papers", lambda settings, folder, faults: iter(tables))
+        monkeypatch.setattr(sample, "read", lambda settings, folder, faults: iter(tables))
         return harvested(source="sample")
 
     return yielding
@@ -82,7 +82,7 @@ def test_what_was_left_out_is_counted(batches, monkeypatch):
     papers = batches(pl.DataFrame({"id": ["a", "b", "c", "c"], "published": days}))
     assert papers.counts == {"read": 4, "outside": 1, "repeated": 1, "beyond": 1, "kept": 1}
     assert papers.scan().collect()["id"].to_list() == ["c"]
-    assert Run("r").record("harvest")["papers"] == papers.counts
+    assert Run("r").record("harvest")["counts"] == papers.counts
 
 
 def test_a_sample_is_drawn_without_reading_all(batches):

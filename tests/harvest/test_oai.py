@@ -34,7 +34,7 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None, **changed):
-    pages = list(oai.papers(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
+    pages = list(oai.read(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
     return pl.concat(pages).unique("id", keep="last", maintain_order=True)
 
 
@@ -131,7 +131,7 @@ def test_characters_that_xml_forbids_are_dropped(tmp_path):
 
 def test_no_records_are_no_papers(tmp_path):
     with Oai([]) as server:
-        assert not list(oai.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
+        assert not list(oai.read(SETTINGS | {"service": server.address}, tmp_path, Faults()))
 
 
 @pytest.mark.parametrize("request_number", [0, 2, 5])
@@ -207,7 +207,7 @@ def test_no_records_where_there_are_some_is_not_believed(tmp_path, request_numbe
 
 def test_no_records_is_believed_when_it_is_said_twice(tmp_path):
     with Oai(spread(5), always="nothing") as server:
-        assert not list(oai.papers(SETTINGS | {"service": server.address}, tmp_path, Faults()))
+        assert not list(oai.read(SETTINGS | {"service": server.address}, tmp_path, Faults()))
     assert len(server.asked) == 2
 
 
@@ -299,7 +299,7 @@ from pathlib import Path
 from titlesmith.harvest import oai
 from titlesmith.harvest.faults import Faults
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "service": sys.argv[1]}
-list(oai.papers(settings, Path(sys.argv[2]), Faults()))
+list(oai.read(settings, Path(sys.argv[2]), Faults()))
 """
 
 

@@ -27,7 +27,7 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None):
-    (found,) = rss.papers(SETTINGS | {"service": server.address}, folder, faults or Faults())
+    (found,) = rss.read(SETTINGS | {"service": server.address}, folder, faults or Faults())
     return found
 
 

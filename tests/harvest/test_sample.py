@@ -8,7 +8,7 @@ from titlesmith.harvest.faults import Faults
 
 
 def made(count: int, seed: int):
-    return next(sample.papers({"papers": count, "seed": seed}, Path(), Faults()))
+    return next(sample.read({"num_papers": count, "seed": seed}, Path(), Faults()))
 
 
 @settings(max_examples=10, deadline=None)

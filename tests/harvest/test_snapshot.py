@@ -155,7 +155,7 @@ def test_wherever_they_stand_good_lines_are_papers_and_others_are_faults(tmp_pat
     faults = Faults()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot, "BLOCK", 3000)
-        found = list(snapshot.papers(ALL | {"path": str(folder / "s.json")}, folder, faults))
+        found = list(snapshot.read(ALL | {"path": str(folder / "s.json")}, folder, faults))
     good = [f"0704.{n:05d}" for n, line in enumerate([None, *lines]) if line is None]
     assert [i for table in found for i in table["id"]] == good
     bad = [n for n, line in enumerate(lines, 2) if line not in (None, b"\n")]

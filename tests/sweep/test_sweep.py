@@ -22,7 +22,7 @@ from titlesmith.sweep import cluster, progress
 from titlesmith.sweep.plan import Plan, Point
 
 pytest.importorskip("distributed", reason="needs titlesmith[sweep]")
-FEW = ("harvest.papers=120", "corpus.vocabulary=400")
+FEW = ("harvest.num_papers=120", "corpus.vocabulary=400")
 
 
 def quiet(line: str) -> None:

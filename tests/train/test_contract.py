@@ -33,7 +33,15 @@ EVERYTHING = {
     "attention": "document",
 }  # fmt: skip
 SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
-HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+HARVEST = {
+    "source": "sample",
+    "num_papers": 80,
+    "categories": [],
+    "since": "",
+    "until": "",
+    "max_results": 0,
+    "seed": 1,
+}
 
 
 def prepare(name: str, **settings: object) -> tuple[Run, corpora.Corpus]:

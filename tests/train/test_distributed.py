@@ -25,7 +25,15 @@ from titlesmith.train import architectures, monitor
 from titlesmith.train import distributed as processes
 from titlesmith.train.loop import Probe
 
-HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+HARVEST = {
+    "source": "sample",
+    "num_papers": 80,
+    "categories": [],
+    "since": "",
+    "until": "",
+    "max_results": 0,
+    "seed": 1,
+}
 CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
 SETTINGS = {name: parameter.default for name, parameter in declared("finetune").items()} | {
     "model": "hf:tiny", "steps": 6, "batch_size": 4, "block_size": 32, "warmup_steps": 2, "loss_floor": 0.0,

@@ -37,7 +37,15 @@ SETTINGS = {
     "train_on_prompt": False, "attention": "auto",
 }  # fmt: skip
 SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
-HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+HARVEST = {
+    "source": "sample",
+    "num_papers": 80,
+    "categories": [],
+    "since": "",
+    "until": "",
+    "max_results": 0,
+    "seed": 1,
+}
 CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
 
 

@@ -36,7 +36,15 @@ from titlesmith.train.huggingface import HuggingFaceEngine
 from titlesmith.train.packing import Rows
 from train.test_contract import EVERYTHING, SAMPLING, TINY, history, killed_at, train
 
-HARVEST = {"source": "sample", "papers": 80, "categories": [], "since": "", "until": "", "max_results": 0, "seed": 1}
+HARVEST = {
+    "source": "sample",
+    "num_papers": 80,
+    "categories": [],
+    "since": "",
+    "until": "",
+    "max_results": 0,
+    "seed": 1,
+}
 
 
 def prepare(name: str, model: str, **settings: object) -> tuple[Run, corpora.Corpus]:

@@ -115,8 +115,8 @@ def _introduction(service: Service) -> str:
     count = service.corpus.info["splits"]["train"]["documents"]
     made_up = f'<p class="banner" role="note">{escape(MADE_UP)}</p>' if service.run.made_up else ""
     return (
-        f"<p>A language model that has read {count:,} {escape(service.writes)}s ({escape(service.run.papers)}) writes "
-        "new ones. It knows their style and no facts. Beside each stands what it has read that is most like it.</p>"
+        f"<p>A language model that has read {count:,} {escape(service.writes)}s ({escape(service.run.source_label)}) "
+        "writes new ones. It knows their style and no facts. Next to each is what it has read that is most like it.</p>"
         f"{made_up}"
     )
 
@@ -312,7 +312,7 @@ def _about(service: Service) -> str:
     perplexity = run.metrics["perplexity"]["test"] if run.is_current("evaluate") else None
     facts = {
         "Run": run.name,
-        "Papers": run.papers,
+        "Papers": run.source_label,
         "Texts that it learned from": f"{info['splits']['train']['documents']:,}",
         "Form of a text": info["template"],
         "Training stopped": training.get("stop_reason", ""),

@@ -29,7 +29,7 @@ def summary(report: Report) -> str:
     perplexity = ", ".join(number(report.figure(f"perplexity.{name}")) for name in SPLITS)
     facts = [
         {"what": "model", "value": training["settings"]["model"]},
-        {"what": "papers", "value": report.papers},
+        {"what": "papers", "value": report.source_label},
         {
             "what": "documents (train, valid, test)",
             "value": ", ".join(f"{splits[name]['documents']:,}" for name in SPLITS),
@@ -137,7 +137,7 @@ def card(report: Report) -> str:
     listed = "".join(f"<div><dt>{what}</dt><dd>{value}</dd></div>" for what, value in facts)
     return (
         f'<li class="run-card"><h3><a href="runs/{report.name}/index.html">{escape(report.name)}</a></h3>'
-        f"<p>{escape(training['settings']['model'])} on {escape(report.papers)}, {day(report)}"
+        f"<p>{escape(training['settings']['model'])} on {escape(report.source_label)}, {day(report)}"
         f"{marked}</p>{figures.spark(report.history)}"
         f"<dl>{listed}</dl><blockquote>{escape(' '.join(first.split()))}</blockquote></li>"
     )
@@ -189,8 +189,8 @@ def newest(reports: list[Report]) -> str:
     return "\n".join(
         [
             f"## The newest run: {report.name}\n",
-            f"{what} read {documents:,} documents of **{escape(report.papers)}**{times}, and then wrote by itself. "
-            f"Training stopped because {escape(training['stop_reason'])}. "
+            f"{what} read {documents:,} documents of **{escape(report.source_label)}**{times}, and then wrote by "
+            f"itself. Training stopped because {escape(training['stop_reason'])}. "
             f"[The whole run](runs/{report.name}/index.md)\n",
             made_up(report),
             f'<ul class="key-figures">{shown}</ul>\n',

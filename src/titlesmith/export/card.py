@@ -129,13 +129,13 @@ def _what(run: Run, corpus: Corpus) -> str:
         start = f"It is {which}, fine-tuned {how}, and under the licence of that model."
     if rank:
         start += " The adapters are merged into the weights here; alone, for `peft`, they lie in the folder `adapter/`."
-    kept = run.record("harvest").get("papers", {}).get("kept", 0)
+    kept = run.record("harvest").get("counts", {}).get("kept", 0)
     return f"This language model {given}. {start} titlesmith trained it, on {kept:,} {'made-up ' * run.made_up}papers."
 
 
 def _data(run: Run, corpus: Corpus) -> str:
     record = run.record("harvest")
-    settings, papers = record.get("settings", {}), record.get("papers", {})
+    settings, papers = record.get("settings", {}), record.get("counts", {})
     facts = {"source": SOURCES.get(settings.get("source"), "unknown")}
     if settings.get("path") and settings.get("source") in ("snapshot", "archive", "csv", "alpaca"):
         facts["file"] = Path(settings["path"]).name

@@ -1,7 +1,7 @@
 """Papers from anywhere, as one table.
 
 A source is a module of this package with a function
-``papers(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch
+``read(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields papers batch by batch
 and fills what it knows of the columns in `SCHEMA`; what it must remember to go on after an interruption it keeps in
 ``folder``, and rows that are no papers it counts in ``faults``. `harvest` adds the missing columns, applies the filters
 common to all sources, and sorts. Where a source has a function ``check(settings)``, that refuses wrong settings before
@@ -104,7 +104,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     check(settings)
     read, faults = 0, Faults()
     with Spool(run / ".spool") as spool:
-        for batch in _reading(run, settings).papers(settings, run / "harvest", faults):
+        for batch in _reading(run, settings).read(settings, run / "harvest", faults):
             read += batch.height
             fitting = matching(_conform(batch), settings)
             if fitting.height:
@@ -120,7 +120,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     counts = {"read": read, "outside": read - spool.rows, "repeated": spool.rows - different}
     counts |= {"beyond": different - kept, "kept": kept}
     # Papers that were read anew are as old as their source: what an earlier update asked for is no longer in them
-    run.finish("harvest", papers=counts, faults=faults.found, asked=None, update=None)
+    run.finish("harvest", counts=counts, faults=faults.found, asked=None, update=None)
     for path in files(run / "harvest"):
         if path.name != KEPT:
             path.unlink()

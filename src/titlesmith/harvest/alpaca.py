@@ -37,7 +37,7 @@ def check(settings: dict) -> None:
             )
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; the instruction is kept in a column of its own. Ids count the papers.
 
     What is no object with an input and an output is counted in ``faults``.

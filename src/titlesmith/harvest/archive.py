@@ -31,7 +31,7 @@ def check(settings: dict) -> None:
         pass
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``: a table or a folder of them, plain, gzip, xz or zip.
 
     Rows with another number of columns, without an id or with an invalid date are counted in ``faults``.

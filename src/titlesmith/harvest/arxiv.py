@@ -42,7 +42,7 @@ def check(settings: dict) -> None:
     client.check_categories(settings["categories"])
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Yields papers by categories (any of them), dates of submission and free query, one window at a time.
 
     Windows are months, halved as long as one holds more than `CAP` papers. If ``max_results`` is set, they are taken

@@ -87,7 +87,7 @@ def fetch(run: Run, settings: dict) -> dict:
     return state(run)
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """The run's papers with the changes: a source like the others, but for its folder (any of the run's)."""
     run, changes = folder.parent, folder.parent / "update"
     faults.found |= json.loads((changes / "state.json").read_text("utf-8"))["faults"]

@@ -24,7 +24,7 @@ def check(settings: dict) -> None:
         pass
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; ``settings["columns"]`` says which column is which field of `SCHEMA`.
 
     A field that it does not name is the column of the same name. Columns that are no field are kept. Where no column is

@@ -37,7 +37,7 @@ def check(settings: dict) -> None:
         raise RequestError("harvest.query: OAI-PMH lists complete categories and has no search; use source arxiv")
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Yields the papers of categories (of all arXiv if there are none) page by page; some papers come twice.
 
     Parameters

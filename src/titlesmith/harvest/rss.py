@@ -34,7 +34,7 @@ def check(settings: dict) -> None:
     client.check_categories(settings["categories"])
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Today's new papers and cross-lists, in one request; ``announced`` says which a paper is.
 
     Parameters

@@ -78,11 +78,11 @@ SENTENCES = (
 SURNAMES = "Abelmann Brookfeld Castellar Dunmore Eskerud Farnleigh Grindle Hollowick Ishikura Jorvald Kestrane Lomvard"
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Makes ``settings["papers"]`` papers with distinct titles, the same for the same ``settings["seed"]``."""
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Makes ``settings["num_papers"]`` papers with distinct titles, the same for the same ``settings["seed"]``."""
     random_state = random.Random(settings["seed"])
     rows: dict[str, dict] = {}
-    while len(rows) < settings["papers"]:
+    while len(rows) < settings["num_papers"]:
         field = random_state.choice(list(FIELDS))
         words = {k: v.split("|") for k, v in (COMMON | FIELDS[field]).items()}
         title = random_state.choice(TITLES).format_map({k: random_state.choice(v) for k, v in words.items()})

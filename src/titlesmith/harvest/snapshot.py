@@ -47,7 +47,7 @@ def _is_record(line: bytes) -> bool:
     return isinstance(record, dict) and "id" in record
 
 
-def papers(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; a paper is published with its first version.
 
     Lines that are no JSON object of a paper, lack an id or have an invalid date are counted in ``faults``.

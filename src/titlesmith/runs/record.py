@@ -318,7 +318,7 @@ class Run:
         return self.record("harvest").get("settings", {}).get("source") == "sample"
 
     @property
-    def papers(self) -> str:
+    def source_label(self) -> str:
         """What was harvested, in a few words for titles of figures and pages."""
         settings = self.record("harvest").get("settings", {})
         return "made-up sample papers" if self.made_up else Path(settings.get("path") or settings["source"]).name

@@ -22,7 +22,7 @@ COMMON = {  # titlesmith's name: names that other programs use
     "lora_alpha": "alpha",
     "lora_rank": "lora_r rank r",
     "lora_targets": "target_modules lora_target_modules",
-    "max_results": "limit n_papers num_papers max_papers",
+    "max_results": "limit n_papers max_papers",
     "max_tokens": "length max_length max_new_tokens",
     "min_tokens": "min_length min_new_tokens",
     "no_repeat_ngram": "no_repeat_ngram_size",

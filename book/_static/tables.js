@@ -16,8 +16,10 @@
   }
 
   function csv(table) {
-    const quote = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => quote(value(cell))).join(","));
+    // a spreadsheet would compute text that begins like a formula
+    const text = (cell) => (cell.dataset.value ?? (/^[=+\-@\t\r]/.test(value(cell)) ? `'${value(cell)}` : value(cell)));
+    const quote = (field) => (/[",\r\n]/.test(field) ? `"${field.replaceAll('"', '""')}"` : field);
+    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => quote(text(cell))).join(","));
     return "\ufeff" + rows.join("\r\n") + "\r\n"; // the mark tells spreadsheets that it is UTF-8
   }
 

@@ -16,6 +16,7 @@ STYLE = {
     "grid.alpha": 0.25,
     "axes.titlesize": "medium",
 }
+plt.rcParams["text.parse_math"] = False  # labels hold text of papers and files, which is not mathematics
 
 
 def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:

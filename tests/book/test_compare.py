@@ -45,7 +45,10 @@ def test_parameters_that_differ_figures_and_texts_stand_side_by_side(two):
 
 
 def test_perplexities_of_other_vocabularies_do_not_compare(two):
-    Run("other").update_stage("corpus", outputs=Run("other").record("corpus")["outputs"] | {"corpus/vocab.bpe": "x"})
+    vocabulary = Run("other") / "corpus" / "vocab.bpe"
+    vocabulary.write_text(vocabulary.read_text("utf-8") + "a b\n", "utf-8")
+    outputs = Run("other").record("corpus")["outputs"] | {"corpus/vocab.bpe": digest(vocabulary)}
+    Run("other").update_stage("corpus", outputs=outputs)
     for stage in ("finetune", "generate", "evaluate"):
         Run("other").update_stage(stage, inputs=Run("other").inputs(stage))
     found = compare(find(["small", "other"]))

@@ -72,13 +72,14 @@ def test_texts_without_a_prefix_come_first():
 
 @pytest.mark.parametrize("run", [Recorded([]), Recorded(written(9), test=[]), Recorded(written(3, finished=False))])
 def test_a_run_without_texts_for_it_says_so(run):
-    assert "There is no quiz for this run" in quiz.page(run)
+    assert "There is no quiz for this run" in quiz.page(run, quiz.choose(run))
 
 
 def test_made_up_papers_are_told_and_text_is_text():
-    page = quiz.page(Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True))
+    run = Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True)
+    page = quiz.page(run, quiz.choose(run))
     assert "The papers of this run are made up" in page
-    assert "made up" not in quiz.page(Recorded(written(12)))
+    assert "made up" not in quiz.page(Recorded(written(12)), [])
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in page
     assert "mathjax_ignore" in page
     page.encode()

@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 
 from titlesmith.book import lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
-from titlesmith.book.report import Report, reports
-from titlesmith.errors import RunError, StageError
+from titlesmith.book.report import Report, damaged, reports
+from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.harvest import abstracts
-from titlesmith.runs.record import STAGES, notebook, replacing, root, write_json
+from titlesmith.runs.record import replacing, root, write_json
 
 HOME = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>titlesmith</title>
@@ -72,12 +72,16 @@ def build(published: Path | None = None) -> Book:
 def _build(made: Path, published: Path | None) -> Book:
     shown, left_out = reports(published)
     html, folder = made / "html", root() / "book" / "runs"
+    for report in list(shown):
+        try:
+            written = pages.of_run(report)
+        except DAMAGE as error:  # one damaged run does not end the book
+            shown.remove(report)
+            left_out[report.name] = damaged(report.path, error)
+            continue
+        for name, text in written.items():
+            write(folder / report.name / name, text)
     groups = sweeps.grouped(shown)
-    for report in shown:
-        write(folder / report.name / "index.md", pages.index(report))
-        for stage in STAGES:
-            write(folder / report.name / notebook(stage).name, pages.chapter(report, stage))
-        write(folder / report.name / pages.QUIZ, pages.quiz_page(report))
     _prune(folder, {report.name for report in shown}, html)
     sources = [root(), *filter(None, [published])]
     tables = {name: sweeps.references(name, sources) for name in groups}

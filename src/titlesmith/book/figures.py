@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith.book.report import Report
+from titlesmith.book.untrusted import option
 from titlesmith.plots import STYLE
 from titlesmith.runs.record import replacing, root
 
@@ -44,9 +45,7 @@ def image(name: str, draw: Callable[[], Figure], alt: str) -> str:
             figure.savefig(content, format="svg", metadata={"Date": None})
             plt.close(figure)
         write(path, content.getvalue())
-        shown.append(
-            f":::{{image}} /_build/figures/{path.name}\n:class: only-{theme}\n:alt: {' '.join(alt.split())}\n:::"
-        )
+        shown.append(f":::{{image}} /_build/figures/{path.name}\n:class: only-{theme}\n:alt: {option(alt)}\n:::")
     return "\n".join(shown) + "\n"
 
 

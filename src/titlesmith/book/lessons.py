@@ -9,7 +9,8 @@ import numpy as np
 from titlesmith import tables
 from titlesmith.book import figures, pages
 from titlesmith.book.report import SPLITS, Report
-from titlesmith.errors import TitlesmithError
+from titlesmith.book.untrusted import myst
+from titlesmith.errors import DAMAGE
 from titlesmith.runs.record import write_json
 
 LIKELIEST, CANDIDATES = 15, 4096  # tokens that the figure shows, and that the model is asked about
@@ -23,15 +24,30 @@ def lesson(report: Report, cache) -> dict | None:
     """
     for path in (report / FILE, cache / f"{report.name}.json"):
         if path.is_file():
-            found = json.loads(path.read_text("utf-8"))
+            try:
+                found = _checked(json.loads(path.read_text("utf-8")))
+            except DAMAGE:
+                continue
             if found["fingerprint"] == report.training["fingerprint"]:
                 return found
     try:
         found = ask(report)
-    except (TitlesmithError, OSError):
+    except DAMAGE:
         return None
     write_json(cache / f"{report.name}.json", found)
     return found
+
+
+def _checked(found: dict) -> dict:
+    """The answer of `ask` from a file of anybody's, with its types checked (see `DAMAGE`)."""
+    numbers = {key: [float(value) for value in found[key]] for key in ("nats", "probabilities")}
+    texts = {key: [str(value) for value in found[key]] for key in ("tokens", "likeliest")}
+    counts = {"top_p": float(found["top_p"]), "nucleus": found["nucleus"] and int(found["nucleus"])}
+    if not numbers["nats"] or len(numbers["nats"]) != len(texts["tokens"]):
+        raise ValueError("tokens and nats differ in number")
+    return numbers | texts | counts | {
+        "asked": int(found["asked"]), "prefix": str(found["prefix"]), "fingerprint": str(found["fingerprint"])
+    }  # fmt: skip
 
 
 def ask(report: Report) -> dict:
@@ -113,7 +129,7 @@ def _copies(report: Report) -> float:
 
 def _source(report: Report) -> str:
     invented = " Its papers are made up." if report.made_up else ""
-    return f"From the run [{report.name}](runs/{report.name}/index.md).{invented}\n"
+    return f"From the run [{myst(report.name)}](runs/{report.name}/index.md).{invented}\n"
 
 
 def _finetuning(report: Report) -> str:

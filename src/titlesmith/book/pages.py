@@ -9,7 +9,7 @@ from html import escape
 from titlesmith import plots, tables
 from titlesmith.book import figures, quiz
 from titlesmith.book.report import SPLITS, Report
-from titlesmith.errors import TitlesmithError
+from titlesmith.book.untrusted import inert_notebook, myst
 from titlesmith.runs.record import MADE_UP, STAGES, notebook
 
 NAMES = {
@@ -64,19 +64,36 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
+def of_run(report: Report) -> dict[str, str]:
+    """The files of a run's pages by name: first page, notebooks, quiz.
+
+    Raises
+    ------
+    DAMAGE
+        A file of the run cannot be shown.
+    """
+    card(report)  # the gallery shows it
+    chosen = items(report)
+    written = {"index.md": index(report), QUIZ: f"---\norphan: true\n---\n{quiz.page(report, chosen)}"}
+    written[quiz.FILE] = json.dumps(chosen, ensure_ascii=False) + "\n"
+    return written | {notebook(stage).name: chapter(report, stage) for stage in STAGES}
+
+
 def index(report: Report) -> str:
     """The first page of a run."""
     links = "".join(f"1. [{NAMES[stage]}]({notebook(stage).name})\n" for stage in STAGES)
     sweep = report.sweep
     member = (
-        f"It is one of the runs of the sweep [{sweep['name']}](../../sweeps/{sweep['name']}.md).\n\n" if sweep else ""
+        f"It is one of the runs of the sweep [{myst(sweep['name'])}](../../sweeps/{sweep['name']}.md).\n\n"
+        if sweep
+        else ""
     )
     record = f"../../../runs/{report.name}"
     files = ", ".join(
         f'<a href="{record}/{f}">{f}</a>' for f in ("run.json", "history.csv", "texts.jsonl", "metrics.json")
     )
     return (
-        f"---\norphan: true\n---\n# {report.name}\n\n[All runs](../../runs.md)\n\n{member}{summary(report)}\n"
+        f"---\norphan: true\n---\n# {myst(report.name)}\n\n[All runs](../../runs.md)\n\n{member}{summary(report)}\n"
         f'<figure class="run-loss">{figures.spark(report.history)}<figcaption>{CURVES}</figcaption></figure>\n\n'
         f"## The notebooks of this run\n\n{links}\n[Real or generated?]({QUIZ}) A quiz.\n\n"
         f"<p>The record of this run: {files}</p>\n"
@@ -88,8 +105,7 @@ CURVES = "Loss against steps, from 0 upward: the training loss, smoothed, solid;
 
 def chapter(report: Report, stage: str) -> str:
     """An executed notebook as the book shows it: linked to the others, parameters collapsed, figures named."""
-    book = report.chapter(stage)
-    book["metadata"].pop("papermill", None)  # it names folders of the machine that ran it
+    book = inert_notebook(report.chapter(stage), stage)
     book["metadata"]["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
     for cell in book["cells"]:
         metadata, source = cell["metadata"], "".join(cell["source"])
@@ -103,23 +119,21 @@ def chapter(report: Report, stage: str) -> str:
         "cell_type": "markdown",
         "id": "where",
         "metadata": {},
-        "source": f"[{report.name}](index.md): {' · '.join(links)}",
+        "source": f"[{myst(report.name)}](index.md): {' · '.join(links)}",
     }
     at = next((i for i, cell in enumerate(book["cells"]) if "".join(cell["source"]).startswith("# ")), 0)
     book["cells"].insert(at + 1, where)
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
-def quiz_page(report: Report) -> str:
-    """Real or generated? A published record keeps the page that it had, for it has no texts to make it anew."""
-    kept = report / QUIZ
-    try:
-        if kept.is_file():
-            return kept.read_text("utf-8")
-        page = quiz.page(report)
-    except (TitlesmithError, OSError):
-        page = "# Real or generated?\n\nThe texts by people are not at hand to make a quiz of.\n"
-    return f"---\norphan: true\n---\n{page}"
+def items(report: Report) -> list[dict]:
+    """The items of a run's quiz, chosen from its texts or as its published record keeps them."""
+    if (report / quiz.FILE).is_file():  # of a published record, which has no test texts
+        return [
+            {"text": str(row["text"]), "real": bool(row["real"]), "note": str(row["note"])}
+            for row in json.loads((report / quiz.FILE).read_text("utf-8"))[: 2 * quiz.EACH]
+        ]
+    return quiz.choose(report) if (report / "corpus" / "test.parquet").is_file() else []
 
 
 def card(report: Report) -> str:
@@ -163,7 +177,7 @@ def newest(reports: list[Report]) -> str:
     training, documents = report.training, report.splits["train"]["documents"]
     model = training["settings"]["model"]
     small = {"scratch": "A small GPT-2 that knew nothing", "hf:scratch": "A small LLaMA that knew nothing"}
-    what = small.get(model, f"The model `{escape(model)}`")
+    what = small.get(model, f"The model {myst(model)}")
     epochs = report.history[-1].get("epoch")
     times = f", each {epochs:.0f} times" if epochs and epochs >= 1.5 else ""
     human = report.figure("human.ngram_novelty")
@@ -188,9 +202,9 @@ def newest(reports: list[Report]) -> str:
     )
     return "\n".join(
         [
-            f"## The newest run: {report.name}\n",
-            f"{what} read {documents:,} documents of **{escape(report.source_label)}**{times}, and then wrote by "
-            f"itself. Training stopped because {escape(training['stop_reason'])}. "
+            f"## The newest run: {myst(report.name)}\n",
+            f"{what} read {documents:,} documents of **{myst(report.source_label)}**{times}, and then wrote by itself. "
+            f"Training stopped because {myst(training['stop_reason'])}. "
             f"[The whole run](runs/{report.name}/index.md)\n",
             made_up(report),
             f'<ul class="key-figures">{shown}</ul>\n',

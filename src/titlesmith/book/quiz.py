@@ -12,13 +12,13 @@ from titlesmith.evaluate.novelty import NEAR
 from titlesmith.generate.generator import is_clean
 from titlesmith.runs.record import MADE_UP, Run
 
+FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones
 STATIC = "../../../_static"  # as seen from the page of a run
 
 
-def page(run: Run) -> str:
-    """The page of a run in MyST Markdown and HTML: a list with the answers folded, which quiz.js makes a quiz of."""
-    items = choose(run)
+def page(run: Run, items: list[dict]) -> str:
+    """The page of a run with the items of `choose`: a list with folded answers, which quiz.js makes a quiz of."""
     made_up = f":::{{admonition}} Made-up data\n:class: warning\n{MADE_UP}\n:::\n\n" if run.made_up else ""
     if not items:
         return (

@@ -21,6 +21,10 @@ def main(root: Path) -> int:
             "external_toc_path": str(root / "_build" / "toc.yml"),
             "latex_individualpages": False,
             "nitpicky": True,
+            # without `substitution`, whose text is a Jinja template that can run code
+            "myst_enable_extensions": ["colon_fence", "dollarmath", "linkify", "tasklist"],
+            "myst_substitutions": {},
+            "nb_render_markdown_format": "commonmark",
         },
         warningiserror=True,
         keep_going=True,

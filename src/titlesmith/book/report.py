@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from titlesmith.errors import RunError, TitlesmithError
+from titlesmith.book import quiz
+from titlesmith.errors import DAMAGE, RunError, TitlesmithError
 from titlesmith.runs.record import STAGES, Run, digest, notebook, root
 from titlesmith.train import monitor
 
@@ -51,6 +52,8 @@ class Report(Run):
             ("run.json", lambda: [self.training[key] for key in ("settings", "steps", "stop_reason")]),
         ):
             self._check(self.path / part, needed)
+        if path.parent == root() / "runs":  # a published record has no token ids
+            self.verify("corpus")
         for stage in STAGES:
             self._check(self.executed(stage), lambda stage=stage: [self.chapter(stage)["cells"]])
 
@@ -145,12 +148,20 @@ class Report(Run):
         files = {name: self / name for name in FILES}
         files |= {f"samples/{file.name}": file for file in (self / "samples").glob("step-*.txt")}
         files |= {f"notebooks/{notebook(stage).name}": chapters / notebook(stage).name for stage in STAGES}
-        files |= {name: chapters / name for name in ("quiz.md",) if (chapters / name).is_file()}
+        files |= {name: chapters / name for name in (quiz.FILE,) if (chapters / name).is_file()}
         for name, source in files.items():
             target = folder / name
             if not target.exists() or target.read_bytes() != source.read_bytes():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """Why a run is left out of the book, and the command that rebuilds it."""
+    if isinstance(error, TitlesmithError):
+        return str(error)
+    what = f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})"
+    return f"{what}. Remove {path / 'run.json'}, and run its experiment again"
 
 
 def reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:
@@ -175,6 +186,6 @@ def reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]
             try:
                 found[path.name] = Report(path)
                 left_out.pop(path.name, None)
-            except TitlesmithError as error:
-                left_out.setdefault(path.name, str(error))
+            except DAMAGE as error:
+                left_out.setdefault(path.name, damaged(path, error))
     return sorted(found.values(), key=lambda report: (report.ended, report.name), reverse=True), left_out

@@ -9,6 +9,7 @@ from titlesmith.book import figures
 from titlesmith.book.compare import BEST, written
 from titlesmith.book.pages import number
 from titlesmith.book.report import SPLITS, Report
+from titlesmith.book.untrusted import myst
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
         else "In brackets stands the 95% interval over the documents, where it was measured."
     )
     parts = [
-        f"# The sweep {name}\n",
-        f"{len(reports)} runs, which differ in {' and '.join(f'`{key}`' for key in keys)}. The best value of a column "
+        f"# The sweep {myst(name)}\n",
+        f"{len(reports)} runs, which differ in {' and '.join(map(myst, keys))}. The best value of a column "
         f"is marked. {over} The columns of the splits hold perplexities.\n",
         _invented(reports),
         table(keys, rows, combined, reference),
@@ -89,9 +90,7 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> str:
         _curves(name, combined),
         *(_hyperparameter(name, key, keys, reports) for key in keys),
         "## The runs\n",
-        "".join(
-            f"- [{report.name}](../runs/{report.name}/index.md)\n" for report in sorted(reports, key=lambda r: r.name)
-        ),
+        "".join(f"- [{myst(run)}](../runs/{run}/index.md)\n" for run in sorted(report.name for report in reports)),
     ]
     return "\n".join(parts)
 
@@ -176,13 +175,13 @@ def _hyperparameter(name: str, key: str, keys: list[str], reports: list[Report])
         ]
     points = [point for line in lines.values() for point in line]
     if not points:
-        return f"## {key}\n\nNo run measured the test perplexity.\n"
+        return f"## {myst(key)}\n\nNo run measured the test perplexity.\n"
     low = min(points, key=lambda point: point[1])
     alt = (
         f"Test perplexity against {key}, a line for each setting of the others; "
         f"the lowest, {number(low[1])}, at {written(low[0])}."
     )
     drawn = figures.image(
-        f"sweep-{name}-{key}", lambda: figures.hyperparameter(key, lines, "test perplexity, tokens"), alt
+        f"sweep-{name}-{keys.index(key)}", lambda: figures.hyperparameter(key, lines, "test perplexity, tokens"), alt
     )
-    return f"## {key}\n\n{drawn}"
+    return f"## {myst(key)}\n\n{drawn}"

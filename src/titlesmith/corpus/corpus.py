@@ -68,6 +68,7 @@ class Corpus(DocumentFormat):
 
     def __init__(self, run: Run):
         run.require("corpus")
+        run.verify("corpus")
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
         lowercase = run.record("corpus").get("settings", {}).get("lowercase", False)

@@ -208,6 +208,20 @@ class Run:
         paths = [self / name for name in OUTPUTS[stage]]
         return {f.relative_to(self.path).as_posix(): digest(f) for path in paths for f in files(path)}
 
+    def verify(self, stage: str) -> None:
+        """Checks the files of a finished stage against their recorded digests.
+
+        Raises
+        ------
+        RunError
+            A file is missing or differs; the message names it and the command that rebuilds it.
+        """
+        for name, expected in self.record(stage).get("outputs", {}).items():
+            path = self / name
+            if not path.is_file() or digest(path) != expected:
+                state = "is damaged: its content has changed" if path.is_file() else "is missing"
+                raise RunError(f"{path} {state} since the stage {stage} wrote it. {self.again}")
+
     def inputs(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that the stages before this one left, as their records say."""
         earlier = (self.record(name).get("outputs", {}) for name in STAGES[: STAGES.index(stage)])

@@ -42,6 +42,7 @@ def load_engine(run: Run) -> Engine:
     from titlesmith.export.export import fresh
 
     run.require("finetune")
+    run.verify("finetune")
     exported = find_spec("ctranslate2") and fresh(run, "ctranslate2")
     if exported:
         from titlesmith.generate.ctranslate2 import Exported

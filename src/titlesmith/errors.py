@@ -36,5 +36,7 @@ def shorten(value: object, limit: int = 80) -> str:
         return short.repr(value)
     except ValueError:  # an integer of more digits than Python prints
         return f"an integer of {value.bit_length():,} bits"
+
+
 # What reading a damaged file of a run can raise
 DAMAGE = (TitlesmithError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError)

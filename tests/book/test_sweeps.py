@@ -46,11 +46,7 @@ def test_the_table_marks_the_best_and_shows_theirs_as_theirs(root):
     assert "theirs: Liu &lt;and&gt; Zheng" in made and "17.61" in made and "20.08" in made
     assert "<td" in made and "17.61 (best)" not in made
     figures = {path.name for path in (root / "_build" / "figures").glob("*.svg")}
-    assert figures == {
-        f"sweep-s-{name}-{theme}.svg"
-        for name in ("losses", "0", "1")
-        for theme in ("light", "dark")
-    }
+    assert figures == {f"sweep-s-{name}-{theme}.svg" for name in ("losses", "0", "1") for theme in ("light", "dark")}
     assert all(":alt:" in part for part in made.split(":::{image}")[1:])
 
 

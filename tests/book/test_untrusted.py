@@ -63,7 +63,6 @@ def book(finished_project, tmp_path_factory):
             model = run.record("finetune")["settings"] | {"model": value}
             run.update_stage("finetune", settings=model, stop_reason=value)
             if number % 2:
-                if number % 2:
                 run.update(sweep={"name": f"sweep-{number}", "set": {f"../../{value}": value}, "repeat": 1})
         path = Run("small").executed("finetune")
         hostile = nbformat.read(path, 4)

@@ -6,6 +6,7 @@ comes from its cache or its network; ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` 
 
 import json
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from titlesmith.errors import FetchError, RequestError, TitlesmithError
-from titlesmith.runs.record import root
+from titlesmith.runs.record import digest, root
 
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -117,10 +118,22 @@ def base_of(adapter: Path) -> str:
 
 
 def _snapshot(name: str, patterns: list[str]) -> Path:
-    """Downloads a repository's files that match the patterns."""
+    """Downloads a repository's files that match the patterns, and verifies the SHA-256 of its large files."""
     source, revision = _source(name)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        path = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        for file in path.iterdir():
+            blob = file.resolve()  # the cache names a large file by its SHA-256
+            if re.fullmatch("[0-9a-f]{64}", blob.name) and digest(blob) != blob.name:
+                blob.unlink()
+                file.unlink(missing_ok=True)
+                raise FetchError(
+                    f"model: {source}/{file.name}: its SHA-256 is not {blob.name}. The file was removed; the same "
+                    "command downloads it again"
+                )
+        return path
+    except FetchError:
+        raise
     except Exception as error:  # the hub's client lets many kinds through: its own, httpx's, the disk's
         raise hub_error(name, error) from None
 

@@ -1,6 +1,7 @@
 """Weights of models of the transformers library, read from folders: whole models, adapters (peft), both merged.
 
-They come from safetensors, or by `torch.load` with ``weights_only``; no code of a model's folder is run.
+They come from safetensors, or from files of `torch.save` that hold nothing but tensors and plain values. No code of a
+model's folder is run.
 """
 
 import warnings
@@ -12,10 +13,11 @@ from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, prepar
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, RunError
 from titlesmith.models import folder, hub, limits
 
 STATE = "titlesmith.pt"  # the file of a checkpoint that says what the others belong to
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SafetensorError, UnpicklingError)
 
 
 def read(path: Path, quantize: str) -> PreTrainedModel:
@@ -33,9 +35,8 @@ def read(path: Path, quantize: str) -> PreTrainedModel:
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"model: {path} cannot be read: {reason}") from None
+    except UNREADABLE as error:
+        raise RequestError(f"model: {path} cannot be read: {_reason(error)}") from None
     if quantize != "none":
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
@@ -50,9 +51,8 @@ def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> Pef
             adapted = PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the hub
         given = load_peft_weights(str(path), device="cpu")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {reason}") from None
+    except UNREADABLE as error:
+        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {_reason(error)}") from None
     if amiss := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
         raise RequestError(
             f"adapter: {path} does not fit the model: {len(amiss)} of its matrices have no place there, or are missing "
@@ -65,5 +65,21 @@ def merged(path: Path) -> PreTrainedModel:
     """The model of a checkpoint, with adapters added to the weights that they stand beside, in these weights' type."""
     if not (path / "adapter_config.json").exists():
         return read(path, "none")
-    base = torch.load(path / STATE, weights_only=True)["base"]
+    base = read_state(path / STATE)["base"]
     return with_adapter(read(folder(base), "none"), path).merge_and_unload(safe_merge=True)
+
+
+def read_state(path: Path) -> dict:
+    """The content of a file of `torch.save`: tensors and plain values (RunError if it is damaged or holds others)."""
+    try:
+        return torch.load(path, weights_only=True)
+    except UNREADABLE as error:
+        raise RunError(f"{path} cannot be read: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with a file; torch's advice, to read it with ``weights_only=False``, would run its code."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, UnpicklingError) or "weights_only" in reason:
+        return "it is damaged, or holds objects other than tensors, which could run code when they are read"
+    return reason

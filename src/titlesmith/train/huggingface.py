@@ -5,7 +5,7 @@ all have one history, and the same stop rules, probe, packed rows, schedule, exa
 
 Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary
 and one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from
-there the optimizer's state. Weights are read from safetensors, or by `torch.load` with ``weights_only``; no code of a
+there the optimizer's state. Weights are read from safetensors, or from pickles of tensors alone; no code of a
 model's folder is run.
 """
 
@@ -29,7 +29,7 @@ from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.generate import huggingface as decoding
-from titlesmith.models.weights import STATE, read, with_adapter
+from titlesmith.models.weights import STATE, read, read_state, with_adapter
 from titlesmith.runs.record import Run, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
@@ -116,7 +116,7 @@ class HuggingFaceEngine(Engine):
     @classmethod
     def load(cls, path: Path, resume: bool = True) -> "HuggingFaceEngine":
         """See `Engine.load`."""
-        state = torch.load(path / STATE, weights_only=True)
+        state = read_state(path / STATE)
         if (path / "adapter_config.json").exists():
             base = read(models.folder(state["base"]), state["quantize"])
             model = with_adapter(base, path, resume)

@@ -1,0 +1,56 @@
+"""The workflows of GitHub Actions: what they may do, whose code they run, and that the deployment publishes."""
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from conftest import ROOT
+
+WORKFLOWS = {path.name: path.read_text() for path in sorted((ROOT / ".github" / "workflows").iterdir())}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_reads_and_only_the_job_that_deploys_writes(name):
+    workflow = yaml.safe_load(WORKFLOWS[name])
+    assert workflow["permissions"] == {"contents": "read"}
+    for job, content in workflow["jobs"].items():
+        if job == "deploy":
+            commands = " ".join(step.get("run", "") for step in content["steps"])
+            assert content["permissions"] == {"contents": "write"}
+            assert not re.search(r"make|python|titlesmith|pip", commands), "it runs none of the project's code"
+        else:
+            assert "permissions" not in content
+            for step in content["steps"]:
+                assert "actions/checkout" not in step.get("uses", "") or step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_by_commit_with_their_version(name):
+    used = re.findall(r"uses:(.*)", WORKFLOWS[name])
+    assert used and all(re.fullmatch(r" [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in used)
+
+
+def test_the_deployment_commits_the_site_to_its_branch(tmp_path):
+    def git(*words: str, at=tmp_path) -> str:
+        return subprocess.run(["git", *words], cwd=at, check=True, capture_output=True, text=True).stdout
+
+    (step,) = [s["run"] for s in yaml.safe_load(WORKFLOWS["book.yml"])["jobs"]["deploy"]["steps"] if "run" in s]
+    git("init", "--bare", "--initial-branch", "main", "origin.git")
+    git("clone", "origin.git", "project")
+    project = tmp_path / "project"
+    (project / "code.py").write_text("1")
+    (project / ".gitignore").write_text("*.html\n")
+    git("add", "--all", at=project)
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "code", at=project)
+    git("push", "origin", "HEAD:main", at=project)
+    (project / "site" / "book").mkdir(parents=True)
+    for version in ("one", "two"):
+        (project / "site" / ".nojekyll").touch()
+        (project / "site" / "book" / "index.html").write_text(version)
+        subprocess.run(["bash", "-e", "-c", step], cwd=project, check=True, capture_output=True)
+        assert git("show", "gh-pages:book/index.html", at=tmp_path / "origin.git") == version
+    files = git("ls-tree", "-r", "--name-only", "gh-pages", at=tmp_path / "origin.git").split()
+    assert files == [".nojekyll", "book/index.html"]
+    assert git("rev-list", "--count", "gh-pages", at=tmp_path / "origin.git").strip() == "2"

@@ -11,7 +11,7 @@ BIN := .venv/bin
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.installed  ## make .venv and install everything at pinned versions
+setup: .venv/.installed  ## create .venv and install everything at pinned versions
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11, 5) <= sys.version_info < (3, 14) else f"titlesmith needs Python 3.11.5 to 3.13; $(PYTHON) is {sys.version.split()[0]}. Set another: make PYTHON=python3.12 ...")'
@@ -29,10 +29,10 @@ book: setup  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith run experiments/sample-titles.yml
 	@$(BIN)/titlesmith book
 
-bench: setup  ## measure speed, memory and scale (an hour and a half; needs the data that benchmarks/ name, and 16 GB of disk)
+bench: setup  ## measure speed, memory and scale (90 minutes; needs 16 GB of disk and the data that benchmarks/ name)
 	@for name in train generate lora vocabulary attention harvest corpus sweep book; do $(BIN)/python benchmarks/$$name.py; done
 
-pictures: setup  ## make the README's pictures of a run of EXPERIMENT (needs playwright and Chromium)
+pictures: setup  ## make the pictures of the README from a run of EXPERIMENT (needs playwright and Chromium)
 	@$(BIN)/python .ci/pictures.py $(EXPERIMENT)
 
 clean:  ## remove the environment and the built book; runs stay

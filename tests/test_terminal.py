@@ -228,3 +228,20 @@ def test_nothing_in_an_adapter_is_run(llama, monkeypatch, capsys):
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(Evil()))
     assert generate(monkeypatch, "--adapter", "adapter", "--abstract", "a.txt") == 2
     assert not (llama / "owned").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_output_fits_into_any_encoding_and_json_stays_json(monkeypatch, encoding):
+    text, out, err = "Δ \U0001d538 é \ud800", io.BytesIO(), io.BytesIO()
+
+    def command() -> None:
+        print(json.dumps(text, ensure_ascii=False))
+        raise RequestError(f"no run is named {text}")
+
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, write_through=True))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(err, encoding, write_through=True))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert json.loads(out.getvalue().decode(encoding)) == text
+    assert "no run is named" in err.getvalue().decode(encoding)

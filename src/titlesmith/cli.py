@@ -1,6 +1,9 @@
 """The command line."""
 
+import codecs
 import errno
+import io
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -17,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Stage = Literal[STAGES]
+# What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
+codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
 ANY = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
@@ -272,6 +277,9 @@ def app_(
 
 def main() -> None:
     """Runs the command line; errors of titlesmith are printed without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack characters of texts
+            stream.reconfigure(errors="titlesmith.escape")
     try:
         app()
     except TitlesmithError as error:

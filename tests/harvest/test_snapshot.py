@@ -80,6 +80,32 @@ def test_without_parsed_authors_their_text_is_split(project):
     assert papers(project, text(one)).scan().collect()["authors"][0].to_list() == ["C. Bal\\'azs", "E. L. Berger"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_byte_order_mark_decides_the_encoding(project, encoding):
+    content = json.dumps(record(1, title="Δ"), ensure_ascii=False) + "\n"
+    assert papers(project, content.encode(encoding)).scan().collect()["title"].to_list() == ["Δ"]
+
+
+@pytest.mark.parametrize(
+    ("values", "published"),
+    [
+        ({"categories": ["hep-ph", "math.AG"]}, date(2007, 4, 2)),
+        ({"categories": ["hep-ph math.AG"], "authors": ["C. Bal\\'azs", "E. L. Berger"]}, date(2007, 4, 2)),
+        ({"versions": ["v1", "v2"]}, date(2007, 4, 1)),
+        ({"versions": ["v1"], "id": "math.GT/0309136"}, date(2003, 9, 1)),
+        ({"versions": ["v1"], "id": "hep-th/9901001"}, date(1999, 1, 1)),
+        ({"versions": ["Mon, 2 Apr 2007 19:18:42 GMT", "v2"]}, date(2007, 4, 2)),
+        ({"versions": ["2007-04-02"]}, date(2007, 4, 2)),
+    ],
+)
+def test_variants_of_other_programs_are_read(project, values, published):
+    one = record(1, **values)
+    del one["authors_parsed"]
+    (found,) = papers(project, text(one)).scan().collect().to_dicts()
+    assert found["categories"] == ["hep-ph", "math.AG"] and found["published"] == published
+    assert found["authors"] == ["C. Bal\\'azs", "E. L. Berger"]
+
+
 def packed(content: bytes) -> dict[str, bytes]:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:

@@ -130,8 +130,8 @@ def _render(made: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "titlesmith.book.render", str(root())],
         capture_output=True,
-        text=True,
-        env=os.environ | {"NO_COLOR": "1"},
+        encoding="utf-8",
+        env=os.environ | {"NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
     )
     log = made / "book.log"
     log.write_text(done.stdout + done.stderr, "utf-8")

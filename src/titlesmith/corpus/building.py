@@ -30,10 +30,11 @@ FIGURES = (
     pl.sum("tokens"),
     pl.max("size").alias("longest"),
     pl.sum("cut"),
+    pl.sum("markup"),
     pl.min("published").alias("first"),
     pl.max("published").alias("last"),
 )
-TOTALS = (pl.sum("documents", "tokens"), pl.max("longest"), pl.sum("cut"), pl.min("first"), pl.max("last"))
+TOTALS = (pl.sum("documents", "tokens"), pl.max("longest"), pl.sum("cut", "markup"), pl.min("first"), pl.max("last"))
 SHARE = (pl.col("documents") / pl.sum("documents")).alias("share")
 SCHEMA = {"id": pl.String, "prompt": pl.String, "completion": pl.String, "published": pl.Date}
 
@@ -59,7 +60,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> No
     """
     chosen, folder = template(settings["template"]), run / "corpus"
     delimiters = "chat" if chosen.chat else settings["delimiters"]
-    papers = Papers(run / "papers.parquet", chosen, settings["lowercase"])
+    papers = Papers(run / "papers.parquet", chosen, settings["lowercase"], settings["markup"])
     selection = select(papers, settings)
     where = np.full(len(papers), -1, np.int8)
     days = selection.published[selection.kept]

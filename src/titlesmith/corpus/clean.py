@@ -8,19 +8,24 @@ import polars as pl
 from titlesmith.corpus.latex import characters
 
 REMOVED = ("Cf", "Cs", "Co", "Cn")  # of Unicode's categories: format, surrogate, private, unassigned
+JOINERS = "\u200c\u200d"  # change the letters around them, as in Persian, Hindi and emoji
+VISIBLE = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")  # format characters that are signs
 SPACE = r"[\x00-\x1f\x7f][\x00-\x20\x7f]*| [\x00-\x20\x7f]+"  # any but a single space, in ASCII
 
 
 def clean(text: str) -> str:
     """One line of normalized text.
 
-    Unicode form C, no control or format characters, LaTeX accents as characters (`titlesmith.corpus.latex`), white
-    space folded to one space. Cleaning again changes nothing.
+    Unicode form C, LaTeX accents as characters (`titlesmith.corpus.latex`), white space folded to one space. Control
+    characters and U+200B are space. Format characters are removed, such as those that change the direction of writing,
+    but the joiners U+200C and U+200D stay inside words. Cleaning again changes nothing.
     """
-    kinds = {ord(c): unicodedata.category(c) for c in set(text)}
-    text = text.translate({c: " " if k == "Cc" else None for c, k in kinds.items() if k == "Cc" or k in REMOVED})
+    kinds = {c: unicodedata.category(c) for c in set(text) - set(JOINERS) - VISIBLE}
+    spaces = {ord(c): " " for c, kind in kinds.items() if kind == "Cc" or c == "\u200b"}
+    text = text.translate({ord(c): None for c, kind in kinds.items() if kind in REMOVED} | spaces)
     # On both sides: form C makes ASCII of some characters, and what LaTeX means may combine with what follows it
-    return " ".join(unicodedata.normalize("NFC", characters(unicodedata.normalize("NFC", text))).split())
+    text = unicodedata.normalize("NFC", characters(unicodedata.normalize("NFC", text)))
+    return " ".join(word for part in text.split() if (word := part.lstrip(JOINERS)))
 
 
 def clean_all(texts: pl.Series) -> pl.Series:

@@ -11,6 +11,7 @@ from titlesmith.corpus import building
 from titlesmith.corpus.clean import clean
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.layout import TokenLayout
+from titlesmith.corpus.markup import strip
 from titlesmith.corpus.select import check_patterns
 from titlesmith.corpus.split import SPLITS
 from titlesmith.corpus.template import DERIVED, Template, check_fields, template
@@ -36,10 +37,19 @@ class DocumentFormat:
         How they stand in ids.
     lowercase
         Whether they are in lower case.
+    markup
+        ``strip`` where they have no tags and character references, or ``keep``.
     """
 
-    def __init__(self, template: Template, tokenizer: Tokenizer, delimiters: str = "ids", lowercase: bool = False):
-        self.template, self.tokenizer, self.lowercase = template, tokenizer, lowercase
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        delimiters: str = "ids",
+        lowercase: bool = False,
+        markup: str = "strip",
+    ):
+        self.template, self.tokenizer, self.lowercase, self.markup = template, tokenizer, lowercase, markup
         self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt)
 
     @property
@@ -49,6 +59,7 @@ class DocumentFormat:
 
     def clean(self, text: str) -> str:
         """A text as a document of this corpus has it."""
+        text = strip(text) if self.markup == "strip" else text
         return clean(text).lower() if self.lowercase else clean(text)
 
     def clean_prefix(self, text: str) -> str:
@@ -71,8 +82,9 @@ class Corpus(DocumentFormat):
         run.verify("corpus")
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
-        lowercase = run.record("corpus").get("settings", {}).get("lowercase", False)
-        super().__init__(template(self.info["template"]), Tokenizer.load(self.path), self.info["delimiters"], lowercase)
+        settings = run.record("corpus").get("settings", {})
+        texts = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
+        super().__init__(template(self.info["template"]), Tokenizer.load(self.path), self.info["delimiters"], **texts)
 
     def documents(self, name: str, learn_prompt: bool = False) -> Documents:
         """The token ids of a split; ``learn_prompt``: the loss counts the prompts' too."""
@@ -82,7 +94,7 @@ class Corpus(DocumentFormat):
 
     @property
     def counts(self) -> list[dict]:
-        """Each split: documents, tokens of text, ids of the longest, how many were cut, dates, share of documents."""
+        """Each split: documents, their share, tokens, ids of the longest, how many were cut or had markup, dates."""
         return [{"split": name} | counts for name, counts in self.info["splits"].items()]
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from titlesmith.corpus.clean import clean, clean_all
+from titlesmith.corpus.markup import strip_all
 from titlesmith.corpus.template import Template
 
 SLICE = 32768  # papers read at a time
@@ -24,6 +25,8 @@ class Papers:
         Whose fields to read.
     lowercase
         Whether texts are in lower case.
+    markup
+        ``strip`` to remove tags and decode character references (`titlesmith.corpus.markup`), or ``keep``.
 
     Raises
     ------
@@ -31,8 +34,8 @@ class Papers:
         The template names a field that the papers do not have.
     """
 
-    def __init__(self, path: Path, template: Template, lowercase: bool = False):
-        self.template, self.lowercase = template, lowercase
+    def __init__(self, path: Path, template: Template, lowercase: bool = False, markup: str = "strip"):
+        self.template, self.lowercase, self.markup = template, lowercase, markup
         self._scan = pl.scan_parquet(path)
         self._columns = template.columns(self._scan.collect_schema())
         self._height = self._scan.select(pl.len()).collect().item()
@@ -52,7 +55,8 @@ class Papers:
         ------
         polars.DataFrame
             At most `BATCH` rows: ``row`` (number in the file), ``id``, ``published``, ``primary_category``, the cleaned
-            fields of the template (the title's column is ``{title}``), ``prompt`` and ``completion``.
+            fields of the template (the title's column is ``{title}``), ``markup`` (whether some was stripped),
+            ``prompt`` and ``completion``.
         """
         for first in range(0, len(self), SLICE):
             rows = np.arange(first, min(first + SLICE, len(self)), dtype=np.uint32)
@@ -67,10 +71,13 @@ class Papers:
                     yield self._prepare(batch)
 
     def _prepare(self, batch: pl.DataFrame) -> pl.DataFrame:
-        fields = {name: clean_all(batch[name]) for name in self._columns}
+        fields = {name: batch[name].cast(pl.String).fill_null("") for name in self._columns}
+        stripped = {name: strip_all(text) for name, text in fields.items()} if self.markup == "strip" else fields
+        markup = pl.any_horizontal(stripped[name] != text for name, text in fields.items())
+        fields = {name: clean_all(text) for name, text in stripped.items()}
         if self.lowercase:
             fields = {name: texts.str.to_lowercase() for name, texts in fields.items()}
-        return self.template.format(batch.with_columns(**fields))
+        return self.template.format(batch.with_columns(markup=markup, **fields))
 
     def examples(self, rows: np.ndarray, count: int = 3) -> list[str]:
         """Titles of the first of these rows, ids where there is no title."""

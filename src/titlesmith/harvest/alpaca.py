@@ -53,7 +53,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str, str, str]]:
     """Input, output and instruction of each object."""
-    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape")
+    text = inputs.decoded(stream)
     parse = json.JSONDecoder().raw_decode
     buffer, place, line = "", 0, 1
     while True:
@@ -69,7 +69,10 @@ def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str,
             following = NEXT.search(buffer, start + 1)
             value, place = None, following.end() if following else len(buffer)
         what = buffer[start:place]
-        fields = [value.get(key) for key in ("input", "output")] if isinstance(value, dict) else [None]
+        value = value if isinstance(value, dict) else {}
+        # An instruction may need no input
+        given = value.get("input") if value.get("input") is not None or not value.get("instruction") else ""
+        fields = [given, value.get("output")]
         if all(isinstance(field, str) for field in fields):
             fields.append(str(value.get("instruction") or ""))
             if any(map(SURROGATE.search, fields)):

@@ -8,7 +8,7 @@ SHOWN = 80  # characters of a value
 
 
 class Faults:
-    """Rows of a source that are no papers.
+    """Rows of a source that are no papers, or that were read with a doubt.
 
     Attributes
     ----------

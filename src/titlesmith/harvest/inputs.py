@@ -1,8 +1,11 @@
 """Files that sources read: plain, gzip, xz or zip, one or a folder of them, never whole in memory."""
 
+import codecs
 import gzip
 import io
+import json
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +20,9 @@ from titlesmith.runs.record import files, root
 
 PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}  # how a file begins: what unpacks it
 ZIP = b"PK\x03\x04"
+JUNK = re.compile(r"(?:^|/)(?:\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)  # members that nobody put there
+MARK = "\udcff"  # stands for what cannot be decoded; no decoder makes it of anything else
+codecs.register_error("titlesmith.mark", lambda error: (MARK, error.end))
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)  # the last: a password
 
 
@@ -31,15 +37,23 @@ def find(settings: dict, folder: bool = False) -> Path:
     return path
 
 
-def opened(path: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """The files at ``path`` with their names, unpacked, in order; each is open until the next is asked for.
+def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, BinaryIO]]:
+    """The text files at ``path`` with their names, unpacked and in UTF-8; each is open until the next one is.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder of them. Empty files in a folder or a zip are skipped.
+    encoding
+        Theirs, unless a byte order mark or zero bytes say that they are UTF-16 or UTF-32. Bytes that cannot be decoded
+        are no UTF-8 afterwards either: `decoded` has `MARK` for them.
 
     Raises
     ------
     RequestError
-        There is none, or it is empty or damaged; reading from one raises it too.
+        There is no file, or it is empty or damaged; reading from one raises it too.
     """
-    found = files(path)
+    found = [file for file in files(path) if file == path or file.stat().st_size]
     if not found:
         raise RequestError(f"harvest.path: {path} holds no file")
     for file in found:
@@ -48,7 +62,23 @@ def opened(path: Path) -> Iterator[tuple[str, BinaryIO]]:
                 with io.BufferedReader(
                     _Checked(file, stream, lambda: bar.update(raw.tell() - bar.n)), 1 << 20
                 ) as checked:
-                    yield name, checked
+                    yield name, _in_utf8(checked, encoding, name)
+
+
+def decoded(stream: BinaryIO) -> io.TextIOWrapper:
+    """The text of a stream of `opened`, with its own line ends."""
+    return io.TextIOWrapper(stream, "utf-8", "titlesmith.mark", newline="")
+
+
+def _in_utf8(stream: io.BufferedReader, encoding: str, name: str) -> io.BufferedReader:
+    detected = json.detect_encoding(stream.peek(4)[:4])  # by a byte order mark, or by zero bytes
+    if detected == "utf-8-sig":
+        stream.read(len(codecs.BOM_UTF8))
+        return stream
+    encoding = encoding if detected == "utf-8" else detected
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
+        return stream
+    return io.BufferedReader(_Recoded(stream, encoding, name), 1 << 20)
 
 
 def _progress(file: Path) -> tqdm:
@@ -63,7 +93,11 @@ def _unpacked(file: Path, raw: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
         raise RequestError(f"harvest.path: {file} is empty")
     if start.startswith(ZIP):
         packed = zipfile.ZipFile(raw)
-        members = [m.filename for m in packed.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
+        if "[Content_Types].xml" in packed.namelist():
+            raise RequestError(f"harvest.path: {file} is an Office document; save its table as CSV and name that file")
+        members = [m.filename for m in packed.infolist() if m.file_size and not JUNK.search(m.filename)]
+        if not members:
+            raise RequestError(f"harvest.path: {file} holds no file")
         yield from ((f"{file.name}/{member}", packed.open(member)) for member in members)
     else:
         yield file.name, next((unpack(raw) for magic, unpack in PACKED.items() if start.startswith(magic)), raw)
@@ -83,6 +117,25 @@ class _Checked(io.RawIOBase):
             count = self._stream.readinto(buffer)
         self._advance()
         return count
+
+
+class _Recoded(io.RawIOBase):
+    """A text file of another encoding as UTF-8, with the byte 0xFF for each `MARK`."""
+
+    def __init__(self, stream: BinaryIO, encoding: str, name: str):
+        self._text = io.TextIOWrapper(stream, encoding, "titlesmith.mark", newline="")
+        self._encoding, self._name = encoding, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            content = self._text.read(len(buffer) // 4).encode("utf-8", "surrogateescape")
+        except UnicodeError as error:  # what no error handler is asked about, such as UTF-16 without its first mark
+            raise RequestError(f"harvest.encoding: {self._name} is no {self._encoding}: {error}") from None
+        buffer[: len(content)] = content
+        return len(content)
 
 
 @contextmanager

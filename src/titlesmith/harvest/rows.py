@@ -4,9 +4,8 @@ Python's own reader is used, since it says where a row is; where one quote too m
 first of them is lost.
 """
 
-import codecs
 import csv
-import io
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,11 +16,13 @@ import polars as pl
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import LINE, Faults, at
+from titlesmith.harvest.inputs import MARK, decoded
 
 BATCH = 10_000  # rows
-MARK = "\udcff"  # stands for what cannot be decoded; no decoder makes it of anything else
+AHEAD = 100  # lines in which the header and the delimiter are looked for
 DELIMITERS = ",;\t|"
-codecs.register_error("titlesmith.mark", lambda error: (MARK, error.end))
+DECLARED = re.compile(r'"?sep=(.)"?[,;\t|\s]*', re.IGNORECASE)  # with which Excel lets a file name its delimiter
+csv.field_size_limit(1 << 24)  # characters of a cell; a quote without its end swallows no more than this
 
 
 class Lines:
@@ -30,10 +31,9 @@ class Lines:
     Parameters
     ----------
     stream
-        The file.
+        The file in UTF-8, as `titlesmith.harvest.inputs.opened` has it.
     encoding
-        Its encoding; LookupError where Python knows none of this name. What cannot be decoded becomes U+FFFD and is
-        counted in ``faults``.
+        Its encoding before that, for messages. What could not be decoded becomes U+FFFD and is counted in ``faults``.
 
     Attributes
     ----------
@@ -44,8 +44,7 @@ class Lines:
     """
 
     def __init__(self, stream: BinaryIO, name: str, encoding: str, faults: Faults):
-        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-        self._text = io.TextIOWrapper(stream, encoding, "titlesmith.mark", newline="")
+        self._text = decoded(stream)
         self._name, self._encoding, self._faults = name, encoding.removesuffix("-sig"), faults
         self.number = 0
         self.taken: list[str] = []
@@ -55,14 +54,12 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        try:
-            line = self._back.popleft() if self._back else next(self._text)
-        except UnicodeError as error:  # what no error handler is asked about, such as UTF-16 without its first mark
-            raise RequestError(f"harvest.encoding: {self._name} is no {self._encoding}: {error}") from None
+        line = self._back.popleft() if self._back else next(self._text)
         self.number += 1
         if MARK in line:
             line = line.replace(MARK, "\ufffd")
-            self._faults.add(f"bytes that are no {self._encoding}", at(self._name, self.number, line))
+            reason = f"bytes that are no {self._encoding} (see harvest.encoding)"
+            self._faults.add(reason, at(self._name, self.number, line))
         self.taken.append(line)
         return line
 
@@ -97,11 +94,18 @@ class Rows:
     def __init__(self, stream: BinaryIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):
         self._name, self._faults = name, faults
         self._lines = Lines(stream, name, encoding, faults)
-        if not delimiter:
-            delimiter = _detect(list(islice(self._lines, 100)))
-            self._lines.give_back(0)
-        self._delimiter = delimiter
-        self._reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
+        # Skip empty lines before the header, and the line with which Excel declares the delimiter
+        ahead = list(islice(self._lines, AHEAD))
+        skipped, declared = 0, ""
+        for line in ahead:
+            if found := DECLARED.fullmatch(line.rstrip("\r\n")):
+                declared = found[1]
+            elif line.strip(DELIMITERS + " \r\n"):
+                break
+            skipped += 1
+        self._lines.give_back(skipped)
+        self._dialect = {"delimiter": delimiter or declared or _detect(ahead[skipped:]), "skipinitialspace": True}
+        self._reader = csv.reader(self._lines, strict=True, **self._dialect)
         try:
             names = next(self._reader, [])
         except csv.Error as error:
@@ -130,17 +134,19 @@ class Rows:
             except csv.Error:  # a quote that is none: what the line has without it
                 self._lines.give_back(1)
                 row = self._leniently(self._lines.taken[0])
+            if not any(row) and '"' not in self._lines.taken[0]:
+                continue  # an empty line, or what Excel writes for one: delimiters alone
             if len(row) == width:
                 yield [number, *row]
-            elif row:
+            else:
                 what = at(self._name, number, self._lines.taken[0])
                 self._faults.add("wrong number of columns", f"{what}: {len(row)} instead of {width}")
                 self._lines.give_back(1)
 
     def _leniently(self, line: str) -> list[str]:
         try:
-            return next(csv.reader([line], delimiter=self._delimiter))
-        except csv.Error:  # a cell of more than 131,072 characters
+            return next(csv.reader([line], **self._dialect))
+        except csv.Error:  # a longer cell than the limit
             return [line]
 
 
@@ -148,7 +154,7 @@ def _detect(lines: list[str]) -> str:
     """The delimiter that splits most rows into as many columns as the first has, if that has more than one."""
 
     def alike(delimiter: str) -> tuple[int, int]:
-        reader, widths = csv.reader(lines, delimiter=delimiter), []
+        reader, widths = csv.reader(lines, delimiter=delimiter, skipinitialspace=True), []
         with suppress(StopIteration):
             while True:
                 with suppress(csv.Error):

@@ -7,19 +7,21 @@ from pathlib import Path
 import polars as pl
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import inputs
+from titlesmith.harvest import cells, inputs
 from titlesmith.harvest.faults import LINE, Faults, at
 
-MARK = b"\xef\xbb\xbf"  # with which some programs begin UTF-8
 BLOCK = 8 << 20  # bytes of lines that are parsed at once
-SCHEMA = {
+# The first version's date, or its name in snapshots that keep only the names
+FIRST = r'^\[(?:\{[^{}]*?"created": ?)?"([^"]*)"'
+MONTH = r"^(?:[a-z-]+(?:\.[A-Z]{2})?/)?(\d{2})(\d{2})"  # in which an identifier was given
+SCHEMA = {  # a list or an object in a column of text is that text in JSON
     "id": pl.String,
     "authors": pl.String,
     "authors_parsed": pl.List(pl.List(pl.String)),  # last name, first names, suffix
     "title": pl.String,
     "abstract": pl.String,
     "categories": pl.String,
-    "versions": pl.List(pl.Struct({"created": pl.String})),
+    "versions": pl.String,
     "update_date": pl.String,
     "doi": pl.String,
     "journal-ref": pl.String,
@@ -31,7 +33,7 @@ def check(settings: dict) -> None:
     """Refuses a file that is no snapshot: none of its first lines is a JSON object with an id (RequestError)."""
     path = inputs.find(settings)
     for name, stream in inputs.opened(path):
-        start = [line for line in stream.read(1 << 20).removeprefix(MARK).split(b"\n")[:100] if line.strip()]
+        start = [line for line in stream.read(1 << 20).split(b"\n")[:100] if line.strip()]
         if not any(map(_is_record, start)):
             raise RequestError(
                 f"harvest.path: {path} is no snapshot: no JSON object with an id is among the first lines; "
@@ -50,13 +52,14 @@ def _is_record(line: bytes) -> bool:
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; a paper is published with its first version.
 
-    Lines that are no JSON object of a paper, lack an id or have an invalid date are counted in ``faults``.
+    Some snapshots, such as those of arxiv-public-datasets, have only the names of versions: then papers are published
+    on the first day of the month in their identifiers. Lines that are no JSON object of a paper, lack an id or have an
+    invalid date are counted in ``faults``.
     """
     for name, stream in inputs.opened(inputs.find(settings)):
         first = 1
         while block := stream.read(BLOCK):
             block += stream.readline()
-            block = block.removeprefix(MARK) if first == 1 else block
             block += b"" if block.endswith(b"\n") else b"\n"
             if tables := list(_parsed(block, first, name, faults)):
                 yield _converted(pl.concat(tables), name, faults)
@@ -81,10 +84,19 @@ def _parsed(block: bytes, first: int, name: str, faults: Faults) -> Iterator[pl.
 
 
 def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
-    table = table.with_columns(created=pl.col("versions").list.first().struct.field("created"))
+    listed = pl.col("versions").str.starts_with("[").fill_null(True)
+    table = faults.sift(table, listed, "no JSON object of a paper", "versions", name)
+    table = table.with_columns(created=pl.col("versions").str.extract(FIRST))
     day = pl.col("created").str.extract(r"^\w{3}, (\d{1,2} \w{3} \d{4}) ")  # Mon, 2 Apr 2007 19:18:42 GMT
+    month = pl.col("id").str.extract_groups(MONTH).struct
+    century = pl.when(month.field("1") > "90").then(pl.lit("19")).otherwise(pl.lit("20"))
+    named = pl.when(pl.col("created").str.contains(r"^v?\d*$")).then(century + month.field("1") + month.field("2"))
     table = table.with_columns(
-        published=day.str.to_date("%d %b %Y", strict=False),
+        published=pl.coalesce(
+            day.str.to_date("%d %b %Y", strict=False),
+            pl.col("created").str.to_date("%Y-%m-%d", strict=False),
+            (named + "01").str.to_date("%Y%m%d", strict=False),
+        ),
         updated=pl.col("update_date").str.to_date("%Y-%m-%d", strict=False),
     )
     table = faults.sift(table, pl.col("id").str.len_bytes() > 0, "no id", "title", name)
@@ -92,12 +104,13 @@ def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
     dated = pl.col("update_date").is_null() | pl.col("updated").is_not_null()
     table = faults.sift(table, dated, "invalid date", "update_date", name)
     names = pl.element().list.slice(0, 2).list.reverse().list.join(" ").str.strip_chars()
-    categories = pl.col("categories").str.split(" ")
+    categories = pl.col("categories").str.extract_all(r'[^\s\[\]",]+')
+    authors = cells.lists(table["authors"])
     return table.select(
         "id",
         "title",
         "abstract",
-        authors=pl.coalesce(pl.col("authors_parsed").list.eval(names), pl.col("authors").str.split(", ")),
+        authors=pl.coalesce(pl.col("authors_parsed").list.eval(names), authors),
         categories=categories,
         primary_category=categories.list.first(),
         published="published",

@@ -1,0 +1,52 @@
+"""Markup: HTML and JATS tags and character references, which publishers leave in titles and abstracts."""
+
+import html
+import re
+
+import polars as pl
+
+# Tags whose text is in a line of its own: a space replaces them
+BLOCKS = "p|br|hr|div|h[1-6]|title|sec|section|label|abstract|ul|ol|li|list|list-item|table|tr|td|th|disp-formula"
+INLINE = (
+    "i|b|u|a|em|strong|sub|sup|small|big|tt|code|span|font|center|italic|bold|sc|monospace|underline|roman|"
+    "sans-serif|named-content|styled-content|ext-link|xref|inline-formula|tex-math|math|math-inline"
+)
+ATTRIBUTES = r"""(?:\s+[\w:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*"""
+TAG = re.compile(
+    rf"<!--.*?-->|<(/?)(jats:|mml:)?(?:({BLOCKS})|({INLINE})|[a-z][\w-]*){ATTRIBUTES}\s*(/?)>", re.I | re.S
+)
+EXPONENT = re.compile(r"(?<=\d)<sup>(?=[-+\u2212]?\d)", re.IGNORECASE)  # 10<sup>3</sup> is not 103
+REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z][a-z\d]{1,31});", re.IGNORECASE)
+
+
+def strip(text: str) -> str:
+    """A text without tags, and with the characters that references such as ``&lt;`` stand for.
+
+    Only tags of HTML, JATS and MathML are removed, so that ``a < b``, ``p<0.05`` and ``<unk>`` stay. One letter in
+    angle brackets, as in ``<p>`` for a mean, is a tag only where another tag closes it. Doing it again changes nothing.
+    """
+    while (new := _strip_once(text)) != text:
+        text = new
+    return text
+
+
+def strip_all(texts: pl.Series) -> pl.Series:
+    """`strip` of each text; quick for those that hold no tag or reference."""
+    rows = texts.str.contains(r"<[/!]?[A-Za-z-]|&[#A-Za-z]").fill_null(False).arg_true()
+    return texts.scatter(rows, [strip(text) for text in texts.gather(rows)]) if len(rows) else texts
+
+
+def _strip_once(text: str) -> str:
+    text = EXPONENT.sub("^", REFERENCE.sub(lambda match: html.unescape(match[0]), text))
+    closed = {name.lower() for name in re.findall(r"</([A-Za-z])\s*>", text)}
+    return TAG.sub(lambda match: _replacement(match, closed), text)
+
+
+def _replacement(tag: re.Match, closed: set[str]) -> str:
+    end, namespace, block, inline, empty = tag.groups()
+    name = (block or inline or "").lower()
+    known = namespace or name or tag[0].startswith("<!--")
+    doubtful = len(name) == 1 and not (namespace or end or empty or name in closed)
+    if not known or (doubtful and (name != "p" or tag.start())):  # a text that begins with <p> is a paragraph
+        return tag[0]
+    return " " if block else ""

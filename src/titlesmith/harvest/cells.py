@@ -1,0 +1,113 @@
+"""Cells of tables: text that holds a list or a date, in the forms in which people and programs write them."""
+
+import ast
+import json
+import re
+import warnings
+from contextlib import suppress
+
+import polars as pl
+
+MISSING = r"^(?i:nat|nan|none|null|n/a|<na>|-)?$"  # pandas and databases write these for "no value"
+SEPARATORS = ";|\n,"  # of a list, the strongest first: a name may hold a comma where semicolons separate
+CODE = re.compile(r"[a-z-]+\.[A-Za-z-]+|[a-z]+-[a-z]+|cs|math|physics|stat|nlin|econ|eess")  # an arXiv category
+
+TIME = r"(?:[T\s]+\d{1,2}:\d{2}.*|T\d{4,6}.*|Z|[+-]\d{2}:\d{2})$"
+WEEKDAY = r"^(?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*[.,]?\s+"
+FORMATS = ("%Y-%m-%d", "%d %B %Y", "%B %d %Y", "%Y %B %d")
+NUMERIC = r"^(\d{1,2})([-/])(\d{1,2})[-/](\d{4})$"  # 3/8/2019: the day or the month first
+REWRITES = (  # each pattern as year-month-day, or as words that FORMATS cover
+    (r"^(\d{4}|\d{8})\.0*$", "$1"),  # pandas writes whole numbers as 2010.0 in a column that lacks some
+    (r"^(\d{4})(\d{2})(\d{2})$", "$1-$2-$3"),
+    (r"^(\d{4})[-/.]\s?(\d{1,2})[-/.]\s?(\d{1,2})\.?$", "$1-$2-$3"),
+    (r"^(\d{4})[-/](\d{1,2})$", "$1-$2-1"),
+    (r"^(\d{1,2})[-/](\d{4})$", "$2-$1-1"),
+    (r"^(\d{4})$", "$1-1-1"),
+    (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})$", "$3-$2-$1"),  # with dots, the day comes first everywhere
+    (r"(\d)(?:st|nd|rd|th)\b", "$1"),
+    (r"(?i)\bsept\b", "Sep"),
+    (r"^([A-Za-z]{3,}) (\d{4})$", "1 $1 $2"),
+    (r"^(\d{4}) ([A-Za-z]{3,})$", "1 $2 $1"),
+)
+
+
+def dates(cells: pl.Series, day_first: bool) -> pl.Series:
+    """Cells as dates, null where they are none. A year is its first day, and so is a month.
+
+    Two-digit years, numbers of days, and other forms that can be read in more than one way are no dates, except for
+    3/8/2019 and 3-8-2019, where ``day_first`` decides.
+    """
+    text = cells.str.strip_chars().str.replace(TIME, "").str.replace(WEEKDAY, "")
+    words = text.str.replace_all(r"[-/.,\s]+", " ").str.strip_chars()
+    text = pl.select(pl.when(text.str.contains(r"\p{L}")).then(words).otherwise(text)).to_series()
+    for pattern, written in ((NUMERIC, "$4-$3-$1" if day_first else "$4-$1-$3"), *REWRITES):
+        text = text.str.replace(pattern, written)
+    found = pl.select(pl.coalesce(pl.lit(text).str.to_date(form, strict=False) for form in FORMATS)).to_series()
+    return pl.select(pl.when(found.dt.year() > 999).then(found)).to_series()  # 19 is not a year
+
+
+def day_orders(cells: pl.Series) -> pl.Series:
+    """For dates such as 3/8/2019 what comes first: ``day``, ``month``, or ``unknown``; null for all other cells."""
+    numbers = cells.str.strip_chars().str.replace(TIME, "").str.extract_groups(NUMERIC)
+    first, second = (numbers.struct.field(group).cast(pl.Int64) for group in ("1", "3"))
+    return pl.select(
+        pl.when((first > 12) & (second <= 12))
+        .then(pl.lit("day"))
+        .when((second > 12) & (first <= 12))
+        .then(pl.lit("month"))
+        .when((first != second) & (first <= 12))
+        .then(pl.lit("unknown"))
+    ).to_series()
+
+
+def lists(cells: pl.Series, by_space: bool = False) -> pl.Series:
+    """Cells as lists of text, null where they hold nothing.
+
+    Parameters
+    ----------
+    cells
+        Lists as Python, numpy or JSON write them, or items with one of `SEPARATORS` between them.
+    by_space
+        Whether a space separates words in lower case too. It always separates arXiv's categories.
+    """
+    return pl.Series(cells.name, [cell and _items(cell.strip(), by_space) for cell in cells], pl.List(pl.String))
+
+
+def has_separator(cells: pl.Series) -> bool:
+    """Whether any cell holds something other than a space that separates items."""
+    return cells.str.contains(f"[{SEPARATORS}]").any()
+
+
+def _items(text: str, by_space: bool) -> list[str] | None:
+    if re.fullmatch(r"\[.*\]|\(.*\)|\{.*\}", text, re.DOTALL):
+        items = _literal(text)
+    else:
+        separator = next((s for s in SEPARATORS if s in text), None)
+        names = any(word[0].isupper() for word in text.split())  # Machine Learning is one item
+        items = text.split(separator) if separator or (by_space and not names) else [text]
+    words = ([item, *item.split()] for item in items)
+    parts = (rest if all(map(CODE.fullmatch, rest)) else [item.strip()] for item, *rest in words)
+    return [part for some in parts for part in some if part] or None
+
+
+def _literal(text: str) -> list[str]:
+    """The items of a list that a program wrote; of one that cannot be parsed, what is between the separators."""
+    inner = re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text[1:-1])  # numpy writes no commas
+    written = text if ":" in text and text[0] == "{" else f"[{inner}]"
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # LaTeX in the items looks like wrong escapes
+            value = parse(written)
+            return [name for item in (value if isinstance(value, list) else [value]) if (name := _name(item))]
+    return [item.strip(" \"'") for item in re.split(r"[;,\n]", inner)]
+
+
+def _name(item: object) -> str:
+    """One item as text; a person may be ``{"name": ...}``, given and family name, or ``[last, first, suffix]``."""
+    if isinstance(item, dict):
+        parts = [item.get("name") or item.get("full_name") or item.get("given"), item.get("family")]
+    elif isinstance(item, list | tuple):
+        parts = [*item[1:2], *item[:1], *item[2:]]
+    else:
+        parts = [item]
+    return " ".join(str(part).strip() for part in parts if part not in (None, ""))

@@ -172,6 +172,7 @@ def test_an_adapter_draws_what_its_matrices_say(llama, monkeypatch, capsys):
 
 def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, capsys):
     run = quick("titles", "hf:llama", lora_rank=2)
+    capsys.readouterr()
     asked = ["titles", "--prefix", "Neural", "--seed", "5", *ASKED]
     assert generate(monkeypatch, *asked) == 0
     own = rows(capsys)

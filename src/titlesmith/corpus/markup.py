@@ -33,7 +33,7 @@ def strip(text: str) -> str:
 def strip_all(texts: pl.Series) -> pl.Series:
     """`strip` of each text; quick for those that hold no tag or reference."""
     rows = texts.str.contains(r"<[/!]?[A-Za-z-]|&[#A-Za-z]").fill_null(False).arg_true()
-    return texts.scatter(rows, [strip(text) for text in texts.gather(rows)]) if len(rows) else texts
+    return texts.clone().scatter(rows, [strip(text) for text in texts.gather(rows)]) if len(rows) else texts
 
 
 def _strip_once(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import cells, inputs
+from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import LINE, Faults, at
 
 BLOCK = 8 << 20  # bytes of lines that are parsed at once
@@ -105,7 +105,8 @@ def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
     table = faults.sift(table, dated, "invalid date", "update_date", name)
     names = pl.element().list.slice(0, 2).list.reverse().list.join(" ").str.strip_chars()
     categories = pl.col("categories").str.extract_all(r'[^\s\[\]",]+')
-    authors = cells.lists(table["authors"])
+    quoted = pl.col("authors").str.strip_prefix('["').str.strip_suffix('"]').str.split('", "')
+    authors = pl.when(pl.col("authors").str.starts_with('["')).then(quoted).otherwise(pl.col("authors").str.split(", "))
     return table.select(
         "id",
         "title",

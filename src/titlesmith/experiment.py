@@ -12,7 +12,8 @@ from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import prompts
 from titlesmith.hints import did_you_mean, nearest
 from titlesmith.runs.record import STAGES, root
-from titlesmith.settings import declared, read_yaml
+from titlesmith.settings import declared
+from titlesmith.yaml_text import read_yaml
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
 EMPTY = (None, "", "~", "null")  # of a section without keys
@@ -25,13 +26,13 @@ class Experiment:
     Attributes
     ----------
     name
-        What a run of it is called where no other name is given.
+        The default name of its runs.
     path
-        Its file; None where the notebooks' defaults are all there is.
+        Its file; None if only the notebooks' defaults apply.
     settings
         For each stage, every parameter that its notebook declares, by name.
     overrides
-        What was asked for beside the file, as `read` takes it.
+        The command-line overrides, as in `read`.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Experiment:
         Raises
         ------
         RequestError
-            The file is missing or no YAML mapping; a key is unknown, or a value not allowed. Nothing has run.
+            The file is missing or not a YAML mapping, a key is unknown, or a value is not allowed. Nothing has run.
         """
         content = read_file(path)
         if not isinstance(content, dict):
@@ -62,7 +63,7 @@ class Experiment:
             for key in values:
                 _check_name(key, declared(section), f"{path}: {section}.")
             sections[section] = {key: declared(section)[key].read(value) for key, value in values.items()}
-        # The command line, which goes before the file
+        # The command line overrides the file
         kept = []
         for override in overrides:
             where, equals, text = override.partition("=")
@@ -84,7 +85,7 @@ class Experiment:
 
     @classmethod
     def make(cls, name: str, sections: dict[str, dict], shared: dict, path: Path | None = None) -> "Experiment":
-        """Fills sections with the notebooks' defaults and checks the whole."""
+        """Fills sections with the notebooks' defaults and checks everything."""
         settings = {}
         for stage in STAGES:
             given = shared | sections.get(stage, {})
@@ -94,7 +95,7 @@ class Experiment:
         return experiment
 
     def check(self) -> None:
-        """What parameters must fulfil together (RequestError): the files are there and rows fit the model."""
+        """Checks parameters of several stages together (RequestError): files exist, rows fit the model."""
         harvest.check(self.settings["harvest"])
         corpora.check(self.settings["corpus"], self.settings["harvest"])
         model, corpus, generate = (self.settings[stage] for stage in ("finetune", "corpus", "generate"))
@@ -109,7 +110,7 @@ class Experiment:
         longest = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
         if 1 + longest + generate["max_tokens"] > context:
             raise RequestError(
-                f"generate.max_tokens: {generate['max_tokens']} tokens behind a prefix of {longest} words exceed the "
+                f"generate.max_tokens: {generate['max_tokens']} tokens after a prefix of {longest} words exceed the "
                 f"model's context of {context}"
             )
 

@@ -7,29 +7,25 @@ date, random``, ``not empty``, ``YYYY-MM-DD or ""``. There is no ``>= 1``: paper
 """
 
 import ast
+import json
 import math
 import re
 import typing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 
-import yaml
 from papermill import inspect_notebook
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
 from titlesmith.runs.record import notebook
+from titlesmith.yaml_text import read_yaml, split_items
 
 KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str], list[dict[str, str]])
 TYPES = {kind.__name__ if typing.get_origin(kind) is None else str(kind): kind for kind in KINDS}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 MAX_INTEGER = 2**63 - 1
-MAX_YAML = 2**18  # characters of a file, and of what its aliases stand for
-MAX_DEPTH = 20  # of lists and mappings in one another
-MAX_WHY = 200  # characters of a YAML error
-LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True)
@@ -188,7 +184,9 @@ class Parameter:
         """
         if not fits(value, self.type):
             self._refuse(value, f"is not of type {self.annotation}")
-        if any("\ud800" <= c <= "\udfff" for text in _texts(value) for c in text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
             self._refuse(value, "is not valid UTF-8")
         constraint = self.constraint
         if self.type is float and abs(value) <= MAX_INTEGER:
@@ -231,104 +229,6 @@ def declared(stage: str) -> dict[str, Parameter]:
         raise RequestError(f"{notebook(stage)}: its parameters cannot be read: {error}") from None
 
 
-def read_yaml(text: str) -> object:
-    """YAML as a tree of str, list and dict in which every scalar is the text as written: ``On``, ``12:30``, ``null``.
-
-    A value that is missing, as after ``query:``, is None.
-
-    Raises
-    ------
-    ValueError
-        It is not one YAML document, has a key twice or a key that is not text, or exceeds `MAX_YAML` or `MAX_DEPTH`.
-        The message is one line.
-    """
-    if len(text) > MAX_YAML:
-        raise TooLargeError(f"it has {len(text):,} characters, and at most {MAX_YAML:,} are read")
-    try:
-        events = iter(yaml.parse(text, LOADER))
-        tree = _Tree(events).read()
-    except (yaml.YAMLError, UnicodeEncodeError) as error:
-        why = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        raise ValueError(why if len(why) <= MAX_WHY else f"{why[:MAX_WHY]}...") from None
-    return tree
-
-
-def split_items(text: str) -> list:
-    """The items of a list as typed, trees as of `read_yaml`: YAML in brackets, else texts between commas.
-
-    Raises
-    ------
-    ValueError
-        It is YAML of a size or depth that is not read.
-    """
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            if isinstance(tree := read_yaml(text), list):
-                return tree
-        except TooLargeError:
-            raise
-        except ValueError:  # text such as [MASK] and [SEP]
-            pass
-    return re.split(", ?", text) if text else []
-
-
-class TooLargeError(ValueError):
-    """YAML that is longer or deeper than any experiment."""
-
-
-class _Tree:
-    """The tree of a document, built from the parser's events, so that its size is known before it exists."""
-
-    def __init__(self, events: Iterator[yaml.Event]):
-        self.events, self.anchors, self.size = events, {}, 0
-
-    def read(self) -> object:
-        next(self.events)  # the stream starts
-        if isinstance(next(self.events), yaml.StreamEndEvent):
-            return None
-        tree = self.node(next(self.events), 0)
-        next(self.events)  # the document ends
-        if not isinstance(next(self.events), yaml.StreamEndEvent):
-            raise ValueError("it holds more than one document: remove the line ---")
-        return tree
-
-    def node(self, event: yaml.Event, depth: int) -> object:
-        """The tree of the node that begins with an event."""
-        before = self.size
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self.anchors:
-                raise ValueError(f"the alias *{event.anchor} has no anchor")
-            tree, size = self.anchors[event.anchor]
-            self.grow(size, depth)
-            return tree
-        self.grow(1, depth)
-        if isinstance(event, yaml.ScalarEvent):
-            tree = event.value if event.value or event.style else None
-            self.grow(len(event.value), depth)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            tree = []
-            while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
-                tree.append(self.node(item, depth + 1))
-        else:
-            tree = {}
-            while not isinstance(item := next(self.events), yaml.MappingEndEvent):
-                key = self.node(item, depth + 1)
-                if not isinstance(key, str):
-                    raise ValueError(f"the key {shorten(key)} is not text")
-                if key in tree:
-                    raise ValueError(f"the key {shorten(key)} is there twice")
-                tree[key] = self.node(next(self.events), depth + 1)
-        if event.anchor:
-            self.anchors[event.anchor] = tree, self.size - before
-        return tree
-
-    def grow(self, size: int, depth: int) -> None:
-        """Counts what was read, aliases in full."""
-        self.size += size
-        if self.size > MAX_YAML or depth > MAX_DEPTH:
-            raise TooLargeError("it is nested too deeply" if depth > MAX_DEPTH else "its aliases make it too large")
-
-
 def _convert(tree: object, kind: object) -> object:
     """A tree of texts as a value of a type (ValueError where it is not one)."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
@@ -348,15 +248,6 @@ def _convert(tree: object, kind: object) -> object:
             raise ValueError
         return BOOLEANS[tree.lower()]
     return kind(tree)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in [*value, *(value.values() if isinstance(value, dict) else ())]:
-            yield from _texts(item)
 
 
 def _number(text: str) -> float:

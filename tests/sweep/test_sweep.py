@@ -160,11 +160,11 @@ def test_every_stage_is_made_once_for_all_runs_that_share_it(grid):
     executed = []
     for job in jobs:
         own = done[job.point.name]
-        if job.takes:
+        if job.shared:
             other = job.after.point
-            assert tuple(done[other.name][: len(job.takes)]) == job.takes and not own
-            assert all(other.experiment.settings[s] == job.point.experiment.settings[s] for s in job.takes)
-            own += job.takes
+            assert tuple(done[other.name][: len(job.shared)]) == job.shared and not own
+            assert all(other.experiment.settings[s] == job.point.experiment.settings[s] for s in job.shared)
+            own += job.shared
         for stage in STAGES[len(own) : STAGES.index(job.until) + 1]:
             before = STAGES[: STAGES.index(stage) + 1]
             executed.append((stage, str([job.point.experiment.settings[s] for s in before])))
@@ -179,18 +179,18 @@ def test_every_stage_is_made_once_for_all_runs_that_share_it(grid):
 
 def test_as_many_workers_as_memory_and_cores_take(project, monkeypatch):
     plan = sweep.read("sample-titles", ("finetune.batch_size=1,2,4,8,16",))
-    need = max(cluster.needs(point.experiment.settings) for point in plan.points)
+    need = max(cluster.memory_of(point.experiment.settings) for point in plan.points)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
-    assert cluster.size(plan, None, str(3 * need)) == 3
-    assert cluster.size(plan, None, str(100 * need)) == 5, "no more than runs"
-    assert cluster.size(plan, 2, None) == 2
+    assert cluster.num_workers(plan, None, str(3 * need)) == 3
+    assert cluster.num_workers(plan, None, str(100 * need)) == 5, "no more than runs"
+    assert cluster.num_workers(plan, 2, None) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "needs", lambda settings: 0)
-        assert cluster.size(plan, None, "8GB") == 1, "nobody knows what they take"
+        patch.setattr(cluster, "memory_of", lambda settings: 0)
+        assert cluster.num_workers(plan, None, "8GB") == 1, "nobody knows what they take"
     for workers, memory, said in ((0, None, "at least one"), (None, "much", "needs a size"), (None, "1MB", "smallest")):
         with pytest.raises(RequestError, match=said):
-            cluster.size(plan, workers, memory)
+            cluster.num_workers(plan, workers, memory)
 
 
 # How far runs are
@@ -204,15 +204,15 @@ def test_a_run_is_followed_step_by_step(finished, tmp_path):
         "stages": {"harvest": {"status": "done", "ended": "2"}, "finetune": {"status": "running", "started": "3"}}
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
-    assert progress.look(run, settings, "1") == progress.State("running", "finetune")
+    assert progress.read(run, settings, "1") == progress.State("running", "finetune")
     (tmp_path / "history.csv").write_text("".join(lines[:4]) + lines[4][:7])
-    state = progress.look(run, settings, "1")
+    state = progress.read(run, settings, "1")
     assert (state.stage, state.step, state.steps) == ("finetune", 3, 6)
     assert state.loss == pytest.approx(float(lines[3].split(",")[5]))
     assert state.left == pytest.approx(float(lines[3].split(",")[3]))
-    assert progress.look(run, settings, "4").state == "waiting", "what an earlier start left is not running"
+    assert progress.read(run, settings, "4").state == "waiting", "what an earlier start left is not running"
     (tmp_path / "run.json").write_text('{"sta')
-    assert progress.look(run, settings, "1").state == "waiting"
+    assert progress.read(run, settings, "1").state == "waiting"
 
 
 def test_a_table_shows_runs_at_work_and_hides_what_does_not_fit(monkeypatch, capsys):
@@ -227,7 +227,7 @@ def test_a_table_shows_runs_at_work_and_hides_what_does_not_fit(monkeypatch, cap
     states["run-41"] = progress.State("failed")
     table._live.console = Console(width=100, height=20)
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(table._table(states, 100, 0))
+    console.print(table.render(states, 100))
     text = console.export_text()
     assert re.search(r"run-40 .*finetune .*5/10 .*3\.250 .*0:01:01", text)
     assert "run-41" in text and "48 waiting" in text and "more" in text and len(text.splitlines()) < 20
@@ -305,7 +305,7 @@ def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, das
     victim, lost = until(lambda: next(((w, n) for w in workers if (n := corpus_of(w))), None))
     victim.send_signal(signal.SIGKILL)
     # The same sweep a second time is refused while the first goes on, and nothing of it is disturbed
-    with pytest.raises(RunError, match="sweep k is going on already"):
+    with pytest.raises(RunError, match="sweep k is already running"):
         sweep.run(plan, address, echo=quiet)
     said, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, said
@@ -331,7 +331,7 @@ def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, d
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert [len(worker.children(recursive=True)) for worker in workers] == [0, 0]
     assert json.loads((project / "sweeps" / "i.json").read_text())["state"] == "interrupted"
     for name in ("i-1", "i-2"):  # nobody holds it, and nothing of it counts as made
@@ -364,7 +364,7 @@ def test_a_scheduler_that_is_not_there_is_said_within_seconds(project, capfd):
     begun = time.monotonic()
     with pytest.raises(FetchError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .*`dask scheduler`"):
         sweep.run(plan, "tcp://127.0.0.1:9", echo=quiet)
-    assert time.monotonic() - begun < 3 * cluster.PATIENCE
+    assert time.monotonic() - begun < 3 * cluster.TIMEOUT
     for address in ("nonsense://x", "banana", "tcp://host:port"):
         with pytest.raises(RequestError, match="needs an address such as tcp://"):
             sweep.run(plan, address, echo=quiet)

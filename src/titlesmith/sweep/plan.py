@@ -1,10 +1,9 @@
-"""The plan of a sweep: its grid of runs, all checked, and the jobs that make them, each shared stage once."""
+"""The plan of a sweep: a grid of runs, all checked, and the jobs that execute them, each shared stage once."""
 
 import hashlib
 import itertools
 import json
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +12,17 @@ from titlesmith.errors import RequestError, shorten
 from titlesmith.experiment import Experiment, find, read_file
 from titlesmith.hints import did_you_mean
 from titlesmith.runs.record import STAGES, Run, root
-from titlesmith.settings import split_items
+from titlesmith.yaml_text import split_items
 
 FILE = ("experiment", "set", "repeat", "reference")  # keys of a sweep file
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same
 MAX_RUNS = 1000
-LONGEST = 40  # characters of a value in a run's name
+MAX_WORD = 40  # characters of a value in a run's name
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One run of a sweep: its name, ``section.key: value`` of what is varied, which repeat it is, and all settings."""
+    """One run of a sweep: its name, the varied ``section.key: value``, the number of the repeat, and all settings."""
 
     name: str
     set: dict[str, object]
@@ -33,22 +32,22 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Stages of a run up to ``until``, behind those that it takes over.
+    """Stages of one run, up to ``until``.
 
     Attributes
     ----------
     after
-        The job that must be done before; None where none must.
-    takes
-        Stages to take over from the run of ``after`` rather than to execute.
+        The job that must be done before this one; None if there is none.
+    shared
+        Stages to link from the run of ``after`` instead of executing them.
     last
-        Whether the run is complete with this job.
+        Whether this job completes the run.
     """
 
     point: Point
     until: str
     after: "Job | None"
-    takes: tuple[str, ...]
+    shared: tuple[str, ...]
     last: bool
 
     @property
@@ -59,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: name, experiment file, keys that vary, points, repeats of each, last stage, and published figures."""
+    """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and published figures."""
 
     name: str
     path: Path
@@ -70,30 +69,28 @@ class Plan:
     reference: list[dict] = field(default_factory=list)
 
     def jobs(self) -> list[Job]:
-        """What is to do, each job behind the one that it needs.
+        """All jobs, each after the one that it needs.
 
-        Runs whose settings agree up to a stage share what lies until there: the first of them executes it.
+        Runs whose settings agree up to a stage share its files: the first of them executes it, the others link them.
         """
-        stages = STAGES[: STAGES.index(self.until) + 1]
+        # For each run, the run that it shares stages with, and the last shared stage
         firsts: dict[tuple, str] = {}  # settings up to a stage -> the run that executes it
-        shared: dict[str, tuple[str, str]] = {}  # a run -> the run that it takes from, and the last stage that it takes
+        shared: dict[str, tuple[str, str]] = {}
         for point in self.points:
-            made_of: tuple = ()
-            for stage in stages:
-                made_of += (json.dumps(point.experiment.settings[stage], sort_keys=True),)
-                first = firsts.setdefault(made_of, point.name)
-                if first != point.name:
+            settings: tuple = ()
+            for stage in STAGES[: STAGES.index(self.until) + 1]:
+                settings += (json.dumps(point.experiment.settings[stage], sort_keys=True),)
+                if (first := firsts.setdefault(settings, point.name)) != point.name:
                     shared[point.name] = first, stage
+        # A run that others share with gets a job for each stage up to which they do, so that they need not wait longer
         jobs: dict[tuple[str, str], Job] = {}
         for point in self.points:
             ends = {stage for first, stage in shared.values() if first == point.name} | {self.until}
-            after, takes = None, ()
-            if point.name in shared:
-                after = jobs[shared[point.name]]
-                takes = STAGES[: STAGES.index(after.until) + 1]
+            after = jobs[shared[point.name]] if point.name in shared else None
+            stages = STAGES[: STAGES.index(after.until) + 1] if after else ()
             for stage in sorted(ends, key=STAGES.index):
-                jobs[point.name, stage] = after = Job(point, stage, after, takes, stage == self.until)
-                takes = ()
+                jobs[point.name, stage] = after = Job(point, stage, after, stages, stage == self.until)
+                stages = ()
         return list(jobs.values())
 
 
@@ -110,122 +107,119 @@ def read(
     Parameters
     ----------
     request
-        A sweep file, or an experiment; a path or a name below ``experiments/``.
+        A sweep file or an experiment: a path, or a name below ``experiments/``.
     sets
-        ``section.key=value,value``: added to what a sweep file varies. Values that hold commas, and lists, need YAML:
+        ``section.key=value,value``, in addition to the sweep file. Values with commas, and lists, need YAML:
         ``section.key=[[a, b], [c]]``.
     base
         ``section.key=value`` for all runs.
     repeat
-        Runs of each setting, with seeds of training and drawing that follow one another.
+        Runs of each combination, with consecutive seeds of training and sampling.
     name
-        Of the sweep, which begins its runs' names; by default the sweep file's, or the experiment's and the keys'.
+        The sweep's name, the beginning of its runs' names. Default: the sweep file's, or experiment and keys.
     until
         The last stage.
 
     Raises
     ------
     RequestError
-        A key is unknown, a value is not allowed, two runs are the same, or a run of that name is of something else.
+        A key is unknown, a value is not allowed, two runs are the same, there are more than `MAX_RUNS`, or a run of
+        that name belongs to something else.
     """
-    path, content = find(request, "**/*.yml"), {}
-    file, found = path, read_file(path)
-    if isinstance(found, dict) and "experiment" in found:
-        content, path = found, _experiment(path, found["experiment"])
+    # The file: a sweep, or an experiment
+    file = path = find(request, "**/*.yml")
+    content = read_file(file)
+    if not isinstance(content, dict) or "experiment" not in content:
+        content = {}
     for key in content:
         if key not in FILE:
             hint = did_you_mean(key, FILE)
             raise RequestError(f"{request}: key {shorten(key)} is unknown.{hint} A sweep file has: {', '.join(FILE)}")
+    if content:
+        path = file.parent / str(content["experiment"])
+        path = path if path.is_file() else find(str(content["experiment"]))
+    # The grid
     typed = dict(map(_parse, sets))
     values = _values(content.get("set") or {}, request) | typed
-    repeat = str(content.get("repeat", 1) if repeat is None else repeat)
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", repeat):
-        raise RequestError(f"repeat: {shorten(repeat)} is not a number of runs: it needs an int, 1 or more")
-    repeat = int(repeat)
-    if not values and repeat == 1:
-        raise RequestError("nothing is varied: give --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
-    if (count := repeat * math.prod(map(len, values.values()))) > MAX_RUNS:
-        raise RequestError(
-            f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values, or make several "
-            "sweeps"
-        )
-    keys = tuple(values)
-    stem = file.stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in keys)])
-    name = name or stem
+    repeats = str(content.get("repeat", 1) if repeat is None else repeat)
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", repeats):
+        raise RequestError(f"repeat: {shorten(repeats)} is not a number of runs: it needs an int, 1 or more")
+    if not values and int(repeats) == 1:
+        raise RequestError("nothing is varied: add --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
+    if (count := int(repeats) * math.prod(map(len, values.values()))) > MAX_RUNS:
+        raise RequestError(f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values")
+    # The runs
+    name = name or (file.stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in values)]))
     Run(name)  # checks the name
-    points = _points(
-        name, path, values, base, repeat, {key: "--set " if key in typed else f"{request}: set: " for key in keys}
-    )
+    labels = {key: "--set " if key in typed else f"{request}: set: " for key in values}
+    points = _points(name, path, values, base, int(repeats), labels)
     _check_names(name, points)
     reference = _reference(content.get("reference") or [], request)
-    return Plan(name, path, keys, tuple(points), repeat, until, reference)
+    return Plan(name, path, tuple(values), tuple(points), int(repeats), until, reference)
 
 
 def _points(
-    name: str, path: Path, values: dict[str, list[str]], base: tuple[str, ...], repeat: int, origin: dict[str, str]
+    name: str, path: Path, values: dict[str, list[str]], base: tuple[str, ...], repeats: int, labels: dict[str, str]
 ) -> list[Point]:
-    Experiment.read(path, base)  # so that what is wrong without any --set is said without one
-    points, same = [], {}
+    """All combinations of values, checked; ``labels`` say where a key's values come from."""
+    Experiment.read(path, base)  # so that an error without any --set is reported without one
+    points, known = [], {}
     for texts in itertools.product(*values.values()):
         given = {key: f"{key}={text}" for key, text in zip(values, texts, strict=True)}
-        for number in range(1, repeat + 1):
+        for number in range(1, repeats + 1):
             try:
                 experiment = Experiment.read(path, (*base, *given.values()))
-                seeds = [(s, experiment.settings[s]["seed"] + number - 1) for s in REPEATED] if number > 1 else []
-                experiment = Experiment.read(path, (*base, *given.values(), *(f"{s}.seed={seed}" for s, seed in seeds)))
+                seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
+                experiment = Experiment.read(path, (*base, *given.values(), *seeds)) if seeds else experiment
             except RequestError as error:
-                raise _refusal(path, base, given, origin, str(error)) from None
+                raise _labelled(path, base, given, labels, str(error)) from None
             chosen = {key: _setting(experiment, key) for key in values}
-            words = [name, *map(_word, chosen.values()), *([f"r{number}"] if repeat > 1 else [])]
+            words = [name, *map(_word, chosen.values()), *([f"r{number}"] if repeats > 1 else [])]
             point = Point("-".join(words), chosen, number, experiment)
+            # Two runs with the same settings, or with the same name, cannot both exist
             settings = json.dumps(experiment.settings, sort_keys=True)
-            if twin := same.get(settings) or same.get(point.name):
+            if twin := known.get(settings) or known.get(point.name):
                 other, before = twin
-                double = [key for key, text in zip(values, texts, strict=True) if values[key].count(text) > 1]
-                keys = [key for key in values if given[key] != before[key]] or double
+                repeated = [key for key in values if values[key].count(given[key].partition("=")[2]) > 1]
+                keys = [key for key in values if given[key] != before[key]] or repeated
                 raise RequestError(
                     f"two runs of this sweep are the same, {' and '.join(dict.fromkeys((other, point.name)))}: "
                     f"{', '.join(keys)}: a value is there twice"
                 )
-            same |= dict.fromkeys((settings, point.name), (point.name, given))
+            known |= dict.fromkeys((settings, point.name), (point.name, given))
             points.append(point)
     return points
 
 
-def _refusal(
-    path: Path, base: tuple[str, ...], given: dict[str, str], origin: dict[str, str], said: str
+def _labelled(
+    path: Path, base: tuple[str, ...], given: dict[str, str], labels: dict[str, str], message: str
 ) -> RequestError:
-    """What is wrong with a setting, and where it was given: of several, the one that is wrong without the others."""
+    """The error with the setting that causes it: of several, the one that causes it alone."""
     for key, one in given.items():
         try:
             Experiment.read(path, (*base, one))
-        except RequestError as alone:
-            if str(alone) == said:
+        except RequestError as error:
+            if str(error) == message:
                 given = {key: one}
                 break
     for one in given.values():
-        said = said.removeprefix(f"-p {shorten(one)}: ")
-    return RequestError(f"{' '.join(origin[key] + shorten(one)[1:-1] for key, one in given.items())}: {said}")
+        message = message.removeprefix(f"-p {shorten(one)}: ")
+    return RequestError(f"{' '.join(labels[key] + shorten(one)[1:-1] for key, one in given.items())}: {message}")
 
 
 def _check_names(name: str, points: list[Point]) -> None:
+    """Checks that no run of these names belongs to another sweep, or to none (RequestError)."""
     for point in points:
         path = Run(point.name) / "run.json"
         try:
-            of = json.loads(path.read_text("utf-8")).get("sweep", {}).get("name", "none")
-        except (OSError, ValueError, AttributeError):  # not there, or damaged, which the run itself will say
+            owner = json.loads(path.read_text("utf-8")).get("sweep", {}).get("name")
+        except (OSError, ValueError, AttributeError):  # missing, or damaged, which the run itself will report
             continue
-        if of != name:
+        if owner != name:
             raise RequestError(
-                f"{path.parent} is a run of {'another sweep, ' + of if of != 'none' else 'no sweep'}, and would be "
-                "overwritten: give this sweep another name with --name"
+                f"{path.parent} is a run of {f'another sweep, {owner}' if owner else 'no sweep'}, and would be "
+                "overwritten: choose another name with --name"
             )
-
-
-def _experiment(path: Path, named: object) -> Path:
-    """The experiment of a sweep file: beside it, or as `find` finds it."""
-    beside = path.parent / str(named)
-    return beside if beside.is_file() else find(str(named))
 
 
 def _values(sets: object, where: str) -> dict[str, list[str]]:
@@ -260,8 +254,8 @@ def _word(value: object) -> str:
     """A value as a part of a run's name."""
     text = _text(value)
     word = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
-    if isinstance(value, (list, dict)) or len(word) > LONGEST or not word:
-        word = f"{word[:LONGEST].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}".lstrip("-")
+    if isinstance(value, (list, dict)) or len(word) > MAX_WORD or not word:
+        word = f"{word[:MAX_WORD].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}".lstrip("-")
     return word
 
 
@@ -280,10 +274,5 @@ def _reference(rows: object, where: str) -> list[dict]:
 
 
 def record(name: str) -> Path:
-    """Where the record of a sweep lies."""
+    """The file with the record of a sweep."""
     return root() / "sweeps" / f"{name}.json"
-
-
-def relative(path: Path) -> str:
-    """A path as seen from the project."""
-    return os.path.relpath(path, root())

@@ -1,4 +1,4 @@
-"""What a worker does: stages of one run, behind those that it takes over from another."""
+"""The work of a Dask worker: stages of one run, after linking those that another run has."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from titlesmith.runs.record import WAITING, Run, hold, release, replacing
 from titlesmith.settings import declared
 from titlesmith.sweep.plan import Job, record
 
-# What TensorFlow, and what polars and tokenizers, take for the number of threads
+# Environment variables with which TensorFlow, polars and tokenizers limit their threads
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS",
            "RAYON_NUM_THREADS")  # fmt: skip
-CHANCES = 10  # seconds for a killed run's chain to notice
-_working: dict[str, set[str]] = {}  # of each session of a sweep, the runs that this process works on
+STOP_SECONDS = 10  # for kernels to end
+_working: dict[str, set[str]] = {}  # by session of a sweep, the runs that this process works on
 _stopped: set[str] = set()  # sessions that were interrupted
 
 
@@ -29,48 +29,46 @@ class StopError(Exception):
 
 
 def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int]) -> dict:
-    """Does a job in this process's thread, its notebooks in kernels of their own.
+    """Executes a job in this process, its notebooks in separate kernels.
 
     Parameters
     ----------
     job
-        What to do.
+        The stages and their run.
     sweep, session
-        The sweep's name, and what tells this start of it from others.
+        The sweep's name, and an id of this start of it.
     root
-        The project's folder, which this machine must see.
+        The project's folder, which this machine must share.
     threads
-        Threads for each kernel by address of a worker; "" for workers that joined later.
+        Threads of each kernel by the worker's address; "" for workers that joined later.
 
     Returns
     -------
     dict
-        ``state`` (done, failed) and ``reason``. Other errors than titlesmith's own are raised: they are the machine's,
-        and the job is tried again elsewhere.
+        ``state`` (done, failed) and ``reason``. Errors that are not titlesmith's are raised: they are the machine's,
+        and Dask retries the job elsewhere.
     """
     from distributed import get_worker
 
     os.environ["TITLESMITH_ROOT"] = root
     if not record(sweep).exists():
         raise OSError(f"{socket.gethostname()} does not see {record(sweep)}: workers must share the project's folder")
-    count = str(threads.get(get_worker().address, threads[""]))
-    os.environ.update(dict.fromkeys(THREADS, count))
+    os.environ.update(dict.fromkeys(THREADS, str(threads.get(get_worker().address, threads[""]))))
     declared.cache_clear()  # the worker may be older than the notebooks
     run = Run(job.point.name)
     _working.setdefault(session, set()).add(run.name)
 
-    def going_on(line: str) -> None:
+    def check_stopped(line: str) -> None:
         if session in _stopped:
             raise StopError
 
     try:
-        # The chain of a worker that was killed, or lost, may be about to let go of this run.
-        hold(run / ".chain.lock", WAITING)
+        hold(run / ".chain.lock", WAITING)  # a lost worker's chain may be about to release it
         run.update(sweep={"name": sweep, "set": job.point.set, "repeat": job.point.repeat})
-        for stage in job.takes:
-            take(run, Run(job.after.point.name), stage, job.point.experiment.settings[stage])
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):  # progress bars
-            chain(job.point.experiment, run.name, until=job.until, echo=going_on)
+        for stage in job.shared:
+            share(run, Run(job.after.point.name), stage, job.point.experiment.settings[stage])
+        with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):  # progress bars
+            chain(job.point.experiment, run.name, until=job.until, echo=check_stopped)
     except TitlesmithError as error:
         return {"state": "failed", "reason": explained(str(error))}
     except StopError:
@@ -82,23 +80,23 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
 
 
 def explained(reason: str) -> str:
-    """A run's failure with what to do about it, where that is not the run's own parameters."""
+    """An error with its remedy, if that is not in the run's parameters."""
     if "No space left on device" in reason:
-        return f"{reason}. Free some room; the same command goes on"
+        return f"{reason}. Free some space; the same command resumes"
     if "DeadKernelError" in reason:
-        return f"{reason}. Its kernel was killed, as where memory runs out: try fewer --workers, or a smaller batch"
+        return f"{reason}. Its kernel was killed, perhaps out of memory: try fewer --workers, or a smaller batch"
     return reason
 
 
-def take(run: Run, other: Run, stage: str, settings: dict) -> None:
-    """Takes a finished stage over from another run, as hard links where the file system has them.
+def share(run: Run, other: Run, stage: str, settings: dict) -> None:
+    """Gives a run the finished stage of another one, as hard links if the file system has them.
 
     Links are safe because files of a run are replaced, never changed.
 
     Raises
     ------
     RunError
-        The other run does not have it as these settings make it.
+        The other run has no such stage with these settings.
     """
     made = source(stage)
     if run.is_done(stage, settings, made):
@@ -109,18 +107,18 @@ def take(run: Run, other: Run, stage: str, settings: dict) -> None:
     try:
         run.clear(stage)
         failed(run, stage).unlink(missing_ok=True)
-        kept = other.record(stage)
-        for name in kept["outputs"]:
+        finished = other.record(stage)
+        for name in finished["outputs"]:
             link(other / name, run / name)
         link(other.executed(stage), run.executed(stage))
         run.update(versions=other.info["versions"])
-        run.update_stage(stage, **{"taken_from": other.name} | kept)
+        run.update_stage(stage, **{"taken_from": other.name} | finished)
     finally:
         release(run / ".stage.lock")
 
 
 def link(old: Path, new: Path) -> None:
-    """Gives a file a second name, or copies it where that cannot be."""
+    """Links a file, or copies it if that is not possible."""
     with replacing(new) as temporary:
         temporary.unlink(missing_ok=True)
         try:
@@ -129,20 +127,20 @@ def link(old: Path, new: Path) -> None:
             shutil.copyfile(old, temporary)
 
 
-def look(root: str, sweep: str) -> dict:
-    """What a worker's machine is: whether it sees the sweep's record, its version, and its cores."""
+def inspect(root: str, sweep: str) -> dict:
+    """A worker's machine: host name, whether it sees the sweep's record, titlesmith's version, and its cores."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
     sees = (Path(root) / "sweeps" / f"{sweep}.json").is_file()
     return {"host": socket.gethostname(), "sees": sees, "version": metadata.version("titlesmith"), "cores": cores}
 
 
 async def stop(session: str, root: str) -> None:
-    """Ends what this process works on for a sweep: its kernels are killed, and no further stage begins.
+    """Kills the kernels of a sweep in this process; no further stage begins.
 
-    A kernel is known by the lock of its run's stage, so that those of others on the same worker go on.
+    A kernel is recognized by the lock of its run's stage, so that kernels of other sweeps are not touched.
     """
     _stopped.add(session)
-    for _ in range(CHANCES * 5):
+    for _ in range(STOP_SECONDS * 5):
         locks = {str(Path(root) / "runs" / name / ".stage.lock") for name in _working.get(session, ())}
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):

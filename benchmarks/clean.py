@@ -73,23 +73,19 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
     dict
         ``artifact_rate`` and ``prefix_kept_rate``, the same with ``hostile_`` in front, and of how many.
     """
-    from titlesmith import train as engines
     from titlesmith.corpus import Corpus
-    from titlesmith.experiment import declared
-    from titlesmith.generate.generator import Request, draw, is_clean
-    from titlesmith.generate.nearest import Nearest
+    from titlesmith.generate import GenerationSettings, Nearest, Request, generate, is_clean, open_backend
     from titlesmith.runs.record import Run
 
     run, found = Run(name), {}
-    engine, corpus = engines.load_engine(run), Corpus(run)
+    backend, corpus = open_backend(run), Corpus(run)
     nearest = Nearest(corpus)
-    defaults = {key: parameter.default for key, parameter in declared("generate").items()}
     for kind, prefixes, total in (("", PREFIXES, texts), ("hostile_", HOSTILE, texts // 5)):
-        settings = defaults | {"count": max(1, total // len(prefixes)), "max_tokens": 48}
+        settings = GenerationSettings(count=max(1, total // len(prefixes)), max_tokens=48)
         # A prefix's white space and control characters come back as the spaces that a title has
-        room = engine.context - settings["max_tokens"]
+        room = backend.context - settings.max_tokens
         longest = [p for p in prefixes if len(corpus.layout.prompt_ids("", corpus.clean_prefix(p))) <= room]
-        rows = list(draw(engine, corpus, [Request(prefix=prefix) for prefix in longest], settings, nearest))
+        rows = list(generate(backend, corpus, [Request(prefix=prefix) for prefix in longest], settings, nearest))
         bad = [row for row in rows if not (row["finished"] and is_clean(row["text"], row["prefix"]))]
         found |= {
             f"{kind}artifact_rate": len(bad) / len(rows),

@@ -6,7 +6,11 @@ reads it, and at each place it makes the end as likely as it is among titles. Al
 are.
 """
 
+from dataclasses import replace
+
 import numpy as np
+
+from titlesmith.generate import backend_for
 
 SLOPE = 4.0  # by which the end of text reads its coordinate
 RISK = 20  # titles that a place's share is told from, at least
@@ -36,9 +40,9 @@ def teach(engine, lengths: np.ndarray, settings: dict) -> None:
     lengths
         Tokens of each title, without its end.
     settings
-        ``temperature`` and ``top_k`` that texts are drawn with; their prompts open with an end of text.
+        How texts are sampled; their prompts open with an end of text.
     """
-    end, temperature, k = engine.tokenizer.eos_id, settings["temperature"], settings["top_k"]
+    end, temperature, k = engine.tokenizer.eos_id, settings.temperature, settings.top_k
     variables = {v.op.name.removeprefix("model/"): v for v in engine._variables}
     weights = {name: engine._session.run(v) for name, v in variables.items()}
     for name, value in weights.items():
@@ -52,20 +56,19 @@ def teach(engine, lengths: np.ndarray, settings: dict) -> None:
         weights["wpe"][place, 0] = values
         for name, v in variables.items():
             v.load(weights[name], engine._session)
-        engine._fresh = False
 
     def drawn(tried: np.ndarray) -> np.ndarray:
         """How likely the end is drawn, by what stands in the coordinate: the mean over texts."""
         load(slice(1, len(tried) + 1), tried)
         prompts = [[end, *text[: n + 1]] for n in range(len(tried)) for text in texts]
-        logits = engine.next(prompts) / temperature
+        logits = backend_for(engine).next_token_logprobs(prompts) / temperature
         mine, best = logits[:, end].copy(), np.partition(logits, -k)[:, -k:]
         chance = np.where(mine < best.min(1), 0, np.exp(mine - np.logaddexp.reduce(best, axis=1)))
         return np.maximum.accumulate(chance.reshape(-1, TRIALS).mean(1))
 
     load(slice(None), 0.0)
-    asked = settings | {"max_tokens": TRIED, "min_tokens": TRIED, "count": TRIALS}
-    texts = [draw.ids for draw in engine.generate([[end]], asked)[0]]
+    long = replace(settings, max_tokens=TRIED, min_tokens=TRIED, count=TRIALS)
+    texts = [completion.ids for completion in backend_for(engine).generate([[end]], long)[0]]
     tried = np.geomspace(1e-2, 1e2, TRIED)
     low, high = np.searchsorted(drawn(tried), [1e-3, 0.5]).clip(1, TRIED - 1)
     tried = np.geomspace(tried[low - 1], tried[high], TRIED)

@@ -190,11 +190,11 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith import train as engines
     from titlesmith.experiment import Experiment
     from titlesmith.export.export import export
+    from titlesmith.generate import Probe
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH
     from titlesmith.runs.record import Run
     from titlesmith.train.gpt2 import GPT2Engine
-    from titlesmith.train.loop import Probe
     from titlesmith.train.monitor import Monitor
 
     steps = 150 if size == "124M" else 2
@@ -208,8 +208,8 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     built = corpus.build(run, settings["corpus"], None, context=SCRATCH["n_ctx"])
     run.begin("finetune", {})
     engine = engines.start_engine(run, "scratch", built, settings["finetune"]["seed"])
-    probe = Probe(engine, built, settings["finetune"])
-    engines.finetune(engine, built, settings["finetune"], Monitor(run, settings["finetune"]), probe.texts)
+    probe = Probe(built, settings["finetune"])
+    engines.finetune(engine, built, settings["finetune"], Monitor(run, settings["finetune"]), probe)
     run.finish("finetune")
     export(run, "ctranslate2")
     documents = built.documents("test")

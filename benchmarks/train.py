@@ -238,7 +238,8 @@ def full_vocabulary(folder: Path, size: str, steps: int) -> dict:
 
 def loop(folder: Path, size: str, steps: int) -> dict:
     """Two steps of `Engine.finetune` with validation, texts and checkpoint at each; seconds of every part."""
-    from titlesmith.train.loop import Probe, finetune
+    from titlesmith.generate import Probe
+    from titlesmith.train.loop import finetune
     from titlesmith.train.monitor import Monitor
 
     every = {"steps": 2, "validate_every": 1, "sample_every": 1, "save_every": 1}
@@ -256,7 +257,7 @@ def loop(folder: Path, size: str, steps: int) -> dict:
 
     for name, seconds in spent.items():
         setattr(engine, name, timed(getattr(engine, name), seconds))
-    finetune(engine, corpus, settings, Monitor(run, settings), Probe(engine, corpus, settings).texts)
+    finetune(engine, corpus, settings, Monitor(run, settings), Probe(corpus, settings))
     return {"spent": spent, "peak": peak()}
 
 

@@ -97,14 +97,14 @@ def build(name: str, category: str, vocabulary: Path | None) -> tuple:
 def train(run, corpus, model: str, steps: int, rate: float, seed: int, **changed: object) -> None:
     """Trains as notebook 03 does; ends the stage, so that the model can be loaded."""
     from titlesmith import train as engines
+    from titlesmith.generate import Probe
     from titlesmith.train import monitor
-    from titlesmith.train.loop import Probe
 
     settings = defaults("finetune") | {"model": model, "steps": steps, "learning_rate": rate, "seed": seed}
     settings |= {"batch_size": 8, "keep": "last", "validate_every": 0, "sample_every": 0, "save_every": 0}
     settings |= {"loss_floor": 0.0} | changed
     engine, watch = engines.start_engine(run, model, corpus, seed), monitor.Monitor(run, settings)
-    engines.finetune(engine, corpus, settings, watch, Probe(engine, corpus, settings).texts)
+    engines.finetune(engine, corpus, settings, watch, Probe(corpus, settings))
     run.finish("finetune")
 
 

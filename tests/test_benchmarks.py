@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from conftest import ROOT, data
 from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.generate import GenerationSettings, backend_for
 from titlesmith.train.gpt2 import GPT2Engine
 
 
@@ -168,13 +169,13 @@ def test_texts_of_random_weights_end_where_titles_end():
     assert ending.shares(np.array([2, 4] * 50), 9).tolist() == [0, 0, 0.5, 0, 1, 0, 0, 0, 0]
     tokenizer = Tokenizer.learn(["speech and sound"] * 3, 270)
     shape = {"n_vocab": len(tokenizer), "n_ctx": 64, "n_embd": 256, "n_head": 2, "n_layer": 2}
-    engine, asked = GPT2Engine(tokenizer, shape), {"temperature": 0.7, "top_k": 40, "max_tokens": 48, "seed": 1}
+    engine, settings = GPT2Engine(tokenizer, shape), GenerationSettings(count=400, max_tokens=48)
     generator = np.random.default_rng(1)
     for v in engine._variables:
         v.load(generator.normal(v.op.name.endswith("/g"), 0.05, v.shape).astype(np.float32), engine._session)
-    ending.teach(engine, lengths, asked)
-    (draws,) = engine.generate([[tokenizer.eos_id]], asked | {"count": 400})
-    found = [len(draw.ids) for draw in draws]
+    ending.teach(engine, lengths, settings)
+    (completions,) = backend_for(engine).generate([[tokenizer.eos_id]], settings)
+    found = [len(completion.ids) for completion in completions]
     assert np.mean(found) == pytest.approx(lengths.mean(), rel=0.1)
     assert np.std(found) == pytest.approx(lengths.std(), rel=0.4)
 

@@ -7,12 +7,11 @@ from titlesmith import corpus as corpora
 from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.experiment import Experiment, find
-from titlesmith.generate import generator as texts
+from titlesmith.generate import Probe, open_backend, write_texts
 from titlesmith.harvest import harvest
 from titlesmith.models import hub
 from titlesmith.runs.record import Run
 from titlesmith.train import monitor
-from titlesmith.train.loop import Probe
 
 pytest.importorskip("transformers")
 TINY = {"n_ctx": 512, "n_embd": 32, "n_head": 2, "n_layer": 1}
@@ -32,13 +31,13 @@ def test_the_loss_falls_and_texts_are_written(project, monkeypatch, name):
     corpus = corpora.build(run, settings["corpus"], models.vocabulary(model), models.context(model))
     run.begin("finetune", settings["finetune"])
     engine = engines.start_engine(run, model, corpus, 1)
-    probe = Probe(engine, corpus, settings["finetune"])
-    engines.finetune(engine, corpus, settings["finetune"], monitor.Monitor(run, settings["finetune"]), probe.texts)
+    probe = Probe(corpus, settings["finetune"])
+    engines.finetune(engine, corpus, settings["finetune"], monitor.Monitor(run, settings["finetune"]), probe)
     run.finish("finetune")
     rows = monitor.read(run / "history.csv")
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     run.begin("generate", settings["generate"])
-    rows = texts.generate(run, engines.load_engine(run), corpus, settings["generate"])
+    rows = write_texts(run, open_backend(run), corpus, settings["generate"])
     assert rows and all((row["paper"] is not None) is corpus.has_prompt for row in rows)
 
 

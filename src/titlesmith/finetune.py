@@ -2,9 +2,9 @@
 
 from titlesmith import train
 from titlesmith.corpus import Corpus
+from titlesmith.generate import Probe, save_backend
 from titlesmith.runs.record import Run
 from titlesmith.train import monitor
-from titlesmith.train.loop import Probe
 
 
 def finetune_run(run: Run, settings: dict) -> train.Engine:
@@ -24,7 +24,8 @@ def finetune_run(run: Run, settings: dict) -> train.Engine:
     run.update_stage("finetune", device=engine.device(settings))
     print(f"Training on {engine.device(settings)}.")
     watch = monitor.Monitor(run, settings)
-    train.finetune(engine, corpus, settings, watch, Probe(engine, corpus, settings).texts)
+    train.finetune(engine, corpus, settings, watch, Probe(corpus, settings))
+    save_backend(engine, run)
     kept = monitor.kept_step(monitor.read(watch.history), settings["keep"], engine.step)
     run.update_stage("finetune", steps=engine.step, kept_step=kept, stop_reason=watch.reason)
     return engine

@@ -12,19 +12,17 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from titlesmith import train as engines
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate import generator as texts
+from titlesmith.generate import Backend, GenerationSettings, generate, open_adapter, open_backend, requests, texts
 from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.models import hub, limits
 from titlesmith.runs.record import Run, existing
 from titlesmith.settings import Parameter, declared, defaults
-from titlesmith.train import Engine
 
 OWN = ("prefixes", "prompts")  # parameters that have options of their own
 STAGE = "generate"
@@ -82,12 +80,12 @@ def command() -> typer.Typer:
             source = Source.of_run(found)
         else:
             source = Source.of_adapter(adapter, base, quantize, template, found)
-        generate(source, given, prefix or [], fields, as_json)
+        write(source, given, prefix or [], fields, as_json)
 
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter(name, kind, default=default, annotation=a) for name, (a, default) in OPTIONS.items()]
     options += [_option(parameter, kind) for parameter in parameters.values()]
-    run.__signature__, run.__doc__ = inspect.Signature(options), generate.__doc__.split("\n\n")[0]
+    run.__signature__, run.__doc__ = inspect.Signature(options), write.__doc__.split("\n\n")[0]
     app.command()(run)
     return app
 
@@ -128,7 +126,7 @@ class Source:
     form
         What its documents look like.
     load
-        Gives its engine, which may take a while.
+        Opens its back end, which may take a while.
     settings
         Parameters of notebook 04 that are not the defaults.
     nearest
@@ -137,7 +135,7 @@ class Source:
 
     name: str
     form: DocumentFormat
-    load: Callable[[], Engine]
+    load: Callable[[], Backend]
     settings: dict
     nearest: Unknown | None = None
 
@@ -145,9 +143,7 @@ class Source:
     def of_run(cls, run: Run) -> "Source":
         """A run's model (RunError where it has none)."""
         run.require("finetune")
-        return cls(
-            f"run {run.name}", Corpus(run), lambda: engines.load_engine(run), run.record(STAGE).get("settings", {})
-        )
+        return cls(f"run {run.name}", Corpus(run), lambda: open_backend(run), run.record(STAGE).get("settings", {}))
 
     @classmethod
     def of_adapter(cls, adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> "Source":
@@ -156,7 +152,7 @@ class Source:
         Parameters
         ----------
         adapter, base, quantize
-            As of `titlesmith.train.open_adapter`.
+            As of `titlesmith.generate.open_adapter`.
         named
             The template; `TEMPLATE` where there is neither one nor a run.
         run
@@ -175,8 +171,8 @@ class Source:
         base = base or hub.base_of(adapter)
         tokenizer = Tokenizer.load(hub.folder(base))
 
-        def load() -> Engine:
-            return engines.open_adapter(base, adapter, quantize)
+        def load() -> Backend:
+            return open_adapter(base, adapter, quantize)
 
         if not run:
             name, form = f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer)
@@ -187,7 +183,7 @@ class Source:
         return cls(f"run {run.name}", form, load, settings)
 
 
-def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
+def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
     """Draw texts from a run's model, or from an adapter, several prefixes at once, and print them as they come.
 
     What is to be said about them goes to standard error.
@@ -214,7 +210,7 @@ def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str,
     if fields or (source.nearest and corpus.has_prompt):
         settings |= {"prompts": [fields], "held_out": given.get("held_out", 0)}
         check_fields(corpus.template, fields, source.name)
-    asked = texts.requests(corpus, settings)
+    requested = requests(corpus, settings)
     for prefix in dict.fromkeys(settings["prefixes"]):
         if plain(prefix) != prefix:
             print(
@@ -223,14 +219,16 @@ def generate(source: Source, given: dict, prefixes: list[str], fields: dict[str,
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
     rows = []
-    drawn = texts.draw(source.load(), corpus, asked, settings, source.nearest)
-    for (prompt, prefix), group in groupby(drawn, key=lambda row: (row["prompt"], row["prefix"])):
+    backend = source.load()
+    print(f"Generating on {backend.device}.", file=sys.stderr)
+    written = generate(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
+    for (prompt, prefix), group in groupby(written, key=lambda row: (row["prompt"], row["prefix"])):
         if not as_json:
             print("\n" + (" | ".join(filter(None, (_short(prompt), prefix))) or "no prefix"))
         for row in group:
             print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_mark(row)}", flush=True)
             rows.append(row)
-    sys.stderr.writelines(texts.lacking(asked, rows, settings["count"]))
+    sys.stderr.writelines(texts.lacking(requested, rows, settings["count"]))
 
 
 def read(path: str) -> str:

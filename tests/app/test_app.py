@@ -25,11 +25,11 @@ from titlesmith.app import listen  # noqa: E402
 from titlesmith.app.page import mounted, page, results_html  # noqa: E402
 from titlesmith.app.service import LONGEST, Service  # noqa: E402
 from titlesmith.errors import RequestError  # noqa: E402
+from titlesmith.generate import Probe  # noqa: E402
 from titlesmith.harvest import harvest  # noqa: E402
 from titlesmith.runs.record import Run  # noqa: E402
 from titlesmith.train import gpt2_step as graph  # noqa: E402
 from titlesmith.train import monitor  # noqa: E402
-from titlesmith.train.loop import Probe  # noqa: E402
 
 TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}
 FEW = {"steps": 4, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
@@ -49,7 +49,7 @@ def trained(name: str, template: str, **source) -> Run:
     corpus = corpora.build(run, corpus_settings(template=template, vocabulary=1000), None, context=256)
     run.begin("finetune", facts := defaults("finetune", **FEW))
     engine = engines.start_engine(run, "scratch", corpus, seed=1)
-    engines.finetune(engine, corpus, facts, monitor.Monitor(run, facts), Probe(engine, corpus, facts).texts)
+    engines.finetune(engine, corpus, facts, monitor.Monitor(run, facts), Probe(corpus, facts))
     run.finish("finetune", stop_reason="all 4 steps were done")
     run.update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
     return run

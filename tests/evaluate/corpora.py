@@ -1,6 +1,10 @@
-"""Corpora of a few texts, as what is measured on them reads them."""
+"""Corpora of a few texts, and a model that knows nothing, as metrics read them."""
+
+import math
 
 import polars as pl
+
+from titlesmith.train import Engine
 
 
 class Corpus:
@@ -15,3 +19,16 @@ class Corpus:
     def scan(self, name: str) -> pl.LazyFrame:
         assert name == "train"
         return self.table.lazy()
+
+
+class Uniform:
+    """A model to which all tokens are equally likely."""
+
+    document_losses, mean_loss, logits = Engine.document_losses, Engine.mean_loss, Engine.logits
+    context = 256
+
+    def __init__(self, corpus):
+        self.tokenizer = corpus.tokenizer
+
+    def losses(self, ids, learned):
+        return learned.sum(axis=1) * math.log(len(self.tokenizer))

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from conftest import corpus_settings, write_archive
-from harvest.test_abstracts import Uniform
+from evaluate.corpora import Uniform
 from titlesmith import corpus as corpora
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus

@@ -11,7 +11,7 @@ from titlesmith.corpus import Corpus
 from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate
 from titlesmith.export import card, export, usage
-from titlesmith.generate import generator as texts
+from titlesmith.generate import open_backend, write_texts
 from titlesmith.models import hub
 from titlesmith.runs.record import MADE_UP, Run, write_json
 
@@ -27,7 +27,7 @@ def evaluated(tmp_path_factory):
         run = quick("small", "hf:scratch", source={"source": "archive", "path": "papers.tsv"})
         corpus, engine = Corpus(run), engines.load_engine(run)
         run.begin("generate", asked := defaults("generate", count=3, max_tokens=8))
-        texts.generate(run, engine, corpus, asked)
+        write_texts(run, open_backend(run), corpus, asked)
         run.begin("evaluate", asked := defaults("evaluate"))
         evaluate(run, engine, corpus, asked)
     return folder

@@ -1,10 +1,10 @@
 import json
-import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,17 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import ROOT
-from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.template import template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
-from titlesmith.generate import generator as texts
-from titlesmith.generate.generator import Request
+from titlesmith.generate import (
+    Completion,
+    GenerationSettings,
+    Request,
+    generate,
+    generator,
+    is_clean,
+    open_backend,
+    texts,
+)
+from titlesmith.generate.prompts import plain
 from titlesmith.runs.record import Run
-from titlesmith.train.loop import Draw
 
 TOKENIZER = Tokenizer.learn(["Neural speech", "Neural networks of speech"] * 3, 290)
 
@@ -32,6 +38,7 @@ class Small(Corpus):
 
     def __init__(self, training=("Some training text",), delimiters="ids", name="title", test=()):
         self.tokenizer, self.template, self.lowercase = TOKENIZER, template(name), False
+        self.markup = "strip"
         self.layout, self.info = TokenLayout(TOKENIZER, delimiters, self.has_prompt), {"context": 100}
         numbers = [str(i) for i in range(max(len(training), len(test)))]
         self.tables = {
@@ -44,7 +51,7 @@ class Small(Corpus):
 
 
 class Scripted:
-    """An engine that answers with given texts, ~ for one that does not end, and expects every token alike."""
+    """A back end that answers with given texts, ~ for one that does not end, and expects every token alike."""
 
     context = 100
 
@@ -52,34 +59,36 @@ class Scripted:
         self.answers, self.asked = list(answers), []
 
     def generate(self, prompts, settings):
-        self.asked.append(tuple(settings["seed"]))
-        answers = [[self.answers.pop(0) for _ in range(settings["count"])] for _ in prompts]
-        return [[Draw(TOKENIZER.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in some] for some in answers]
+        self.asked.append(settings.seed)
+        answers = [[self.answers.pop(0) for _ in range(settings.count)] for _ in prompts]
+        return [
+            [Completion(TOKENIZER.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in some] for some in answers
+        ]
 
-    def next(self, prompts):
+    def next_token_logprobs(self, prompts):
         return np.full((len(prompts), len(TOKENIZER)), -np.log(len(TOKENIZER)), np.float32)
 
 
-def drawn(engine, count, prefix="", corpus=None, **settings):
-    settings = {"count": count, "seed": 1, "max_tokens": 24} | settings
-    return list(texts.draw(engine, corpus or Small(), [Request("", prefix)], settings))
+def generated(backend, count, prefix="", corpus=None, **settings):
+    settings = GenerationSettings(**{"count": count, "seed": 1, "max_tokens": 24} | settings)
+    return list(generate(backend, corpus or Small(), [Request("", prefix)], settings))
 
 
 @pytest.mark.parametrize("text", ["a|>", "<|a", "x endoftext", "startoftext", "bro\ufffdken", "two\nlines", "be\x07ll"])
 def test_artifacts_are_found(text):
-    assert not texts.is_clean(text)
-    assert texts.is_clean("A > B: <x> $y$ |z|")
+    assert not is_clean(text)
+    assert is_clean("A > B: <x> $y$ |z|")
 
 
-def test_what_a_prefix_has_is_no_artifact_but_what_follows_it_is():
-    assert texts.is_clean("<|endoftext|> speech", "<|endoftext|>")
-    assert not texts.is_clean("<|endoftext|> speech|>", "<|endoftext|>")
-    assert not texts.is_clean("<| speech", "<"), "half of it is of the prefix"
+def test_delimiters_in_a_prefix_are_no_artifacts_but_those_after_it_are():
+    assert is_clean("<|endoftext|> speech", "<|endoftext|>")
+    assert not is_clean("<|endoftext|> speech|>", "<|endoftext|>")
+    assert not is_clean("<| speech", "<"), "half of it is of the prefix"
 
 
-def test_unfinished_texts_and_artifacts_are_drawn_again_with_another_seed():
+def test_unfinished_texts_and_artifacts_are_sampled_again_with_another_seed():
     engine = Scripted("good one", "unfinished~", "stray |>", "good two", "bad\n", "good three")
-    rows = drawn(engine, 3)
+    rows = generated(engine, 3)
     assert [row["text"] for row in rows] == ["good one", "good two", "good three"]
     assert len(set(engine.asked)) == len(engine.asked) == 3
     assert list(rows[0]) == [
@@ -88,28 +97,28 @@ def test_unfinished_texts_and_artifacts_are_drawn_again_with_another_seed():
     ]  # fmt: skip
 
 
-def test_a_marker_of_the_end_that_is_text_ends_a_text():
-    (row,) = drawn(Scripted(" good<|endoftext|> and~"), 1, corpus=Small(delimiters="text"))
+def test_an_end_marker_in_the_text_ends_it():
+    (row,) = generated(Scripted(" good<|endoftext|> and~"), 1, corpus=Small(delimiters="text"))
     assert (row["text"], row["finished"]) == (" good", True)
 
 
 @pytest.mark.parametrize("answer, text", [("never ends~", "never ends"), ("stray |>", "stray |>"), ("", "")])
-def test_what_cannot_be_used_is_marked(answer, text):
-    rows = drawn(Scripted(*[answer] * texts.ROUNDS), 1)
+def test_texts_that_stay_unfinished_are_marked(answer, text):
+    rows = generated(Scripted(*[answer] * generator.ROUNDS), 1)
     assert [(row["text"], row["finished"]) for row in rows] == [(text, False)]
 
 
-def test_unique_leaves_out_repeats_and_copies_and_draws_again():
+def test_unique_drops_repeats_and_copies_and_samples_others():
     engine = Scripted("a text", "A  Text", "some training TEXT", "another", "a text", "third")
-    rows = drawn(engine, 3, unique=True)
+    rows = generated(engine, 3, unique=True)
     assert [row["text"] for row in rows] == ["a text", "another", "third"]
 
 
-def test_where_nothing_new_is_found_fewer_come_out_and_a_sentence_says_so():
+def test_fewer_texts_come_out_where_no_new_ones_are_sampled_and_a_sentence_says_so():
     engine = Scripted(*["a text"] * 40)
-    rows = drawn(engine, 3, unique=True)
+    rows = generated(engine, 3, unique=True)
     assert [row["text"] for row in rows] == ["a text"]
-    assert len(engine.asked) == texts.ROUNDS + 1, "a round that found nothing new ends it"
+    assert len(engine.asked) == generator.ROUNDS + 1, "a round that found nothing new ends it"
     (sentence,) = texts.lacking(
         [Request("", "Neur"), Request("", "")], [*rows, *[{"prompt": "", "prefix": "Neur"}] * 3], 3
     )
@@ -120,40 +129,39 @@ def test_the_best_of_many_are_kept_without_copies():
     class Judging(Scripted):
         def generate(self, prompts, settings):
             found = super().generate(prompts, settings)
-            return [[Draw(d.ids, -float(len(TOKENIZER.decode(d.ids))), d.finished) for d in draws] for draws in found]
+            return [
+                [replace(c, logprob=-float(len(TOKENIZER.decode(c.ids)))) for c in completions] for completions in found
+            ]
 
     engine = Judging("the worst of all", "good", "good", "better~", "Some training text", "middling")
-    rows = drawn(engine, 2, best_of=3)
+    rows = generated(engine, 2, best_of=3)
     assert [(row["text"], row["logprob"]) for row in rows] == [("good", -4.0), ("middling", -8.0)]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_every_text_begins_with_its_prefix_to_the_letter(prefix):
-    (row,) = drawn(Scripted(*[" ends"] * texts.ROUNDS), 1, prefix)
-    assert row["prefix"] == texts.plain(prefix) and len(row["prefix"]) == len(prefix)
+    (row,) = generated(Scripted(*[" ends"] * generator.ROUNDS), 1, prefix)
+    assert row["prefix"] == plain(prefix) and len(row["prefix"]) == len(prefix)
     assert row["text"].startswith(row["prefix"]) and row["text"].endswith(" ends")
     assert row["finished"] or "\ufffd" in row["text"]
 
 
-def test_what_is_not_allowed_is_refused_before_anything_is_drawn():
+def test_wrong_requests_are_errors_before_anything_is_sampled():
     engine = Scripted()
     for match, request, settings in [
         (
-            r"24 tokens behind 'word .*'\.\.\., which takes \d+, .* context of 100: lower max_tokens to \d+, or",
+            r"24 tokens after 'word .*'\.{3} \(\d+ tokens\) exceed .* of 100 tokens. Lower max_tokens to \d+, or",
             "word " * 28,
             {},
         ),
-        (r"the prefix 'word .*'\.\.\. is too long: .* \d+ tokens, and the model reads 100. Shorten", "word " * 100, {}),
-        (r"max_tokens: 500 tokens exceed the model's context of 100: lower max_tokens to 99$", "", {"max_tokens": 500}),
+        (r"after 'word .*'\.{3} \(\d+ tokens\) .* Shorten the prompt or the prefix", "word " * 100, {}),
+        (r"max_tokens: 500 tokens exceed .* context of 100 tokens. Lower max_tokens to 99$", "", {"max_tokens": 500}),
         ("not valid UTF-8", "bad \udcff", {}),
-        ("5 texts of 4 beams", "", {"count": 5, "beams": 4}),
-        ("best_of", "", {"count": 1, "beams": 4, "best_of": 2}),
-        ("min_tokens: 30 is more than 24, max_tokens: lower", "", {"min_tokens": 30}),
     ]:
         with pytest.raises(RequestError, match=match):
-            texts.draw(engine, Small(), [Request("", request)], {"count": 1, "seed": 1, "max_tokens": 24} | settings)
-    with pytest.raises(RequestError, match="takes no prompt"):
-        texts.draw(engine, Small(), [Request("A title")], {"count": 1, "seed": 1, "max_tokens": 24})
+            generate(engine, Small(), [Request("", request)], GenerationSettings(**{"max_tokens": 24} | settings))
+    with pytest.raises(RequestError, match="template has no prompt"):
+        generate(engine, Small(), [Request("A title")], GenerationSettings(max_tokens=24))
 
 
 SETTINGS = {"prefixes": ["", "Neur"], "prompts": [], "held_out": 0, "count": 4, "seed": 1, "temperature": 1.0}
@@ -173,44 +181,53 @@ def begun(finished, tmp_path, monkeypatch):
     return run
 
 
-def test_requests_share_batches_and_texts_depend_on_seed_and_request_alone(finished):
-    engine, corpus = engines.load_engine(finished), Corpus(finished)
-    calls, generate = [], engine.generate
-    engine.generate = lambda prompts, s: calls.append(len(prompts)) or generate(prompts, s)
-    settings = SETTINGS | {"unique": False}
-    both = list(texts.draw(engine, corpus, [Request("", "Neural"), Request("", "x")], settings))
+def test_requests_share_batches_and_the_seed_decides(finished):
+    backend, corpus, calls = open_backend(finished), Corpus(finished), []
+    call = backend.generate
+    backend.generate = lambda prompts, settings: calls.append(len(prompts)) or call(prompts, settings)
+    settings, requests = GenerationSettings.of(SETTINGS | {"unique": False}), [Request("", "Neural"), Request("", "x")]
+
+    def texts_of(settings):
+        return [row["text"] for row in generate(backend, corpus, requests, settings)]
+
+    first = texts_of(settings)
     assert calls[0] == 8, "one batch"
-    (alone,) = [list(texts.draw(engine, corpus, [Request("", "Neural")], settings))]
-    assert [row["text"] for row in alone] == [row["text"] for row in both[:4]]
-    assert [row["text"] for row in alone] != [
-        row["text"] for row in texts.draw(engine, corpus, [Request("", "Neural")], settings | {"seed": 2})
-    ]
-    rows = list(texts.draw(engine, corpus, [Request("", "Neural")], settings | {"beams": 4, "count": 2}))
-    assert len(rows) == 2 and rows[0]["text"] != rows[1]["text"]
+    assert texts_of(settings) == first != texts_of(replace(settings, seed=2))
+    beams = texts_of(replace(settings, beams=4, count=2))
+    assert len(beams) == len(set(beams)) == 4
+
+
+def test_beams_that_spell_the_same_text_are_one_text():
+    class Searching(Scripted):
+        def generate(self, prompts, settings):
+            assert settings.count == settings.beams == 3, "all beams, so that repeats can be dropped"
+            return super().generate(prompts, settings)
+
+    assert [row["text"] for row in generated(Searching("one", "one", "two"), 2, beams=3)] == ["one", "two"]
+    assert [row["text"] for row in generated(Searching("one", "one", "two~"), 3, beams=3)] == ["one", "two"]
 
 
 KILLED = """
 import os, signal
-from titlesmith import train as engines
-from titlesmith.generate import generator as texts
 from titlesmith.corpus import Corpus
+from titlesmith.generate import generator, open_backend, write_texts
 from titlesmith.runs.record import Run
 
-texts.BLOCK, block = 2, texts.Drawing.block
+generator.BLOCK, block = 2, generator.TextGenerator.block
 def stopping(self, number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return block(self, number)
 
-texts.Drawing.block = stopping
-texts.generate(Run("small"), engines.load_engine(Run("small")), Corpus(Run("small")), {settings})
+generator.TextGenerator.block = stopping
+write_texts(Run("small"), open_backend(Run("small")), Corpus(Run("small")), {settings})
 """
 
 
-def test_a_generation_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(begun, monkeypatch):
-    monkeypatch.setattr(texts, "BLOCK", 2)
-    engine, corpus, path = engines.load_engine(begun), Corpus(begun), begun / "texts.jsonl"
-    whole = texts.generate(begun, engine, corpus, SETTINGS)
+def test_a_killed_generation_resumes_to_the_same_file(begun, monkeypatch):
+    monkeypatch.setattr(generator, "BLOCK", 2)
+    backend, corpus, path = open_backend(begun), Corpus(begun), begun / "texts.jsonl"
+    whole = texts.write_texts(begun, backend, corpus, SETTINGS)
     lines = path.read_text("utf-8")
     assert [json.loads(line) for line in lines.splitlines()] == whole == begun.texts
     assert Counter(row["prefix"] for row in whole) == {"": 4, "Neur": 4}
@@ -218,25 +235,19 @@ def test_a_generation_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(begu
     begun.begin("generate", SETTINGS)
     killed = subprocess.run([sys.executable, "-c", KILLED.replace("{settings}", repr(SETTINGS))], timeout=120)
     assert killed.returncode == -signal.SIGKILL
-    assert path.read_text("utf-8") == "".join(lines.splitlines(True)[:6]), "nothing that was drawn is lost"
+    assert path.read_text("utf-8") == "".join(lines.splitlines(True)[:6]), "no text is lost"
     with path.open("a", encoding="utf-8") as file:
         file.write('{"prefix": "Neu')  # as a kill while it writes leaves it
-    numbers, block = [], texts.Drawing.block
-    monkeypatch.setattr(texts.Drawing, "block", lambda self, number: numbers.append(number) or block(self, number))
-    assert texts.generate(begun, engine, corpus, SETTINGS) == whole
+    numbers, block = [], generator.TextGenerator.block
+    monkeypatch.setattr(
+        generator.TextGenerator, "block", lambda self, number: numbers.append(number) or block(self, number)
+    )
+    assert texts.write_texts(begun, backend, corpus, SETTINGS) == whole
     assert (path.read_text("utf-8"), numbers) == (lines, [3])
 
 
-def test_columns_that_say_nothing_are_left_out():
-    rows = drawn(Scripted("one", "two"), 2)
+def test_columns_with_one_value_are_not_shown():
+    rows = generated(Scripted("one", "two"), 2)
     assert list(texts.columns(rows)) == ["prefix", "text", "logprob", "nearest", "nearest_similarity"]
     rows[0] |= {"finished": False, "prompt": "A title"}
     assert {"finished", "prompt"} <= set(texts.columns(rows))
-
-
-def test_the_example_in_the_book_runs(finished, capsys):
-    page = (ROOT / "book" / "generate.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(code.replace("sample-titles", "small").replace('"count": 5', '"count": 2, "max_tokens": 8'), {})
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("Neural: none of") and " Neural" in said[2]

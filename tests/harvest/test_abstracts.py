@@ -1,60 +1,13 @@
 import csv
-import math
 from datetime import datetime
 
 import pytest
 
 from servers.atom import Atom
 from servers.base import Paper
-from titlesmith.corpus.layout import TokenLayout
-from titlesmith.corpus.template import TEMPLATES, template
-from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.corpus.template import template
 from titlesmith.errors import FetchError, RequestError
 from titlesmith.harvest import abstracts, client
-from titlesmith.train.loop import Draw, Engine
-
-
-class Uniform:
-    """A model to which all tokens are equally likely, and which answers with what stands in the prompt."""
-
-    document_losses, loss, logits = Engine.document_losses, Engine.loss, Engine.logits
-    context = 256
-
-    def __init__(self, corpus):
-        self.tokenizer = corpus.tokenizer
-
-    def losses(self, ids, learned):
-        return learned.sum(axis=1) * math.log(len(self.tokenizer))
-
-    def generate(self, prompts, settings):
-        assert len(prompts[0]) + settings["max_tokens"] <= self.context
-        return [[Draw(ids[1:9], -float(i), True) for i in range(settings["count"], 0, -1)] for ids in prompts]
-
-
-class Texts:
-    """What `abstracts` reads of a corpus."""
-
-    tokenizer = Tokenizer.learn(["an abstract on speech"] * 3, 300)
-
-    def __init__(self, name="abstract-to-title"):
-        self.template = TEMPLATES[name]
-        self.layout = TokenLayout(self.tokenizer, "ids", bool(self.template.prompt))
-
-
-class Recorded:
-    """A run's records."""
-
-    def __init__(self, lowercase=False):
-        self.settings = {"lowercase": lowercase, "temperature": 0.5}
-
-    def record(self, stage):
-        return {"settings": self.settings}
-
-
-def drawn(path="book/three-abstracts.csv", corpus=None, **run):
-    corpus = corpus or Texts()
-    return abstracts.titles(Recorded(**run), Uniform(corpus), corpus, {"path": path, "seed": 1})
-
 
 PAPERS = [
     Paper("2301.00001", datetime(2023, 1, 1), title=next(iter(abstracts.PAPERS)), abstract="Waste is\n a problem."),
@@ -94,30 +47,11 @@ def test_a_service_that_is_down_is_told(project, quick):
         abstracts.fetch(server.address)
 
 
-def test_titles_for_abstracts_likeliest_first(project):
-    (project / abstracts.FILE).write_text(f"title,abstract\nOne,An abstract\nTwo,{'long ' * 300}\n", "utf-8-sig")
-    one, two = drawn()
-    assert one["title"] == "One" and len(one["titles"]) == abstracts.COUNT
-    assert two["titles"] == [] and "model reads 256" in two["why"]
-    assert drawn(corpus=Texts("title")) == drawn("nowhere.csv") == []
-
-
-def test_lower_case_where_the_corpus_is(project, monkeypatch):
-    (project / abstracts.FILE).write_text("title,abstract\nOne,LOUD Speech\n", "utf-8")
-    asked = []
-    generate = Uniform.generate
-    monkeypatch.setattr(
-        Uniform, "generate", lambda s, prompts, given: asked.append(prompts) or generate(s, prompts, given)
-    )
-    drawn(lowercase=True)
-    assert "loud speech" in Texts.tokenizer.decode(asked[0][0])
-
-
 @pytest.mark.parametrize("content", [b"name,text\na,b\n", b"title,abstract\n\xff,b\n", b"title,abstract\nonly\n"])
 def test_a_file_that_is_none_is_refused(project, content):
     (project / abstracts.FILE).write_bytes(content)
     with pytest.raises(RequestError, match=r"evaluate\.path"):
-        drawn()
+        abstracts.read(project / abstracts.FILE)
 
 
 def test_the_page_shows_runs_and_slots():

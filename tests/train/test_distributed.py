@@ -19,11 +19,11 @@ from titlesmith import train as engines
 from titlesmith.corpus.pretrained import published
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
+from titlesmith.generate import Probe
 from titlesmith.harvest import harvest
 from titlesmith.runs.record import Run, root
 from titlesmith.train import architectures, monitor
 from titlesmith.train import distributed as processes
-from titlesmith.train.loop import Probe
 
 HARVEST = {
     "source": "sample",
@@ -60,7 +60,7 @@ def prepare(name: str) -> tuple[Run, corpora.Corpus]:
 def train(run, corpus, **settings) -> engines.Engine:
     settings = SETTINGS | settings
     engine = engines.start_engine(run, settings["model"], corpus, settings["seed"])
-    engines.finetune(engine, corpus, settings, monitor.Monitor(run, settings), Probe(engine, corpus, settings).texts)
+    engines.finetune(engine, corpus, settings, monitor.Monitor(run, settings), Probe(corpus, settings))
     return engine
 
 
@@ -180,9 +180,7 @@ def test_a_worker_that_cannot_start_says_why(project, together, monkeypatch):
     engine = engines.start_engine(run, "hf:tiny", corpus, 1)
     (run / "corpus" / "corpus.json").rename(run / "corpus" / "gone.json")
     with pytest.raises(RunError, match=r"process 1 failed: .*corpus\.json"):
-        engines.finetune(
-            engine, corpus, SETTINGS | TWO, monitor.Monitor(run, SETTINGS), Probe(engine, corpus, SETTINGS).texts
-        )
+        engines.finetune(engine, corpus, SETTINGS | TWO, monitor.Monitor(run, SETTINGS), Probe(corpus, SETTINGS))
 
 
 RANK_0 = """

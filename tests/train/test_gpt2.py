@@ -18,13 +18,13 @@ from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
+from titlesmith.generate import Probe
 from titlesmith.harvest import harvest
 from titlesmith.runs.record import Run
 from titlesmith.train import gpt2_step as graph
 from titlesmith.train import monitor
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import GPT2Engine
-from titlesmith.train.loop import Probe
 from titlesmith.train.sampled_softmax import trained_ids, used_ids
 
 TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
@@ -36,7 +36,6 @@ SETTINGS = {
     "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4,
     "train_on_prompt": False, "attention": "auto",
 }  # fmt: skip
-SAMPLING = {"count": 6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 20, "seed": 3}
 HARVEST = {
     "source": "sample",
     "num_papers": 80,
@@ -73,7 +72,7 @@ def prepared(project, monkeypatch):
 def train(run, corpus, model="scratch", **settings) -> GPT2Engine:
     engine = engines.start_engine(run, model, corpus, seed=1)
     watch = monitor.Monitor(run, SETTINGS | settings)
-    engines.finetune(engine, corpus, SETTINGS | settings, watch, Probe(engine, corpus, SETTINGS).texts)
+    engines.finetune(engine, corpus, SETTINGS | settings, watch, Probe(corpus, SETTINGS))
     engine.reason = watch.reason
     return engine
 
@@ -129,8 +128,6 @@ def test_resumed_training_is_the_same_to_the_bit(project, monkeypatch):
     histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
     for a, b in zip(*histories, strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
-    prompt = [corpus.tokenizer.prompt("Neural", False)]
-    assert whole.generate(prompt, SAMPLING) == resumed.generate(prompt, SAMPLING)
 
 
 FANCY = {
@@ -221,8 +218,6 @@ def test_of_a_vocabulary_of_the_corpus_the_others_move_together_and_any_prefix_w
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5 and rows[-1]["valid_loss"] < full.mean_loss(
         corpus.documents("valid")
     )
-    prefix = "".join(corpus.tokenizer.decode([i]) for i in unused[:3])
-    assert engine.generate([corpus.tokenizer.prompt(prefix, False)], SAMPLING)
     loaded = GPT2Engine.load(other / "model")
     assert np.array_equal(loaded._session.run(loaded._variables[1]), after)
 
@@ -309,54 +304,6 @@ def test_only_the_newest_checkpoint_stays(prepared):
     assert names == {
         "checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model-8.index", "model-8.data-00000-of-00001",
     }  # fmt: skip
-
-
-def test_the_seed_decides_what_is_drawn_and_nothing_else(prepared):
-    engine = train(*prepared)
-    prompts = [engine.tokenizer.prompt(prefix, False) for prefix in ("", "Neural")]
-    first = engine.generate(prompts, SAMPLING)
-    assert engine.generate(prompts, SAMPLING) == first
-    assert engine.generate(prompts, SAMPLING | {"seed": 4}) != first
-    assert len({tuple(d.ids) for d in first[0]}) > 1, "texts of one prompt differ"
-
-
-def test_draws_end_at_the_end_of_text_or_at_the_limit(prepared):
-    engine = train(*prepared, steps=30)
-    (draws,) = engine.generate([engine.tokenizer.prompt("", False)], SAMPLING | {"count": 40})
-    assert any(d.finished for d in draws)
-    for draw in draws:
-        assert engine.tokenizer.eos_id not in draw.ids
-        assert draw.finished or len(draw.ids) == SAMPLING["max_tokens"]
-        assert draw.logprob < 0
-
-
-def test_log_probabilities_are_those_of_the_loss(prepared):
-    engine = train(*prepared)
-    end = engine.tokenizer.eos_id
-    (draws,) = engine.generate([[end]], SAMPLING | {"temperature": 0.5, "top_k": 20})
-    for draw in draws:
-        ids = [end, *draw.ids, *([end] if draw.finished else [])]
-        nats = engine.losses(np.array([ids]), np.ones((1, len(ids) - 1)))
-        assert draw.logprob == pytest.approx(-nats[0] / (len(ids) - 1), abs=1e-4)
-
-
-def test_sampling_is_cut_to_the_likeliest_tokens(prepared):
-    engine = train(*prepared, steps=20)
-    prompt = engine.tokenizer.prompt("", False)
-    for cut in ({"top_k": 1}, {"top_p": 1e-6}):
-        (draws,) = engine.generate([prompt], SAMPLING | cut)
-        assert len({tuple(d.ids) for d in draws}) == 1, "one token is the likeliest"
-    ids, learned = np.array([[*prompt, i] for i in range(len(engine.tokenizer))]), np.ones((len(engine.tokenizer), 1))
-    order = np.argsort(engine.losses(ids, learned))
-    (draws,) = engine.generate([prompt], SAMPLING | {"count": 200, "top_k": 3})
-    firsts = {d.ids[0] if d.ids else engine.tokenizer.eos_id for d in draws}
-    assert firsts == set(order[:3].tolist())
-
-
-def test_a_prompt_that_leaves_no_room_is_refused(prepared):
-    engine = train(*prepared)
-    with pytest.raises(RequestError, match="exceed the model's context of 64"):
-        engine.generate([[1] * 50], SAMPLING)
 
 
 def test_two_engines_live_in_one_kernel(prepared):

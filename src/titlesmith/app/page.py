@@ -17,7 +17,7 @@ from titlesmith.runs.record import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 QUEUE = 100  # requests that may wait
-MODEL = "model"  # what all requests wait for, one at a time: the engine is not made for threads
+MODEL = "model"  # what all requests wait for, one at a time: the back end is not made for threads
 WARNINGS = {
     "copy": "A copy: this text stands in the training texts word for word.",
     "near copy": "Nearly a copy of a training text.",
@@ -317,7 +317,7 @@ def _about(service: Service) -> str:
         "Form of a text": info["template"],
         "Training stopped": training.get("stop_reason", ""),
         "Perplexity of held-out texts": f"{perplexity:.1f}" if perplexity else "not measured",
-        "It reads and writes at most": f"{service.engine.context:,} tokens at once",
+        "It reads and writes at most": f"{service.backend.context:,} tokens at once",
     }
     rows = "".join(f"<tr><th scope='row'>{key}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
     return (

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError
 from titlesmith.evaluate.novelty import NEAR
-from titlesmith.generate import generator as texts
-from titlesmith.generate.nearest import Nearest
-from titlesmith.generate.prompts import Request, held_out, plain
+from titlesmith.generate import GenerationSettings, Nearest, Request, generate, open_backend
+from titlesmith.generate.prompts import held_out, plain
 from titlesmith.runs.record import Run
 from titlesmith.settings import Parameter, declared
-from titlesmith.train.loop import SAMPLING
 
 LONGEST = 20_000  # characters of a box; an abstract of arXiv has 1,920 at most
 EXAMPLES = 6
@@ -70,7 +67,7 @@ class Control:
 class Service:
     """A run's model, ready to write.
 
-    Its engine is not made for several threads: one caller at a time may `write`; `check` may be called by any.
+    Its back end is not made for several threads: one caller at a time may `write`; `check` may be called by any.
 
     Attributes
     ----------
@@ -87,7 +84,7 @@ class Service:
     def __init__(self, run: Run):
         run.require("finetune")
         self.run, self.corpus = run, Corpus(run)
-        self.engine, self.nearest = engines.load_engine(run), Nearest(self.corpus)
+        self.backend, self.nearest = open_backend(run), Nearest(self.corpus)
         template = self.corpus.template
         self.fields = template.prompt_fields
         self.writes = " and ".join(template.completion_fields)
@@ -97,7 +94,7 @@ class Service:
     def _control(self, name: str) -> Control:
         parameter = declared("generate")[name]
         low, high = parameter.constraint.low, parameter.constraint.high
-        room = self.engine.context - len(self.corpus.layout.prompt_ids(""))
+        room = self.backend.context - len(self.corpus.layout.prompt_ids(""))
         high = min(
             high, MOST.get(name, high), {"max_tokens": room, "top_k": len(self.corpus.tokenizer)}.get(name, high)
         )
@@ -143,7 +140,7 @@ class Service:
         request = Request(prompt, plain(begins_with) if begins_with.strip() else "")
         tokens = self.controls["max_tokens"].default if max_tokens is None else max_tokens
         size = len(self.corpus.layout.prompt_ids(prompt, self.corpus.clean_prefix(request.prefix)))
-        room, context = self.engine.context - size, self.engine.context
+        room, context = self.backend.context - size, self.backend.context
         if tokens > room:
             raise RequestError(
                 f"This is too long for the model: it reads {context:,} tokens (pieces of words) at once, this text "
@@ -184,9 +181,9 @@ class Service:
         if settings["beams"] > 1:
             settings["count"] = min(settings["count"], settings["beams"])
         request = self.check(fields, begins_with, settings["max_tokens"])
-        own = {name: value for name, value in self._own.items() if name in SAMPLING} | settings
+        own = self._own | settings | {"unique": False, "best_of": 1}
         own["min_tokens"] = min(own.get("min_tokens", 0), own["max_tokens"])
-        rows = texts.draw(self.engine, self.corpus, [request], own, self.nearest)
+        rows = generate(self.backend, self.corpus, [request], GenerationSettings.of(own), self.nearest)
         return {"seed": settings["seed"], "made_up": self.run.made_up, "texts": [self._row(row) for row in rows]}
 
     def warm_up(self) -> None:
@@ -208,7 +205,7 @@ class Service:
         """
         table = self.corpus.scan("test").select("id", "completion").collect()
         if self.fields:
-            room = min(self.controls["max_tokens"].default, self.engine.context // 2)
+            room = min(self.controls["max_tokens"].default, self.backend.context // 2)
             try:
                 chosen = held_out(self.corpus, EXAMPLES, room)
             except RequestError:  # none is short enough

@@ -13,7 +13,7 @@ from titlesmith.book.untrusted import myst
 from titlesmith.errors import DAMAGE
 from titlesmith.runs.record import write_json
 
-LIKELIEST, CANDIDATES = 15, 4096  # tokens that the figure shows, and that the model is asked about
+LIKELIEST = 15  # tokens that the figure shows
 FILE = "lesson.json"
 
 
@@ -59,25 +59,23 @@ def ask(report: Report) -> dict:
         ``tokens`` and ``nats`` of the text, ``prefix``, the ``likeliest`` next tokens and their ``probabilities``,
         ``nucleus`` (how many tokens reach ``top_p`` together, null where more than were asked about) and ``asked``.
     """
-    from titlesmith import train as engines
     from titlesmith.corpus import Corpus
+    from titlesmith.generate import open_backend
 
-    corpus, engine = Corpus(report), engines.load_engine(report)
+    corpus, backend = Corpus(report), open_backend(report)
     documents, decode = corpus.documents("test"), corpus.tokenizer.decode
     some = [documents[i] for i in range(min(200, len(documents)))]
     text = min(some, key=lambda ids: abs(documents.loss_mask(ids).sum() - 14))
-    ids = np.concatenate([[corpus.tokenizer.eos_id], text])
+    ids = [corpus.tokenizer.eos_id, *text.tolist()]
     places = np.flatnonzero(documents.loss_mask(text))[:24]  # place i of the text is column i + 1 of the ids
-    nats = _surprise(engine, np.tile(ids, (len(places), 1)), places)
+    after = backend.next_token_logprobs([ids[: place + 1] for place in places])
+    nats = -after[np.arange(len(places)), text[places]]
 
     sampling = report.record("generate")["settings"]
     prefix = "" if corpus.has_prompt else next(filter(None, sampling["prefixes"]), "")
-    opening = ids[: places[0] + 1] if corpus.has_prompt else np.array(corpus.layout.prompt_ids(prefix))
-    counts = np.bincount(corpus.documents("train").ids[: 2**22], minlength=len(corpus.tokenizer))
-    frequent = np.argsort(-counts, kind="stable")[:CANDIDATES]
-    rows = np.concatenate([np.tile(opening, (len(frequent), 1)), frequent[:, None]], axis=1)
-    probabilities = np.exp(-_surprise(engine, rows, np.full(len(rows), len(opening) - 1)))
-    order = np.argsort(-probabilities)
+    opening = ids[: places[0] + 1] if corpus.has_prompt else corpus.layout.prompt_ids(prefix)
+    probabilities = np.exp(backend.next_token_logprobs([opening])[0])
+    order = np.argsort(-probabilities, kind="stable")
     top_p = sampling.get("top_p", 1.0)
     top_p = top_p if top_p < 1 else 0.9
     reached = np.flatnonzero(np.cumsum(probabilities[order]) >= top_p)
@@ -86,21 +84,12 @@ def ask(report: Report) -> dict:
         "tokens": [decode([int(text[i])]) for i in places],
         "nats": [round(float(value), 4) for value in nats],
         "prefix": prefix,
-        "likeliest": [decode([int(frequent[i])]) for i in order[:LIKELIEST]],
+        "likeliest": [decode([int(i)]) for i in order[:LIKELIEST]],
         "probabilities": [round(float(probabilities[i]), 6) for i in order[:LIKELIEST]],
         "top_p": top_p,
         "nucleus": int(reached[0]) + 1 if len(reached) else None,
-        "asked": len(frequent),
+        "asked": len(probabilities),
     }
-
-
-def _surprise(engine, ids: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """-log p of one id in each row, that behind ``places[row]``, in nats."""
-    learned = np.zeros((len(ids), ids.shape[1] - 1), np.float32)
-    learned[np.arange(len(ids)), places] = 1
-    batch = max(1, 2**26 // (len(engine.tokenizer) * ids.shape[1]))  # 256 MB of logits
-    parts = range(0, len(ids), batch)
-    return np.concatenate([engine.losses(ids[i : i + batch].astype(np.int32), learned[i : i + batch]) for i in parts])
 
 
 def parts(reports: list[Report], cache) -> dict[str, str]:

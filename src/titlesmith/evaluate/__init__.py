@@ -7,7 +7,7 @@ import polars as pl
 
 from titlesmith.corpus import SPLITS, Corpus
 from titlesmith.errors import RunError
-from titlesmith.evaluate import future
+from titlesmith.evaluate import abstracts, future
 from titlesmith.evaluate.diversity import distinct, ngrams, self_bleu
 from titlesmith.evaluate.figures import Figure, Figures, MissingError, mean, share, spread
 from titlesmith.evaluate.novelty import NEAR, SIZES, ngram_novelty, unseen
@@ -15,7 +15,6 @@ from titlesmith.evaluate.overlap import ROUGE, rouge
 from titlesmith.evaluate.perplexity import perplexity
 from titlesmith.generate.generator import is_clean
 from titlesmith.generate.nearest import Nearest
-from titlesmith.harvest import abstracts
 from titlesmith.runs.record import Run, write_json
 from titlesmith.train.loop import Engine
 
@@ -44,7 +43,7 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
         says why.
     """
     seed = settings["seed"]
-    titles = abstracts.titles(run, engine, corpus, settings)
+    titles = abstracts.titles(run, corpus, settings)
     metrics = _perplexities(engine, corpus, settings)
     rows = run.texts
     texts = [row["text"] for row in rows]

@@ -8,9 +8,9 @@ from titlesmith.corpus import Corpus
 from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.export.usage import usage
+from titlesmith.generate import GenerationSettings
 from titlesmith.models import GPT2, hub
 from titlesmith.runs.record import HOW, MADE_UP, Run, notebook, root, versions
-from titlesmith.train.loop import SAMPLING
 
 HUB = dict(zip(GPT2, (f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")), strict=True))
 SOURCES = {
@@ -251,7 +251,7 @@ def _limits(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
         + (f", and keeps the likeliest of {settings['best_of']}" if settings["best_of"] > 1 else "")
         + ". transformers prints what comes first."
     )
-    changing = {key: why for key, why in CHANGING.items() if settings[key] != SAMPLING[key]}
+    changing = {key: why for key, why in CHANGING.items() if settings[key] != getattr(GenerationSettings, key)}
     said += [f"With `{key}` set, transformers {why}; titlesmith does not." for key, why in changing.items()]
     if training.get("lora_rank") and precision != "float32":
         said.append(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import save_alone
 from titlesmith.errors import RequestError, RunError
 from titlesmith.export import card
+from titlesmith.generate.backend import CTRANSLATE2
 from titlesmith.models import gpt2_checkpoint, hub
 from titlesmith.runs.record import Run, write_json
 from titlesmith.settings import declared
@@ -24,13 +24,9 @@ MADE_OF = "titlesmith.json"  # in an export: digests of the model's files
 
 def ctranslate2(run: Run, folder: Path) -> None:
     """CTranslate2's form in eight-bit integers, for generating on processors."""
-    if not find_spec("ctranslate2"):
-        raise RequestError("export to ctranslate2 needs it: pip install 'titlesmith[ctranslate2]'")
     if not (run / "model" / "checkpoint").exists():
         raise RequestError(f"{run / 'model'} is no GPT-2 of TensorFlow's engine, the only one exported to ctranslate2")
-    from titlesmith.generate.ctranslate2 import GPT2Converter
-
-    GPT2Converter(run / "model").convert(str(folder), quantization="int8", force=True)
+    shutil.copytree(run / CTRANSLATE2, folder)
 
 
 def hf(run: Run, folder: Path) -> None:
@@ -161,19 +157,3 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
     return out
-
-
-def fresh(run: Run, to: str) -> Path | None:
-    """The export of the model that a run has now; None where there is none, or one of an older model, which is told."""
-    folder = place(run, to)
-    if not (folder / MADE_OF).is_file():
-        return None
-    again = f"titlesmith export {run.name} --to {to}"
-    try:
-        if json.loads((folder / MADE_OF).read_text("utf-8"))["model"] == made_of(run):
-            return folder
-        why = "of an older model"
-    except (ValueError, KeyError, TypeError):
-        why = "damaged"
-    print(f"{folder} is {why} and is not used; {again} makes it anew", file=sys.stderr)
-    return None

@@ -1,172 +1,243 @@
-"""Texts from a model in eight-bit integers, which processors multiply faster: CTranslate2.
+"""GPT-2 in CTranslate2: converted from gpt-2-simple's variables to 8-bit integers, which processors multiply fastest.
 
-It draws texts with temperature, top-k, and a least and a largest length, exactly as the engine defines them. Beams,
-repetition penalty, n-grams that may not repeat and top-p mean something else in CTranslate2 (when a search stops, what
-counts as seen, what is cut before what), and fall back to the real engine, as do losses and training.
+What CTranslate2 calls ``sampling_topk``, ``sampling_topp``, ``beam_size`` and so on decides what the settings mean. Its
+random numbers are seeded per thread, and only threads that start after `ctranslate2.set_random_seed` use the new seed.
+So each call opens the model again, which takes a fraction of a second.
 """
 
 import json
-import os
-import sys
-from collections.abc import Callable
-from functools import cache
+from collections import defaultdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import ctranslate2
 import numpy as np
-from ctranslate2.converters import Converter
 from ctranslate2.converters.openai_gpt2 import set_decoder
 from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RunError
-from titlesmith.models import HYPERPARAMETERS, gpt2_checkpoint
-from titlesmith.train.loop import SAMPLING, Draw, Engine, sampling
+from titlesmith.generate.backend import Completion
+from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.models import HYPERPARAMETERS, cpu_count, cpu_name, gpt2_checkpoint
+from titlesmith.runs.record import swapping
+from titlesmith.train import Engine
 
-ROWS = 128  # texts that are drawn side by side, at most
-MEMORY = 2**31  # bytes that their keys and values may take
-OWN = ("top_p", "repetition_penalty", "no_repeat_ngram", "beams")  # what only the real engine does
+COMPUTE_TYPE = "int8"
+ROWS = 128  # texts that are sampled in parallel, at most
+CACHE_BYTES = 2**31  # of their keys and values, at most
+LOGIT_BYTES = 2**28  # of the logits of `next_token_logprobs`, at most
+MEMORY_DISK = Path("/dev/shm")  # where Linux has a file system in memory
 
 
-class GPT2Converter(Converter):
-    """Converts a checkpoint in gpt-2-simple's layout.
+def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes a GPT-2 in CTranslate2's format, int8, into an empty folder.
 
-    CTranslate2's own converter sets the special tokens where its files do not keep them.
+    CTranslate2's own converter sets the special tokens on attributes that its files do not store.
 
     Parameters
     ----------
-    path
-        The checkpoint's folder.
+    weights
+        Float32, by the names of gpt-2-simple's variables without ``model/``; overwritten by the conversion.
+    hyperparameters
+        As in hparams.json.
+    tokenizer
+        The vocabulary.
+    folder
+        Gets ``model.bin``, ``config.json`` and ``vocabulary.json``.
     """
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def _load(self) -> TransformerDecoderModelSpec:
-        weights, shape = gpt2_checkpoint.read(self._path)
-        spec = TransformerDecoderModelSpec.from_config(
-            shape["n_layer"], shape["n_head"], activation=common_spec.Activation.GELUTanh
-        )
-        set_decoder(spec.decoder, weights, "model")
-        for name in ("unk_token", "bos_token", "eos_token"):
-            setattr(spec.config, name, END)
-        spec.register_vocabulary(_tokens(Tokenizer.load(self._path)))
-        return spec
-
-
-@cache
-def _tell(path: Path) -> None:
-    print(
-        f"drawing from the export to CTranslate2 in 8-bit integers; remove {path} to use the full weights",
-        file=sys.stderr,
+    spec = TransformerDecoderModelSpec.from_config(
+        hyperparameters["n_layer"], hyperparameters["n_head"], activation=common_spec.Activation.GELUTanh
     )
+    set_decoder(spec.decoder, {f"model/{name}": value for name, value in weights.items()}, "model")
+    for name in ("unk_token", "bos_token", "eos_token"):
+        setattr(spec.config, name, END)
+    spec.register_vocabulary(tokens(tokenizer))
+    spec.validate()
+    spec.optimize(COMPUTE_TYPE)
+    spec.save(str(folder))
 
 
-def _tokens(tokenizer: Tokenizer) -> list[str]:
+def save_ctranslate2(engine: Engine, folder: Path) -> None:
+    """Writes the weights of a `GPT2Engine` in CTranslate2's format, in place of an older folder, or not at all."""
+    with swapping(folder) as new:
+        convert_gpt2(engine.weights(), engine.hyperparameters, engine.tokenizer, new)
+
+
+def tokens(tokenizer: Tokenizer) -> list[str]:
+    """The tokens by id, as CTranslate2 names them."""
     return sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.get)
 
 
-class Exported:
-    """A model of which texts come from its export, and all else from the real engine, loaded when asked for.
+class CTranslate2Backend:
+    """A GPT-2 that generates through CTranslate2; see `titlesmith.generate.backend.Backend`.
 
     Parameters
     ----------
-    path
-        Folder of the export.
-    model
-        Folder of the checkpoint that it was made of.
-    load
-        Loads the real engine.
+    files
+        The model in CTranslate2's format: contents by file name.
+    hyperparameters
+        As in hparams.json.
+    tokenizer
+        The vocabulary.
+    name
+        Where the files are from, for messages.
     """
 
-    def __init__(self, path: Path, model: Path, load: Callable[[], Engine]):
-        self._path, self._load, self._real = path, load, None
-        self.tokenizer = Tokenizer.load(model)
-        shape = json.loads((model / HYPERPARAMETERS).read_text("utf-8"))
-        self.context, self._token = shape["n_ctx"], 8 * shape["n_layer"] * shape["n_embd"]  # of keys and values
-        self._names = _tokens(self.tokenizer)
-        self._weights = {file.name: file.read_bytes() for file in path.iterdir() if file.suffix in (".bin", ".json")}
+    def __init__(self, files: dict[str, bytes], hyperparameters: dict, tokenizer: Tokenizer, name: str = "the model"):
+        self._files, self._name, self.tokenizer = files, name, tokenizer
+        self._tokens = tokens(tokenizer)
+        self.context = hyperparameters["n_ctx"]
+        self._token_bytes = 8 * hyperparameters["n_layer"] * hyperparameters["n_embd"]  # keys and values of a token
+        self._device, self.device = "cpu", f"{cpu_name()}, 8-bit integers (CTranslate2)"
+        if ctranslate2.get_cuda_device_count():
+            try:
+                ctranslate2.Generator(name, "cuda", compute_type=COMPUTE_TYPE, files=files)
+                self._device, self.device = "cuda", "the GPU, 8-bit integers (CTranslate2)"
+            except RuntimeError as error:  # no CUDA libraries that fit, or no memory left
+                self.device += f"; not on the GPU: {str(error).splitlines()[0]}"
 
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        self.__dict__["_real"] = self._real or self._load()
-        return getattr(self._real, name)
+    @classmethod
+    def open(cls, model: Path, folder: Path) -> "CTranslate2Backend":
+        """Reads a model that `save_ctranslate2` wrote, or converts the checkpoint where that folder is missing.
 
-    def _open(self) -> ctranslate2.Generator:
-        """The model in threads of its own, because a seed counts for threads that are not there yet."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        Parameters
+        ----------
+        model
+            Folder of the checkpoint in gpt-2-simple's layout.
+        folder
+            Folder of the model in CTranslate2's format.
+        """
+        tokenizer = Tokenizer.load(model)
+        if folder.is_dir():
+            hyperparameters = json.loads((model / HYPERPARAMETERS).read_text("utf-8"))
+            files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".bin", ".json")}
+            return cls(files, hyperparameters, tokenizer, str(folder))
+        weights, hyperparameters = gpt2_checkpoint.read(model)
+        weights = {name.removeprefix("model/"): value for name, value in weights.items()}
+        return cls._converted(weights, hyperparameters, tokenizer)
+
+    @classmethod
+    def of_engine(cls, engine: Engine) -> "CTranslate2Backend":
+        """The model of a `GPT2Engine` as it is now."""
+        return cls._converted(engine.weights(), engine.hyperparameters, engine.tokenizer)
+
+    @classmethod
+    def _converted(cls, weights: dict, hyperparameters: dict, tokenizer: Tokenizer) -> "CTranslate2Backend":
+        with TemporaryDirectory(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
+            convert_gpt2(weights, hyperparameters, tokenizer, Path(folder))
+            files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        return cls(files, hyperparameters, tokenizer)
+
+    def _open(self, seed: int = 0) -> ctranslate2.Generator:
+        """The model in new threads, whose random numbers begin at ``seed``."""
+        ctranslate2.set_random_seed(seed)
         try:
-            return ctranslate2.Generator(str(self._path), compute_type="int8", intra_threads=cores, files=self._weights)
+            return ctranslate2.Generator(
+                self._name, self._device, compute_type=COMPUTE_TYPE, intra_threads=cpu_count(), files=self._files
+            )
         except RuntimeError as error:
             raise RunError(
-                f"{self._path} is damaged ({error}): remove it, or make it anew: titlesmith export RUN --to ctranslate2"
+                f"{self._name} cannot be opened ({error}). Remove it: the model is converted again from the checkpoint"
             ) from None
 
-    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """See `Engine.generate`; seed, prompts and their counts together decide what is drawn.
+    def generate(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
+        """See `Backend.generate`."""
+        longest = max(map(len, prompts), default=1)
+        check_context(longest, settings.max_tokens, self.context)
+        rng = np.random.default_rng(settings.seeds)
+        generator = self._open(int(rng.integers(2**31)))
+        rows = max(1, min(ROWS, CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
+        # Equal prompts that are longer than their texts are read once: a job is a prompt with its places in the list
+        jobs: dict[tuple, list[int]] = defaultdict(list)
+        for place, prompt in enumerate(prompts):
+            jobs[tuple(prompt), place if len(prompt) <= settings.max_tokens else -1].append(place)
+        # Jobs with as many texts go into one batch. CTranslate2 reads the tokens that all prompts of a batch have
+        # together and the rest one by one, so long prompts of a batch are equally long. Next to a prompt of one token,
+        # it takes longer prompts for generated text.
+        batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
+        for job, places in jobs.items():
+            length = len(job[0])
+            similar = length if length > settings.max_tokens or _counts_prompt(settings) else min(length, 2)
+            size = settings.count * len(places) if settings.is_sampled else min(settings.count, settings.beams)
+            for first in range(0, size, rows):
+                batches[similar, min(rows, size - first)].append(job)
+        completions: dict[tuple, list[Completion]] = {job: [] for job in jobs}
+        for (_, size), some in batches.items():
+            for job, new in zip(some, self._batch(generator, some, size, rows, settings), strict=True):
+                order = rng.permutation(size) if settings.is_sampled else range(size)  # sampled ones come best first
+                completions[job] += [new[i] for i in order]
+        # Each place in the list gets its own texts; what is not sampled is the same for equal prompts
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for job, places in jobs.items():
+            for number, place in enumerate(places):
+                first = number * settings.count if settings.is_sampled else 0
+                own = completions[job][first : first + settings.count]
+                results[place] = own if settings.is_sampled or settings.beams > 1 else own * settings.count
+        return results
 
-        That texts come from the export is told on standard error, once a process.
-        """
-        settings = sampling(prompts, settings, self.context)
-        if any(settings[key] != SAMPLING[key] for key in OWN):
-            return self.__getattr__("generate")(prompts, settings)
-        _tell(self._path)
-        random = np.random.default_rng([*np.atleast_1d(settings["seed"])])
-        ctranslate2.set_random_seed(int(random.integers(2**31)))
-        generator, results = self._open(), [[] for _ in prompts]
-        longest = max(map(len, prompts), default=0) + settings["max_tokens"]
-        rows = max(1, min(ROWS, MEMORY // (self._token * longest)))
-        count = 1 if settings["top_k"] == 1 else settings["count"]  # the likeliest text is one
-        # Beside a prompt of one id, it takes what longer ones go on with for text
-        kinds = [[i for i, prompt in enumerate(prompts) if (len(prompt) > 1) == more] for more in (False, True)]
-        for first in range(0, count, rows):
-            copies = min(rows, count - first)
-            for chosen in filter(None, kinds):
-                found = self._draws(generator, [prompts[i] for i in chosen], copies, rows // copies, settings)
-                for i, draws in zip(chosen, found, strict=True):
-                    results[i] += [draws[j] for j in random.permutation(copies)]  # they come best first
-        return [draws * (settings["count"] // count) for draws in results]
-
-    def _draws(self, generator, prompts: list[list[int]], copies: int, batch: int, settings: dict) -> list[list[Draw]]:
-        found = generator.generate_batch(
-            [[self._names[i] for i in prompt] for prompt in prompts],
-            max_batch_size=batch,
-            num_hypotheses=copies,  # a prompt is read once for all of its texts
-            sampling_temperature=settings["temperature"],
-            sampling_topk=settings["top_k"],
-            max_length=settings["max_tokens"],
-            min_length=settings["min_tokens"],
-            include_prompt_in_result=False,
-            return_end_token=True,
+    def _batch(
+        self, generator: ctranslate2.Generator, jobs: list[tuple], size: int, rows: int, settings: GenerationSettings
+    ) -> list[list[Completion]]:
+        """``size`` completions of each job's prompt."""
+        prompts = [list(prompt) for prompt, _ in jobs]
+        # Where tokens of the prompt count as repeated, they are part of the result, all but the first
+        skipped = len(prompts[0]) - 1 if _counts_prompt(settings) else 0
+        results = generator.generate_batch(
+            self._named(prompts),
+            max_batch_size=max(1, rows // (size * settings.beams)),
+            beam_size=settings.beams,
+            num_hypotheses=size,
+            sampling_temperature=settings.temperature,
+            sampling_topk=1 if settings.beams > 1 else settings.top_k,
+            sampling_topp=1 if settings.beams > 1 else settings.top_p,
+            repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram,
+            max_length=skipped + settings.max_tokens,
+            min_length=skipped + settings.min_tokens if settings.min_tokens else 0,
+            include_prompt_in_result=_counts_prompt(settings),
             end_token=[self.tokenizer.eos_id],
-            return_scores=True,  # the mean log-probability of ids and end, untempered, over the whole vocabulary
+            return_end_token=True,
+            return_scores=True,
         )
-        draws = []
-        for prompt, result in zip(prompts, found, strict=True):
-            texts, scores = result.sequences_ids, result.scores
-            if settings["min_tokens"]:  # but without the end where it is forbidden
-                rows = self.scores([[*prompt, *ids] for ids in texts], generator)
-                scores = [own[-len(ids) :].mean() for own, ids in zip(rows, texts, strict=True)]
-            draws.append(list(map(self._draw, texts, scores)))
-        return draws
+        completions = []
+        for prompt, result in zip(prompts, results, strict=True):
+            texts = [ids[skipped:] for ids in result.sequences_ids]
+            scores = result.scores  # mean log-probabilities, but after penalties and exclusions
+            if settings.min_tokens or _counts_prompt(settings):
+                scores = self._mean_logprobs(generator, prompt, texts)
+            completions.append([self._completion(ids, score) for ids, score in zip(texts, scores, strict=True)])
+        return completions
 
-    def _draw(self, ids: list[int], score: float) -> Draw:
+    def _completion(self, ids: list[int], score: float) -> Completion:
         finished = ids[-1] == self.tokenizer.eos_id
-        return Draw(ids[: len(ids) - finished], float(score), finished)
+        return Completion(ids[: len(ids) - finished], float(score), finished)
 
-    def scores(self, rows: list[list[int]], generator: ctranslate2.Generator | None = None) -> list[np.ndarray]:
-        """Log-probabilities of the ids of each row but its first."""
-        rows = [[self._names[i] for i in ids] for ids in rows]
-        found = (generator or self._open()).score_batch(rows, max_batch_size=16, max_input_length=0)
-        return [np.array(result.log_probs) for result in found]
+    def _mean_logprobs(
+        self, generator: ctranslate2.Generator, prompt: list[int], texts: list[list[int]]
+    ) -> list[float]:
+        """The mean log-probability of the ids of each text after the prompt."""
+        rows = self._named([[*prompt, *ids] for ids in texts])
+        results = generator.score_batch(rows, max_batch_size=16, max_input_length=0)
+        return [float(np.mean(result.log_probs[-len(ids) :])) for result, ids in zip(results, texts, strict=True)]
 
-    def next(self, prompts: list[list[int]]) -> np.ndarray:
-        """See `Engine.next`."""
-        sampling(prompts, {"count": 1, "max_tokens": 0}, self.context)
-        generator, found = self._open(), np.empty((len(prompts), len(self.tokenizer)), np.float32)
-        for first in range(0, len(prompts), 16):
-            some = prompts[first : first + 16]
-            every = np.array(generator.forward_batch(some, return_log_probs=True))
-            found[first : first + 16] = every[np.arange(len(some)), [len(prompt) - 1 for prompt in some]]
-        return found
+    def _named(self, rows: list[list[int]]) -> list[list[str]]:
+        return [[self._tokens[i] for i in row] for row in rows]
+
+    def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
+        """See `Backend.next_token_logprobs`."""
+        longest = max(map(len, prompts), default=1)
+        check_context(longest, 0, self.context)
+        generator, logprobs = self._open(), np.empty((len(prompts), len(self.tokenizer)), np.float32)
+        some = max(1, LOGIT_BYTES // (4 * longest * len(self.tokenizer)))
+        for first in range(0, len(prompts), some):
+            rows = prompts[first : first + some]
+            every = generator.forward_batch(rows, return_log_probs=True).to_device(ctranslate2.Device.cpu)
+            last = [len(row) - 1 for row in rows]
+            logprobs[first : first + some] = np.array(every)[np.arange(len(rows)), last]
+        return logprobs
+
+
+def _counts_prompt(settings: GenerationSettings) -> bool:
+    """Whether tokens of the prompt count as there already."""
+    return settings.repetition_penalty != 1 or settings.no_repeat_ngram > 0

@@ -1,7 +1,4 @@
-"""Texts from a model of the transformers library: its own `generate`, with draws that the seed alone decides."""
-
-from collections import Counter
-from collections.abc import Iterator
+"""Models of the transformers library: its own `generate`, with a sampler that the seed alone decides."""
 
 import numpy as np
 import torch
@@ -13,158 +10,216 @@ from transformers import (
     NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
+from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.generate.backend import Completion
+from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.models import cpu_name
 
-class Drawing(LogitsProcessor):
-    """Draws each next id by a number in [0, 1) of its own, so that a text is the same whatever is drawn beside it.
-
-    The id drawn is left as the only one that is possible, and greedy decoding takes it.
-
-    Parameters
-    ----------
-    numbers
-        Shape (rows, most new tokens).
-    width
-        Ids of the prompts.
-    """
-
-    def __init__(self, numbers: np.ndarray, width: int):
-        self.numbers, self.width = torch.from_numpy(numbers), width
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (rows, vocabulary) with all but one of each row at minus infinity."""
-        reached = torch.cumsum(torch.softmax(scores.double(), -1), -1)
-        number = self.numbers[:, input_ids.shape[1] - self.width, None].to(scores.device)
-        ids = torch.searchsorted(reached, number * reached[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, ids, 0.0)
+ROWS, TOKENS = 128, 2**15  # texts that are generated in parallel, and tokens of their prompts and texts, at most
+CANDIDATES = 1024  # likeliest tokens that a nucleus is looked for in first
 
 
 class Vocabulary(LogitsProcessor):
-    """Forbids ids behind the tokenizer's last, with which some models' tables are filled up."""
+    """Excludes ids after the tokenizer's last, with which some models pad their embeddings."""
 
     def __init__(self, length: int):
-        self.length = length
+        self._length = length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (rows, vocabulary) with ids behind the last at minus infinity."""
-        if scores.shape[1] <= self.length:
-            return scores
-        return scores.index_fill(1, torch.arange(self.length, scores.shape[1], device=scores.device), -torch.inf)
+        """Scores (rows, vocabulary) with the ids after the last at minus infinity."""
+        padding = torch.arange(self._length, scores.shape[1], device=scores.device)
+        return scores.index_fill(1, padding, -torch.inf)
 
 
-class Sparing(LogitsProcessor):
-    """Another processor that leaves the end of text as it was: the one that opens a document is no repetition."""
+class ExceptEnd(LogitsProcessor):
+    """Another processor, but for the end of text: the one that opens a document does not count as a repetition."""
 
     def __init__(self, processor: LogitsProcessor, end: int):
-        self.processor, self.end = processor, end
+        self._processor, self._end = processor, end
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary) of the other processor."""
-        changed = self.processor(input_ids, scores)
-        return changed.index_copy(1, torch.tensor([self.end], device=scores.device), scores[:, [self.end]])
+        changed = self._processor(input_ids, scores)
+        return changed.index_copy(1, torch.tensor([self._end], device=scores.device), scores[:, [self._end]])
 
 
-def left_padded(prompts: list[list[int]], end: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Prompts side by side, their last ids in the last column: ``input_ids`` and ``attention_mask``."""
-    width = max(map(len, prompts))
-    ids = [[end] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+class Sampler(LogitsProcessor):
+    """Samples the next token of each row, after other processors: by temperature, top-k, then top-p.
 
+    It leaves the sampled token as the only possible one, which greedy decoding then takes.
 
-def batches(
-    prompts: list[list[int]], settings: dict, most_rows: int, most_ids: int
-) -> Iterator[tuple[list[list[int]], list[int], list[list[int]]]]:
-    """Rows to be continued side by side, the short ones first: their prompts, the prompts' numbers, their seeds.
+    Parameters
+    ----------
+    processors
+        Change the scores first.
+    settings
+        ``temperature``, ``top_k``, ``top_p``.
+    seed
+        Of the random numbers, one per row and step.
 
-    A row's seed is made of its prompt and of how often that came before, so that its text does not depend on others.
+    Attributes
+    ----------
+    logprobs
+        Log-probability of the sampled token under the model itself, shape (rows,), for each step.
     """
-    rows, occurrences, beams = [], Counter(), settings["beams"]
-    for number, prompt in enumerate(prompts):
-        for _ in range(1 if beams > 1 else settings["count"]):
-            seed = [*np.atleast_1d(settings["seed"]), occurrences[tuple(prompt)], len(prompt), *prompt]
-            occurrences[tuple(prompt)] += 1
-            rows.append((prompt, number, seed))
-    rows.sort(key=lambda row: len(row[0]))
-    while rows:
-        some = max(1, min(most_rows, most_ids // (len(rows[0][0]) + settings["max_tokens"])) // beams)
-        batch, rows = rows[:some], rows[some:]
-        yield tuple(map(list, zip(*batch, strict=True)))
+
+    def __init__(self, processors: list[LogitsProcessor], settings: GenerationSettings, seed: int):
+        self._processors, self._settings = LogitsProcessorList(processors), settings
+        self._random, self.logprobs = torch.Generator().manual_seed(seed), []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (rows, vocabulary), all but one of each row at minus infinity."""
+        numbers = torch.rand(len(scores), 1, generator=self._random, dtype=torch.float64).to(scores.device)
+        chosen = self._choose(self._processors(input_ids, scores).double() / self._settings.temperature, numbers)
+        self.logprobs.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+    def _choose(self, logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """The ids at ``numbers`` (rows, 1) in [0, 1) of the distribution that is left, shape (rows, 1)."""
+        top_k, top_p, size = self._settings.top_k, self._settings.top_p, logits.shape[1]
+        if not top_k and top_p == 1:
+            cumulative, ids = logits.softmax(1).cumsum(1), None
+        else:
+            # The likeliest tokens, best first; without top_k, as many as hold the nucleus: a large vocabulary is not
+            # sorted for it
+            values, ids = logits.topk(min(top_k or CANDIDATES, size))
+            total = (values if top_k else logits).logsumexp(1, keepdim=True)
+            if not top_k and (values - total).exp().sum(1).min() < top_p:
+                values, ids = logits.topk(size)
+            probabilities = (values - total).exp()
+            before = probabilities.cumsum(1) - probabilities
+            cumulative = probabilities.masked_fill(before >= top_p, 0).cumsum(1)
+        chosen = torch.searchsorted(cumulative, numbers * cumulative[:, -1:], right=True)
+        return chosen if ids is None else ids.gather(1, chosen)
 
 
-def ended(found: np.ndarray, end: int) -> list[tuple[list[int], bool]]:
-    """The ids of each row up to its end of text, and whether there is one."""
-    texts = []
-    for row in found.tolist():
-        length = row.index(end) if end in row else len(row)
-        texts.append((row[:length], length < len(row)))
-    return texts
-
-
-def laid_out(prompts: list[list[int]], texts: list[tuple[list[int], bool]], end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts with their texts as rows of ids, and which predictions are the texts', as `Engine.losses` takes them."""
-    sizes = [len(prompt) + len(ids) + finished for prompt, (ids, finished) in zip(prompts, texts, strict=True)]
-    rows = np.full((len(texts), max(*sizes, 2)), end, np.int64)
-    learned = np.zeros((len(texts), rows.shape[1] - 1), np.float32)
-    for i, (prompt, (ids, _), size) in enumerate(zip(prompts, texts, sizes, strict=True)):
-        rows[i, : len(prompt) + len(ids)] = prompt + ids
-        learned[i, len(prompt) - 1 : size - 1] = 1
-    return rows, learned
-
-
-def continued(
-    model: PreTrainedModel, prompts: list[list[int]], seeds: list[list[int]], settings: dict, end: int, length: int
-) -> np.ndarray:
-    """Ids behind prompts, with the end of text behind the ones that ended.
+class TransformersBackend:
+    """A causal model of the transformers library; see `titlesmith.generate.backend.Backend`.
 
     Parameters
     ----------
     model
-        What writes.
-    prompts
-        A row each.
-    seeds
-        What decides the draws of each row.
-    settings
-        As `titlesmith.train.loop.SAMPLING` has them; with ``beams``, ``count`` texts of each prompt.
-    end, length
-        The end of text, and how many ids the tokenizer has.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (rows, new tokens), (rows x count, new tokens) with beams.
+        The model, with or without adapters.
+    tokenizer
+        Its vocabulary.
     """
-    most, beams = settings["max_tokens"], settings["beams"]
-    given = left_padded(prompts, end, model.device)
-    processors: list[LogitsProcessor] = [Vocabulary(length)]
-    if settings["repetition_penalty"] != 1:
-        processors.append(Sparing(RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]), end))
-    if settings["no_repeat_ngram"]:
-        processors.append(Sparing(NoRepeatNGramLogitsProcessor(settings["no_repeat_ngram"]), end))
-    if settings["min_tokens"]:
-        width = given["input_ids"].shape[1]
-        processors.append(MinNewTokensLengthLogitsProcessor(width, settings["min_tokens"], end, device=model.device))
-    if beams == 1:
-        numbers = np.stack([np.random.default_rng(seed).random(most) for seed in seeds])
-        processors.append(TemperatureLogitsWarper(settings["temperature"]))
-        if settings["top_k"]:
-            processors.append(TopKLogitsWarper(settings["top_k"]))
-        if settings["top_p"] < 1:
-            processors.append(TopPLogitsWarper(settings["top_p"]))
-        processors.append(Drawing(numbers, given["input_ids"].shape[1]))
-    config = GenerationConfig(
-        max_new_tokens=most,
-        num_beams=beams,
-        num_return_sequences=settings["count"] if beams > 1 else 1,
-        do_sample=False,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    with torch.no_grad():  # not in inference mode: see `HuggingFaceEngine.losses`
-        ids = model.generate(**given, generation_config=config, logits_processor=LogitsProcessorList(processors))
-    return ids[:, given["input_ids"].shape[1] :].cpu().numpy()
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer):
+        gpu, config = torch.cuda.is_available(), model.config.get_text_config()
+        if gpu and not getattr(model, "is_quantized", False):
+            model.to("cuda")
+        model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
+        self._model, self.tokenizer, self._tokens = model, tokenizer, TOKENS
+        self.context = getattr(config, "max_position_embeddings", None) or 2048
+        self.device = f"{torch.cuda.get_device_name() if gpu else cpu_name()}, {model.dtype} (transformers)"
+        if gpu:  # keys and values take an eighth of its memory at most
+            each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+            self._tokens = torch.cuda.get_device_properties(0).total_memory // 8 // each
+
+    @torch.compiler.set_stance("force_eager")
+    def generate(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
+        """See `Backend.generate`."""
+        check_context(max(map(len, prompts), default=1), settings.max_tokens, self.context)
+        rng = np.random.default_rng(settings.seeds)
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        # A row per text, or per prompt where beams find several; short prompts first, so that little is padded
+        copies = settings.count if settings.beams == 1 else 1
+        order = np.repeat(np.argsort([len(prompt) for prompt in prompts], kind="stable"), copies).tolist()
+        while order:
+            tokens = len(prompts[order[0]]) + settings.max_tokens
+            rows = max(1, min(ROWS, self._tokens // tokens) // settings.beams)
+            some, order = order[:rows], order[rows:]
+            given, seed = [prompts[i] for i in some], int(rng.integers(2**31))
+            found = self._search(given, settings) if settings.beams > 1 else self._sample(given, settings, seed)
+            for i, new in zip(some, found, strict=True):
+                completions[i] += new
+        return completions
+
+    def _sample(self, prompts: list[list[int]], settings: GenerationSettings, seed: int) -> list[list[Completion]]:
+        """A completion of each prompt."""
+        sampler = Sampler(self._processors(prompts, settings), settings, seed)
+        rows = self._generate(prompts, [sampler], settings.max_tokens).tolist()
+        logprobs = torch.stack(sampler.logprobs, 1).float().cpu().numpy()
+        completions = []
+        for row, own in zip(rows, logprobs, strict=True):
+            ids, finished = self._cut(row)
+            completions.append([Completion(ids, float(own[: len(ids) + finished].mean()), finished)])
+        return completions
+
+    def _search(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
+        """The best completions of each prompt by beam search."""
+        beams = {"num_beams": settings.beams, "num_return_sequences": settings.count}
+        rows = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams).tolist()
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for number, row in enumerate(rows):
+            ids, finished = self._cut(row)
+            which = number // settings.count
+            ended = ids + [self.tokenizer.eos_id] * finished
+            completions[which].append(Completion(ids, self._mean_logprob(prompts[which], ended), finished))
+        return completions
+
+    def _processors(self, prompts: list[list[int]], settings: GenerationSettings) -> list[LogitsProcessor]:
+        """What changes the model's scores before a token is chosen."""
+        end, processors = self.tokenizer.eos_id, [Vocabulary(len(self.tokenizer))]
+        if settings.repetition_penalty != 1:
+            processors.append(ExceptEnd(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty), end))
+        if settings.no_repeat_ngram:
+            processors.append(ExceptEnd(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram), end))
+        if settings.min_tokens:
+            width, device = max(map(len, prompts)), self._model.device
+            processors.append(MinNewTokensLengthLogitsProcessor(width, settings.min_tokens, end, device=device))
+        return processors
+
+    def _generate(
+        self, prompts: list[list[int]], processors: list[LogitsProcessor], max_tokens: int, **options: int
+    ) -> torch.Tensor:
+        """New ids after each prompt, filled up with the end of text, shape (rows, tokens)."""
+        end, width = self.tokenizer.eos_id, max(map(len, prompts))
+        ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts], device=self._model.device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        common = {"do_sample": False, "eos_token_id": end, "pad_token_id": end, "max_new_tokens": max_tokens}
+        training = self._model.training
+        self._model.eval()
+        with torch.no_grad():  # in inference mode, weights that are sharded over processes could not be trained later
+            found = self._model.generate(
+                input_ids=ids,
+                attention_mask=mask.to(ids.device),
+                generation_config=GenerationConfig(**common, **options),
+                logits_processor=LogitsProcessorList(processors),
+            )
+        self._model.train(training)
+        return found[:, width:]
+
+    def _cut(self, row: list[int]) -> tuple[list[int], bool]:
+        """The ids before the end of text, and whether there is one."""
+        finished = self.tokenizer.eos_id in row
+        return row[: row.index(self.tokenizer.eos_id)] if finished else row, finished
+
+    def _mean_logprob(self, prompt: list[int], text: list[int]) -> float:
+        """The mean log-probability of the ids of a text."""
+        ids = torch.tensor([[*prompt, *text]], device=self._model.device)
+        with torch.no_grad():
+            logits = self._model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        return float(logits.log_softmax(1).gather(1, ids[0, len(prompt) :, None]).mean())
+
+    @torch.compiler.set_stance("force_eager")
+    def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
+        """See `Backend.next_token_logprobs`."""
+        check_context(max(map(len, prompts), default=1), 0, self.context)
+        logprobs = np.empty((len(prompts), len(self.tokenizer)), np.float32)
+        for first in range(0, len(prompts), ROWS):
+            last = LastLogits()
+            self._generate(prompts[first : first + ROWS], [last], 1)
+            logprobs[first : first + ROWS] = last.logits.log_softmax(1)[:, : len(self.tokenizer)].float().cpu()
+        return logprobs
+
+
+class LastLogits(LogitsProcessor):
+    """Keeps the model's own scores of the latest token, as ``logits``, shape (rows, vocabulary)."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores unchanged."""
+        self.logits = scores
+        return scores

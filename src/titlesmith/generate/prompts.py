@@ -1,4 +1,4 @@
-"""Prompts: what a model is asked to complete."""
+"""Requests: the prompts and prefixes that a model completes."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -8,10 +8,7 @@ import numpy as np
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
-from titlesmith.train.loop import SAMPLING
-
-ASKED = {"prefixes": [""], "prompts": [], "held_out": 0}
-CHOOSING = {"unique": False, "best_of": 1}
+from titlesmith.generate.settings import GenerationSettings
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,13 @@ def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
     RequestError
         The template takes other fields, or no prompt.
     """
-    settings = SAMPLING | CHOOSING | ASKED | settings
+    settings = {"prefixes": [""], "prompts": [], "held_out": 0} | settings
     check(corpus.template, settings)
     prompts = [("", None)]
     if corpus.has_prompt:
         given = ({name: corpus.clean(text) for name, text in fields.items()} for fields in settings["prompts"])
         prompts = [(corpus.template.fill_prompt(fields), None) for fields in given]
-        prompts += held_out(corpus, settings["held_out"], settings["max_tokens"])
+        prompts += held_out(corpus, settings["held_out"], GenerationSettings.of(settings).max_tokens)
     return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in settings["prefixes"]]
 
 
@@ -95,23 +92,7 @@ def check(template: Template, settings: dict) -> None:
             f"generate.held_out: there is nothing to complete: the template takes {', '.join(takes)}. Set prompts, or "
             "held_out above 0 for those of test papers"
         )
-    check_sampling(settings)
-
-
-def check_sampling(settings: dict) -> None:
-    """Checks what settings of sampling must fulfil together (RequestError)."""
-    if settings["beams"] > 1 and settings["count"] > settings["beams"]:
-        raise RequestError(
-            f"generate.count: {settings['count']} texts of {settings['beams']} beams: a beam search ends with a text a "
-            f"beam at most; lower count to {settings['beams']}, or set beams to 1 to draw"
-        )
-    if settings["beams"] > 1 and settings["best_of"] > 1:
-        raise RequestError("generate.best_of: beams draw nothing to choose from: set best_of or beams to 1")
-    if settings["min_tokens"] > settings["max_tokens"]:
-        raise RequestError(
-            f"generate.min_tokens: {settings['min_tokens']} is more than {settings['max_tokens']}, max_tokens: "
-            "lower min_tokens, or raise max_tokens"
-        )
+    GenerationSettings.of(settings)
 
 
 def plain(text: str) -> str:

@@ -1,10 +1,9 @@
-"""Prefixes: from a beginning in characters to the ids from which a model goes on.
+"""Token healing: from a prefix in characters to the token ids that a model continues.
 
-A model reads tokens, and the end of a prefix is rarely the end of a token of the text that goes on from it. Here the
-last word is taken back and drawn again, among the tokens that spell it and perhaps more, as the model has them in its
-training texts ("token healing"). What is drawn is the whole beginning by its exact probability, not a token at a time:
-"N" may be a likely token and "Neural" not begin with it (Vieira et al. 2024, From Language Models over Tokens to
-Language Models over Characters).
+A model reads tokens, and the end of a prefix is rarely the end of a token of the text that continues it. So the last
+word of the prefix is sampled again, among all tokenizations that spell it and perhaps more, each with its exact
+probability: "N" may be a likely token, and "Neural" may not begin with it (Vieira et al. 2024, From Language Models
+over Tokens to Language Models over Characters).
 """
 
 from dataclasses import dataclass
@@ -12,67 +11,59 @@ from dataclasses import dataclass
 import numpy as np
 
 from titlesmith.corpus import DocumentFormat
-from titlesmith.train.loop import Engine
+from titlesmith.generate.backend import Backend
+from titlesmith.generate.settings import GenerationSettings
 
 
 @dataclass(frozen=True)
-class Beginnings:
-    """The ways in which the ids of a prefix may begin a text.
+class TokenHealing:
+    """The candidates for the ids that a text with a prefix begins with.
 
     Attributes
     ----------
-    ids
-        Each way: ids to generate from, end of text and prompt included.
-    logprob
-        Log-probability of each, given the prefix, shape (ways,).
-    beyond
-        Whether the last id of each says more than the prefix.
+    candidates
+        Ids to generate from, with the end of text and the prompt before the prefix.
+    logprobs
+        Log-probability of each candidate given the prefix, shape (candidates,).
+    extends
+        Whether the last id of each candidate spells more than the prefix.
     """
 
-    ids: list[list[int]]
-    logprob: np.ndarray
-    beyond: list[bool]
+    candidates: list[list[int]]
+    logprobs: np.ndarray
+    extends: list[bool]
 
-    def draw(self, count: int, settings: dict, rng: np.random.Generator) -> list[int]:
-        """Numbers of ``count`` ways, drawn as tokens are: with temperature, top-k and nucleus; beams take the best."""
-        order = np.argsort(-self.logprob, kind="stable")
-        if settings["beams"] > 1 or len(order) == 1:
+    @classmethod
+    def of(cls, backend: Backend, corpus: DocumentFormat, prompt: str, prefix: str, max_size: int) -> "TokenHealing":
+        """The candidates for a prefix after a prompt, of fewer than ``max_size`` ids where there are any."""
+        opening = corpus.layout.prompt_ids(prompt)
+        if not prefix:
+            return cls([opening], np.zeros(1), [False])
+        # The tokens of all words but the last; and for each way to begin the last word, the ids that may complete it
+        head, endings = corpus.tokenizer.cover_encodings(prefix)
+        endings = {begun: ids for begun, ids in endings.items() if len(opening) + len(head) + len(begun) < max_size}
+        spelled = [[*head, *begun, last] for begun, ids in endings.items() for last in ids]
+        extends = [corpus.tokenizer.extends(prefix, ids) for ids in spelled]
+        candidates = [opening + ids for ids in spelled]
+        if len(candidates) == 1:
+            return cls(candidates, np.zeros(1), extends)
+        # The probability of a candidate is the product of those of its ids after the head
+        states = sorted({begun[:size] for begun in endings for size in range(len(begun) + 1)})
+        prompts = [opening + head + [*begun] for begun in states]
+        rows = dict(zip(states, backend.next_token_logprobs(prompts), strict=True))
+        logprobs = np.concatenate([
+            sum(float(rows[begun[:i]][token]) for i, token in enumerate(begun)) + rows[begun][ids].astype(np.float64)
+            for begun, ids in endings.items()
+        ])  # fmt: skip
+        return cls(candidates, logprobs - np.logaddexp.reduce(logprobs), extends)
+
+    def sample(self, count: int, settings: GenerationSettings, rng: np.random.Generator) -> list[int]:
+        """Numbers of ``count`` candidates, sampled as tokens are; beam search takes the likeliest."""
+        order = np.argsort(-self.logprobs, kind="stable")
+        if settings.beams > 1 or len(order) == 1:
             return [int(order[0])] * count
-        weight = np.exp((self.logprob[order] - self.logprob[order[0]]) / settings["temperature"])
-        weight[settings["top_k"] or len(order) :] = 0
-        weight /= weight.sum()
-        weight[np.cumsum(weight) - weight >= settings["top_p"]] = 0
-        return order[rng.choice(len(order), count, p=weight / weight.sum())].tolist()
-
-
-def beginnings(engine: Engine, corpus: DocumentFormat, prompt: str, prefix: str, longest: int) -> Beginnings:
-    """How a text may begin that begins with a prefix.
-
-    Parameters
-    ----------
-    engine
-        The model, which is asked once, and not where there is one way only.
-    corpus
-        Its layout and tokenizer.
-    prompt, prefix
-        What is given of a document.
-    longest
-        The most ids that leave room for the text.
-    """
-    opening = corpus.layout.prompt_ids(prompt)
-    if not prefix:
-        return Beginnings([opening], np.zeros(1), [False])
-    tokenizer = corpus.tokenizer
-    head, found = tokenizer.cover_encodings(prefix)
-    found = {begun: ids for begun, ids in found.items() if len(opening) + len(head) + len(begun) < longest}
-    begins = [[*head, *begun, i] for begun, ids in found.items() for i in ids]
-    ways, beyond = [opening + ids for ids in begins], [tokenizer.extends(prefix, ids) for ids in begins]
-    if len(ways) == 1:
-        return Beginnings(ways, np.zeros(1), beyond)
-    states = sorted({begun[:size] for begun in found for size in range(len(begun) + 1)})
-    rows = dict(zip(states, engine.next([[*opening, *head, *begun] for begun in states]), strict=True))
-    logprob = np.concatenate([
-        sum(float(rows[begun[:place]][i]) for place, i in enumerate(begun)) + rows[begun][ids].astype(np.float64)
-        for begun, ids in found.items()
-    ])  # fmt: skip
-    return Beginnings(ways, logprob - np.logaddexp.reduce(logprob), beyond)
+        weights = np.exp((self.logprobs[order] - self.logprobs[order[0]]) / settings.temperature)
+        weights[settings.top_k or len(order) :] = 0
+        weights /= weights.sum()
+        weights[np.cumsum(weights) - weights >= settings.top_p] = 0
+        return order[rng.choice(len(order), count, p=weights / weights.sum())].tolist()

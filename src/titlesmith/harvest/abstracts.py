@@ -8,13 +8,11 @@ import csv
 from pathlib import Path
 
 from titlesmith import tables
-from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import clean, fold
 from titlesmith.corpus.template import Template, template
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.harvest import arxiv
 from titlesmith.runs.record import Run, replacing, root
-from titlesmith.train.loop import SAMPLING, Engine
 
 FILE = "book/three-abstracts.csv"
 PAPERS = {  # title, and how arXiv finds it
@@ -24,8 +22,6 @@ PAPERS = {  # title, and how arXiv finds it
     "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices": {"id_list": "1707.01083"},
     "Segment Anything": {"id_list": "2304.02643"},
 }
-COUNT = 3  # titles an abstract
-TOKENS, SHORTEST = 48, 8  # of a title: at most, and room for at least so many
 
 
 def fetch(address: str = "") -> Path:
@@ -72,40 +68,6 @@ def read(path: Path) -> list[tuple[str, str]]:
 def takes(form: Template) -> bool:
     """Whether a template makes a title of an abstract."""
     return form.fields == ["abstract", "title"] and "{title}" in form.completion
-
-
-def titles(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> list[dict]:
-    """Titles that a model writes for the abstracts of a file, drawn as the run's texts were.
-
-    Parameters
-    ----------
-    run, engine, corpus
-        The run, its model, and what that was trained on.
-    settings
-        ``path`` of the file, as seen from the project, and ``seed``.
-
-    Returns
-    -------
-    list of dict
-        For each abstract its real ``title``, and the ``titles`` drawn, likeliest first, or ``why`` there are none.
-        Nothing where the template is another one or the file is not there.
-    """
-    if not takes(corpus.template):
-        return []
-    rows, lower = [], run.record("corpus")["settings"]["lowercase"]
-    for title, abstract in read(root() / settings["path"]):
-        prompt = corpus.template.fill_prompt({"abstract": abstract.lower() if lower else abstract})
-        opening = corpus.layout.prompt_ids(prompt)
-        tokens = min(TOKENS, engine.context - len(opening))
-        if tokens < SHORTEST:
-            why = f"the abstract has {len(opening):,} tokens, and the model reads {engine.context:,}"
-            rows.append({"title": title, "titles": [], "why": why})
-            continue
-        given = SAMPLING | run.record("generate")["settings"] | {"seed": settings["seed"], "count": COUNT}
-        draws = engine.generate([opening], given | {"beams": 1, "min_tokens": 0, "max_tokens": tokens})[0]
-        draws = sorted(draws, key=lambda draw: -draw.logprob)
-        rows.append({"title": title, "titles": [corpus.layout.decode(draw.ids) for draw in draws]})
-    return rows
 
 
 def page(runs: list[Run]) -> str:

@@ -1,7 +1,5 @@
 """Engines: the libraries that a model is trained with; the model's name says which."""
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titlesmith.errors import RequestError
@@ -12,7 +10,7 @@ from titlesmith.train.loop import Engine, finetune
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
-__all__ = ["Engine", "finetune", "load_engine", "open_adapter", "start_engine"]
+__all__ = ["Engine", "finetune", "load_engine", "start_engine"]
 
 
 def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
@@ -38,44 +36,11 @@ def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: st
 
 
 def load_engine(run: Run) -> Engine:
-    """The fine-tuned model of a run; its texts come from an export to CTranslate2 where there is one of this model."""
-    from titlesmith.export.export import fresh
-
+    """The fine-tuned model of a run."""
     run.require("finetune")
     run.verify("finetune")
-    exported = find_spec("ctranslate2") and fresh(run, "ctranslate2")
-    if exported:
-        from titlesmith.generate.ctranslate2 import Exported
-
-        return Exported(exported, run / "model", lambda: _load(run))
-    return _load(run)
-
-
-def _load(run: Run) -> Engine:
     kind, _ = _kind(run.record("finetune").get("settings", {}).get("model", ""))
     return kind.load(run / "model", resume=False)
-
-
-def open_adapter(base: str, adapter: Path, quantize: str = "none") -> Engine:
-    """A model with an adapter that was trained elsewhere, as peft saves it.
-
-    Parameters
-    ----------
-    base
-        ``hf:NAME-OR-PATH`` of the model that the adapter was trained in; empty for the one that it names itself.
-    adapter
-        Its folder, with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
-    quantize
-        How the model's weights are held: ``none`` for as they are stored, ``8bit`` or ``4bit``.
-
-    Raises
-    ------
-    RequestError
-        A file is missing, the model is not here, or the adapter is none of this model's.
-    """
-    hub.check_adapter(adapter)
-    kind, _ = _kind("hf:")
-    return kind.open(base or hub.base_of(adapter), quantize, adapter)
 
 
 def _kind(model: str) -> tuple[type[Engine], str]:

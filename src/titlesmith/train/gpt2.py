@@ -2,8 +2,8 @@
 
 Checkpoints are gpt-2-simple's: ``hparams.json``, ``encoder.json``, ``vocab.bpe``, ``checkpoint`` and the variables
 below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a graph and a session of its own, so that a
-notebook's cell can be run again in one kernel. Losses come from gpt-2-simple's graph in float32; training and texts
-have faster ones of the same function (`titlesmith.train.gpt2_step`, `titlesmith.generate.decoder`).
+notebook's cell can be run again in one kernel. Losses come from gpt-2-simple's graph in float32; training has a faster
+one of the same function (`titlesmith.train.gpt2_step`).
 """
 
 import json
@@ -21,15 +21,13 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
 from titlesmith.runs.record import write_json
-from titlesmith.train.loop import Draw, Engine, sampling
+from titlesmith.train.loop import Engine
 from titlesmith.train.packing import Batch, Rows
 
 with silence_stderr():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
-    from titlesmith.generate.decoder import Decoder
-    from titlesmith.generate.sampler import Sampler
     from titlesmith.train.gpt2_step import Step
     from titlesmith.train.sampled_softmax import Part, trained_ids
 
@@ -56,8 +54,7 @@ class GPT2Engine(Engine):
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
         self._trainer: Step | None = None
-        self._sampler = self._part = self._checkpoint = None
-        self._fresh = False  # whether the sampler has the weights as they are now
+        self._part = self._checkpoint = None
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(seed)
             self._ids = tf1.placeholder(tf.int32, [None, None])
@@ -113,7 +110,6 @@ class GPT2Engine(Engine):
                 )
         with self._session.graph.as_default():
             tf1.train.Saver(self._variables).restore(self._session, checkpoint)
-        self._fresh = False
         return checkpoint
 
     def device(self, settings: dict) -> str:
@@ -159,7 +155,7 @@ class GPT2Engine(Engine):
             if call < self._calls - 1:
                 nats += self._session.run([step.loss, step.accumulate], feed)[0]
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
-        self._changed, self._fresh = True, False
+        self._changed = True
         return float(nats + loss), float(norm)
 
     def _fed(self, batch: Batch) -> dict:
@@ -227,34 +223,6 @@ class GPT2Engine(Engine):
         for file in path.glob("model-*"):
             if file.stem != Path(written).name:
                 file.unlink()
-
-    def _ready(self) -> Sampler:
-        """The sampler, built once, with the weights as they are now."""
-        self._write_back()
-        if not self._sampler:
-            model = {v.op.name.removeprefix("model/"): v for v in self._variables}
-            kind = tf.as_dtype(precision({"precision": "auto"}))
-            with self._session.graph.as_default():
-                self._decoder = Decoder(model, self.hyperparameters, kind, self._session)
-            self._sampler = Sampler(self._decoder, self.tokenizer.eos_id)
-        if not self._fresh:
-            self._decoder.refresh()
-            self._fresh = True
-        return self._sampler
-
-    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """See `Engine.generate`."""
-        settings = sampling(prompts, settings, self.context)
-        draws = self._ready().generate(prompts, settings)
-        if self._trainer:
-            self._decoder.release()
-            self._fresh = False
-        return draws
-
-    def next(self, prompts: list[list[int]]) -> np.ndarray:
-        """See `Engine.next`."""
-        sampling(prompts, {"count": 1, "max_tokens": 0}, self.context)
-        return self._ready().next(prompts)
 
 
 def sizes(variables: list) -> int:

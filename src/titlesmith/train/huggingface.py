@@ -28,18 +28,16 @@ from titlesmith import models
 from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
-from titlesmith.generate import huggingface as decoding
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
 from titlesmith.runs.record import Run, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
-from titlesmith.train.loop import Draw, Engine, sampling
+from titlesmith.train.loop import Engine, Sample
 from titlesmith.train.packing import Batch
 
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
-ROWS, TOKENS = 128, 2**15  # texts that are drawn side by side, and their ids at most
 LONGEST = 256  # places of a row on which a model's attention is tried
 BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
 
@@ -74,11 +72,9 @@ class HuggingFaceEngine(Engine):
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
         self._places: torch.Tensor | None = None
         self._group = processes.Group()
-        config, self._rows, self._ids = model.config.get_text_config(), ROWS, TOKENS
-        if self.model.device.type == "cuda":  # which needs more at once; keys and values take an eighth of it
-            each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-            room = torch.cuda.get_device_properties(self.model.device).total_memory // 8
-            self.logits, self._rows, self._ids = 8 * Engine.logits, 8 * ROWS, room // each
+        config = model.config.get_text_config()
+        if self.model.device.type == "cuda":
+            self.logits = 8 * Engine.logits
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
         if table < len(tokenizer):
@@ -148,9 +144,19 @@ class HuggingFaceEngine(Engine):
 
     def work(self, corpus: "Corpus", settings: dict, group: processes.Group) -> None:
         """Takes part in the training of another process, of the same model, until that ends it."""
-        self._group = group
+        from titlesmith.generate import Probe
+
+        self._group, self._probe = group, Probe(corpus, settings)
         self.prepare(corpus, settings)
         group.follow(self)
+
+    def sample(self, sample: Sample) -> tuple[list[str], float]:
+        """See `Engine.sample`; all processes of a sharded model compute the texts."""
+        self._probe = sample
+        return self._group.call(self._sampled) if self._group.sharded else self._sampled()
+
+    def _sampled(self) -> tuple[list[str], float]:
+        return self._probe(self)
 
     def _leave(self, path: Path) -> None:
         """Goes on alone, where the weights were spread with those that lie in a folder."""
@@ -330,61 +336,6 @@ class HuggingFaceEngine(Engine):
         result = np.zeros(learned.size, np.float32)
         result[places] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)
-
-    @torch.compiler.set_stance("force_eager")
-    def next(self, prompts: list[list[int]]) -> np.ndarray:
-        """See `Engine.next`."""
-        self.model.eval()
-        longest = max(map(len, prompts), default=0)
-        if longest > self.context:
-            raise RequestError(
-                f"a prompt of {longest} tokens exceeds the model's context of {self.context}: shorten it"
-            )
-        found = []
-        for first in range(0, len(prompts), ROWS):
-            given = decoding.left_padded(prompts[first : first + ROWS], self.tokenizer.eos_id, self.model.device)
-            width = given["input_ids"].shape[1]
-            with torch.inference_mode():
-                positions = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-                self._places = torch.arange(1, len(given["input_ids"]) + 1, device=self.model.device) * width - 1
-                try:
-                    logits = self.model(**given, position_ids=positions, use_cache=False).logits[0]
-                finally:
-                    self._places = None
-                found.append(torch.log_softmax(logits.float(), -1)[:, : len(self.tokenizer)].cpu().numpy())
-        return np.concatenate(found)
-
-    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """See `Engine.generate`; a text is the same whatever is drawn beside it, but for rounding."""
-        if self._group.sharded:
-            return self._group.call(self._generate, prompts, settings)
-        return self._generate(prompts, settings)
-
-    @torch.compiler.set_stance("force_eager")
-    def _generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        settings = sampling(prompts, settings, self.context)
-        self.model.eval()
-        results: list[list[Draw]] = [[] for _ in prompts]
-        for given, numbers, seeds in decoding.batches(prompts, settings, self._rows, self._ids):
-            ids = decoding.continued(self.model, given, seeds, settings, self.tokenizer.eos_id, len(self.tokenizer))
-            each = len(ids) // len(given)
-            draws = self._draws([prompt for prompt in given for _ in range(each)], ids)
-            for i, draw in enumerate(draws):
-                results[numbers[i // each]].append(draw)
-        return results
-
-    def _draws(self, prompts: list[list[int]], found: np.ndarray) -> list[Draw]:
-        """What was written, with its loss under the model as it is, all texts side by side."""
-        texts = decoding.ended(found, self.tokenizer.eos_id)
-        rows, learned = decoding.laid_out(prompts, texts, self.tokenizer.eos_id)
-        some = max(1, self.logits // len(self.tokenizer) // rows.shape[1])
-        nats = np.concatenate(
-            [self.losses(rows[i : i + some], learned[i : i + some]) for i in range(0, len(rows), some)]
-        )
-        return [
-            Draw(ids, float(-lost) / max(1, len(ids) + finished), finished)
-            for (ids, finished), lost in zip(texts, nats, strict=True)
-        ]
 
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`."""

@@ -1,4 +1,4 @@
-"""What an engine is: a model that trains, generates, measures its loss, and is saved and loaded.
+"""What an engine is: a model that trains, measures its loss, and is saved and loaded.
 
 Notebooks never see which engine they have. The training loop is the same for all: an engine adds one step of
 optimization, and the rest (order of the data, schedule, validation, samples, checkpoints, history) is here.
@@ -9,7 +9,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import RunError
 from titlesmith.train.packing import Batch, Rows, ahead, padded
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
@@ -26,30 +25,6 @@ if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an
     from titlesmith.train.monitor import Monitor
 
 Sample = Callable[["Engine"], tuple[list[str], float]]
-SAMPLING = {
-    "temperature": 0.7, "top_k": 40, "top_p": 1.0, "max_tokens": 48, "min_tokens": 0, "repetition_penalty": 1.0,
-    "no_repeat_ngram": 0, "beams": 1,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One sampled continuation of a prompt.
-
-    Attributes
-    ----------
-    ids
-        The ids behind the prompt, without the end of text.
-    logprob
-        Mean log-probability of these ids and of the end of text, in nats a token, under the model itself
-        (temperature 1, nothing cut off).
-    finished
-        Whether the model ended the text; False where it ran into the limit.
-    """
-
-    ids: list[int]
-    logprob: float
-    finished: bool
 
 
 class Engine(ABC):
@@ -119,49 +94,9 @@ class Engine(ABC):
             Mean loss in nats a token before the update, and the norm of its gradient before clipping.
         """
 
-    @abstractmethod
-    def generate(self, prompts: list[list[int]], settings: dict) -> list[list[Draw]]:
-        """Samples texts to their end, or searches the likeliest.
-
-        The same seed gives the same texts on one machine, whatever was generated before. What a text is drawn by
-        depends on the seed, its prompt, and its number among the texts of that prompt; what else the call draws decides
-        no more than how its matrix products round.
-
-        Parameters
-        ----------
-        prompts
-            Ids that open a document (`Tokenizer.prompt`), of any lengths.
-        settings
-            ``count`` texts a prompt and ``seed`` (a number or several); what is left out is as in `SAMPLING`:
-
-            ``temperature`` (above 0), ``top_k`` (0 for all), then ``top_p`` (1 for all; Holtzman et al. 2020);
-            ``max_tokens`` behind the prompt; ``min_tokens`` before which a text does not end;
-            ``repetition_penalty`` (1 for none; Keskar et al. 2019) on ids of prompt and text;
-            ``no_repeat_ngram``: no so many ids in a row occur twice in prompt and text (0 for any);
-            ``beams``: above 1, the ``count`` best texts of a beam search by mean log-probability; nothing is drawn.
-
-            The end of text that opens a document does not count as an id that was there before.
-
-        Returns
-        -------
-        list
-            ``count`` draws for each prompt.
-
-        Raises
-        ------
-        RequestError
-            A prompt and ``max_tokens`` together exceed the context, or ``count`` exceeds ``beams``.
-        """
-
-    @abstractmethod
-    def next(self, prompts: list[list[int]]) -> np.ndarray:
-        """Log-probabilities of the id behind each prompt, float32, shape (prompts, vocabulary).
-
-        Raises
-        ------
-        RequestError
-            A prompt exceeds the context.
-        """
+    def sample(self, sample: Sample) -> tuple[list[str], float]:
+        """What ``sample`` returns for this engine."""
+        return sample(self)
 
     @abstractmethod
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
@@ -306,7 +241,7 @@ def _finetune(engine, corpus, settings, monitor, sample):
 
         # Once in a while: sample texts and count copies of training texts
         if finite and (stop or monitor.due("sample", step)):
-            texts, row["copy_rate"] = sample(engine)
+            texts, row["copy_rate"] = engine.sample(sample)
             monitor.sample(step, texts)
 
         # Record the step before its checkpoint, so that no checkpoint is ahead of the history
@@ -323,62 +258,6 @@ def _finetune(engine, corpus, settings, monitor, sample):
         last.replace(done := monitor.model / ".done")  # in one operation: from now on the model is finished
         shutil.rmtree(done)
     shutil.rmtree(best, ignore_errors=True)
-
-
-def sampling(prompts: list[list[int]], settings: dict, context: int) -> dict:
-    """The settings of `Engine.generate` with what was left out, checked.
-
-    Raises
-    ------
-    RequestError
-        See `Engine.generate`.
-    """
-    settings = SAMPLING | settings
-    longest, beams, count = max(map(len, prompts), default=0), settings["beams"], settings["count"]
-    if longest + settings["max_tokens"] > context:
-        raise RequestError(
-            f"generate.max_tokens: a prompt of {longest} tokens and {settings['max_tokens']} behind it "
-            f"exceed the model's context of {context}: lower max_tokens or shorten the prompt"
-        )
-    if beams > 1 and count > beams:
-        raise RequestError(
-            f"generate.count: {count} texts of {beams} beams; a beam search returns at most as many texts as it has "
-            "beams: lower count, or draw the texts with beams=1"
-        )
-    if settings["min_tokens"] > settings["max_tokens"]:
-        raise RequestError(f"generate.min_tokens: {settings['min_tokens']} exceed max_tokens, {settings['max_tokens']}")
-    return settings
-
-
-class Probe:
-    """Texts that a model writes while it trains, and the share of them that it has by heart.
-
-    Parameters
-    ----------
-    engine
-        Decides how long a text may be.
-    corpus
-        Its train split is what a text may be a copy of; the opening is that of its first valid document.
-    settings
-        ``probe`` (texts each time) and ``seed``.
-    """
-
-    def __init__(self, engine: "Engine", corpus: "Corpus", settings: dict):
-        from titlesmith.corpus.clean import fold
-
-        # Hashes, because millions of abstracts do not fit into memory
-        batches = corpus.scan("train").select("completion").collect_batches()
-        self.corpus, self._known = corpus, {hash(fold(text)) for batch in batches for text in batch.to_series()}
-        self._fold = fold
-        self.opening = corpus.layout.prompt_ids(corpus.scan("valid").head(1).collect()["prompt"].item())
-        self.sampling = SAMPLING | {"count": settings["probe"], "seed": settings["seed"]}
-        self.sampling["max_tokens"] = min(self.sampling["max_tokens"], engine.context - len(self.opening))
-
-    def texts(self, engine: "Engine") -> tuple[list[str], float]:
-        """Texts, and the share that equals a training text after folding of case and space."""
-        (draws,) = engine.generate([self.opening], self.sampling)
-        texts = [self.corpus.layout.decode(draw.ids) for draw in draws]
-        return texts, sum(hash(self._fold(text)) in self._known for text in texts) / len(texts)
 
 
 def learning_rate(step: int, settings: dict) -> float:

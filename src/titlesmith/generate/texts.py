@@ -1,0 +1,90 @@
+"""Texts of a run: texts.jsonl, one row per text, written block by block."""
+
+import json
+from collections import Counter
+
+from titlesmith.corpus import Corpus
+from titlesmith.corpus.clean import fold
+from titlesmith.errors import shorten
+from titlesmith.generate.backend import Backend
+from titlesmith.generate.generator import TextGenerator
+from titlesmith.generate.prompts import Request, plain, requests
+from titlesmith.generate.settings import GenerationSettings
+from titlesmith.runs.record import Run, replacing
+
+COLUMNS = {  # of a table of rows, and their headings
+    "prefix": "prefix",
+    "prompt": "prompt",
+    "text": "generated text",
+    "logprob": "log-probability",
+    "finished": "finished",
+    "nearest": "nearest training text",
+    "nearest_similarity": "similarity",
+}
+
+
+def write_texts(run: Run, backend: Backend, corpus: Corpus, parameters: dict) -> list[dict]:
+    """Generates the texts of a run into ``texts.jsonl`` and ends its stage.
+
+    The blocks that an interrupted call wrote are kept; the others are the same as without the interruption.
+
+    Parameters
+    ----------
+    run
+        Its record says how many rows of the file are complete.
+    backend, corpus
+        The fine-tuned model, and what it was trained on.
+    parameters
+        Those of notebook 04.
+
+    Returns
+    -------
+    list of dict
+        The rows, see `titlesmith.generate.generator.generate`.
+    """
+    path, requested = run / "texts.jsonl", requests(corpus, parameters)
+    settings = GenerationSettings.of(parameters)
+    generator = TextGenerator(backend, corpus, requested, settings)
+    # Read the complete blocks, and cut the file after them
+    blocks, size = run.record("generate").get("written", (0, 0))
+    lines = path.read_text("utf-8").split("\n")[:-1][:size] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    if len(rows) < size:  # the file is not the one that the record means
+        blocks, rows = 0, []
+    generator.seen.update(fold(row["text"]) for row in rows)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(map(line, rows)), "utf-8")
+    # Write the others
+    with path.open("a", encoding="utf-8") as file:
+        for number in range(blocks, len(generator.blocks)):
+            new = generator.block(number)
+            file.write("".join(map(line, new)))
+            file.flush()
+            rows += new
+            run.update_stage("generate", written=(number + 1, len(rows)))
+    print(*lacking(requested, rows, settings.count), sep="\n", end="")
+    run.finish("generate")
+    return rows
+
+
+def line(row: dict) -> str:
+    """A row as a line of texts.jsonl."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def columns(rows: list[dict]) -> dict[str, str]:
+    """Columns of a table of rows, with headings; ``prompt`` and ``finished`` only where rows differ in them."""
+    same = {key for key in ("prompt", "finished") if len({row[key] for row in rows}) == 1}
+    return {key: heading for key, heading in COLUMNS.items() if key not in same}
+
+
+def lacking(requests: list[Request], rows: list[dict], count: int) -> list[str]:
+    """A sentence for each request that has fewer than ``count`` texts."""
+    written = Counter((row["prompt"], row["prefix"]) for row in rows)
+    counts = {request: written[request.prompt, plain(request.prefix)] for request in requests}
+    return [
+        f"{shorten(r.prefix or r.prompt)}: {n:,} of {count:,} texts; all others were repeats or copies of training "
+        "texts. Raise temperature, top_k or beams\n"
+        for r, n in counts.items()
+        if n < count
+    ]

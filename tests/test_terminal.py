@@ -60,16 +60,16 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
         (["small", "--top-k", "many"], "--top-k: 'many' is not of type int"),
         (
             ["small", "--beams", "4", "-n", "5"],
-            "--count: 5 texts of 4 beams: a beam search ends with a text a beam at most; lower count to 4",
+            "--count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
         ),
         (["small", "--title", "x"], "run small only goes on from a beginning: it takes no title. Give a beginning"),
         (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
         (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
             ["small", "--prefix", "word " * 2000],
-            "is too long: what is given takes 10001 tokens, and the model reads 256",
+            "(10001 tokens) exceed the model's context of 256 tokens. Shorten the prompt or the prefix",
         ),
-        (["small", "--min-tokens", "30", "--max-tokens", "10"], "--min-tokens: 30 is more than 10, max_tokens: lower"),
+        (["small", "--min-tokens", "30", "--max-tokens", "10"], "--min-tokens: 30 is more than max_tokens, 10. Lower"),
         (["small", "--prefix", "bad\udcff"], r"'bad\xff' is not valid UTF-8"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
             "in adapter writes title from abstract: abstract is missing: --abstract FILE",
         ),
         (["--adapter", "adapter", "--title", "x"], "it takes no title; abstract is missing"),
-        (["--adapter", "adapter", "--base", "llama"], "--base llama: adapters stand in models"),
+        (["--adapter", "adapter", "--base", "llama"], "--base 'llama': an adapter needs a model"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "model: hf:nobody/none does not exist here"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
         (["--adapter", "adapter", "--base", "hf:short"], "4 of its matrices have no place there"),

@@ -48,7 +48,7 @@ def measured(run: Run, corpus: Corpus, rows: list[dict], engine=None, **settings
         for name, value in of.items():
             assert value is not None or metrics["missing"][prefix + name]
     for table in (report.STYLE, report.FAULTS, report.PROMPTED):
-        assert len(report.beside(metrics, table)) == len(table)
+        assert len(report.comparison(metrics, table)) == len(table)
     report.perplexities(metrics, "scratch")
     return metrics
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluate.corpora import Corpus
-from titlesmith.evaluate.figures import MissingError
+from titlesmith.evaluate.measurement import MissingError
 from titlesmith.evaluate.novelty import SIZES, ngram_novelty, unseen
 
 TEXTS = st.lists(st.text("ab \t", max_size=12), max_size=8)

@@ -7,8 +7,8 @@ import polars as pl
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
-from titlesmith.evaluate.figures import spread
-from titlesmith.evaluate.novelty import NEAR
+from titlesmith.evaluate.copies import NEAR
+from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.generate.generator import is_clean
 from titlesmith.runs.record import MADE_UP, Run
 
@@ -47,7 +47,7 @@ def choose(run: Run) -> list[dict]:
     chance = random.Random(run.record("generate")["settings"].get("seed", 1))
     corpus = Corpus(run)
     held_out = corpus.scan("test").select("id", "completion").with_row_index()
-    chosen = spread(len(corpus.documents("test")), 10 * EACH)
+    chosen = evenly_spread(len(corpus.documents("test")), 10 * EACH)
     table = held_out.filter(pl.col("index").is_in(chosen.tolist())).collect()
     real = {
         fold(text): {"text": text, "real": True, "note": f"paper {name}"}

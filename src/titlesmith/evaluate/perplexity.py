@@ -1,32 +1,32 @@
-"""Perplexity: among how many tokens the model hesitates at each step."""
+"""Perplexity: the number of equally likely tokens that would be as hard to predict."""
 
 import math
 
 import numpy as np
 
 from titlesmith.corpus.documents import Documents
-from titlesmith.evaluate.figures import Figure, MissingError, ratio
-from titlesmith.train.loop import Engine
+from titlesmith.evaluate.measurement import Measurement, MissingError, ratio
+from titlesmith.train import Engine
 
-MOST = 690.0  # nats whose exponential is still a number
+MAX_LOSS = 690.0  # nats whose exponential is still a float
 
 
-def perplexity(engine: Engine, documents: Documents, chosen: np.ndarray, seed: int) -> Figure:
-    """exp of the mean loss a token, each document on its own, completions only where there are prompts.
+def perplexity(engine: Engine, documents: Documents, chosen: np.ndarray, seed: int) -> Measurement:
+    """exp of the mean loss per token; each document is read independently, and prompts do not count.
 
     Parameters
     ----------
     engine
         The model.
     documents, chosen
-        A split, and the numbers of the documents to measure.
+        A split, and the indices of the documents to measure.
     seed
         Of the bootstrap over documents.
 
     Raises
     ------
     MissingError
-        There is no token to predict, or the model's loss is no number.
+        There is no token to predict, or the model's loss is not finite.
     """
     if not len(chosen):
         raise MissingError("the split has no document")
@@ -36,5 +36,5 @@ def perplexity(engine: Engine, documents: Documents, chosen: np.ndarray, seed: i
     if not tokens.sum():
         raise MissingError("no document leaves the model a token to predict: the prompts fill its context")
     loss = ratio(nats, tokens, seed)
-    value, low, high = (math.exp(min(nats, MOST)) for nats in (loss.value, *loss.interval))
-    return Figure(value, (low, high))
+    value, low, high = (math.exp(min(nats, MAX_LOSS)) for nats in (loss.value, *loss.interval))
+    return Measurement(value, (low, high))

@@ -3,13 +3,13 @@
 from titlesmith.corpus import SPLITS
 
 NAMES = {
-    "words_mean": "words a text, mean",
-    "words_5": "words: 5 of 100 texts have at most",
-    "words_50": "words: half of the texts have at most",
-    "words_95": "words: 95 of 100 texts have at most",
+    "words_mean": "words per text, mean",
+    "words_5": "words per text, 5th percentile",
+    "words_50": "words per text, median",
+    "words_95": "words per text, 95th percentile",
     "copy_rate": "copies of training texts",
     "near_copy_rate": "copies and near copies",
-    "ngram_novelty": "runs of three words that are new",
+    "ngram_novelty": "new runs of three words",
     "distinct_1": "distinct words",
     "distinct_2": "distinct pairs of words",
     "self_bleu": "self-BLEU",
@@ -26,7 +26,7 @@ PROMPTED = ("rouge1", "rouge2", "rougeL", "future_use")
 
 
 def perplexities(metrics: dict, model: str) -> list[dict]:
-    """A row in the form of the reports' tables: the model, and for each split the perplexity and its interval."""
+    """One row: the model, and for each split the perplexity and its interval."""
     row = {"model": model}
     for name in SPLITS:
         interval = metrics["perplexity_interval"][name]
@@ -34,11 +34,11 @@ def perplexities(metrics: dict, model: str) -> list[dict]:
     return [row]
 
 
-def beside(metrics: dict, names: tuple[str, ...]) -> list[dict]:
-    """Figures of the generated texts and of texts by people, a row a figure."""
+def comparison(metrics: dict, names: tuple[str, ...]) -> list[dict]:
+    """One row per metric: its value for the generated texts, and for texts by people."""
     rows = []
     for name in names:
-        row = {"figure": NAMES[name]}
+        row = {"metric": NAMES[name]}
         for column, of, prefix in (("generated", metrics, ""), ("by people", metrics["human"], "human.")):
             why = metrics["missing"].get(f"{prefix}{name}", "")
             row[column] = shown(of.get(name), of["intervals"].get(name), why, 1 if name.startswith("words") else 3)
@@ -47,7 +47,7 @@ def beside(metrics: dict, names: tuple[str, ...]) -> list[dict]:
 
 
 def shown(value: float | None, interval: list[float] | None, why: str | None, digits: int) -> str:
-    """A figure with its interval in words, or why there is none."""
+    """A value with its interval, or why there is none."""
     if value is None:
         return f"unknown: {why}" if why else ""
     ends = " to ".join(f"{end:,.{digits}f}" for end in interval or ())

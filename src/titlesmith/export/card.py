@@ -194,7 +194,7 @@ def _evaluation(run: Run, corpus: Corpus) -> str:
     metrics = run.metrics
     names = (*report.FAULTS, *report.STYLE, *(report.PROMPTED if corpus.has_prompt else ()))
     try:
-        perplexities, figures = report.perplexities(metrics, run.name), report.beside(metrics, names)
+        perplexities, figures = report.perplexities(metrics, run.name), report.comparison(metrics, names)
     except KeyError as error:
         raise RunError(
             f"{run / 'metrics.json'} lacks {error}: it is damaged or from an older version. "

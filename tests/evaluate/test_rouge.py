@@ -1,6 +1,6 @@
 import pytest
 
-from titlesmith.evaluate.overlap import rouge
+from titlesmith.evaluate.rouge import rouge
 
 
 def test_rouge_of_known_texts():

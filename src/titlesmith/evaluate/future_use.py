@@ -1,4 +1,4 @@
-"""The future: whether a model that is given a word that is newer than its training texts takes it up."""
+"""Use of new words: whether a model that reads a word newer than its training texts uses it."""
 
 import re
 from collections import defaultdict
@@ -6,19 +6,19 @@ from collections import defaultdict
 import numpy as np
 
 from titlesmith.corpus import Corpus
-from titlesmith.evaluate.figures import Figure, MissingError, ratio
+from titlesmith.evaluate.measurement import Measurement, MissingError, ratio
 
-WORD = re.compile(r"[^\W\d_][\w'-]*\w")  # begins with a letter, so that numbers are none; two characters at least
+WORD = re.compile(r"[^\W\d_][\w'-]*\w")  # begins with a letter, so numbers are excluded; at least two characters
 EXAMPLES = 20
 
 
 def words(text: str) -> set[str]:
-    """The different words of a text, case folded, punctuation aside."""
+    """The distinct words of a text, case folded, without punctuation."""
     return set(WORD.findall(text.casefold()))
 
 
-def newer(corpus: Corpus, prompts: dict[str, str]) -> dict[str, set[str]]:
-    """The words of each paper's prompt that no training document has, neither in its prompt nor in its completion.
+def new_words(corpus: Corpus, prompts: dict[str, str]) -> dict[str, set[str]]:
+    """The words of each paper's prompt that are in no training document, neither in its prompt nor its completion.
 
     Parameters
     ----------
@@ -27,17 +27,17 @@ def newer(corpus: Corpus, prompts: dict[str, str]) -> dict[str, set[str]]:
     prompts
         Prompts by paper.
     """
-    found = {paper: words(prompt) for paper, prompt in prompts.items()}
-    unknown = set().union(*found.values())
+    own = {paper: words(prompt) for paper, prompt in prompts.items()}
+    unknown = set().union(*own.values())
     for batch in corpus.scan("train").select("prompt", "completion").collect_batches():
         for column in batch:
             for text in column:
                 unknown.difference_update(WORD.findall(text.casefold()))
-    return {paper: of & unknown for paper, of in found.items()}
+    return {paper: of & unknown for paper, of in own.items()}
 
 
-def use(new: dict[str, set[str]], texts: dict[str, list[str]], seed: int) -> Figure:
-    """How often a new word of a prompt stands in a text that was written for the prompt.
+def future_use(new: dict[str, set[str]], texts: dict[str, list[str]], seed: int) -> Measurement:
+    """The share of pairs of a prompt's new word and a text for that prompt in which the text has the word.
 
     Parameters
     ----------
@@ -47,11 +47,6 @@ def use(new: dict[str, set[str]], texts: dict[str, list[str]], seed: int) -> Fig
         The texts for each paper's prompt.
     seed
         Of the bootstrap over papers.
-
-    Returns
-    -------
-    Figure
-        The share among all pairs of a new word and a text.
 
     Raises
     ------
@@ -66,15 +61,15 @@ def use(new: dict[str, set[str]], texts: dict[str, list[str]], seed: int) -> Fig
 
 
 def examples(new: dict[str, set[str]], texts: dict[str, list[str]], real: dict[str, str]) -> list[dict]:
-    """New words, those of the most prompts first: in how many prompts, in how many generated and real texts."""
+    """New words, most frequent first, with counts of prompts, and of generated and real texts that have them."""
     rows: dict[str, dict] = defaultdict(lambda: {"prompts": 0, "generated": 0, "texts": 0, "people": 0})
     for paper, of in new.items():
-        written, people = [words(text) for text in texts[paper]], words(real[paper])
+        generated, people = [words(text) for text in texts[paper]], words(real[paper])
         for word in of:
             row = rows[word]
             row["prompts"] += 1
             row["people"] += word in people
-            row["generated"] += sum(word in text for text in written)
-            row["texts"] += len(written)
+            row["generated"] += sum(word in text for text in generated)
+            row["texts"] += len(generated)
     ranked = sorted(rows.items(), key=lambda item: (-item[1]["prompts"], -item[1]["people"], item[0]))
     return [{"word": word} | row for word, row in ranked[:EXAMPLES]]

@@ -1,0 +1,118 @@
+"""Measurements: values with 95% intervals, or the reasons why they could not be measured."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 1000
+LEVEL = 0.95
+BLOCK = 2**22  # counts in memory at once
+
+
+class MissingError(Exception):
+    """A metric cannot be measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A value, and its 95% interval where it has one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+class Measurements:
+    """Measurements by the name of the metric.
+
+    Attributes
+    ----------
+    values
+        Each value; None where it could not be measured.
+    intervals
+        Both ends of the 95% interval, for values that have one.
+    missing
+        The reason, for values that are None.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, float | None] = {}
+        self.intervals: dict[str, list[float]] = {}
+        self.missing: dict[str, str] = {}
+
+    def add(self, name: str, measure: Callable[..., Measurement], *arguments: object) -> None:
+        """Calls ``measure`` and records its result, or why it has none."""
+        try:
+            measured = measure(*arguments)
+            if not all(map(math.isfinite, (measured.value, *(measured.interval or ())))):
+                raise MissingError("it is not finite")
+        except MissingError as error:
+            self.skip(name, str(error))
+            return
+        self.values[name] = measured.value
+        if measured.interval:
+            self.intervals[name] = list(measured.interval)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Records why a metric is not measured."""
+        self.values[name], self.missing[name] = None, reason
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measurement:
+    """The ratio of two sums over documents, with a percentile bootstrap interval over documents (Efron 1979).
+
+    Parameters
+    ----------
+    numerators, denominators
+        What each document adds to the two sums, shape (documents,).
+    seed
+        Of the `RESAMPLES` resamplings of the documents with replacement.
+
+    Raises
+    ------
+    MissingError
+        The denominators sum to zero.
+    """
+    added = np.stack([numerators, denominators], axis=1).astype(np.float64)
+    size = len(added)
+    if not size or not added[:, 1].sum():
+        raise MissingError("there is nothing to be measured on")
+    # How often each document is in each resample, some resamples at a time, and the ratio of each
+    rng, ratios = np.random.default_rng(seed), []
+    for start in range(0, RESAMPLES, rows := max(1, BLOCK // size)):
+        counts = rng.multinomial(size, np.full(size, 1 / size), size=min(rows, RESAMPLES - start))
+        sums = counts @ added
+        sums = sums[sums[:, 1] > 0]
+        ratios.append(sums[:, 0] / sums[:, 1])
+    low, high = np.quantile(np.concatenate(ratios), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    above, below = added.sum(axis=0)
+    return Measurement(float(above / below), (float(low), float(high)))
+
+
+def mean(values: list[float], seed: int) -> Measurement:
+    """The mean of one value per document, with the interval of `ratio`."""
+    return ratio(np.array(values), np.ones(len(values)), seed)
+
+
+def share(flags: list[bool]) -> Measurement:
+    """The share of texts with a property, with Wilson's score interval (1927).
+
+    Unlike a bootstrap's, that interval has a width where the share is 0 or 1.
+
+    Raises
+    ------
+    MissingError
+        There is no text.
+    """
+    from scipy.stats import binomtest  # takes a second to import
+
+    if not flags:
+        raise MissingError("there is no text")
+    test = binomtest(sum(flags), len(flags))
+    return Measurement(test.statistic, tuple(map(float, test.proportion_ci(LEVEL, "wilson"))))
+
+
+def evenly_spread(size: int, maximum: int) -> np.ndarray:
+    """Indices of at most ``maximum`` of ``size`` things, evenly spread, in order."""
+    return np.arange(size) if size <= maximum else np.linspace(0, size - 1, maximum).round().astype(int)

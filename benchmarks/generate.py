@@ -71,7 +71,7 @@ def timed(call, titles: int) -> dict:
 def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Weights in OpenAI's layout, a run that ends with them as its model, and its export."""
     from titlesmith.corpus import Corpus
-    from titlesmith.export.export import export
+    from titlesmith.export import export
     from titlesmith.runs.record import Run
     from titlesmith.train.gpt2 import GPT2Engine
 
@@ -189,7 +189,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith import corpus
     from titlesmith import train as engines
     from titlesmith.experiment import Experiment
-    from titlesmith.export.export import export
+    from titlesmith.export import export
     from titlesmith.generate import Probe
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH

@@ -217,7 +217,7 @@ def export(
     out: Annotated[Optional[Path], typer.Option(help="A folder; export/ in the run by default.")] = None,
 ) -> None:
     """Write a run's model in the form of another program."""
-    from titlesmith.export.export import export
+    from titlesmith.export import export
 
     print(f"exported to            {export(existing(run), to, out)}")
 

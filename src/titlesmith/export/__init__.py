@@ -1,1 +1,5 @@
-"""Exports: a run's model in the form of other programs."""
+"""Exports: a run's model as a folder that other programs read."""
+
+from titlesmith.export.folder import FORMATS, export
+
+__all__ = ["FORMATS", "export"]

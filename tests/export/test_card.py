@@ -10,7 +10,8 @@ from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate
-from titlesmith.export import card, export, usage
+from titlesmith.export import card
+from titlesmith.export.huggingface import generation_parameters
 from titlesmith.generate import open_backend, write_texts
 from titlesmith.models import hub
 from titlesmith.runs.record import MADE_UP, Run, write_json
@@ -42,7 +43,7 @@ def run(evaluated, tmp_path, monkeypatch):
 
 
 def of(run: Run, **settings) -> str:
-    return card.card(run, Corpus(run), export.sampling(run) | settings, "bfloat16")
+    return card.card(run, Corpus(run), generation_parameters(run) | settings, "bfloat16")
 
 
 def change(run: Run, stage: str, **settings) -> None:
@@ -51,6 +52,7 @@ def change(run: Run, stage: str, **settings) -> None:
 
 def change_corpus(run: Run, **values) -> None:
     write_json(run / "corpus" / "corpus.json", Corpus(run).info | values)
+    run.update_stage("corpus", outputs=run.digests("corpus"))
 
 
 def front(text: str) -> dict:
@@ -72,7 +74,7 @@ def test_the_card_says_what_was_trained_on_what_and_how_it_went(run):
         "tags": ["titlesmith", "arxiv"],
     }
     assert "writes the title of a paper, from a beginning" in text
-    assert "It is a small LLaMA that knew nothing before" in text and MADE_UP not in text
+    assert "It is a small LLaMA, trained from random weights" in text and "Made-up data" not in text
     data = section(text, "Training data")
     assert "| file | papers.tsv |" in data and "| kept | 120 |" in data and "ArXiv Archive" in data
     counts = Corpus(run).counts
@@ -104,7 +106,7 @@ def test_what_has_not_been_measured_is_said(run):
 def test_made_up_data_is_told_first(run):
     change(run, "harvest", source="sample")
     text = of(run)
-    assert text.index(MADE_UP) < text.index("This language model") and "made-up papers" in text
+    assert text.index(card.escape(MADE_UP)) < text.index("This language model") and "made-up papers" in text
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_made_up_data_is_told_first(run):
 )
 def test_models_of_the_hub_have_their_name_there(project, model, name):
     (project / "models" / "mine").mkdir(parents=True)
-    assert card.base(model) == name
+    assert card.base_model(model) == name
 
 
 def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
@@ -147,7 +149,7 @@ def test_what_other_settings_mean_is_explained(run):
     change_corpus(run, delimiters="text")
     text = of(run, prefixes=["", "Neural MUSIC"], repetition_penalty=1.2, best_of=3)
     for said in (
-        "beside weights in 4bit",
+        "with weights in 4bit",
         "in lower case",
         "rounded to bfloat16",
         "With `repetition_penalty` set",
@@ -170,7 +172,7 @@ def test_texts_of_papers_stay_text(run):
 def test_programs_give_a_prompt_of_the_template(run, template):
     change_corpus(run, template=template)
     corpus, given = Corpus(run), []
-    program = usage.snippet(corpus, export.sampling(run) | {"prefixes": ["", "Neural"]})
+    program = card.snippet(corpus, generation_parameters(run) | {"prefixes": ["", "Neural"]})
 
     def write(prompt: str, **settings) -> list[dict]:
         given.append(prompt)

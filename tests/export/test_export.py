@@ -7,51 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import SMALL, make_project, write_archive
 from tiny import defaults, made, quick
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, RunError
-from titlesmith.experiment import Experiment
-from titlesmith.export.export import FORMATS, export, place
+from titlesmith.export import FORMATS, export
 from titlesmith.generate import GenerationSettings, backend_for, open_adapter, open_backend
 from titlesmith.models import hub
-from titlesmith.pipeline import chain
+from titlesmith.runs.mirror import MARKER
 from titlesmith.runs.record import Run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run that is trained until it knows something; each test finds it without an export."""
-    folder = make_project(tmp_path_factory.mktemp("exports"))
-    words = ["speech", "music", "sound", "voice", "noise", "tempo", "pitch", "echo"]
-    titles = [f"Neural {a} {b} number {i}" for i in range(3) for a in words for b in words]
-    write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
-    asked = ("harvest.path=papers.tsv", *SMALL, "finetune.steps=60")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TITLESMITH_ROOT", str(folder))
-        chain(Experiment.read(folder / "experiments" / "archive-titles.yml", asked), "r", until="finetune")
-        yield Run("r")
-
-
-def test_the_command_line_exports(trained, tmp_path):
-    def call(*asked: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "titlesmith", "export", *asked], capture_output=True, text=True)
-
-    done = call("r", "--to", "ctranslate2", "--out", str(tmp_path / "there"))
-    assert done.returncode == 0 and (tmp_path / "there" / "model.bin").is_file(), done.stderr
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "mine.txt").write_text("kept")
-    with pytest.raises(RequestError, match="is no export"):
-        export(trained, "ctranslate2", tmp_path / "other")
-    assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
-    refused = call("r", "--to", "onnx").stderr
-    assert all(repr(name) in refused for name in ("onnx", *FORMATS))
-    with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2, hf"):
-        export(trained, "onnx")
-    with pytest.raises(RunError):
-        export(Run("nothing"), "ctranslate2")
-
 
 EVEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 TEXTS = ["Neural", "", "Neural music of speech", "é <|endoftext|> </s> 音"]
@@ -151,7 +115,7 @@ def test_adapters_are_merged_in_the_weights_own_type(offline):
     with torch.no_grad():
         found = torch.log_softmax(model(torch.tensor([prompt])).logits[0, -1].float(), -1).numpy()
     assert np.allclose(found, open_backend(run).next_token_logprobs([prompt])[0], atol=0.1)
-    assert "are rounded to bfloat16" in (place(run, "hf") / "README.md").read_text("utf-8")
+    assert "are rounded to bfloat16" in (run / "export" / "hf" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
@@ -180,7 +144,7 @@ def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
-def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
+def test_a_failed_export_leaves_the_older_one_and_a_new_export_keeps_files_of_others(offline, monkeypatch):
 
     run = quick("r", made(offline, "llama", "sentencepiece"))
     folder = export(run, "hf")
@@ -190,15 +154,24 @@ def test_an_export_that_fails_leaves_the_older_one(offline, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("titlesmith.export.card.card", full)
+        patch.setattr("titlesmith.export.huggingface.card", full)
         export(run, "hf")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
     assert [file.name for file in folder.parent.iterdir()] == ["hf"]
+    (folder / "notes.txt").write_text("mine")
+    (folder / "old.safetensors").write_text("of an older export")
+    marker = json.loads((folder / MARKER).read_text())
+    (folder / MARKER).write_text(
+        json.dumps(marker | {"files": [*marker["files"], "old.safetensors", "../../run.json"]})
+    )
+    export(run, "hf")
+    assert (folder / "notes.txt").read_text() == "mine" and not (folder / "old.safetensors").exists()
+    assert (run / "run.json").is_file()
     with monkeypatch.context() as patch, pytest.raises(RunError, match="makes other tokens"):
         patch.setattr("titlesmith.corpus.layout.TokenLayout.prompt_ids", lambda self, prompt, prefix="": [1])
         export(run, "hf")
     with monkeypatch.context() as patch, pytest.raises(RequestError, match=r"needs torch.*titlesmith\[hf\]"):
-        patch.setattr("titlesmith.export.export.find_spec", lambda name: None)
+        patch.setattr("titlesmith.export.folder.find_spec", lambda name: None)
         export(run, "hf")
 
 
@@ -222,3 +195,29 @@ def test_a_beam_search_is_exported_as_one(offline):
         2,
     )
     assert "temperature" not in told
+
+
+def test_the_command_line_exports(offline, monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "SCRATCH", {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    monkeypatch.setattr("titlesmith.train.gpt2_step.fused", lambda function: function)
+    run = quick("r", "scratch")
+
+    def call(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "titlesmith", "export", *words], capture_output=True, text=True)
+
+    done = call("r", "--to", "ctranslate2", "--out", str(tmp_path / "there"))
+    assert done.returncode == 0 and (tmp_path / "there" / "model.bin").is_file(), done.stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("kept")
+    with pytest.raises(RequestError, match="titlesmith did not write it"):
+        export(run, "ctranslate2", tmp_path / "other")
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
+    refused = call("r", "--to", "onnx").stderr
+    assert all(repr(name) in refused for name in ("onnx", *FORMATS))
+    with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2, hf"):
+        export(run, "onnx")
+    with pytest.raises(RunError):
+        export(Run("nothing"), "ctranslate2")
+    (run / "model" / "ctranslate2" / "model.bin").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"model\.bin is damaged"):
+        export(run, "ctranslate2")

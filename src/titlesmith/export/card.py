@@ -27,7 +27,7 @@ SOURCES = {
     "oai": "arXiv's OAI-PMH service",
     "rss": "arXiv's announcements",
     "snapshot": "Kaggle's snapshot of the metadata of arXiv",
-    "archive": "the ArXiv Archive (https://doi.org/10.5281/zenodo.2533436)",
+    "archive": Markup("the ArXiv Archive (https://doi.org/10.5281/zenodo.2533436)"),
     "csv": "a table",
     "alpaca": "instruction data in Alpaca's format",
 }

@@ -41,7 +41,7 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
     to
         One of `FORMATS`.
     out
-        The folder to write; ``export/FORMAT`` in the run by default. Files in it that titlesmith did not write are kept.
+        The folder to write; ``export/FORMAT`` in the run by default. Files that titlesmith did not write stay.
 
     Returns
     -------

@@ -1,24 +1,23 @@
-"""Generates titles with stock gpt-2-simple, titlesmith, its int8 export and transformers, and compares them.
+"""Generates titles with stock gpt-2-simple, titlesmith and transformers, and compares them.
 
     python benchmarks/generate.py --titles 100 --rounds 1
 
-The weights are GPT-2 124M's in size and layout, and random but for one thing: a text ends as soon as a title of eess.AS
-does (benchmarks/ending.py). Every text goes on from one prefix, to its end or for `LIMIT` tokens, titlesmith's default
-for titles. Each side has a process of its own, one after the other on the processor, in rounds; what loading and the
-first call take is left out on all sides but stock's, whose every call adds to its graph:
+The weights have the size and layout of GPT-2 124M. They are random but for one thing: a text ends as soon as a title of
+eess.AS does (benchmarks/ending.py). Every text continues one prefix, to its end or for `LIMIT` tokens, titlesmith's
+default for titles. Each side runs in a separate process on the processor, one after the other, in rounds. Loading and
+the first call are not counted, but for stock, where every call adds to the graph:
 
-stock         `gpt_2_simple.generate`, one call for all titles, ten side by side, begun and cut as its documentation
-              says. It cannot stop at an end and draws as many tokens as it is told to; and it knows no token for the
-              end, which it spells in seven: for texts as long as the others' it takes six tokens more than `LIMIT`
-titlesmith    `Engine.generate`, one call for all titles behind a first one
-int8          the same through `titlesmith export --to ctranslate2`
-transformers  `GPT2LMHeadModel.generate` in the type that titlesmith takes, bfloat16 where the processor
-              multiplies it; all titles side by side, behind a first call
-repeated      calls of `Engine.generate` for ten titles in a row
-quality       perplexity of a model trained on the titles of eess.AS, on its test titles, and that of its export
+stock         `gpt_2_simple.generate`, one call for all titles, batches of ten, begun and cut as its documentation says.
+              It cannot stop at an end and samples as many tokens as requested; and it has no token for the end, which
+              it spells in seven: for texts as long as the others' it needs six tokens more than `LIMIT`
+titlesmith    `Backend.generate`, one call for all titles after a first one: CTranslate2, 8-bit integers
+transformers  `GPT2LMHeadModel.generate`, in bfloat16 where the processor multiplies it; all titles in one batch, after
+              a first call
+repeated      calls of `Backend.generate` for ten titles in a row
+quality       perplexity on test titles of a model trained on the titles of eess.AS, in float32 and in 8-bit integers
 
-Ratios are of whole titles a second. Beside them stands the ratio that is left where the titles of both sides have
-equally many tokens (`..._equal_length`): that of the tokens a second which each draws.
+Ratios are of titles a second. Next to them is the ratio of tokens a second (`..._equal_length`), which is what is left
+where the titles of both sides are equally long.
 """
 
 import argparse
@@ -44,13 +43,12 @@ from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # what gpt-2-simple puts around each text of a table
 LIMIT, PREFIX, SIDE = 48, "Neural", 10  # tokens of each text behind its prefix; titles that stock draws side by side
-SETTINGS = {"temperature": 0.7, "top_k": 40, "max_tokens": LIMIT, "seed": 1}
+SETTINGS = {"temperature": 0.7, "top_k": 40}
 TRAINED = "trained"  # the run whose perplexity is told
-SUFFIXES = {"stock": "_stock", "titlesmith": "", "int8": "_int8", "transformers": "_transformers"}
+SUFFIXES = {"stock": "_stock", "titlesmith": "", "transformers": "_transformers"}
 BARS = {
-    "titles_per_second_ratio_to_stock": 20.0,
-    "titles_per_second_ratio_to_transformers": 2.0,
-    "int8_ratio_to_stock": 30.0,
+    "titles_per_second_ratio_to_stock": 25.0,
+    "titles_per_second_ratio_to_transformers": 3.2,
     "int8_perplexity_ratio": 1.01,
     "last_call_ratio_to_second": 1.1,
 }
@@ -69,28 +67,26 @@ def timed(call, titles: int) -> dict:
 
 
 def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
-    """Weights in OpenAI's layout, a run that ends with them as its model, and its export."""
+    """Weights in OpenAI's layout, and a run with them as its model."""
     from titlesmith.corpus import Corpus
-    from titlesmith.export import export
+    from titlesmith.generate import GenerationSettings, save_backend
     from titlesmith.runs.record import Run
     from titlesmith.train.gpt2 import GPT2Engine
 
     made, model = train.prepare(folder, size, 1), folder / "models" / size
     run, engine = Run(RUN), GPT2Engine.load(model, resume=False)
     lengths = np.diff(Corpus(run).documents("train").starts.astype(np.int64)) - 1
-    ending.teach(engine, lengths, SETTINGS)
+    ending.teach(engine, lengths, GenerationSettings(max_tokens=LIMIT, **SETTINGS))
     for file in model.glob("model.ckpt*"):
         file.unlink()
     engine.save_weights(model)
-    weights = {v.op.name.removeprefix("model/"): engine._session.run(v) for v in engine._variables}
-    np.savez(folder / "weights.npz", **weights)
+    np.savez(folder / "weights.npz", **engine.weights())
     for stage in ("harvest", "corpus"):
         run.finish(stage)
     run.begin("finetune", {})
     engine.save_weights(run / "model")
+    save_backend(engine, run)
     run.finish("finetune")
-    if find_spec("ctranslate2"):
-        export(run, "ctranslate2")
     given = len(engine.tokenizer.encode(PREFIX))
     new = lengths[lengths >= given] - given + 1
     return {
@@ -123,30 +119,27 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
     return timed(call, titles)
 
 
-def _engine(exported: bool) -> tuple:
-    from titlesmith import train as engines
+def _calls(titles: int):
+    """A function of a seed that generates titles and returns how many tokens each has."""
+    from titlesmith.generate import GenerationSettings, open_backend
     from titlesmith.runs.record import Run
-    from titlesmith.train.gpt2 import GPT2Engine
 
-    run = Run(RUN)
-    engine = engines.load_engine(run) if exported else GPT2Engine.load(run / "model", resume=False)
-    return engine, [engine.tokenizer.prompt(PREFIX, False)]
+    backend = open_backend(Run(RUN))
+    prompts, settings = [backend.tokenizer.prompt(PREFIX, False)], {"count": titles, "max_tokens": LIMIT, **SETTINGS}
+
+    def call(seed: int) -> list[int]:
+        (completions,) = backend.generate(prompts, GenerationSettings(seed=seed, **settings))
+        return [len(completion.ids) + completion.finished for completion in completions]
+
+    return call
 
 
-def titlesmith(folder: Path, size: str, titles: int, calls: int, exported: bool = False) -> dict:
-    """`Engine.generate`."""
-    engine, prompt = _engine(exported)
-    start = time.perf_counter()
-    engine.generate(prompt, SETTINGS | {"count": titles})
+def titlesmith(folder: Path, size: str, titles: int, calls: int) -> dict:
+    """`Backend.generate`."""
+    call, start = _calls(titles), time.perf_counter()
+    call(1)
     first = time.perf_counter() - start
-    asked = SETTINGS | {"count": titles, "seed": 2}
-    found = timed(lambda: [len(d.ids) + d.finished for d in engine.generate(prompt, asked)[0]], titles)
-    return found | {"first": first}
-
-
-def int8(folder: Path, size: str, titles: int, calls: int) -> dict:
-    """The same through the export."""
-    return titlesmith(folder, size, titles, calls, True)
+    return timed(lambda: call(2), titles) | {"first": first}
 
 
 def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
@@ -161,7 +154,7 @@ def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
     tokenizer = Tokenizer.load(folder / "models" / size)
     prompt, end = [tokenizer.prompt(PREFIX, False)], tokenizer.eos_id
     asked = {"max_new_tokens": LIMIT, "do_sample": True, "eos_token_id": end, "pad_token_id": end}
-    asked |= {key: SETTINGS[key] for key in ("temperature", "top_k")}
+    asked |= SETTINGS
 
     def call():
         ids = torch.tensor(prompt * titles)
@@ -175,51 +168,48 @@ def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
 
 def repeated(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Seconds of calls in a row for the same texts."""
-    engine, prompt = _engine(False)
-    seconds, cpu = [], []
+    call, seconds, cpu = _calls(SIDE), [], []
     for _ in range(calls):
-        found = timed(lambda: [len(d.ids) for d in engine.generate(prompt, SETTINGS | {"count": SIDE})[0]], SIDE)
+        found = timed(lambda: call(1), SIDE)
         seconds.append(found["seconds"])
         cpu.append(found["cpu_seconds"])
     return {"calls": seconds, "cpu": cpu}
 
 
 def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
-    """Perplexities on real test titles of a model trained on real titles, and of its export."""
+    """Perplexities on real test titles of a model trained on real titles, in float32 and in 8-bit integers."""
     from titlesmith import corpus
-    from titlesmith import train as engines
     from titlesmith.experiment import Experiment
-    from titlesmith.export import export
-    from titlesmith.generate import Probe
+    from titlesmith.finetune import finetune_run
+    from titlesmith.generate import open_backend
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH
     from titlesmith.runs.record import Run
-    from titlesmith.train.gpt2 import GPT2Engine
-    from titlesmith.train.monitor import Monitor
 
     steps = 150 if size == "124M" else 2
     every = [f"finetune.{name}_every=0" for name in ("validate", "sample", "save")]
-    asked = (f"harvest.path={TITLES}", f"finetune.steps={steps}", *every)
-    settings = Experiment.read(ROOT / "experiments" / "archive-titles.yml", asked).settings
+    overrides = (f"harvest.path={TITLES}", f"finetune.steps={steps}", *every)
+    settings = Experiment.read(ROOT / "experiments" / "archive-titles.yml", overrides).settings
     run = Run(TRAINED)
     run.begin("harvest", {})
     harvest(run, settings["harvest"])
     run.begin("corpus", {})
     built = corpus.build(run, settings["corpus"], None, context=SCRATCH["n_ctx"])
     run.begin("finetune", {})
-    engine = engines.start_engine(run, "scratch", built, settings["finetune"]["seed"])
-    probe = Probe(built, settings["finetune"])
-    engines.finetune(engine, built, settings["finetune"], Monitor(run, settings["finetune"]), probe)
+    with redirect_stdout(sys.stderr):
+        engine = finetune_run(run, settings["finetune"])
     run.finish("finetune")
-    export(run, "ctranslate2")
+    # The log-probability of every token of some titles after the tokens before it, by both
     documents = built.documents("test")
-    rows = [[engine.tokenizer.eos_id, *document.tolist()] for document in documents]
-    nats = np.concatenate(engines.load_engine(run).scores(rows))
-    full = GPT2Engine.load(run / "model", resume=False).mean_loss(documents)
-    return {"full": float(np.exp(full)), "int8": float(np.exp(-nats.mean())), "titles": len(rows), "steps": steps}
+    some = [documents[i] for i in range(min(200, len(documents)))]
+    prompts = [[engine.tokenizer.eos_id, *ids[:n].tolist()] for ids in some for n in range(len(ids))]
+    logprobs = open_backend(run).next_token_logprobs(prompts)[np.arange(len(prompts)), np.concatenate(some)]
+    nats, tokens = engine.document_losses(documents, np.arange(len(some)))
+    full, int8 = float(np.exp(nats.sum() / tokens.sum())), float(np.exp(-logprobs.mean()))
+    return {"full": full, "int8": int8, "titles": len(some), "steps": steps}
 
 
-PARTS = {f.__name__: f for f in (prepare, stock, titlesmith, int8, transformers, repeated, quality)}
+PARTS = {f.__name__: f for f in (prepare, stock, titlesmith, transformers, repeated, quality)}
 
 
 def part(name: str, folder: Path, size: str, titles: int, calls: int) -> dict:
@@ -238,7 +228,7 @@ def part(name: str, folder: Path, size: str, titles: int, calls: int) -> dict:
 
 def measure(folder: Path, size: str, titles: int, calls: int, rounds: int) -> dict:
     """Runs all parts; returns their answers by name, ``skipped`` among them."""
-    needs = {"transformers": ("torch", "transformers"), "int8": ("ctranslate2",), "quality": ("ctranslate2",)}
+    needs = {"transformers": ("torch", "transformers")}
     skipped = [name for name, modules in needs.items() if not all(map(find_spec, modules))]
     answers = {"prepare": part("prepare", folder, size, titles, calls)} | {name: [] for name in SUFFIXES}
     for number in range(rounds):
@@ -270,7 +260,6 @@ def compare(answers: dict) -> tuple[dict, dict]:
     pairs = {
         "titles_per_second_ratio_to_stock": ("titlesmith", "stock"),
         "titles_per_second_ratio_to_transformers": ("titlesmith", "transformers"),
-        "int8_ratio_to_stock": ("int8", "stock"),
     }
     both = {key: pair for key, pair in pairs.items() if set(pair) <= rates.keys()}
     ratios = dict.fromkeys(BARS) | {key: rates[a] / rates[b] for key, (a, b) in both.items()}
@@ -301,12 +290,12 @@ def show(ratios: dict, absolute: dict, answers: dict) -> None:
         rate, cpu, tokens, most, peak = (absolute[key + behind] for key in (*keys, "peak_memory_bytes"))
         print(f"{name:14}{rate:>16.2f}{cpu:>21.3f}{tokens:>12.1f}{most:>6}{peak / 1e9:>17.2f}")
     seconds = absolute["seconds_per_call"]
-    print(f"\nMatrix products of titlesmith and transformers in {absolute['precision']}.")
+    print(f"\nMatrix products of transformers in {absolute['precision']}.")
     print(f"{len(seconds)} calls for {SIDE} titles: second {seconds[1]:.2f} s, last {seconds[-1]:.2f} s")
     if measured := answers.get("quality"):
         print(
             f"Perplexity on {measured['titles']} test titles after {measured['steps']} steps of scratch: "
-            f"{measured['full']:.3f}, exported {measured['int8']:.3f}"
+            f"{measured['full']:.3f}, in 8-bit integers {measured['int8']:.3f}"
         )
     print()
     for key, value in ratios.items():

@@ -244,7 +244,7 @@ def loop(folder: Path, size: str, steps: int) -> dict:
 
     every = {"steps": 2, "validate_every": 1, "sample_every": 1, "save_every": 1}
     run, settings, corpus, engine = _started(folder, **every)
-    spent = {name: [] for name in ("mean_loss", "save_weights", "generate", "save_checkpoint", "load_weights")}
+    spent = {name: [] for name in ("mean_loss", "save_weights", "sample", "save_checkpoint", "load_weights")}
 
     def timed(method, seconds):
         def call(*args):
@@ -385,7 +385,7 @@ def overhead(spent: dict[str, list[float]], settings: dict) -> dict[str, float]:
     often = (math.ceil(LENGTH / (settings[f"{name}_every"] or LENGTH)) for name in ("validate", "sample", "save"))
     validations, samples, saves = often
     counts = {
-        "mean_loss": validations, "save_weights": validations + 1, "generate": samples, "save_checkpoint": saves,
+        "mean_loss": validations, "save_weights": validations + 1, "sample": samples, "save_checkpoint": saves,
         "load_weights": 1,
     }  # fmt: skip
     return {name: spent[name][0] + (count - 1) * spent[name][-1] for name, count in counts.items()}

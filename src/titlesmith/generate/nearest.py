@@ -1,4 +1,4 @@
-"""Nearest: the training text that is most like a text."""
+"""Nearest: the training text that is most similar to a text."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,15 @@ from scipy.sparse import csr_array, diags_array
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
 
-CHUNK = 65_536  # training texts compared at once
-LONG = 400  # characters, on average, from which on texts are compared with candidates alone
+CHUNK = 65_536  # training texts that are compared at once
+LONG = 400  # mean characters of texts that are only compared with candidates
 CANDIDATES = 50
-COLUMNS = 2**18  # that words are hashed to
+COLUMNS = 2**18  # hashes of words
 
 
 @dataclass(frozen=True)
 class Match:
-    """A training text: its ``id``, its ``text``, and its ``similarity`` to what was looked up, 1 for a copy.
-
-    All None where the training texts are not known.
-    """
+    """A training text: its ``id``, ``text`` and ``similarity``, 1 for a copy. None where training texts are unknown."""
 
     id: str | None
     text: str | None
@@ -29,24 +26,24 @@ class Match:
 
 
 class Unknown:
-    """`Nearest` of a model whose training texts are not at hand: nothing is known to be a copy or to be near one."""
+    """`Nearest` of a model whose training texts are unknown."""
 
     def is_copy(self, text: str) -> bool:
         """False."""
         return False
 
     def find(self, texts: list[str]) -> list[Match]:
-        """Matches without anything in them."""
+        """Empty matches."""
         return [Match(None, None, None)] * len(texts)
 
 
 class Nearest:
     """Training texts, to be searched.
 
-    The similarity of two texts is one less their normalized insertion-deletion distance after folding of case and
-    space (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text. Comparing abstracts takes a thousand
-    times as long, so each is compared with the 50 of every 65,536 that share the most words with it, rare words
-    counting more (by their inverse document frequency; Spärck Jones 1972).
+    Similarity is one minus the normalized insertion-deletion distance of the texts, case and white space folded
+    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text. For abstracts, which takes a thousand times
+    as long, each is compared with the 50 texts of every 65,536 that share the most words with it, weighted by inverse
+    document frequency (Spärck Jones 1972).
 
     Parameters
     ----------
@@ -65,11 +62,11 @@ class Nearest:
         self._words = list(map(_words, self._folded)) if self._long else []
 
     def is_copy(self, text: str) -> bool:
-        """Whether a training text equals this one after folding of case and space."""
+        """Whether a training text equals this one, case and white space folded."""
         return hash(fold(text)) in self._known
 
     def find(self, texts: list[str]) -> list[Match]:
-        """The training text most like each text, the first of equally like ones."""
+        """The most similar training text of each text; the first of equally similar ones."""
         best: list[tuple[float, int, int]] = [(-1.0, 0, 0)] * len(texts)
         folded = [fold(text) for text in texts]
         for number in range(len(self._chunks)):

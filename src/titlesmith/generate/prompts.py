@@ -36,12 +36,10 @@ def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
     Parameters
     ----------
     corpus
-        Says what a prompt looks like; its test split has the held-out papers.
+        Its template has the form of prompts, and its test split the held-out papers.
     settings
-        Parameters of notebook 04, which are checked; those of `titlesmith.generate.generator.draw` too.
-        What is used: ``prefixes``, one that is empty where left out; where the template has a prompt, ``prompts``
-        (lists of fields), ``held_out`` (how many papers of the test split, evenly spread among those whose prompts
-        leave room for ``max_tokens``), none where left out, and ``max_tokens``.
+        Parameters of notebook 04: ``prefixes``, and where the template has a prompt, ``prompts`` (fields by name) and
+        ``held_out`` (the number of papers of the test split). Default: one empty prefix, no prompts.
 
     Raises
     ------
@@ -59,7 +57,7 @@ def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
 
 
 def held_out(corpus: Corpus, count: int, tokens: int) -> list[tuple[str, str]]:
-    """Prompts and ids of ``count`` test papers, evenly spread, or of all, whose prompts leave room for ``tokens``."""
+    """Prompts and ids of ``count`` test papers, evenly spread among those whose prompts leave room for ``tokens``."""
     if not count:
         return []
     table = corpus.scan("test").select("prompt", "id").collect()
@@ -75,7 +73,7 @@ def held_out(corpus: Corpus, count: int, tokens: int) -> list[tuple[str, str]]:
 
 
 def check(template: Template, settings: dict) -> None:
-    """Checks what is to be completed against a template, and settings against one another (RequestError)."""
+    """Checks prompts against the template, and settings against one another (RequestError)."""
     takes = template.prompt_fields
     for fields in settings["prompts"]:
         if not takes:
@@ -96,14 +94,14 @@ def check(template: Template, settings: dict) -> None:
 
 
 def plain(text: str) -> str:
-    """A prefix in one line: control characters and white space of any kind are spaces, as many as they were.
+    """A prefix in one line: each control character and white space becomes a space.
 
     Raises
     ------
     RequestError
-        It is no text: a terminal or file in another encoding than UTF-8 gave bytes that are none.
+        It is not valid text: a terminal or file has another encoding than UTF-8.
     """
     if any("\ud800" <= c <= "\udfff" for c in text):
-        said = shorten(text).replace(r"\udc", r"\x")  # as which Python hands on bytes that are not UTF-8
+        said = shorten(text).replace(r"\udc", r"\x")  # how Python represents bytes that are not UTF-8
         raise RequestError(f"{said} is not valid UTF-8: type it in a terminal, or save the file, in UTF-8")
     return "".join(" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in text)

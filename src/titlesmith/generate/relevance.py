@@ -1,4 +1,4 @@
-"""Relevance: how often a model met a prefix in its training texts, and which frequent words are near a rare one."""
+"""Relevance: how many training texts contain a prefix, and which frequent words resemble a rare one."""
 
 from dataclasses import dataclass
 
@@ -8,34 +8,30 @@ from rapidfuzz import fuzz
 from titlesmith.corpus import Corpus
 from titlesmith.generate.prompts import plain
 
-RARE = 20  # training texts: what fewer have is not frequent
-SHARE = 0.01  # of the training texts: what as many begin with is not rare, however few they are
-NEAR = 5  # words at most
-ALIKE = 75  # similarity in percent from which on words are near
-SHARED = 4  # letters at the beginning that make words near
+RARE, RARE_SHARE = 20, 0.01  # a prefix is rare if fewer texts, and a smaller share of them, begin with it
+MAX_NEAR = 5  # words
+MIN_SIMILARITY, MIN_SHARED = 75, 4  # near words: similarity in percent, or equal letters at the beginning
 WORD = r"[\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """What the training texts say of a prefix; case does not count.
+    """What the training texts say about a prefix, ignoring case.
 
     Attributes
     ----------
     prefix
-        As it is continued: in one line.
+        In one line.
     texts
-        How many training texts there are.
+        Number of training texts.
     begins
-        How many begin with it, in the middle of a word too.
+        How many begin with the prefix, perhaps in the middle of a word.
     holds
         How many have all its words, in any order.
     near
-        Where it is rare: frequent words like its own, with the number of training texts that have them, most
-        frequent first; frequent are those that at least `RARE` texts have.
+        For a rare prefix: frequent words (in at least `RARE` texts) like its own, with counts, most frequent first.
     beginnings
-        Where it is rare: as frequent beginnings of one or two words, of which the last is like one of its own or the
-        same, with the number of training texts that begin with them, likewise.
+        For a rare prefix: likewise, frequent beginnings of one or two words whose last word is like one of its own.
     """
 
     prefix: str
@@ -47,10 +43,7 @@ class Relevance:
 
     @property
     def is_rare(self) -> bool:
-        """Whether so few training texts begin with it that the model hardly knows how to go on.
-
-        Fewer than `RARE` are few, if they are less than `SHARE` of all too: 14 are few of 2,000, and not of 108.
-        """
+        """Whether so few training texts begin with it that the model hardly knows how to continue it."""
         return _is_rare(self.begins, self.texts)
 
     @property
@@ -67,73 +60,70 @@ class Relevance:
         few = f"few of {self.texts:,} training texts begin with it ({self.begins:,})"
         if not self.begins:
             few = f"none of {self.texts:,} training texts begins with it"
-        said = [f"{shown}: {few}, {'but' if self.holds >= RARE else 'and'} {holds}"]
-        for what, found in {"words": self.near, "beginnings": self.beginnings}.items():
-            said += [f"frequent {what} near it: {', '.join(_counted(found))}"] if found else []
-        return "; ".join(said)
+        parts = [f"{shown}: {few}, {'but' if self.holds >= RARE else 'and'} {holds}"]
+        for kind, counts in {"words": self.near, "beginnings": self.beginnings}.items():
+            parts += [f"frequent {kind} near it: {', '.join(_counted(counts))}"] if counts else []
+        return "; ".join(parts)
 
 
 def relevance(corpus: Corpus, prefixes: list[str]) -> list[Relevance]:
-    """How often each prefix is met in the training texts; empty ones are left out."""
+    """The relevance of each prefix but empty ones."""
     prefixes = [prefix for prefix in dict.fromkeys(map(plain, prefixes)) if corpus.clean(prefix)]
     if not prefixes:
         return []
+    # Count the training texts that begin with each prefix, and those that have its words, in one pass
     texts = corpus.scan("train").select(text=pl.col("completion").str.to_lowercase())
-    begun = {prefix: corpus.clean_prefix(prefix).lower() for prefix in prefixes}
-    words = {prefix: _words(text) for prefix, text in begun.items()}
-    met = [pl.len()]
-    met += [pl.col("text").str.starts_with(text).sum().alias(f"begins {prefix}") for prefix, text in begun.items()]
-    met += [_have(words[prefix], text.strip()).sum().alias(f"holds {prefix}") for prefix, text in begun.items()]
-    total, *counts = texts.select(met).collect(engine="streaming").row(0)
-    frequent, opening = {}, {}
-    if any(_is_rare(begins, total) for begins in counts[: len(prefixes)]):
-        frequent, opening = _frequent(texts), _frequent(texts, beginnings=True)
+    cleaned = [corpus.clean_prefix(prefix).lower() for prefix in prefixes]
+    words = [list(dict.fromkeys(pl.Series([text]).str.extract_all(WORD)[0])) for text in cleaned]
+    counts = [pl.col("text").str.starts_with(text).sum().alias(f"begins {i}") for i, text in enumerate(cleaned)]
+    for i, own in enumerate(words):
+        counts.append(_has(own, cleaned[i].strip()).sum().alias(f"holds {i}"))
+    total, *counts = texts.select(pl.len(), *counts).collect(engine="streaming").row(0)
+    begins, holds = counts[: len(prefixes)], counts[len(prefixes) :]
+    # Frequent words and beginnings, if they are needed
+    frequent, openings = {}, {}
+    if any(_is_rare(count, total) for count in begins):
+        each = pl.col("text").str.extract_all(WORD)
+        frequent = _frequent(texts, each)
+        openings = _frequent(texts, pl.concat_list(each.list.head(n).list.join(" ") for n in (1, 2)))
     found = []
-    for prefix, begins, holds in zip(prefixes, counts[: len(prefixes)], counts[len(prefixes) :], strict=True):
-        near, beginnings = [], []
-        if _is_rare(begins, total):
-            own = words[prefix]
-            near = _most({w: n for w, n in frequent.items() if w not in own and _is_near(w, own)})
-            beginnings = _most({b: n for b, n in opening.items() if b and _is_near(b.split()[-1], own)})
-        found.append(Relevance(prefix, total, begins, holds, near, beginnings))
+    for i, prefix in enumerate(prefixes):
+        rare, own = _is_rare(begins[i], total), words[i]
+        near = {word: n for word, n in frequent.items() if rare and word not in own and _is_near(word, own)}
+        opening = {text: n for text, n in openings.items() if rare and text and _is_near(text.split()[-1], own)}
+        found.append(Relevance(prefix, total, begins[i], holds[i], _top(near), _top(opening)))
     return found
 
 
 def _is_rare(begins: int, texts: int) -> bool:
-    return begins < min(RARE, SHARE * texts)
+    return begins < min(RARE, RARE_SHARE * texts)
 
 
-def _counted(found: list[tuple[str, int]]) -> list[str]:
-    return [f"{words} ({count:,})" for words, count in found]
+def _counted(counts: list[tuple[str, int]]) -> list[str]:
+    return [f"{words} ({count:,})" for words, count in counts]
 
 
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(pl.Series([text]).str.extract_all(WORD)[0]))
-
-
-def _have(words: list[str], text: str) -> pl.Expr:
-    """Which texts have all words; or, where there are none but signs, the signs."""
+def _has(words: list[str], text: str) -> pl.Expr:
+    """Which texts have all words; of a prefix without words, which texts have it."""
     found = [pl.col("text").str.contains(rf"\b{word}\b") for word in words]
     return pl.all_horizontal(found or [pl.col("text").str.contains(text, literal=True)])
 
 
-def _frequent(texts: pl.LazyFrame, beginnings: bool = False) -> dict[str, int]:
-    """Words that at least `RARE` texts have, or one or two words that they begin with, and how many do."""
-    words = pl.col("text").str.extract_all(WORD)
-    if beginnings:
-        words = pl.concat_list(words.list.head(n).list.join(" ") for n in (1, 2))
-    found = texts.select(words=words.list.unique()).explode("words").drop_nulls()
-    return dict(found.group_by("words").len().filter(pl.col("len") >= RARE).collect(engine="streaming").iter_rows())
+def _frequent(texts: pl.LazyFrame, strings: pl.Expr) -> dict[str, int]:
+    """Counts of the texts that have each string, for strings in at least `RARE` texts."""
+    strings = texts.select(string=strings.list.unique()).explode("string").drop_nulls()
+    counts = strings.group_by("string").len().filter(pl.col("len") >= RARE)
+    return dict(counts.collect(engine="streaming").iter_rows())
 
 
 def _is_near(word: str, words: list[str]) -> bool:
-    """Whether a word is like one of others, or the same."""
+    """Whether a word resembles one of others, or equals it."""
     return any(
         min(len(own), len(word)) > 2
-        and (own[:SHARED] == word[:SHARED] or fuzz.ratio(own, word, score_cutoff=ALIKE) > 0)
+        and (own[:MIN_SHARED] == word[:MIN_SHARED] or fuzz.ratio(own, word, score_cutoff=MIN_SIMILARITY) > 0)
         for own in words
     )
 
 
-def _most(found: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:NEAR]
+def _top(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_NEAR]

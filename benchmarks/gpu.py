@@ -134,16 +134,16 @@ def product(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **changed: object) -> dict:
     from titlesmith.train import architectures
     from titlesmith.train.loop import learning_rate
-    from titlesmith.train.packing import Rows, ahead
+    from titlesmith.train.packing import PackedDataset, prefetch
 
     trained = engine(kind, folder, tiny)
     settings = SETTINGS | {"model": f"hf:{kind}", "batch_size": rows, "block_size": 64 if tiny else 1024} | changed
     found = documents(folder, trained.tokenizer)
-    packed = Rows(found, rows, settings["block_size"], settings["seed"], trained.apart(settings))
+    packed = PackedDataset(found, rows, settings["block_size"], settings["seed"], trained.masks_documents(settings))
     count = sum(p.numel() for p in trained.model.parameters())
     trained.prepare(None, settings)
-    for step, batch in islice(ahead(packed, 1), WARM_UP + steps):
-        loss, _ = trained.train(batch, learning_rate(step, settings))
+    for step, batch in islice(prefetch(packed, 1), WARM_UP + steps):
+        loss, _ = trained.train_step(batch, learning_rate(step, settings))
         trained.step = step
         if step == WARM_UP:
             start = now()
@@ -213,12 +213,12 @@ def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 def pack(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     """Writes the rows that the engine packs, as the Trainer reads them."""
     from titlesmith.corpus.tokenizer import END, Tokenizer
-    from titlesmith.train.packing import Rows
+    from titlesmith.train.packing import PackedDataset
 
     shape = TINY_GPT2 if tiny else GPT2
     names = [*map(str, range(shape["vocab_size"] - 2)), "Ċ", END]
     found = documents(folder, Tokenizer({name: i for i, name in enumerate(names)}, []))
-    packed = Rows(found, rows, shape["n_positions"], SETTINGS["seed"], apart=False)
+    packed = PackedDataset(found, rows, shape["n_positions"], SETTINGS["seed"], mask_documents=False)
     np.save(folder / "rows.npy", np.concatenate([packed[1 + step].ids for step in range(WARM_UP + steps)]))
     return {}
 

@@ -37,7 +37,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from titlesmith.harvest import harvest
     from titlesmith.runs.record import Run
     from titlesmith.train.huggingface import precision
-    from titlesmith.train.packing import Rows
+    from titlesmith.train.packing import PackedDataset
 
     shape = SIZES[size]
     torch.manual_seed(1)
@@ -60,11 +60,11 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     finetune = settings["finetune"] | {"precision": precision(settings["finetune"])}
     (folder / "finetune.json").write_text(json.dumps(finetune), "utf-8")
     batch = finetune["batch_size"] * finetune["accumulate"]
-    rows = Rows(built.documents("train"), batch, finetune["block_size"], finetune["seed"], apart=True)
+    rows = PackedDataset(built.documents("train"), batch, finetune["block_size"], finetune["seed"], mask_documents=True)
     count = len(built.table("train"))
     return {
         "rows": batch, "block": finetune["block_size"], "precision": finetune["precision"], "titles": count,
-        "titles_per_step": count * batch / rows.count, "tokens_per_step": rows.epoch * batch / rows.count,
+        "titles_per_step": count * batch / rows.num_rows, "tokens_per_step": rows.num_targets * batch / rows.num_rows,
     }  # fmt: skip
 
 

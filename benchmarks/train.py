@@ -114,7 +114,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from titlesmith.harvest import harvest
     from titlesmith.runs.record import Run
     from titlesmith.train.gpt2 import precision
-    from titlesmith.train.packing import Rows
+    from titlesmith.train.packing import PackedDataset
 
     tf1, model = tf.compat.v1, folder / "models" / size
     model.mkdir(parents=True)
@@ -148,20 +148,19 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     titles.write_csv(folder / "titles.csv")  # as gpt-2-simple reads it: a header, then a title a line
     batch = finetune["batch_size"] * finetune["accumulate"]
     rows, plain = (
-        Rows(built.documents("train"), batch, finetune["block_size"], finetune["seed"], apart)
+        PackedDataset(built.documents("train"), batch, finetune["block_size"], finetune["seed"], apart)
         for apart in (True, False)  # as the engine reads them where weights are given, and as transformers does
     )
     labels = np.full((steps, batch, finetune["block_size"]), -100)  # what torch leaves out
     for step in range(steps):
-        found = plain[step + 1]
-        row, which = np.nonzero(found.weights)
-        labels[step, row, found.places[row, which]] = found.labels[row, which]
+        packed = plain[step + 1]
+        labels[step] = np.where(packed.weights > 0, packed.labels, -100)
     np.savez(folder / "rows.npz", ids=np.stack([plain[step + 1].ids for step in range(steps)]), labels=labels)
     blocks = sum(w.size for name, w in weights.items() if name.endswith("/w"))
     return {
         "rows": batch, "block": finetune["block_size"], "precision": finetune["precision"], "titles": len(titles),
         "per_step": {
-            name: (len(titles) * batch / packed.count, packed.epoch * batch / packed.count)
+            name: (len(titles) * batch / packed.num_rows, packed.num_targets * batch / packed.num_rows)
             for name, packed in (("titlesmith", rows), ("full_vocabulary", rows), ("transformers", plain))
         },
         "block_parameters": blocks, "every": {k: v for k, v in finetune.items() if k.endswith("_every")},
@@ -210,14 +209,14 @@ def _started(folder: Path, **changed: object) -> tuple:
 def trained(folder: Path, steps: int, **changed: object) -> tuple:
     """The engine behind steps as its loop takes them, the rows packed while it trains; and their clock."""
     from titlesmith.train.loop import learning_rate
-    from titlesmith.train.packing import Rows, ahead
+    from titlesmith.train.packing import PackedDataset, prefetch
 
     clock, (_, settings, corpus, engine) = Clock(), _started(folder, **changed)
     batch = settings["batch_size"] * settings["accumulate"]
     documents = corpus.documents("train")
-    rows = Rows(documents, batch, settings["block_size"], settings["seed"], engine.apart(settings))
+    rows = PackedDataset(documents, batch, settings["block_size"], settings["seed"], engine.masks_documents(settings))
     engine.prepare(corpus, settings)
-    for step, some in islice(ahead(rows, 1), steps):
+    for step, some in islice(prefetch(rows, 1), steps):
         engine.train_step(some, learning_rate(step, settings))
         engine.step = step
         clock.tick()
@@ -227,7 +226,7 @@ def trained(folder: Path, steps: int, **changed: object) -> tuple:
 def titlesmith(folder: Path, size: str, steps: int, **changed: str) -> dict:
     """The engine's steps."""
     engine, clock = trained(folder, steps, **changed)
-    softmax = [engine._part.table, engine._part.others] if engine._part else engine._variables[1:2]
+    softmax = [engine._sampled.table, engine._sampled.others] if engine._sampled else engine._variables[1:2]
     return clock.figures(vocabulary=sum(int(t.shape[0]) for t in softmax))
 
 

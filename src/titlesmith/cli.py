@@ -41,16 +41,10 @@ def run(
     """Run an experiment's notebooks, those whose parameters, inputs or source changed, and print what came out."""
     from titlesmith import experiment as experiments
     from titlesmith.pipeline import chain
-    from titlesmith.train import launcher
 
-    if launcher.rank() > 0:
-        from titlesmith.train import worker
-
-        return worker.serve()
-    given = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"]), *launcher.overrides()]
-    with launcher.leading():
-        chosen = experiments.Experiment.read(experiments.find(experiment), tuple(given))
-        done = chain(chosen, name, STAGES[0] if force else start, until)
+    given = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"])]
+    chosen = experiments.Experiment.read(experiments.find(experiment), tuple(given))
+    done = chain(chosen, name, STAGES[0] if force else start, until)
     if done.complete:
         show(done.name)
     else:

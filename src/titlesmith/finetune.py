@@ -1,14 +1,17 @@
-"""The fine-tune stage of a run: corpus, engine, loop and sampling together."""
+"""The fine-tune stage of a run, and the program of each of several processes: ``python -m titlesmith.finetune RUN``."""
+
+import sys
 
 from titlesmith import train
 from titlesmith.corpus import Corpus
+from titlesmith.errors import TitlesmithError
 from titlesmith.generate import Probe, save_backend
 from titlesmith.runs.record import Run
 from titlesmith.train import monitor
 
 
-def finetune_run(run: Run, settings: dict) -> train.Engine:
-    """Trains the model of a run, and resumes an interrupted training.
+def finetune_run(run: Run, settings: dict) -> None:
+    """Trains the model of a run, or resumes an interrupted training; in several processes if ``processes`` says so.
 
     The run's record gets ``device``, and when training stops ``steps``, ``kept_step`` and ``stop_reason``.
 
@@ -19,13 +22,40 @@ def finetune_run(run: Run, settings: dict) -> train.Engine:
     settings
         The parameters of notebook 03.
     """
+    if settings["processes"] > 1:
+        from titlesmith.train import distributed
+
+        distributed.launch(run, settings)
+    else:
+        _finetune(run, settings, writes=True)
+
+
+def _finetune(run: Run, settings: dict, writes: bool) -> None:
     corpus = Corpus(run)
     engine = train.start_engine(run, settings["model"], corpus, settings["seed"], settings["quantize"])
-    run.update_stage("finetune", device=engine.device(settings))
-    print(f"Training on {engine.device(settings)}.")
-    watch = monitor.Monitor(run, settings)
+    if writes:
+        run.update_stage("finetune", device=engine.device(settings))
+        print(f"Training on {engine.device(settings)}.")
+    watch = monitor.Monitor(run, settings, writes)
     train.finetune(engine, corpus, settings, watch, Probe(corpus, settings))
-    save_backend(engine, run)
-    kept = monitor.kept_step(monitor.read(watch.history), settings["keep"], engine.step)
-    run.update_stage("finetune", steps=engine.step, kept_step=kept, stop_reason=watch.reason)
-    return engine
+    if writes:
+        save_backend(engine, run)
+        kept = monitor.kept_step(monitor.read(watch.history), settings["keep"], engine.step)
+        run.update_stage("finetune", steps=engine.step, kept_step=kept, stop_reason=watch.reason)
+
+
+def main(name: str) -> None:
+    """Trains in one of several processes; an error of titlesmith is the last line of standard error."""
+    from titlesmith.train import distributed
+
+    distributed.join()
+    run = Run(name)
+    try:
+        _finetune(run, run.record("finetune")["settings"], writes=distributed.rank() == 0)
+    except TitlesmithError as error:
+        sys.exit(f"\n{type(error).__name__}: {' '.join(str(error).split())}")
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -28,8 +28,7 @@ from titlesmith.errors import RequestError  # noqa: E402
 from titlesmith.generate import Probe  # noqa: E402
 from titlesmith.harvest import harvest  # noqa: E402
 from titlesmith.runs.record import Run  # noqa: E402
-from titlesmith.train import gpt2_step as graph  # noqa: E402
-from titlesmith.train import monitor  # noqa: E402
+from titlesmith.train import kernels, monitor  # noqa: E402
 
 TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}
 FEW = {"steps": 4, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
@@ -76,7 +75,7 @@ def project(tmp_path_factory):
     rows = [{"title": f"{HOSTILE} number {i} of music and speech"} for i in range(120)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
-        patch.setattr(graph, "fused", lambda function: function)  # XLA compiles for seconds a model
+        patch.setattr(kernels, "compiled", lambda function: function)  # XLA compiles for seconds a model
         patch.setattr(engines, "SCRATCH", TINY)
         path = write_archive(folder / "papers.tsv", rows)
         trained("titles", "title", source="archive", path=str(path))

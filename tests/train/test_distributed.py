@@ -1,29 +1,28 @@
-"""Several processes that train one model, over gloo: like one process, whatever happens to them."""
+"""Several processes that train one model, over gloo: the same as one process, and reported when one fails."""
 
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from conftest import SMALL, corpus_settings
+from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import models
-from titlesmith import train as engines
 from titlesmith.corpus.pretrained import published
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
-from titlesmith.generate import Probe
+from titlesmith.finetune import finetune_run
 from titlesmith.harvest import harvest
 from titlesmith.runs.record import Run, root
 from titlesmith.train import architectures, monitor
-from titlesmith.train import distributed as processes
+from titlesmith.train.huggingface import HuggingFaceEngine
 
 HARVEST = {
     "source": "sample",
@@ -57,29 +56,10 @@ def prepare(name: str) -> tuple[Run, corpora.Corpus]:
     return run, corpus
 
 
-def train(run, corpus, **settings) -> engines.Engine:
+def train(run: Run, **settings) -> None:
     settings = SETTINGS | settings
-    engine = engines.start_engine(run, settings["model"], corpus, settings["seed"])
-    engines.finetune(engine, corpus, settings, monitor.Monitor(run, settings), Probe(corpus, settings))
-    return engine
-
-
-@pytest.fixture(scope="module")
-def workers():
-    with processes.started(2) as found:
-        yield found
-
-
-@pytest.fixture
-def together(workers, monkeypatch):
-    """Trainings of two processes have the same worker, which takes seconds to start."""
-
-    @contextmanager
-    def same(size):
-        assert size == 2
-        yield workers
-
-    monkeypatch.setattr(processes, "started", same)
+    run.begin("finetune", settings)
+    finetune_run(run, settings)
 
 
 def history(run: Run) -> np.ndarray:
@@ -87,56 +67,70 @@ def history(run: Run) -> np.ndarray:
     return np.array([[row[key] or 0 for key in keys] for row in monitor.read(run / "history.csv")])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"accumulate": 2, "checkpointing": True},
-        {"sharding": "full", "accumulate": 2, "keep": "best"},
-        LORA,
-        LORA | {"sharding": "full", "keep": "last"},
-    ],
-    ids=["ddp", "fsdp", "ddp-lora", "fsdp-lora"],
-)
-def test_two_processes_train_like_one(project, together, settings):
-    alone, both = prepare("alone"), prepare("both")
-    one, two = train(*alone, **settings), train(*both, **settings, **TWO)
-    assert np.allclose(history(alone[0]), history(both[0]), rtol=1e-5, atol=1e-5)
-    assert len(history(both[0])) == two.step == 6
-    files = [{f.name for f in (run / "model").iterdir()} for run in (alone[0], both[0])]
-    assert files[0] == files[1]
-    ids, learned = np.arange(40).reshape(2, 20), np.ones((2, 19), np.float32)
-    loaded = engines._kind("hf:")[0].load(both[0] / "model", resume=False)
-    for engine in (two, loaded):
-        assert np.allclose(one.losses(ids, learned), engine.losses(ids, learned), rtol=1e-4)
-    assert [p.read_text() for p in (alone[0] / "samples").iterdir()] == [
-        p.read_text() for p in (both[0] / "samples").iterdir()
+def programs(process: psutil.Process) -> list[psutil.Process]:
+    """The processes that train below a process, without torchrun."""
+    children = process.children(recursive=True)
+    return [
+        child for child in children if child.cmdline()[1:3] == ["-m", "titlesmith.finetune"] or "-u" in child.cmdline()
     ]
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
-@pytest.mark.parametrize("first", [1, 2])
-def test_what_one_process_began_two_end_and_the_other_way_round(project, together, monkeypatch, first, sharding):
-    whole, changed = prepare("whole"), prepare("changed")
-    train(*whole)
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulate": 2, "checkpointing": True}, {"sharding": "full", "keep": "best"}, LORA | {"sharding": "full"}],
+    ids=["ddp", "fsdp", "fsdp-lora"],
+)
+def test_two_processes_train_like_one(project, settings):
+    (alone, _), (both, _) = prepare("alone"), prepare("both")
+    train(alone, **settings)
+    train(both, **settings, **TWO)
+    assert np.allclose(history(alone), history(both), rtol=1e-5, atol=1e-5) and len(history(both)) == 6
+    assert {f.name for f in (alone / "model").iterdir()} == {f.name for f in (both / "model").iterdir()}
+    ids, weights = np.arange(40).reshape(2, 20), np.ones((2, 19), np.float32)
+    nats = [HuggingFaceEngine.load(run / "model", resume=False).losses(ids, weights) for run in (alone, both)]
+    assert np.allclose(*nats, rtol=1e-4)
+    samples = [[p.read_text() for p in sorted((run / "samples").iterdir())] for run in (alone, both)]
+    assert samples[0] == samples[1]
+    facts = [
+        {key: run.record("finetune")[key] for key in ("steps", "kept_step", "stop_reason")} for run in (alone, both)
+    ]
+    assert facts[0] == facts[1] and "2 processes" in both.record("finetune")["device"]
+
+
+def test_two_processes_resume_the_training_of_one(project, monkeypatch):
+    (whole, _), (changed, _) = prepare("whole"), prepare("changed")
+    train(whole)
 
     def killed(self, step, texts):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(monitor.Monitor, "sample", killed)
-        train(*changed, processes=first, sharding=sharding)  # dies at step 3, one behind its checkpoint
-    state = torch.load(changed[0] / "model" / "last" / "titlesmith.pt", weights_only=True)
-    assert state["step"] == 2 and all(type(m["exp_avg"]) is torch.Tensor for m in state["optimizer"]["state"].values())
-    train(*changed, processes=3 - first, sharding=sharding)
-    assert np.allclose(history(whole[0]), history(changed[0]), rtol=1e-5, atol=1e-5)
+        train(changed)  # dies at step 3, one after its checkpoint
+    train(changed, **TWO, sharding="full")
+    assert np.allclose(history(whole), history(changed), rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_differs_between_processes_and_comes_again(project, together):
-    settings = LORA | TWO | {"lora_dropout": 0.5, "steps": 2}
-    runs = [prepare(name) for name in ("a", "b")]
-    for run in runs:
-        train(*run, **settings)
-    assert np.array_equal(history(runs[0][0]), history(runs[1][0]))
+def test_a_killed_process_is_reported_within_seconds_and_one_process_resumes(project):
+    (run, _), (whole, _), killed = prepare("r"), prepare("whole"), []
+    settings = {"schedule": "constant", "sample_every": 0, "validate_every": 0}
+
+    def kill():
+        while not (run / "model" / "last" / "titlesmith.pt").exists():
+            time.sleep(0.01)
+        one = next(p for p in programs(psutil.Process()) if p.environ().get("RANK") == "1")
+        killed.append(time.monotonic())
+        one.kill()
+
+    Thread(target=kill, daemon=True).start()
+    with pytest.raises(RunError, match=r"process 1 was killed by signal 9.*The last checkpoint is complete"):
+        train(run, **settings, **TWO, sharding="full", steps=100_000)
+    assert time.monotonic() - killed[0] < 10 and not programs(psutil.Process())
+    state = torch.load(run / "model" / "last" / "titlesmith.pt", weights_only=True)
+    settings["steps"] = state["step"] + 3
+    train(run, **settings)
+    train(whole, **settings)
+    assert np.allclose(history(whole), history(run), rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_shared_is_refused():
@@ -156,71 +150,34 @@ def test_what_cannot_be_shared_is_refused():
     )
 
 
-def test_a_killed_worker_ends_the_training_within_seconds(project, monkeypatch):
-    run, corpus = prepare("r")
-    threads = torch.get_num_threads()
-    killed, others = [], set(psutil.Process().children())
-
-    def kill(self, step, texts):
-        killed.append(time.monotonic())
-        for child in set(psutil.Process().children()) - others:
-            if "titlesmith.train.worker" in child.cmdline():
-                child.kill()
-
-    monkeypatch.setattr(monitor.Monitor, "sample", kill)
-    with pytest.raises(RunError, match=r"process 1 was killed by signal 9.*The last checkpoint is whole"):
-        train(run, corpus, **TWO)
-    assert killed and time.monotonic() - killed[0] < 10
-    assert len(history(run)) == 3 and (run / "model" / "last").exists()
-    assert torch.get_num_threads() == threads and not torch.distributed.is_initialized()
-
-
-def test_a_worker_that_cannot_start_says_why(project, together, monkeypatch):
-    run, corpus = prepare("r")
-    engine = engines.start_engine(run, "hf:tiny", corpus, 1)
+def test_an_error_of_a_process_is_raised(project):
+    run, _ = prepare("r")
     (run / "corpus" / "corpus.json").rename(run / "corpus" / "gone.json")
-    with pytest.raises(RunError, match=r"process 1 failed: .*corpus\.json"):
-        engines.finetune(engine, corpus, SETTINGS | TWO, monitor.Monitor(run, SETTINGS), Probe(corpus, SETTINGS))
+    with pytest.raises(RunError, match=r"corpus\.json"):
+        train(run, **TWO)
 
 
-RANK_0 = """
+NOTEBOOK = """
 import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from engines.test_processes import SETTINGS, TWO, train
-from titlesmith.corpus import Corpus
+sys.path[:0] = {paths!r}
+from train.test_distributed import TWO, train
 from titlesmith.runs.record import Run
-train(Run("r"), Corpus(Run("r")), **TWO, steps=100_000)
+train(Run("r"), **TWO, steps=100_000)
 """
 
 
-def test_no_worker_outlives_rank_0(project):
+def test_no_process_outlives_the_notebook(project):
     run, _ = prepare("r")
-    rank_0 = subprocess.Popen(
-        [sys.executable, "-c", RANK_0.format(tests=str(Path(__file__).parents[1]))],
-        stderr=subprocess.PIPE,
-    )
+    code = NOTEBOOK.format(paths=[str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")])
+    notebook = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     try:
-        until = time.monotonic() + 60
-        while len(history(run) if (run / "history.csv").exists() else ()) < 3 and time.monotonic() < until:
-            assert rank_0.poll() is None, rank_0.stderr.read().decode()
+        end = time.monotonic() + 100
+        while len(history(run) if (run / "history.csv").exists() else ()) < 3 and time.monotonic() < end:
+            assert notebook.poll() is None, notebook.stderr.read().decode()
             time.sleep(0.1)
-        children = psutil.Process(rank_0.pid).children()
-        assert any("titlesmith.train.worker" in child.cmdline() for child in children)
+        children = psutil.Process(notebook.pid).children(recursive=True)
+        assert len(children) >= 3
     finally:
-        rank_0.send_signal(signal.SIGKILL)
-        rank_0.communicate()
+        notebook.send_signal(signal.SIGKILL)
+        notebook.communicate()
     assert not psutil.wait_procs(children, timeout=5)[1]
-
-
-def test_the_whole_command_under_torchrun(project, archive):
-    overrides = [*SMALL, "model=hf:scratch", f"harvest.path={archive}", "finetune.precision=float32"]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "titlesmith", "run"]
-    words = [sys.executable, *command, "archive-titles", *(word for o in overrides for word in ("-p", o))]
-    found = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=project)
-    assert found.returncode == 0, found.stdout + found.stderr
-    run = Run("archive-titles")
-    assert run.complete and run.record("finetune")["settings"]["processes"] == 2
-    assert "2 processes" in run.executed("finetune").read_text("utf-8")
-    again = subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=project)
-    assert again.returncode == 0 and "[3/5] finetune: unchanged, skipped" in again.stdout

@@ -6,10 +6,11 @@ import pytest
 from titlesmith.train import gpt2_step as graph
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import gpt2, tf, tf1  # silence_stderr
-from titlesmith.train.gpt2_step import BETAS, CLIP, TINY, Step, cross_entropy, drop
-from titlesmith.train.packing import Batch, Rows
-from titlesmith.train.sampled_softmax import SLOWER, Part
-from train.test_packing import END, Alike
+from titlesmith.train.gpt2_step import ADAM_EPSILON, BETAS, CLIP, Step
+from titlesmith.train.kernels import drop, recomputed, token_nats
+from titlesmith.train.packing import Batch, PackedDataset
+from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE, SampledSoftmax
+from train.test_packing import END, RandomDocuments
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
@@ -32,7 +33,7 @@ class Both:
             self.gradients = dict(zip(variables, tf.gradients(self.loss, list(variables.values())), strict=True))
             self.gradients = {n: tf.convert_to_tensor(g) for n, g in self.gradients.items()}
             steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            self.part = None if used is None else Part(variables["wte"], used)
+            self.part = None if used is None else SampledSoftmax(variables["wte"], used)
             self.step = Step(variables, SHAPE, (rows, BLOCK), SETTINGS | settings, kind, steps, self.part)
             self.session = tf1.Session(graph=graph)
             self.session.run(tf1.global_variables_initializer())
@@ -45,15 +46,14 @@ class Both:
     def values(self) -> dict:
         return self.session.run(self.variables)
 
-    def feed(self, ids, learned, total=None, seed=(1, 2), others=None) -> dict:
-        place = np.tile(np.arange(BLOCK), (len(ids), 1))  # rows whose places read all before them
-        batch = Batch(ids[:, :-1], place, np.full_like(place, BLOCK), place, ids[:, 1:], learned)
+    def feed(self, ids, weights, total=None, seed=(1, 2), others=None) -> dict:
+        positions = np.tile(np.arange(BLOCK), (len(ids), 1))  # a row is one document
+        batch = Batch(ids[:, :-1], positions, ids[:, 1:], weights)
         return self.fed(batch, seed, total) | ({} if others is None else {self.part.others: others})
 
     def fed(self, batch: Batch, seed=(1, 2), total=None) -> dict:
         step = self.step
-        feed = {step.ids: batch.ids, step.positions: batch.positions, step.until: batch.until, step.seed: seed}
-        feed |= {step.places: batch.places, step.labels: batch.labels, step.learned: batch.weights, step.rate: RATE}
+        feed = {getattr(step, name): value for name, value in vars(batch).items()} | {step.seed: seed, step.rate: RATE}
         return feed | {step.total: batch.weights.sum() if total is None else total}
 
     def run(self, what, ids, learned, **more):
@@ -75,7 +75,7 @@ def test_kernels_are_compiled_once_whatever_the_number_of_layers():
             gpt2.model(hparams, X=tf1.placeholder(tf.int32, [None, None]))
             variables = {v.op.name.removeprefix("model/"): v for v in tf1.global_variables()}
             steps = tf1.get_variable("steps", [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            Step(variables, SHAPE | {"n_layer": layers}, (ROWS, BLOCK), SETTINGS, tf.float32, steps)
+            Step(variables, SHAPE | {"n_layer": layers}, (ROWS, BLOCK), SETTINGS, tf.float32, steps, None)
         called = [op.get_attr("f").name for op in graph.get_operations() if op.type.endswith("PartitionedCall")]
         assert len(called) > 20 * layers
         return set(called)
@@ -98,7 +98,7 @@ def test_loss_and_step_are_those_of_gpt_2_simples_graph_and_of_adamw(rows, check
     assert norm == pytest.approx(np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients.values())), rel=1e-5)
     new = both.values()
     for n, g in clipped(gradients).items():
-        away = g / (np.abs(g) + TINY)  # the first step's moments, corrected for their start at zero
+        away = g / (np.abs(g) + ADAM_EPSILON)  # the first step's moments, corrected for their start at zero
         decay = 0.1 if n.endswith(("/w", "wte", "wpe")) else 0
         wanted = old[n] - RATE * (away + decay * old[n])
         seen = np.abs(g) > 1e-6  # where rounding does not decide the sign
@@ -107,11 +107,10 @@ def test_loss_and_step_are_those_of_gpt_2_simples_graph_and_of_adamw(rows, check
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_tree_has_the_loss_and_the_gradients_of_its_documents_each_alone(checkpointing):
-    documents = Alike([5, 6, 9, 4, 9, 3, 12, 5, 5, 7], 4)
-    count = Rows(documents, 1, BLOCK, 1, apart=True).count
-    both, batch = Both(rows=count, checkpointing=checkpointing), Rows(documents, count, BLOCK, 1, apart=True)[1]
-    assert batch.weights.max() > 1, "beginnings are shared"
+def test_packed_documents_have_the_loss_and_the_gradients_of_each_alone(checkpointing):
+    documents = RandomDocuments([5, 6, 9, 4, 9, 3, 12, 5, 5, 7], 4)
+    count = PackedDataset(documents, 1, BLOCK, 1, mask_documents=True).num_rows
+    both, batch = Both(rows=count, checkpointing=checkpointing), PackedDataset(documents, count, BLOCK, 1, True)[1]
     ids, learned = np.full((len(documents), 2 + 12), 7), np.zeros((len(documents), 1 + 12), np.float32)
     for i, document in enumerate(documents[i] for i in range(len(documents))):
         ids[i, : len(document) + 1], learned[i, : len(document)] = [END, *document], 1
@@ -146,7 +145,7 @@ def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(row
     for n, g in (shared | {"shift": scale * others}).items():
         assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
     shift, table = both.session.run([both.part.shift, both.part.table])
-    assert np.allclose(shift, -SLOWER * RATE * np.sign(others), atol=1e-5)
+    assert np.allclose(shift, -SHIFT_LR_SCALE * RATE * np.sign(others), atol=1e-5)
     assert np.array_equal(both.values()["wte"], old["wte"])
     both.session.run(both.part.write)
     new = both.values()["wte"]
@@ -158,7 +157,7 @@ def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(row
 @pytest.mark.parametrize("logits", [2**26, 1])
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200)}])
 def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, monkeypatch, settings, logits):
-    monkeypatch.setattr(graph, "LOGITS", logits)  # all rows at once, or one after the other
+    monkeypatch.setattr(graph, "MAX_LOGITS", logits)  # all rows at once, or one after the other
     both, (ids, learned) = Both(**settings), rows
     wanted = both.session.run(both.loss, {both.x: ids, both.w: learned}) * learned.sum()
     assert both.run(both.step.nats, ids, learned) == pytest.approx(wanted, rel=1e-5)
@@ -259,16 +258,15 @@ def test_a_step_that_is_not_finite_changes_nothing(rows):
     assert both.session.run(both.step.steps) == 0
 
 
-def test_cross_entropy_adds_what_belongs_to_a_column_and_leaves_the_padding_out():
-    # In the default graph, as importing gpt-2-simple leaves no eager mode
+def test_the_cross_entropy_and_its_compiled_gradient_are_tensorflows():
+    # In the default graph, because importing gpt-2-simple turns eager mode off
     logits = tf.random.stateless_normal([5, 64], [1, 2])
-    places, labels, shares = [0, 1, 1, 3, 4, 4], [0, 3, 9, 49, 7, 6], np.array([1, 2, 1, 1, 0.5, 3], np.float32)
+    labels, shares = np.array([0, 3, 49, 7, 6]), np.array([1, 2, 0, 0.5, 3], np.float32)
     offsets = np.repeat(np.float32([0, 1.5, -np.inf]), [50, 8, 6])
-    found = cross_entropy(logits, tf.constant(places), tf.constant(labels), tf.constant(shares), offsets)
-    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.gather(logits + offsets, places)[:, :58])
-    wanted = tf.reduce_sum(nats * shares)
+    nats = recomputed(token_nats)(logits, fixed=(labels.astype(np.int32), offsets))
+    expected = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, (logits + offsets)[:, :58])
+    slopes = [tf.convert_to_tensor(tf.gradients(y, logits, shares)[0]) for y in (nats, expected)]
     with tf1.Session() as session:
-        slope = tf.convert_to_tensor(tf.gradients(wanted, logits)[0])
-        (loss, gradient), wanted, slope = session.run([found, wanted, slope])
-    assert loss == pytest.approx(wanted, abs=1e-5)
+        nats, expected, (gradient, slope) = session.run([nats, expected, slopes])
+    assert np.allclose(nats, expected, atol=1e-5)
     assert np.allclose(gradient, slope, atol=1e-6) and not gradient[:, 58:].any() and not gradient[2].any()

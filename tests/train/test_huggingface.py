@@ -33,7 +33,7 @@ from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.runs.record import Run
 from titlesmith.train import architectures
 from titlesmith.train.huggingface import HuggingFaceEngine
-from titlesmith.train.packing import Rows
+from titlesmith.train.packing import PackedDataset
 from train.test_contract import EVERYTHING, TINY, history, killed_at, train
 
 HARVEST = {
@@ -121,24 +121,24 @@ def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(pr
 LOCAL = [[["global", "local"], 1]]
 WIDTHS = {"num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 32}
 GQA = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 1}
-READS = {  # whether a model can be told which places of a row to read; block_size is 64
+SEPARATES = {  # whether a model separates documents by position ids; block_size is 64
     "gpt2": (True, GPT2Config(n_embd=32, n_layer=2, n_head=2)),
     "llama": (True, LlamaConfig(**GQA)),
     "eager attention": (True, Gemma2Config(**GQA, head_dim=16)),
     "distances in the row": (False, MptConfig(d_model=32, n_layers=2, n_heads=2)),
     "a mask of another shape": (False, BloomConfig(hidden_size=32, n_layer=2, n_head=2)),
     "no attention": (False, MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4)),
-    "positions unheard": (False, BartConfig(d_model=32, decoder_layers=2, decoder_attention_heads=2, encoder_layers=1)),
+    "no position ids": (False, BartConfig(d_model=32, decoder_layers=2, decoder_attention_heads=2, encoder_layers=1)),
     "a window shorter than a row": (False, MistralConfig(**GQA, sliding_window=32)),
     "a window longer than a row": (True, MistralConfig(**GQA, sliding_window=64)),
     "local attention": (False, GPTNeoConfig(**SHAPE, num_layers=2, num_heads=2, window_size=32, attention_types=LOCAL)),
 }
 
 
-@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize("kind", SEPARATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_documents_are_apart_where_the_model_can_be_told_and_learned_as_if_alone(project, kind, dtype):
-    corpus, (reads, config) = prepare("r", made(project, "gpt2"))[1], READS[kind]
+def test_documents_are_masked_if_the_model_separates_them_and_learned_as_if_alone(project, kind, dtype):
+    corpus, (reads, config) = prepare("r", made(project, "gpt2"))[1], SEPARATES[kind]
     config.vocab_size = len(corpus.tokenizer)
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -147,17 +147,17 @@ def test_documents_are_apart_where_the_model_can_be_told_and_learned_as_if_alone
             parameter *= 6 if parameter.ndim > 1 else 1  # as sure of itself as a trained model
     engine = HuggingFaceEngine(model, corpus.tokenizer)
     settings = defaults("finetune", model="hf:gpt2", block_size=64)
-    assert engine.apart(settings) is reads
-    assert not engine.apart(settings | {"attention": "row"})
+    assert engine.masks_documents(settings) is reads
+    assert not engine.masks_documents(settings | {"attention": "row"})
     if not reads:
         with pytest.raises(RequestError, match="set it to row"):
-            engine.apart(settings | {"attention": "document"})
+            engine.masks_documents(settings | {"attention": "document"})
     elif dtype == torch.float32:
         documents = corpus.documents("train")
-        rows = Rows(documents, 1, 128, 1, apart=True)
+        rows = PackedDataset(documents, 1, 128, 1, mask_documents=True).num_rows
         nats, tokens = engine.document_losses(documents)
-        engine.prepare(corpus, settings | {"batch_size": rows.count})
-        loss, norm = engine.train(Rows(documents, rows.count, 128, 1, apart=True)[1], 1e-3)
+        engine.prepare(corpus, settings | {"batch_size": rows})
+        loss, norm = engine.train_step(PackedDataset(documents, rows, 128, 1, mask_documents=True)[1], 1e-3)
         assert loss == pytest.approx(nats.sum() / tokens.sum(), rel=1e-4) and norm > 0
 
 

@@ -1,315 +1,262 @@
-"""Processes that train one model together: rank 0, which has the notebook, and workers, which do what it does.
+"""Several processes that train one model: the same program in each (SPMD), with a share of every batch.
 
-Rank 0 keeps the loop of `titlesmith.train.loop`. What computes with the weights it does through `Group.call`: each
-process gets the method and its arguments and takes its share of the rows. Gradients are averaged, of whole models
-(DDP; Li et al. 2020) or of weights that are spread over the processes (FSDP; Zhao et al. 2023). Collectives on the
-processor go through gloo, those of GPUs through NCCL.
+`launch` starts ``python -m titlesmith.finetune RUN`` in N processes through ``torchrun`` on this machine. Each process
+builds corpus, engine and loop; rank 0 alone writes files. Gradients are averaged, of complete models (DDP; Li et al.
+2020) or of weights that are sharded over the processes (FSDP; Zhao et al. 2023). Collectives use gloo for processors
+and NCCL for GPUs.
 
-Workers are started here, or a launcher such as torchrun has started them (`titlesmith.train.launcher`). Both kinds
-(`titlesmith.train.worker`) wait at a store of torch for the trainings that rank 0 writes there.
+On several machines with a shared project folder, set ``TITLESMITH_TORCHRUN`` to torchrun's options on the machine of
+the notebook, and start the same program with the same options on the others::
+
+    TITLESMITH_TORCHRUN="--nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500" \
+        titlesmith run EXPERIMENT --processes 16
+    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m titlesmith.finetune RUN
 """
 
-import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from titlesmith import models
 from titlesmith.errors import RequestError, RunError
 from titlesmith.runs.record import Run, root
-from titlesmith.train import architectures, launcher
+from titlesmith.train import architectures
 
-START = 1800  # seconds in which workers must have read the model
-TIMEOUT = timedelta(minutes=10)  # for a collective; processes reach one within the time of a step
-FOREVER = timedelta(days=365)  # for the next order, which waits for samples, checkpoints, other notebooks
-PATIENCE = 5  # seconds in which a worker's end is seen after its connection broke
-
-
-class Group:
-    """The processes of a training as one of them sees them; without arguments, a process on its own.
-
-    Parameters
-    ----------
-    rank, size
-        Number of this process, and how many there are.
-    sharding
-        ``none`` where each process holds the whole model, ``full`` where each holds a share of all weights.
-    orders
-        The processes once more, in a group that waits for rank 0 as long as it takes.
-    """
-
-    def __init__(self, rank: int = 0, size: int = 1, sharding: str = "none", orders: dist.ProcessGroup | None = None):
-        self.rank, self.size, self.sharded, self._orders = rank, size, size > 1 and sharding == "full", orders
-        self._calling = rank > 0  # workers give no orders
-        self._trained: nn.Module | None = None
-
-    def call(self, method: Callable, *args: object) -> object:
-        """Calls a method of the engine in all processes, with the same arguments, and returns what it does here."""
-        if self._calling or self.size == 1:
-            return method(*args)
-        self._calling = True  # and stays so where the call fails: the workers may be in the midst of it
-        self._order((method.__name__, method.__self__.step, args))
-        result = method(*args)
-        self._calling = False
-        return result
-
-    def follow(self, engine: object) -> None:
-        """In a worker: does what rank 0 calls, until it ends the training."""
-        while order := self._order(None):
-            name, engine.step, args = order
-            getattr(engine, name)(*args)
-
-    def _order(self, order: tuple | None) -> tuple | None:
-        held = [order]
-        dist.broadcast_object_list(held, 0, self._orders)
-        return held[0]
-
-    def share(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of an array that this process computes."""
-        return np.array_split(rows, self.size)[self.rank]
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """What to call to train a model, so that ``backward`` averages its gradients over the processes."""
-        if self.sharded:
-            self._spread = model.get_base_model() if isinstance(model, PeftModel) else model  # what generates, too
-            mesh = init_device_mesh(model.device.type, (self.size,))
-            for module in (*architectures.blocks(model), self._spread):
-                fully_shard(module, mesh=mesh, reshard_after_forward=True)
-        self._trained = model
-        if self.size > 1 and not self.sharded:
-            self._trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        return self._trained
-
-    def averaging(self, now: bool) -> AbstractContextManager:
-        """Around a call of what `wrap` gave, and ``backward``: gradients are averaged now, or summed up for later."""
-        if self.sharded:
-            self._spread.set_requires_gradient_sync(now)
-        return nullcontext() if now or self.size == 1 or self.sharded else self._trained.no_sync()
-
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Mean of a tensor over the processes."""
-        if self.size > 1:
-            dist.all_reduce(value)
-        return value / self.size
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum of an array over the processes."""
-        if self.size > 1:
-            dist.all_reduce(torch.from_numpy(values))
-        return values
-
-    def spread(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leaves of an optimizer's whole moments, as a checkpoint has them, what belongs to the weights here."""
-        for parameter, moments in optimizer.state.items() if self.sharded else ():
-            for name, whole in moments.items():
-                if whole.shape == parameter.shape:
-                    place = parameter.device_mesh, parameter.placements
-                    moments[name] = distribute_tensor(whole, *place, src_data_rank=None)
-
-    def whole(self, state: object) -> object:
-        """A state with its spread tensors whole, in rank 0; all processes take part."""
-        seen: dict[int, torch.Tensor | None] = {}  # weights with two names stay one
-
-        def gather(value: object) -> object:
-            if isinstance(value, DTensor):
-                if id(value) not in seen:
-                    full = value.detach().full_tensor()
-                    seen[id(value)] = full.cpu() if self.rank == 0 else None
-                return seen[id(value)]
-            if isinstance(value, dict):
-                return {key: gather(entry) for key, entry in value.items()}
-            return [gather(entry) for entry in value] if isinstance(value, list) else value
-
-        return gather(state)
-
-    def close(self) -> None:
-        """Ends the training, in rank 0 for the workers that wait for its next call too; once more does nothing."""
-        if dist.is_initialized() and self.size > 1:
-            with suppress(RuntimeError):  # of workers that are gone
-                if not self._calling:
-                    self._order(None)
-            dist.destroy_process_group()
+PROGRAM = "titlesmith.finetune"
+CHILD = "TITLESMITH_CHILD"  # set for processes that end when their standard input is closed
+COLLECTIVE_TIMEOUT = timedelta(hours=1)  # others wait while rank 0 writes; torchrun ends them when one fails
+EXIT_TIMEOUT = 5  # seconds for torchrun to end after its processes
+POLL_INTERVAL = 0.5  # seconds between two looks at the history
 
 
-def join(store: dist.Store, rank: int, size: int, sharding: str) -> Group:
-    """Makes the group of a training, once all processes are about to."""
-    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backends, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    return Group(rank, size, sharding, dist.new_group(backend="gloo", timeout=FOREVER))
+def join() -> None:
+    """Joins the processes that torchrun or ``accelerate launch`` has started, with a GPU for each if there are GPUs."""
+    if os.environ.get(CHILD):
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE_TIMEOUT)
+
+
+def leave() -> None:
+    """Leaves the group at the end of a training."""
+    dist.destroy_process_group()
+
+
+def _exit_with_parent() -> None:
+    os.read(0, 1)  # returns when the parent has closed the pipe, however it ended
+    os._exit(1)
+
+
+def rank() -> int:
+    """The number of this process; 0 outside a group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if size() > 1:
+        dist.barrier()
+
+
+def share(count: int) -> np.ndarray:
+    """Indices of the rows, of ``count``, that this process computes."""
+    return np.array_split(np.arange(count), size())[rank()]
+
+
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over the processes."""
+    if size() > 1:
+        dist.all_reduce(value)
+    return value / size()
+
+
+def total(values: np.ndarray) -> np.ndarray:
+    """Sum of an array over the processes, in place."""
+    if size() > 1:
+        dist.all_reduce(torch.from_numpy(values))
+    return values
+
+
+def wrap(model: nn.Module, sharding: str) -> nn.Module:
+    """The module whose backward pass averages the gradients of ``model``; ``sharding: full`` shards its weights."""
+    if size() == 1:
+        return model
+    if sharding == "none":
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    mesh = init_device_mesh(model.device.type, (size(),))
+    for module in (*architectures.blocks(model), base):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights are sharded."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 @contextmanager
-def training(run: Run, settings: dict) -> Iterator[Group]:
-    """The processes that train a run; the workers among them work until the block ends.
+def averaging(wrapped: nn.Module, now: bool) -> Iterator[None]:
+    """Forward and backward of one call; gradients are averaged now, or accumulated for a later call."""
+    for module in wrapped.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(now, recurse=False)
+    waits = isinstance(wrapped, DistributedDataParallel) and not now
+    with wrapped.no_sync() if waits else nullcontext():
+        yield
+
+
+def _options(model: nn.Module) -> StateDictOptions:
+    # Complete tensors, in rank 0, whatever the sharding: each kind of training resumes the others' checkpoints
+    return StateDictOptions(full_state_dict=True, cpu_offload=True) if is_sharded(model) else StateDictOptions()
+
+
+def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The complete weights by name; empty in other ranks if the weights are sharded."""
+    return get_model_state_dict(model, options=_options(model))
+
+
+def load_model_state(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Loads complete weights, of all or some parameters, into a model whose weights may be sharded."""
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """The complete state of an optimizer by parameter name; empty in other ranks if the weights are sharded."""
+    return get_optimizer_state_dict(model, optimizer, options=_options(model))
+
+
+def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Loads what `optimizer_state` returned."""
+    options = StateDictOptions(full_state_dict=is_sharded(model))
+    set_optimizer_state_dict(model, optimizer, state, options=options)
+
+
+def launch(run: Run, settings: dict) -> None:
+    """Trains a run in several processes, and shows their progress.
+
+    Parameters
+    ----------
+    run
+        A run whose fine-tune stage has begun, so that its record has the settings.
+    settings
+        ``processes`` and ``steps``.
 
     Raises
     ------
-    RequestError
-        The batch cannot be shared by so many, or there are fewer GPUs.
-    RunError
-        A worker did not start, or it ended before the training; the message has its last words.
+    RequestError, RunError
+        As one process raised it; or RunError, a process ended or was killed, with its last log line.
     """
-    size = settings.get("processes", 1)
-    if size == 1:
-        yield Group()
-        return
-    models.check_processes(settings)
-    with ExitStack() as stack:
-        workers = Launched(size) if launcher.size() == size else stack.enter_context(started(size))
-        group = workers.begin(run, settings)
-        try:
-            yield group
-        except RuntimeError as error:
-            if why := workers.failure(PATIENCE):
-                raise RunError(why) from error
-            raise
-        finally:
-            workers.leave(group)
-
-
-class Launched:
-    """The workers of a training that a launcher has started.
-
-    Parameters
-    ----------
-    size
-        Number of processes, rank 0 among them.
-    store
-        Where they meet.
-    """
-
-    def __init__(self, size: int, store: dist.Store | None = None):
-        self.size, self.store = size, store or launcher.store()
-        self.processes: dict[int, subprocess.Popen] = {}
-        self._over = threading.Event()
-
-    def begin(self, run: Run, settings: dict) -> Group:
-        """Has the workers read the model of a run, and makes a group of them and this process."""
-        self._number = self.store.add("trainings", 1)
-        self.store.set(f"{self._number}", json.dumps({"root": str(root()), "run": run.name, "settings": settings}))
-        until = time.monotonic() + START
-        while not self.store.check([f"{self._number}/ready/{rank}" for rank in range(1, self.size)]):
-            if why := self.failure():
-                raise RunError(why)
-            if time.monotonic() > until:
-                raise RunError(f"finetune: not all of {self.size} processes had read the model after {START} seconds")
-            time.sleep(0.05)
-        group = join(dist.PrefixStore(f"{self._number}/group", self.store), 0, self.size, settings["sharding"])
-        if torch.cuda.is_available():
-            threading.Thread(target=self._watch, daemon=True).start()
-        return group
-
-    def failure(self, within: float = 0) -> str:
-        """Why a worker ended before its time, or does within some seconds; empty where none did."""
-        until = time.monotonic() + within
-        while True:
-            found = ""
-            if self.store.check([f"{self._number}/failed"]):
-                found = self.store.get(f"{self._number}/failed").decode()
-            for rank, process in self.processes.items():
-                if not found and process.poll() is not None:
-                    code = process.returncode
-                    found = f"process {rank} was " + (
-                        f"killed by signal {-code}" if code < 0 else f"ended, code {code}"
-                    )
-                    found += self.words(rank)
-            if found:
-                return (
-                    f"finetune: {found}. The last checkpoint is whole: run the same again, and training goes on there"
-                )
-            if time.monotonic() >= until:
-                return ""
-            time.sleep(0.05)
-
-    def words(self, rank: int) -> str:
-        """What a worker said last; empty where the launcher shows it."""
-        return ""
-
-    def leave(self, group: Group) -> None:
-        """Ends the group; workers learn that a connection that breaks now is no failure of theirs."""
-        self._over.set()
-        with suppress(RuntimeError):  # of a launcher that is gone
-            self.store.set(f"{self._number}/left", "")
-        group.close()
-
-    def _watch(self) -> None:
-        # A collective of NCCL does not notice that a process is gone
-        while not self._over.wait(1):
-            if self.failure():
-                dist.distributed_c10d._abort_process_group()
-                return
-
-
-class Started(Launched):
-    """Workers that this process has started; they end when it does, however it ends."""
-
-    def __init__(self, size: int):
-        hosted = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that is free
-        super().__init__(size, dist.PrefixStore(launcher.prefix(), hosted))
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // size)))
-        self._logs = {rank: tempfile.TemporaryFile() for rank in range(1, size)}  # noqa: SIM115
-        for rank in range(1, size):
-            self.processes[rank] = subprocess.Popen(
-                [sys.executable, "-m", "titlesmith.train.worker"],
-                stdin=subprocess.PIPE,  # which closes when this process is gone
-                stdout=self._logs[rank],
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # what interrupts a notebook interrupts its kernel alone
-                env=os.environ
-                | launcher.environment(rank, size, hosted.port)
-                | {"OMP_NUM_THREADS": threads, "TITLESMITH_ROOT": str(root())},
+    count, options = settings["processes"], shlex.split(os.environ.get("TITLESMITH_TORCHRUN", ""))
+    if not options:
+        options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
+        if torch.cuda.is_available() and count > torch.cuda.device_count():
+            raise RequestError(
+                f"finetune.processes: {count} processes need a GPU each; {torch.cuda.device_count()} are visible. "
+                "CUDA_VISIBLE_DEVICES= (empty) trains on the processor"
             )
-
-    def words(self, rank: int) -> str:
-        """See `Launched.words`."""
-        self._logs[rank].seek(0)
-        lines = self._logs[rank].read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
-
-    def end(self) -> None:
-        """Ends the workers, those too that do not answer."""
-        with suppress(RuntimeError):
-            self.store.set(str(self.store.add("trainings", 1)), "null")
-        until = time.monotonic() + PATIENCE
-        for rank, process in self.processes.items():
+    environment = {"TITLESMITH_ROOT": str(root()), CHILD: "1"}
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, models.cpu_count() // count)))
+    if "--standalone" in options:  # no other machine can connect
+        environment["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
+    with tempfile.TemporaryDirectory(prefix="titlesmith-") as folder:
+        logs = Path(folder)
+        with (logs / "torchrun.log").open("wb") as output:
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *options, f"--log-dir={logs}", "--redirects=3"]
+            process = subprocess.Popen(
+                [*torchrun, "-m", PROGRAM, run.name],
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends: all others end then
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt reaches this process only, which ends the others
+                env=os.environ | environment,
+            )
+        try:
+            _follow(run / "history.csv", process, settings["steps"])
+        finally:
+            process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, until - time.monotonic()))
+                process.wait(EXIT_TIMEOUT)
             process.kill()
             process.wait()
-            process.stdin.close()
-            self._logs[rank].close()
+        if process.returncode:
+            _raise_failure(logs)
 
 
-@contextmanager
-def started(size: int) -> Iterator[Started]:
-    """Workers on this machine, a GPU each where it has GPUs, else sharing its cores."""
-    if torch.cuda.is_available() and size > torch.cuda.device_count():
-        raise RequestError(
-            f"finetune.processes: {size} processes need a GPU each, and {torch.cuda.device_count()} can be seen here; "
-            f"CUDA_VISIBLE_DEVICES= (empty) trains on the processor's cores"
-        )
-    threads = torch.get_num_threads()
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")  # heard here alone
-    workers = Started(size)
-    torch.set_num_threads(max(1, threads // size))
-    try:
-        yield workers
-    finally:
-        torch.set_num_threads(threads)
-        workers.end()
+def _follow(history: Path, process: subprocess.Popen, steps: int) -> None:
+    """Shows a progress bar of what is added to a history until the process ends."""
+    with tqdm(total=steps, unit="step", ncols=110) as bar:
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_INTERVAL)
+            if row := _last_row(history):
+                bar.set_postfix_str(f"loss {float(row['loss']):.3f}", refresh=False)
+                bar.update(int(row["step"]) - bar.n)
+
+
+def _last_row(history: Path) -> dict[str, str]:
+    if not history.exists():
+        return {}
+    with history.open("rb") as file:
+        columns = file.readline().decode().strip().split(",")
+        file.seek(max(file.tell(), history.stat().st_size - 4096))
+        lines = file.read().decode().split("\n")[:-1]  # a last line without its end is incomplete
+    return dict(zip(columns, lines[-1].split(","), strict=False)) if lines else {}
+
+
+def _raise_failure(logs: Path) -> NoReturn:
+    """Raises what made the training end, from torchrun's report and the logs of its processes."""
+    report = (logs / "torchrun.log").read_text("utf-8", "replace")
+    pattern = r"rank\s*: (\d+) \(local_rank: (\d+)\)\s*exitcode\s*: (-?\d+)"
+    failures = [tuple(map(int, found)) for found in re.findall(pattern, report)]
+    # Others fail because the first one is gone; torchrun ends them with SIGTERM (15). Its root cause is its last.
+    failures.sort(key=lambda failure: failure[2] < 0 and failure[2] != -15)
+    if not failures:
+        raise RunError(f"finetune: torchrun failed: {_last_log_line(logs / 'torchrun.log')}")
+    number, local, code = failures[-1]
+    line = next((_last_log_line(log) for log in logs.glob(f"*/attempt_*/{local}/stderr.log")), "")
+    kind, _, message = line.partition(": ")
+    if kind in ("RequestError", "RunError"):
+        raise (RequestError if kind == "RequestError" else RunError)(message)
+    ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    raise RunError(
+        f"finetune: process {number} {ended}{': ' if line else ''}{line}. The last checkpoint is complete: run "
+        "the same command again, and training resumes from it"
+    )
+
+
+def _last_log_line(log: Path) -> str:
+    lines = re.split(r"[\r\n]+", log.read_text("utf-8", "replace").strip())
+    return lines[-1].strip()

@@ -22,14 +22,14 @@ from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
 from titlesmith.runs.record import write_json
 from titlesmith.train.loop import Engine
-from titlesmith.train.packing import Batch, Rows
+from titlesmith.train.packing import Batch, PackedDataset
 
 with silence_stderr():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
     from titlesmith.train.gpt2_step import Step
-    from titlesmith.train.sampled_softmax import Part, trained_ids
+    from titlesmith.train.sampled_softmax import SampledSoftmax, trained_ids
 
 tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
 tf1 = tf.compat.v1
@@ -54,7 +54,7 @@ class GPT2Engine(Engine):
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
         self._trainer: Step | None = None
-        self._part = self._checkpoint = None
+        self._sampled = self._checkpoint = None
         with tf.Graph().as_default() as graph:
             tf1.set_random_seed(seed)
             self._ids = tf1.placeholder(tf.int32, [None, None])
@@ -118,50 +118,44 @@ class GPT2Engine(Engine):
 
     def prepare(self, corpus: Corpus, settings: dict) -> None:
         """See `Engine.prepare`."""
-        bf16, used, self._part = precision(settings) == "bfloat16", trained_ids(corpus, settings), None
+        bf16, used, self._sampled = precision(settings) == "bfloat16", trained_ids(corpus, settings), None
         softmax = len(self.tokenizer if used is None else used)
         models.check_memory(self.hyperparameters, settings, bf16, softmax, bool(models.gpus()))
         model = {v.op.name.removeprefix("model/"): v for v in self._variables}
         shape, kind = (settings["batch_size"], settings["block_size"]), tf.bfloat16 if bf16 else tf.float32
         with self._session.graph.as_default():
             if used is not None:
-                self._part = Part(model["wte"], used)
-            self._trainer = Step(model, self.hyperparameters, shape, settings, kind, self._steps, self._part)
+                self._sampled = SampledSoftmax(model["wte"], used)
+            self._trainer = Step(model, self.hyperparameters, shape, settings, kind, self._steps, self._sampled)
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
-            everything = [*self._variables, self._steps, *self._trainer.moments]
-            self._full_saver, self.checkpoint_bytes = (
-                tf1.train.Saver(everything, save_relative_paths=True),
-                sizes(everything),
-            )
+            saved = [*self._variables, self._steps, *self._trainer.moments]
+            self._full_saver = tf1.train.Saver(saved, save_relative_paths=True)
+            self.checkpoint_bytes = num_bytes(saved)
             if self._checkpoint:
                 self._full_saver.restore(self._session, self._checkpoint)
-            if self._part:
-                self._session.run(self._part.read)
+            if self._sampled:
+                self._session.run(self._sampled.read)
         self._calls, self._seed, self._changed = settings["accumulate"], settings["seed"], False
 
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
         """See `Engine.train_step`."""
-        step = self._trainer
+        step, sampled, nats = self._trainer, self._sampled, 0.0
         feed = {step.rate: rate, step.total: batch.weights.sum()}
-        if self._part:  # the same for all calls of a step, so that they add up to one large batch
-            feed[self._part.others] = self._part.draw([self._seed, self.step])
-        nats = 0.0
+        if sampled:  # the same for all calls of a step, so that they add up to one large batch
+            feed[sampled.others] = sampled.sample([self._seed, self.step])
         for call, part in enumerate(batch.split(self._calls)):
-            ids, labels = part.ids, part.labels
-            if self._part:
-                ids, labels = self._part.compact(ids), self._part.compact(labels)
-            seed = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
-            feed |= self._fed(part) | {step.ids: ids, step.labels: labels, step.seed: seed}
+            feed |= self._feed(part)
+            if sampled:
+                feed |= {step.ids: sampled.rows(part.ids), step.labels: sampled.rows(part.labels)}
+            feed[step.seed] = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
             if call < self._calls - 1:
                 nats += self._session.run([step.loss, step.accumulate], feed)[0]
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
         self._changed = True
         return float(nats + loss), float(norm)
 
-    def _fed(self, batch: Batch) -> dict:
-        step = self._trainer
-        names = ("ids", "positions", "until", "places", "labels")
-        return {getattr(step, name): getattr(batch, name) for name in names} | {step.learned: batch.weights}
+    def _feed(self, batch: Batch) -> dict:
+        return {getattr(self._trainer, name): value for name, value in vars(batch).items()}
 
     def mean_loss(self, documents: Documents) -> float:
         """See `Engine.mean_loss`; during training in packed rows, with the matrix products of training."""
@@ -169,17 +163,18 @@ class GPT2Engine(Engine):
         if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
             return super().mean_loss(documents)
         self._write_back()
-        height, nats = step.ids.shape[0], 0.0
-        rows = Rows(documents, height, step.ids.shape[1], 0, apart=True)
-        for first in range(0, rows.count, height):
+        (height, block), nats = step.ids.shape, 0.0
+        rows = PackedDataset(documents, height, block, 0, mask_documents=True)
+        for first in range(0, rows.num_rows, height):
             batch = rows[first // height + 1]
-            batch.weights[rows.count - first :] = 0  # what begins a second epoch
-            nats += float(self._session.run(step.nats, self._fed(batch) | {step.seed: [0, 0]}))
+            batch.weights[rows.num_rows - first :] = 0  # rows of a second epoch
+            nats += float(self._session.run(step.nats, self._feed(batch) | {step.seed: [0, 0]}))
         return nats / tokens
 
     def _write_back(self) -> None:
-        if self._part and self._changed:
-            self._session.run(self._part.write)
+        """Brings the model's embeddings up to date with those of the sampled softmax."""
+        if self._sampled and self._changed:
+            self._session.run(self._sampled.write)
             self._changed = False
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
@@ -190,7 +185,7 @@ class GPT2Engine(Engine):
     def save_weights(self, path: Path) -> None:
         """See `Engine.save_weights`."""
         self._write_back()
-        self._save(path, self._saver, sizes(self._variables))
+        self._save(path, self._saver, num_bytes(self._variables))
 
     def load_weights(self, path: Path) -> None:
         """See `Engine.load_weights`."""
@@ -225,7 +220,7 @@ class GPT2Engine(Engine):
                 file.unlink()
 
 
-def sizes(variables: list) -> int:
+def num_bytes(variables: list) -> int:
     """Bytes that float32 variables take."""
     return sum(4 * math.prod(v.shape.as_list()) for v in variables)
 

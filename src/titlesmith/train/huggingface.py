@@ -10,6 +10,7 @@ model's folder is run.
 """
 
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import transformers
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, load_peft_weights
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel
@@ -29,17 +30,17 @@ from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
-from titlesmith.runs.record import Run, swapping
+from titlesmith.runs.record import swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
-from titlesmith.train.loop import Engine, Sample
+from titlesmith.train.loop import Engine
 from titlesmith.train.packing import Batch
 
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
-LONGEST = 256  # places of a row on which a model's attention is tried
-BETAS, TINY, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
+PROBE_TOKENS = 256  # tokens of the row that a model's attention is probed with
+BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -70,8 +71,7 @@ class HuggingFaceEngine(Engine):
         self.model.generation_config = GenerationConfig()  # what a publisher prefers is not what was asked for
         self._optimizer: torch.optim.Optimizer | None = None
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
-        self._places: torch.Tensor | None = None
-        self._group = processes.Group()
+        self._targets: torch.Tensor | None = None
         config = model.config.get_text_config()
         if self.model.device.type == "cuda":
             self.logits = 8 * Engine.logits
@@ -80,7 +80,7 @@ class HuggingFaceEngine(Engine):
         if table < len(tokenizer):
             raise RequestError(f"model: {base or 'it'} has {table} embeddings, its vocabulary {len(tokenizer)} tokens")
         architectures.fuse_gelu(model)
-        model.get_output_embeddings().register_forward_pre_hook(self._narrow)
+        model.get_output_embeddings().register_forward_pre_hook(self._select_targets)
 
     @classmethod
     def scratch(cls, tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> "HuggingFaceEngine":
@@ -130,40 +130,10 @@ class HuggingFaceEngine(Engine):
             card = torch.cuda.get_device_properties(0)
             where = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
         trained = f"LoRA of rank {settings['lora_rank']}, " if settings["lora_rank"] else ""
-        if (count := settings.get("processes", 1)) > 1:
+        if (count := settings["processes"]) > 1:
             each = " with a GPU each" if torch.cuda.is_available() else ""
             where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
         return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
-
-    @contextmanager
-    def training(self, run: Run, settings: dict) -> Iterator[None]:
-        """See `Engine.training`; ``processes`` train together, of which this one has the monitor."""
-        with processes.training(run, settings) as self._group:
-            yield
-        self._leave(run / "model")
-
-    def work(self, corpus: "Corpus", settings: dict, group: processes.Group) -> None:
-        """Takes part in the training of another process, of the same model, until that ends it."""
-        from titlesmith.generate import Probe
-
-        self._group, self._probe = group, Probe(corpus, settings)
-        self.prepare(corpus, settings)
-        group.follow(self)
-
-    def sample(self, sample: Sample) -> tuple[list[str], float]:
-        """See `Engine.sample`; all processes of a sharded model compute the texts."""
-        self._probe = sample
-        return self._group.call(self._sampled) if self._group.sharded else self._sampled()
-
-    def _sampled(self) -> tuple[list[str], float]:
-        return self._probe(self)
-
-    def _leave(self, path: Path) -> None:
-        """Goes on alone, where the weights were spread with those that lie in a folder."""
-        self._group.close()
-        if self._group.sharded:
-            self.__init__(type(self).load(path, resume=False).model, self.tokenizer, self._base, self._quantize)
-        self._group = processes.Group()
 
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
@@ -187,20 +157,19 @@ class HuggingFaceEngine(Engine):
                     architectures.blocks(model).requires_grad_(True)
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._parallel, self._entropy = self._group.wrap(model), entropy
+        self._parallel, self._entropy = processes.wrap(model, settings["sharding"]), cross_entropies
         if architectures.can_compile() and self._compiles(settings):
             architectures.compile_blocks(model)
-            self._entropy = torch.compile(entropy)
+            self._entropy = torch.compile(cross_entropies)
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if (p.ndim > 1) == matrix], "weight_decay": decay}
             for matrix, decay in ((True, settings["weight_decay"]), (False, 0.0))
         ]
         groups = [group for group in groups if group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=TINY, fused=True)
+        self._optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=ADAM_EPSILON, fused=True)
         if self._moments:
-            self._optimizer.load_state_dict(self._moments)
-            self._group.spread(self._optimizer)
+            processes.load_optimizer_state(model, self._optimizer, self._moments)
             self._moments = None
         self._trained, self._calls, self._seed = trained, settings["accumulate"], settings["seed"]
         self._bf16 = precision(settings) == "bfloat16"
@@ -210,122 +179,126 @@ class HuggingFaceEngine(Engine):
     def _compiles(self, settings: dict) -> bool:
         """Whether compiling pays, and is known to go together with everything else that was asked for."""
         tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
-        alone = settings.get("processes", 1) == 1 and self._quantize == "none" and not settings["checkpointing"]
+        alone = settings["processes"] == 1 and self._quantize == "none" and not settings["checkpointing"]
         return alone and 6 * tokens * self.model.num_parameters() > architectures.WORTH
 
-    def _narrow(self, head: torch.nn.Module, given: tuple) -> tuple | None:
-        """Gives the head of the vocabulary the places alone whose predictions are counted, (1, places, width)."""
-        return None if self._places is None else (given[0].flatten(0, 1)[self._places][None],)
+    def _select_targets(self, head: torch.nn.Module, inputs: tuple) -> tuple | None:
+        """Passes only the tokens that predict something to the model's head, (1, targets, width)."""
+        return None if self._targets is None else (inputs[0].flatten(0, 1)[self._targets][None],)
 
-    def _nats(self, ids: np.ndarray, places: np.ndarray, labels: np.ndarray, **how: torch.Tensor) -> torch.Tensor:
-        """Losses of the predictions at ``places`` of rows of ids, counted through the rows, shape (places,)."""
-        rows, self._places, labels = (sent(array, self.model.device) for array in (ids, places, labels))
+    def _nats(
+        self, ids: np.ndarray, targets: np.ndarray, labels: np.ndarray, position_ids: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Losses of predictions, shape (targets,).
+
+        Parameters
+        ----------
+        ids
+            Shape (rows, block).
+        targets, labels
+            Tokens of ``ids``, counted through the rows, and the id that each is to predict.
+        position_ids
+            Shape (rows, block). Where they restart, transformers masks attention; FlashAttention reads this in one row
+            only, so that all rows are concatenated for it.
+        """
+        device, options = self.model.device, {}
+        if position_ids is not None and (position_ids[:, 1:] == 0).any():
+            if "flash" in (self.model.config.get_text_config()._attn_implementation or ""):
+                ids, position_ids = ids.reshape(1, -1), position_ids.reshape(1, -1)
+            options = {"position_ids": sent(position_ids, device).long()}
+        rows, self._targets, labels = (sent(array, device) for array in (ids, targets, labels))
         try:
-            model, lost = (self._parallel, self._entropy) if self.model.training else (self.model, entropy)
-            return lost(model(input_ids=rows.long(), use_cache=False, **how).logits[0], labels.long())
+            model, entropy = (self._parallel, self._entropy) if self.model.training else (self.model, cross_entropies)
+            return entropy(model(input_ids=rows.long(), use_cache=False, **options).logits[0], labels.long())
         finally:
-            self._places = None
+            self._targets = None
 
     def _batch_nats(self, batch: Batch) -> torch.Tensor:
         """Nats of a batch's predictions times their weights, summed."""
-        rows, which = np.nonzero(batch.weights)
-        labels, weights = batch.labels[rows, which], sent(batch.weights[rows, which], self.model.device)
-        places = batch.places[rows, which] + rows * batch.ids.shape[1]
-        if (batch.until == batch.until.shape[1]).all():
-            return (self._nats(batch.ids, places, labels) * weights).sum()
-        paths = self._paths(batch.positions, batch.until)
-        return (self._nats(batch.ids, places, labels, **paths) * weights).sum()
+        targets = np.flatnonzero(batch.weights)
+        labels, weights = batch.labels.reshape(-1)[targets], batch.weights.reshape(-1)[targets]
+        nats = self._nats(batch.ids, targets, labels, batch.position_ids)
+        return (nats * sent(weights, self.model.device)).sum()
 
-    def _paths(self, positions: np.ndarray, until: np.ndarray) -> dict[str, torch.Tensor]:
-        """What tells the model which places each place of a `Batch` reads."""
-        positions, until = (sent(array, self.model.device) for array in (positions, until))
-        place = torch.arange(until.shape[1], device=until.device)
-        mask = (place <= place[:, None]) & (place[:, None] < until[:, None, None, :])
-        if self.model.config.get_text_config()._attn_implementation == "eager":  # which adds it to the scores
-            mask = torch.where(mask, 0.0, -torch.inf)
-        return {"position_ids": positions.long(), "attention_mask": mask}
-
-    def apart(self, settings: dict) -> bool:
-        """See `Engine.apart`; not every model can be told where a document begins.
+    def masks_documents(self, settings: dict) -> bool:
+        """See `Engine.masks_documents`; not every model separates the documents of a row.
 
         Raises
         ------
         RequestError
-            It was asked for, and the model cannot.
+            ``attention`` is ``document``, and the model does not.
         """
-        can = not super().apart(settings) or self._reads_paths(settings["block_size"])
+        wanted = super().masks_documents(settings)
+        can = not wanted or self._separates_documents(settings["block_size"])
         if not can and settings["attention"] == "document":
             raise RequestError(
-                "finetune.attention: document: this model cannot be told where a document begins, because it heeds no "
-                "positions and mask of a row's own, or looks back fewer tokens than a row has: set it to row"
+                "finetune.attention: document: this model does not separate the documents of a row by their position "
+                "ids, or attends to fewer tokens than a row has: set it to row"
             )
-        return can and super().apart(settings)
+        return wanted and can
 
     @torch.compiler.set_stance("force_eager")
-    def _reads_paths(self, block: int) -> bool:
-        """Whether a document has the same losses alone and behind another one that it is told not to read.
+    def _separates_documents(self, block: int) -> bool:
+        """Whether a document has the same losses at the beginning of a row and after another document.
 
-        Both documents are tried in both places, behind the end of text that they share.
+        transformers masks documents whose ``position_ids`` restart, in most architectures. Two random documents are
+        tried in both orders.
         """
-        config, half = self.model.config.get_text_config(), (min(block, LONGEST) - 1) // 2
-        back = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-        if any(isinstance(window, int) and 0 < window < block for window in back):
+        config, half = self.model.config.get_text_config(), min(block, PROBE_TOKENS) // 2
+        windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+        if any(isinstance(window, int) and 0 < window < block for window in windows):
             return False
-        one, other = np.random.default_rng(1).integers(0, len(self.tokenizer), (2, half), np.int32)
-        first, both = [self.tokenizer.eos_id], slice(1, half + 1)
-        ids = np.array([[*first, *one, *other], [*first, *other, *one]], np.int32)
-        place = np.arange(ids.shape[1], dtype=np.int32)
-        positions, until = place - half * (place > half), np.where((place > 0) & (place <= half), half + 1, len(place))
-        paths = (np.tile(array, (2, 1)).astype(np.int32) for array in (positions, until))
+        documents = np.random.default_rng(1).integers(0, len(self.tokenizer), (2, half), np.int32)
+        ids = np.stack([documents.reshape(-1), documents[::-1].reshape(-1)])
+        positions = np.tile(np.arange(half, dtype=np.int32), (2, 2))
         self.model.eval()
         try:
             with torch.no_grad():
-                asked = (ids, np.arange(ids.size), ids.flatten())  # any labels would do
-                told, not_told = (self._nats(*asked, **how).reshape(ids.shape) for how in (self._paths(*paths), {}))
-        except Exception:  # whatever a model makes of arguments that it does not take
+                packed, one = (
+                    self._nats(ids, np.arange(ids.size), ids.reshape(-1), given).reshape(2, 2, half)
+                    for given in (positions, None)
+                )
+        except Exception:  # whatever an architecture raises that has no position_ids
             return False
-        alone, second = not_told[:, both], slice(half + 1, None)
-        differences = torch.stack([told[:, both] - alone, told[:, second] - alone.flip(0)]).abs().mean()
-        return bool(differences < 0.05 * (not_told[:, second] - alone.flip(0)).abs().mean())  # rounding is below
+        alone = one[:, 0]
+        changed = (packed - torch.stack([alone, alone.flip(0)], 1)).abs().mean()
+        return bool(changed < 0.05 * (one[:, 1] - alone.flip(0)).abs().mean())  # rounding changes less
 
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """See `Engine.train_step`."""
-        return self._group.call(self._train, batch, rate)
+        """See `Engine.train_step`; each process computes its share of the rows."""
+        model, optimizer, size, rank = self.model.train(), self._optimizer, processes.size(), processes.rank()
+        total = float(batch.weights.sum()) / size  # gradients are averaged over processes
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
-    def _train(self, batch: Batch, rate: float) -> tuple[float, float]:
-        model, optimizer, group = self.model.train(), self._optimizer, self._group
-        total = float(batch.weights.sum()) / group.size  # gradients are a mean over processes
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = rate
+        # Forward and backward, call by call; dropout is a function of seed, step, call and rank
         nats = torch.zeros((), device=model.device)
         for call, part in enumerate(batch.split(self._calls)):
-            seed = [self._seed, self.step, call, group.rank]
-            torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            with group.averaging(call == self._calls - 1):
+            seed = np.random.SeedSequence([self._seed, self.step, call, rank])
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+            with processes.averaging(self._parallel, call == self._calls - 1):
                 with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
-                    loss = self._batch_nats(part.split(group.size)[group.rank]) / total
+                    loss = self._batch_nats(part.split(size)[rank]) / total
                 loss.backward()
             nats += loss.detach()
-        nats = group.mean(nats)
+
+        # Clip, and update if loss and gradient are finite
+        nats = processes.mean(nats)
         norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
-        if group.sharded:
-            norm = norm.full_tensor()
-        loss, norm = torch.stack([nats, norm.float()]).tolist()  # the one time that a step waits for a GPU
+        norm = norm.full_tensor() if processes.is_sharded(model) else norm
+        loss, norm = torch.stack([nats, norm.float()]).tolist()  # the only wait for a GPU in a step
         if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad()
         return loss, norm
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        """See `Engine.losses`."""
-        return self._group.call(self._losses, ids, learned)
-
-    def _losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        mine = self._group.share(np.arange(len(ids)))
-        rows = mine if len(mine) else [0]  # with weights that are spread, all processes compute or none can
+        """See `Engine.losses`; in a training of several processes all call it, each computes its share."""
+        mine = processes.share(len(ids))
+        rows = mine if len(mine) else [0]  # with sharded weights all processes compute or none can
         nats = np.zeros(len(ids), np.float32)
         nats[mine] = self._row_losses(ids[rows], learned[rows])[: len(mine)]
-        return self._group.sum(nats)
+        return processes.total(nats)
 
     @torch.compiler.set_stance("force_eager")
     def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
@@ -338,44 +311,43 @@ class HuggingFaceEngine(Engine):
         return (result.reshape(learned.shape) * learned).sum(axis=1)
 
     def save_checkpoint(self, path: Path) -> None:
-        """See `Engine.save_checkpoint`."""
-        state = self._group.call(self._state, True)
-        with self._told(path), swapping(path) as folder:
-            self._write(folder, *state)
+        """See `Engine.save_checkpoint`; of several processes rank 0 writes, and the others wait for it."""
+        weights = self._complete_weights()
+        optimizer = processes.optimizer_state(self.model, self._optimizer)
+        if processes.rank() == 0:
+            with self._as_run_error(path), swapping(path) as folder:
+                self._write(folder, weights, {"optimizer": optimizer})
+        processes.barrier()
 
     def save_weights(self, path: Path) -> None:
         """See `Engine.save_weights`."""
-        state = self._group.call(self._state, False)
-        folder = path / ".partial"  # other checkpoints may lie below `path`, so that it cannot be swapped as a whole
-        with self._told(path):
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-                self._write(folder, *state)
-                for file in sorted(folder.iterdir(), key=lambda file: file.name == STATE):  # which says: it is whole
-                    file.replace(path / file.name)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        weights = self._complete_weights()
+        if processes.rank() == 0:
+            folder = path / ".partial"  # `path` may contain other checkpoints, so that it cannot be swapped
+            with self._as_run_error(path):
+                try:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    self._write(folder, weights, {})
+                    for file in sorted(folder.iterdir(), key=lambda file: file.name == STATE):  # it marks completion
+                        file.replace(path / file.name)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+        processes.barrier()
 
-    def _state(self, resume: bool) -> tuple[dict, dict]:
-        """What to write: weights by name, where they are spread over processes, and what resuming needs."""
-        more = {"optimizer": self._optimizer.state_dict()} if resume else {}
-        if not self._group.sharded:
-            return {}, more
-        weights = self.model.state_dict(keep_vars=True)
-        if isinstance(self.model, PeftModel):
-            weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
-        return {"state_dict": self._group.whole(weights)}, self._group.whole(more)
+    def _complete_weights(self) -> dict:
+        """Weights by name if they are sharded; else empty, and the model writes its own."""
+        return {"state_dict": processes.model_state(self.model)} if processes.is_sharded(self.model) else {}
 
     def _write(self, folder: Path, weights: dict, more: dict) -> None:
         published(self.tokenizer).save(folder)
         kwargs = {"save_embedding_layers": False} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(folder, **kwargs, **weights)
-        (folder / "README.md").unlink(missing_ok=True)  # a form to fill in
+        (folder / "README.md").unlink(missing_ok=True)  # a template of peft's
         state = {"step": self.step, "base": self._base, "quantize": self._quantize}
         torch.save(state | more, folder / STATE)
 
     @contextmanager
-    def _told(self, path: Path) -> Iterator[None]:
+    def _as_run_error(self, path: Path) -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -387,16 +359,17 @@ class HuggingFaceEngine(Engine):
             ) from None
 
     def load_weights(self, path: Path) -> None:
-        """See `Engine.load_weights`; a training with weights that are spread over processes ends with it."""
-        if self._group.sharded:
-            self._leave(path)
-        elif isinstance(self.model, PeftModel):
-            set_peft_model_state_dict(self.model, load_peft_weights(path, device="cpu"))
+        """See `Engine.load_weights`."""
+        if isinstance(self.model, PeftModel):
+            # peft's files leave out the adapter's name
+            weights = load_peft_weights(path, device="cpu")
+            weights = {re.sub(r"\.(lora_[AB])\.", r".\1.default.", name): value for name, value in weights.items()}
         else:
-            self.model.load_state_dict(read(path, "none").state_dict())
+            weights = read(path, "none").state_dict()
+        processes.load_model_state(self.model, weights)
 
 
-def entropy(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def cross_entropies(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Nats of each id (places,) under logits (places, vocabulary) of any type."""
     return cross_entropy(logits.float(), ids, reduction="none")
 

@@ -8,7 +8,6 @@ import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,10 @@ import numpy as np
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RunError
-from titlesmith.train.packing import Batch, Rows, ahead, padded
+from titlesmith.train.packing import Batch, PackedDataset, padded_batches, prefetch
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
     from titlesmith.corpus import Corpus
-    from titlesmith.runs.record import Run
     from titlesmith.train.monitor import Monitor
 
 Sample = Callable[["Engine"], tuple[list[str], float]]
@@ -50,18 +48,14 @@ class Engine(ABC):
     checkpoint_bytes: int = 0
     logits: int = 2**25
 
-    def apart(self, settings: dict) -> bool:
-        """Whether a training reads each document alone (``attention``), as it is measured and as texts are drawn.
+    def masks_documents(self, settings: dict) -> bool:
+        """Whether attention is masked to the document in training, as it is in validation and generation.
 
-        On its own (``auto``) it does where weights are given, and does not where a model learns to attend: from
-        scratch, reading on from one document into the next makes for a better model (`benchmarks/attention.py`).
+        ``attention: auto`` masks for pretrained models only: a model trained from scratch becomes better when it
+        attends to the documents before (`benchmarks/attention.py`).
         """
-        asked = settings["attention"]
-        return asked == "document" or (asked == "auto" and settings["model"].removeprefix("hf:") != "scratch")
-
-    def training(self, run: "Run", settings: dict) -> AbstractContextManager:
-        """What a training runs within: the other processes, where there are some."""
-        return nullcontext()
+        setting = settings["attention"]
+        return setting == "document" or (setting == "auto" and settings["model"].removeprefix("hf:") != "scratch")
 
     @abstractmethod
     def device(self, settings: dict) -> str:
@@ -93,10 +87,6 @@ class Engine(ABC):
         tuple of float
             Mean loss in nats a token before the update, and the norm of its gradient before clipping.
         """
-
-    def sample(self, sample: Sample) -> tuple[list[str], float]:
-        """What ``sample`` returns for this engine."""
-        return sample(self)
 
     @abstractmethod
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
@@ -134,7 +124,7 @@ class Engine(ABC):
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
         most = min(self.logits // 2**14, self.logits // len(self.tokenizer))
-        for which, ids, learned in padded(documents, self.context, most, chosen):
+        for which, ids, learned in padded_batches(documents, self.context, most, chosen):
             nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 
@@ -199,17 +189,12 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
     RunError
         The disk has too little room for checkpoints.
     """
-    with engine.training(monitor.run, settings):
-        _finetune(engine, corpus, settings, monitor, sample)
-
-
-def _finetune(engine, corpus, settings, monitor, sample):
     # The data: rows of packed documents, a function of seed and step
     height = settings["batch_size"] * settings["accumulate"]
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
-    rows = Rows(train, height, settings["block_size"], settings["seed"], engine.apart(settings))
+    rows = PackedDataset(train, height, settings["block_size"], settings["seed"], engine.masks_documents(settings))
     if settings["epochs"]:
-        settings = settings | {"steps": math.ceil(settings["epochs"] * rows.count / height)}
+        settings = settings | {"steps": math.ceil(settings["epochs"] * rows.num_rows / height)}
 
     # The optimizer, and room on the disk for an old checkpoint, a new one and the best weights
     engine.prepare(corpus, settings)
@@ -221,8 +206,8 @@ def _finetune(engine, corpus, settings, monitor, sample):
             f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
         )
 
-    monitor.start(engine.step, settings["steps"], rows.epoch)
-    batches = ahead(rows, engine.step + 1)
+    monitor.start(engine.step, settings["steps"], rows.num_targets)
+    batches = prefetch(rows, engine.step + 1)
     while not monitor.reason:
         # One optimizer step; the engine does not apply an update that is not finite
         step, batch = next(batches)
@@ -241,7 +226,7 @@ def _finetune(engine, corpus, settings, monitor, sample):
 
         # Once in a while: sample texts and count copies of training texts
         if finite and (stop or monitor.due("sample", step)):
-            texts, row["copy_rate"] = engine.sample(sample)
+            texts, row["copy_rate"] = sample(engine)
             monitor.sample(step, texts)
 
         # Record the step before its checkpoint, so that no checkpoint is ahead of the history
@@ -255,9 +240,11 @@ def _finetune(engine, corpus, settings, monitor, sample):
         if best.exists():
             engine.load_weights(best)
         engine.save_weights(monitor.model)
-        last.replace(done := monitor.model / ".done")  # in one operation: from now on the model is finished
-        shutil.rmtree(done)
-    shutil.rmtree(best, ignore_errors=True)
+        if monitor.writes:
+            last.replace(done := monitor.model / ".done")  # in one operation: from now on the model is finished
+            shutil.rmtree(done)
+    if monitor.writes:
+        shutil.rmtree(best, ignore_errors=True)
 
 
 def learning_rate(step: int, settings: dict) -> float:

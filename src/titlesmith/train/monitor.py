@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import time
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Monitor:
     settings
         ``loss_floor`` (0 for no floor), ``patience`` (validations in a row without a better one after which to stop; 0
         for never), ``save_every``, ``sample_every`` and ``validate_every`` (0 for never but at the end).
+    writes
+        Whether this process writes files; of several that train together one does, and all decide alike.
 
     Attributes
     ----------
@@ -37,8 +40,8 @@ class Monitor:
         Why training stopped; empty while it goes on.
     """
 
-    def __init__(self, run: Run, settings: dict):
-        self.run, self.settings, self.reason = run, settings, ""
+    def __init__(self, run: Run, settings: dict, writes: bool = True):
+        self.run, self.settings, self.writes, self.reason = run, settings, writes, ""
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
     def start(self, step: int, steps: int, epoch: int) -> None:
@@ -49,9 +52,10 @@ class Monitor:
         # Rows that stay are copied as they are, so that a resumed history equals an uninterrupted one to the letter.
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
-        with replacing(self.history) as temporary:
-            temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
-        rows, self.steps = read(self.history), steps
+        if self.writes:
+            with replacing(self.history) as temporary:
+                temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
+        rows, self.steps = _parse([",".join(COLUMNS) + "\n", *kept]), steps
         self._best, self._waited = math.inf, 0
         for row in rows:
             self._count(row)
@@ -59,10 +63,10 @@ class Monitor:
         self._epoch, self._tokens = epoch, int(rows[-1]["tokens"]) if rows else 0
         self._before, self._first = rows[-1]["seconds"] if rows else 0.0, self._tokens
         self._begun = time.monotonic()
-        self._file = self.history.open("a", newline="")
+        self._file = (self.history if self.writes else Path(os.devnull)).open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1)
-        self._bar = tqdm(total=steps, initial=step, unit="step", ncols=110, mininterval=0.5)
+        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
+        self._bar = tqdm(total=steps, initial=step, unit="step", ncols=110, mininterval=0.5, disable=not self.writes)
         if rows:
             self.reason = self._why(rows[-1] | {"waited": self._waited})
 
@@ -128,6 +132,8 @@ class Monitor:
 
     def sample(self, step: int, texts: list[str]) -> None:
         """Writes texts that the model generated at this step to ``samples/``."""
+        if not self.writes:
+            return
         with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
             temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
 
@@ -193,5 +199,8 @@ def read(path: Path) -> list[dict[str, float | None]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        lines = [line for line in file if line.endswith("\n")]
+        return _parse([line for line in file if line.endswith("\n")])
+
+
+def _parse(lines: list[str]) -> list[dict[str, float | None]]:
     return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]

@@ -1,4 +1,4 @@
-"""The part of a vocabulary that trains, and what stands for the other ids meanwhile."""
+"""The sampled softmax: a training step over the tokens of the corpus and a sample of the others."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,42 +7,43 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokenizer import Tokenizer
 
 tf1 = tf.compat.v1
-SAMPLED = 1024  # of the other ids, so many are in the softmax of a step
-SLOWER = 0.75  # learning rate of what they share: each on its own would find less of a common direction
+SAMPLED = 1024  # other ids in the softmax of a step
+SHIFT_LR_SCALE = 0.75  # the others share one update; each alone would move less along their common direction
 
 
-class Part:
-    """Embeddings of some ids in a table of their own, in the current graph, so that a step is about these alone.
+class SampledSoftmax:
+    """Embeddings of the used ids in a separate table, in the current graph, so that a step computes only with these.
 
-    The others do not train one by one. So that what they are given is trained down nevertheless, each step draws a few
-    of them that stand for all in the softmax (Jean et al. 2015), and what these would learn moves all of them alike.
+    The other ids are not trained one by one. So that their probability falls nevertheless, each step samples some of
+    them into the softmax, where each counts for many (Jean et al. 2015), and the sum of their gradients moves all of
+    them alike.
 
     Parameters
     ----------
     wte
-        The whole table, (vocabulary, D).
+        The model's embeddings, (vocabulary, D).
     used
-        The ids, in order.
+        The used ids, sorted.
 
     Attributes
     ----------
     table
-        Variable (ids, D), which trains in the place of ``wte``.
+        Variable (used ids, D), trained instead of ``wte``.
     shift
-        Variable (D,): how far the others have moved since ``write`` was run.
+        Variable (D,): how far the other ids have moved since ``write`` was run.
     others
-        Placeholder: the ids that are drawn.
+        Placeholder: the sampled ids.
     scale
-        How many ids each of these stands for.
+        The number of other ids that each sampled one counts for.
     read, write
-        What to run to get the table from ``wte``, and to bring ``wte`` up to date.
+        Operations that copy ``wte`` to the table, and the table and the shift to ``wte``.
     """
 
     def __init__(self, wte: tf.Variable, used: np.ndarray):
-        whole, width = wte.shape
-        self._rest = np.setdiff1d(np.arange(whole), used)
-        self._compact = np.zeros(whole, np.int32)
-        self._compact[used] = np.arange(len(used))
+        size, width = wte.shape
+        self._rest = np.setdiff1d(np.arange(size), used)
+        self._rows = np.zeros(size, np.int32)
+        self._rows[used] = np.arange(len(used))
         sampled = min(SAMPLED, len(self._rest))
         self.others, self.scale = tf1.placeholder(tf.int32, [sampled]), len(self._rest) / sampled
         with tf1.variable_scope("titlesmith", reuse=tf1.AUTO_REUSE):
@@ -53,29 +54,29 @@ class Part:
         with tf.control_dependencies([written]):
             self.write = tf1.assign(self.shift, tf.zeros([width])).op
 
-    def compact(self, ids: np.ndarray) -> np.ndarray:
+    def rows(self, ids: np.ndarray) -> np.ndarray:
         """Rows of the table for ids of the vocabulary."""
-        return self._compact[ids]
+        return self._rows[ids]
 
-    def draw(self, seed: list[int]) -> np.ndarray:
+    def sample(self, seed: list[int]) -> np.ndarray:
         """Ids for `others`, decided by the seed."""
         return np.random.default_rng(seed).choice(self._rest, self.others.shape[0], replace=False)
 
 
 def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
-    """The ids whose embeddings train (``vocabulary``), in order; None for all.
+    """The ids whose embeddings train, sorted; None for all.
 
-    On its own (``auto``) a training takes those of the corpus where weights are given and they are less than half.
+    ``vocabulary: auto`` selects those of the corpus when the model is pretrained and they are less than half.
     """
-    asked, whole = settings["vocabulary"], len(corpus.tokenizer)
-    if asked == "full" or (asked == "auto" and settings["model"] == "scratch"):
+    setting, size = settings["vocabulary"], len(corpus.tokenizer)
+    if setting == "full" or (setting == "auto" and settings["model"] == "scratch"):
         return None
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
-    return used if len(used) < (whole if asked == "corpus" else whole // 2) else None
+    return used if len(used) < (size if setting == "corpus" else size // 2) else None
 
 
 def used_ids(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """The vocabulary's ids that occur in ``ids``, all single bytes, and the end of text, in order."""
+    """The vocabulary's ids that occur in ``ids``, all single bytes, and the end of text, sorted."""
     used = np.zeros(len(tokenizer), bool)
     for start in range(0, len(ids), 2**22):
         used[ids[start : start + 2**22]] = True

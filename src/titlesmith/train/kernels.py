@@ -1,0 +1,192 @@
+"""Compiled functions between the matrix products of GPT-2's training step.
+
+XLA compiles each of them, forward and backward, into a few loops, so that memory is read and written once instead of a
+dozen times. No gradient is written by hand: `recomputed` compiles the gradient of the function itself.
+
+Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+EPSILON = 1e-5  # of the layer normalizations, as in GPT-2
+SUM_BLOCK = 32  # rows that are summed at a time
+
+
+def compiled(function: Callable) -> Callable:
+    """A function of tensors compiled by XLA, once for all calls with the same shapes and types.
+
+    A plain `tf.function` would be traced and compiled again for each op that a gradient is taken of.
+    """
+    traced, known = tf.function(function, jit_compile=True, autograph=False), {}
+
+    def call(*tensors):
+        tensors = list(map(tf.convert_to_tensor, tensors))
+        kinds = tuple(tf.TensorSpec(x.shape, x.dtype) for x in tensors)
+        if kinds not in known:
+            known[kinds] = traced.get_concrete_function(*kinds)
+        return known[kinds](*tensors)
+
+    return call
+
+
+def recomputed(function: Callable) -> Callable:
+    """A compiled function whose compiled gradient computes the function again, so that only its inputs are kept.
+
+    Tensors in ``fixed`` are passed to the function after the others and get no gradient.
+    """
+    forward, gradients = compiled(function), {}
+
+    def call(*inputs, fixed=()):
+        count, total = len(inputs), len(inputs) + len(fixed)
+
+        def gradient(*tensors):
+            return tf.gradients(function(*tensors[:total]), list(tensors[:count]), list(tensors[total:]))
+
+        backward = gradients.setdefault((count, total), compiled(gradient))
+
+        @tf.custom_gradient
+        def run(*inputs):
+            return forward(*inputs, *fixed), lambda *dys: backward(*inputs, *fixed, *dys)
+
+        return run(*inputs)
+
+    return call
+
+
+def f32(x: tf.Tensor) -> tf.Tensor:
+    """A tensor in float32."""
+    return tf.cast(x, tf.float32)
+
+
+def sum_in_blocks(x: tf.Tensor) -> tf.Tensor:
+    """Sums of 32 rows each of ``x`` (N, D), (N / 32 rounded up, D): XLA sums all rows at once on one core only."""
+    x = tf.pad(x, [[0, -x.shape[0] % SUM_BLOCK], [0, 0]])
+    return tf.reduce_sum(tf.reshape(x, [-1, SUM_BLOCK, x.shape[-1]]), 1)
+
+
+def per_block(vector: tf.Tensor, count: int) -> tf.Tensor:
+    """A vector (D,) once for each block of ``count`` rows, (blocks, D), so that its gradient is summed in blocks."""
+    return tf.broadcast_to(vector, [count // math.gcd(count, SUM_BLOCK), vector.shape[0]])
+
+
+def per_row(vectors: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Vectors of `per_block` for the rows of ``x`` (N, D)."""
+    blocks, (rows, width) = vectors.shape[0], x.shape
+    return tf.reshape(tf.broadcast_to(vectors[:, None], [blocks, rows // blocks, width]), [rows, width])
+
+
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Dropout (Srivastava et al. 2014); the same ``seed`` (2,) drops the same, forward and backward.
+
+    The random bits are a hash of position and seed, lowbias32 (Wellons 2018) twice: a few integer operations inside the
+    compiled function, where TensorFlow's own generators take hundreds of times as long on a processor.
+    """
+    if not rate:
+        return x
+    position, key = tf.range(x.shape.num_elements()), tf.bitcast(seed, tf.uint32)
+    bits = _hash(_hash(tf.bitcast(position, tf.uint32) + key[0]) ^ key[1])
+    kept = tf.reshape(bits >= int(rate * 2**32), x.shape)
+    return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
+
+
+def _hash(bits: tf.Tensor) -> tf.Tensor:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = (bits ^ tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32))) * tf.constant(factor, tf.uint32)
+    return bits ^ tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32))
+
+
+def token_nats(logits: tf.Tensor, labels: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of each row in nats, (N,), float32.
+
+    Parameters
+    ----------
+    logits
+        (N, V), of any type; computed with in float32.
+    labels
+        (N,).
+    offsets
+        Added to each column of ``logits``, (V,), float32; -inf for columns that are padding.
+    """
+    logits = f32(logits) + offsets
+    highest = tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
+    total = highest[:, 0] + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1))
+    is_label = tf.equal(tf.range(logits.shape[1]), labels[:, None])
+    return total - tf.reduce_sum(tf.where(is_label, logits, tf.zeros_like(logits)), -1)
+
+
+class Kernels:
+    """The functions of a block of GPT-2 between its matrix products.
+
+    Parameters
+    ----------
+    rows, block
+        Shape of the ids.
+    hyperparameters
+        ``n_embd n_head``, as in hparams.json.
+    dropout
+        Share of activations that are set to zero.
+    kind
+        Type of the operands of matrix products.
+    """
+
+    def __init__(self, rows: int, block: int, hyperparameters: dict, dropout: float, kind: tf.DType):
+        self.rows, self.block, self.dropout, self.kind = rows, block, dropout, kind
+        self.count, self.width = hyperparameters["n_head"], hyperparameters["n_embd"] // hyperparameters["n_head"]
+        self.run_add_norm, self.run_heads = recomputed(self._add_norm), recomputed(self._heads)
+        self.run_attention, self.run_merge = recomputed(self._attention), recomputed(self._merge)
+        self.run_gelu = recomputed(self._gelu)
+
+    def _vectors(self, *vectors: tf.Tensor) -> list[tf.Tensor]:
+        return [per_block(vector, self.rows * self.block) for vector in vectors]
+
+    def add_norm(self, h, o, bias, gain, offset, seed):
+        """Adds a layer's output ``o`` (N, D) and its bias to the residual stream ``h`` (N, D), and normalizes the sum.
+
+        Returns the new stream, in float32, and its layer normalization (Ba et al. 2016).
+        """
+        return self.run_add_norm(h, o, *self._vectors(bias, gain, offset), fixed=(seed,))
+
+    def _add_norm(self, h, o, bias, gain, offset, seed):
+        h += drop(f32(o) + per_row(bias, o), self.dropout, seed)
+        centered = h - tf.reduce_mean(h, -1, keepdims=True)
+        scale = tf.math.rsqrt(tf.reduce_mean(centered * centered, -1, keepdims=True) + EPSILON)
+        return h, tf.cast(centered * scale * per_row(gain, h) + per_row(offset, h), self.kind)
+
+    def heads(self, c, bias):
+        """Queries, scaled, keys and values (rows, H, block, D / H) of ``c`` (N, 3 D)."""
+        return self.run_heads(c, *self._vectors(bias))
+
+    def _heads(self, c, bias):
+        c = tf.cast(f32(c) + per_row(bias, c), self.kind)
+        c = tf.reshape(c, [self.rows, self.block, 3, self.count, self.width])
+        q, k, v = tf.unstack(tf.transpose(c, [2, 0, 3, 1, 4]))
+        return q * tf.cast(self.width**-0.5, self.kind), k, v
+
+    def attention(self, scores, document_ids, seed):
+        """Attention weights (rows, H, block, block): softmax over a token and those before it in its document."""
+        return self.run_attention(scores, fixed=(document_ids, seed))
+
+    def _attention(self, scores, document_ids, seed):
+        position = tf.range(self.block)
+        same = tf.equal(document_ids[:, None, :, None], document_ids[:, None, None, :])
+        weights = tf.nn.softmax(tf.where(same & (position <= position[:, None]), f32(scores), -np.inf))
+        return tf.cast(drop(weights, self.dropout, seed), self.kind)
+
+    def merge(self, a):
+        """Heads (rows, H, block, D / H) concatenated, (N, D)."""
+        return self.run_merge(a)
+
+    def _merge(self, a):
+        return tf.reshape(tf.transpose(a, [0, 2, 1, 3]), [-1, self.count * self.width])
+
+    def gelu(self, u, bias):
+        """The gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016) of ``u`` (N, 4 D) + bias."""
+        return self.run_gelu(u, *self._vectors(bias))
+
+    def _gelu(self, u, bias):
+        x = f32(u) + per_row(bias, u)
+        return tf.cast(0.5 * x * (1 + tf.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))), self.kind)

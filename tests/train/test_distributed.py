@@ -136,9 +136,9 @@ def test_a_killed_process_is_reported_within_seconds_and_one_process_resumes(pro
 def test_what_cannot_be_shared_is_refused():
     for settings, said in [
         ({"model": "124M"}, "124M trains in one process.*hf:"),
-        ({"batch_size": 10, "processes": 4}, "10 rows cannot be shared by 4 processes; 8 or 12 can"),
-        ({"batch_size": 2, "processes": 4}, "; 4 can"),
-        ({"sharding": "full", "quantize": "4bit"}, "4bit cannot be spread"),
+        ({"batch_size": 10, "processes": 4}, "10 rows cannot be divided by 4 processes; use 8 or 12"),
+        ({"batch_size": 2, "processes": 4}, "; use 4"),
+        ({"sharding": "full", "quantize": "4bit"}, "4bit weights cannot be sharded"),
     ]:
         with pytest.raises(RequestError, match=said):
             models.check_processes(SETTINGS | TWO | settings)

@@ -166,7 +166,7 @@ def test_the_same_settings_build_the_same_files(project):
     [
         ({"template": "{title} -> {abstrac}"}, "Did you mean abstract"),
         ({"template": "tittle"}, "Did you mean title"),
-        ({"drop": ["("]}, "no regular expression"),
+        ({"drop": ["("]}, "not a regular expression"),
         ({"min_words": 5, "max_words": 4}, "corpus.min_words: 5 is more than corpus.max_words, 4"),
         ({"min_tokens": 5, "max_tokens": 4}, "corpus.min_tokens"),
     ],

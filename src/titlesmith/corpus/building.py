@@ -1,4 +1,4 @@
-"""Building: papers become the files of a corpus, a batch at a time."""
+"""Building: ``papers.parquet`` becomes the files of a corpus, a batch at a time."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from tqdm import tqdm
 
-from titlesmith.corpus.documents import Writer
+from titlesmith.corpus.documents import DocumentWriter
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.papers import SLICE, Papers
 from titlesmith.corpus.select import Selection, select
@@ -22,10 +22,9 @@ from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.runs.record import Run, digest, replacing, write_json
 
-PARALLELISM = "TOKENIZERS_PARALLELISM"
-SAMPLE = 100_000  # documents of train at most that a vocabulary is learned from
-CATEGORIES = 20  # that corpus.json counts one by one
-FIGURES = (
+VOCABULARY_SAMPLE = 100_000  # maximum documents of train that a vocabulary is learned from
+CATEGORIES = 20  # with separate counts in corpus.json
+COUNTS = (
     pl.len().alias("documents"),
     pl.sum("tokens"),
     pl.max("size").alias("longest"),
@@ -39,72 +38,56 @@ SHARE = (pl.col("documents") / pl.sum("documents")).alias("share")
 SCHEMA = {"id": pl.String, "prompt": pl.String, "completion": pl.String, "published": pl.Date}
 
 
-def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> None:
-    """Writes ``corpus/`` from ``papers.parquet``, which is read twice: to choose papers, and to tokenize them.
+def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int) -> None:
+    """Writes ``corpus/`` from ``papers.parquet``, which is read twice: to select papers, and to tokenize them.
 
-    Parameters
-    ----------
-    run
-        Where to read and write.
-    settings
-        The parameters of the corpus notebook.
-    vocabulary
-        The folder of a model whose vocabulary to use; None to learn one from train.
-    context
-        The longest row that the model reads; a document and an end of text on each side of it must fit.
-
-    Raises
-    ------
-    RequestError
-        The papers lack a field of the template, or a split is left empty.
+    Parameters are those of `titlesmith.corpus.build`.
     """
     chosen, folder = template(settings["template"]), run / "corpus"
     delimiters = "chat" if chosen.chat else settings["delimiters"]
     papers = Papers(run / "papers.parquet", chosen, settings["lowercase"], settings["markup"])
+
+    # Select papers and assign them to splits; -1 is none
     selection = select(papers, settings)
-    where = np.full(len(papers), -1, np.int8)
+    splits = np.full(len(papers), -1, np.int8)
     days = selection.published[selection.kept]
     try:
-        where[selection.kept] = split(days, settings["split"], settings["order"], settings["seed"])
+        splits[selection.kept] = split(days, settings["split"], settings["order"], settings["seed"])
     except RequestError as error:
         hint = "; corpus.order random needs no dates" if len(selection.dropped["no date"]) else ""
         raise RequestError(f"{error}. {_dropped(papers, selection)}{hint}") from None
+
+    # Load or learn the tokenizer
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:
-        tokenizer = Tokenizer.learn(_sample(papers, where == 0, delimiters), settings["vocabulary"])
-    saved = tokenizer.save(folder)
+        tokenizer = Tokenizer.learn(_sample(papers, splits == 0, delimiters), settings["vocabulary"])
+    files = tokenizer.save(folder)
+    fingerprint = hashlib.sha256("".join(digest(folder / name) for name in files).encode()).hexdigest()
+
+    # Tokenize and write the splits
     layout = TokenLayout(tokenizer, delimiters, bool(chosen.prompt))
-    figures = []
+    counts = []
     with tqdm(total=len(days), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
-            documents = tokenize(papers.batches(where == number), layout, settings, context, selection, bar)
-            found = write_split(folder / f"{name}.bin", documents, layout)
-            if not found["documents"].sum():
+            documents = tokenize(papers.batches(splits == number), layout, settings, context, selection, bar)
+            counts.append(write_split(folder / f"{name}.bin", documents, layout).with_columns(split=pl.lit(name)))
+            if not counts[-1]["documents"].sum():
                 raise RequestError(
-                    f"corpus.template: no document of {name} is left: see corpus.min_tokens, corpus.max_tokens and "
-                    f"corpus.too_long, and what the model's context is. {_dropped(papers, selection)}"
+                    f"corpus.template: no document of {name} is left: see corpus.min_tokens, corpus.max_tokens, "
+                    f"corpus.too_long and the model's context. {_dropped(papers, selection)}"
                 )
-            figures.append(found.with_columns(split=pl.lit(name)))
-    figures = pl.concat(figures)
-    fingerprint = hashlib.sha256("".join(digest(folder / name) for name in saved).encode()).hexdigest()
-    write_json(
-        folder / "corpus.json",
-        {
-            **{key: settings[key] for key in ("template", "too_long")},
-            "delimiters": delimiters,
-            "context": context,
-            "papers": len(papers),
-            "dropped": {
-                reason: {"papers": len(rows), "examples": papers.examples(rows)}
-                for reason, rows in selection.dropped.items()
-            },
-            "splits": _splits(figures),
-            "categories": _categories(figures),
-            "vocabulary": len(tokenizer),
-            "tokenizer": fingerprint,
-        },
-    )
+    counts = pl.concat(counts)
+    dropped = {
+        reason: {"papers": len(rows), "examples": papers.examples(rows)} for reason, rows in selection.dropped.items()
+    }
+    info = {
+        **{key: settings[key] for key in ("template", "too_long")},
+        **{"delimiters": delimiters, "context": context, "papers": len(papers), "dropped": dropped},
+        **{"splits": _count_splits(counts), "categories": _count_categories(counts)},
+        **{"vocabulary": len(tokenizer), "tokenizer": fingerprint},
+    }
+    write_json(folder / "corpus.json", info)
 
 
 def _dropped(papers: Papers, selection: Selection) -> str:
@@ -113,10 +96,10 @@ def _dropped(papers: Papers, selection: Selection) -> str:
 
 
 def _sample(papers: Papers, train: np.ndarray, delimiters: str) -> Iterator[str]:
-    """Evenly spread documents of train, from which alone a vocabulary is learned: valid and test stay unseen."""
+    """Evenly spaced documents of train, to learn a vocabulary from; valid and test stay unseen."""
     rows = np.flatnonzero(train)
     wanted = np.zeros(len(papers), bool)
-    wanted[rows[:: -(-len(rows) // SAMPLE)]] = True
+    wanted[rows[:: -(-len(rows) // VOCABULARY_SAMPLE)]] = True
     layout = TokenLayout(Tokenizer.learn([], 257), delimiters, bool(papers.template.prompt))
     for batch in papers.batches(wanted):
         yield from map(layout.join, batch["prompt"], batch["completion"])
@@ -125,101 +108,99 @@ def _sample(papers: Papers, train: np.ndarray, delimiters: str) -> Iterator[str]
 def tokenize(
     batches: Iterator[pl.DataFrame], layout: TokenLayout, settings: dict, context: int, selection: Selection, bar: tqdm
 ) -> Iterator[tuple[list[list[int]], pl.DataFrame]]:
-    """Documents of a split as ids, and beside them their texts and figures.
-
-    Which documents are too short or too long in tokens is found here, behind the split, and added to ``selection``.
+    """Tokenizes the documents of a split, and adds those with too few or too many tokens to ``selection``.
 
     Yields
     ------
     tuple
-        The ids of each document of a batch, and the batch with columns ``tokens`` (of text, delimiters aside), ``size``
-        (ids, without the end of text) and ``cut``.
+        The ids of each document of a batch, and the batch with columns ``tokens`` (of text, without delimiters),
+        ``size`` (ids, without the end of text) and ``cut``.
     """
     cutting, fewest, most = settings["too_long"] == "cut", settings["min_tokens"], settings["max_tokens"]
-    head, tail = len(layout.start) + len(layout.separator), len(layout.stop)
-    for batch, prompts, completions in _encoded(batches, layout):
-        learned, given = (np.array(list(map(len, ids))) for ids in (completions, prompts))
-        size = head + given + learned + tail
-        room = head + given if cutting else size  # what must fit; of a cut document, what is in front of its completion
+    for batch, prompts, completions in _encode(batches, layout):
+        # Lengths in tokens; of a document that may be cut, only the part before the completion must fit
+        in_prompt, in_completion = (np.array(list(map(len, ids))) for ids in (prompts, completions))
+        head = len(layout.start) + in_prompt + len(layout.separator)
+        size = head + in_completion + len(layout.stop)
         reasons = {}
         if fewest:
-            reasons[f"fewer than {fewest} tokens"] = learned < fewest
+            reasons[f"fewer than {fewest} tokens"] = in_completion < fewest
         if most:
-            reasons[f"more than {most} tokens"] = learned > most
-        reasons[f"longer than the model's context of {context} tokens"] = room >= context
+            reasons[f"more than {most} tokens"] = in_completion > most
+        reasons[f"longer than the model's context of {context} tokens"] = (head if cutting else size) >= context
         rows = batch["row"].to_numpy()
         for reason, mask in reasons.items():
             selection.drop(reason, rows[mask & selection.kept[rows]])
+
+        # The documents that are left
         kept = np.flatnonzero(selection.kept[rows])
-        figures = {"tokens": learned + given, "size": np.minimum(size, context), "cut": size >= context}
+        lengths = {"tokens": in_prompt + in_completion, "size": np.minimum(size, context), "cut": size >= context}
         bar.update(batch.height)
         yield (
             [[*layout.start, *prompts[i], *layout.separator, *completions[i], *layout.stop][:context] for i in kept],
-            batch.with_columns(**{name: pl.Series(values) for name, values in figures.items()})[kept],
+            batch.with_columns(**{name: pl.Series(values) for name, values in lengths.items()})[kept],
         )
 
 
-def _encoded(
+def _encode(
     batches: Iterator[pl.DataFrame], layout: TokenLayout
 ) -> Iterator[tuple[pl.DataFrame, list[list[int]], list[list[int]]]]:
     """Batches in their order, with the ids of their prompts and of their completions.
 
-    A thread for each core takes whole batches, while the next are read and those before are written. The threads of
-    tokenizers itself stay off meanwhile: they take longer, because all use one cache of words.
+    One thread per core encodes complete batches while the next are read and the previous are written. The threads of
+    tokenizers itself are off: they are slower, because they share one cache of words.
     """
 
     def encode(batch: pl.DataFrame) -> tuple:
         texts = (batch[column].to_list() for column in ("prompt", "completion"))
         return batch, *map(layout.tokenizer.encode_batch, texts)
 
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threads, waiting = os.cpu_count() or 1, deque()
-    before = os.environ.get(PARALLELISM)
-    os.environ[PARALLELISM] = "false"
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for batch in batches:
-                waiting.append(pool.submit(encode, batch))
-                if len(waiting) > threads + 1:
-                    yield waiting.popleft().result()
-            while waiting:
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(encode, batch))
+            if len(waiting) > threads + 1:
                 yield waiting.popleft().result()
-    finally:
-        os.environ.pop(PARALLELISM)
-        if before is not None:
-            os.environ[PARALLELISM] = before
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def write_split(
     path: Path, documents: Iterator[tuple[list[list[int]], pl.DataFrame]], layout: TokenLayout
 ) -> pl.DataFrame:
-    """Writes a split's three files; gives the figures of each batch by category."""
-    figures = []
+    """Writes a split's ids and texts; returns the `COUNTS` of each batch by category."""
+    counts = []
 
-    def tables() -> Iterator[pl.DataFrame]:
+    def texts() -> Iterator[pl.DataFrame]:
         for ids, table in documents:
             writer.append(ids)
-            figures.append(table.group_by("primary_category").agg(FIGURES))
+            counts.append(table.group_by("primary_category").agg(COUNTS))
             yield table.select(list(SCHEMA))
 
-    with Writer(path, layout.tokenizer) as writer, replacing(path.with_suffix(".parquet")) as temporary:
-        register_io_source(lambda *_: tables(), schema=SCHEMA).sink_parquet(temporary, row_group_size=SLICE)
-    return pl.concat(figures)
+    with DocumentWriter(path, layout.tokenizer) as writer, replacing(path.with_suffix(".parquet")) as temporary:
+        register_io_source(lambda *_: texts(), schema=SCHEMA).sink_parquet(temporary, row_group_size=SLICE)
+    return pl.concat(counts)
 
 
-def _splits(figures: pl.DataFrame) -> dict[str, dict]:
-    found = figures.group_by("split", maintain_order=True).agg(TOTALS)
-    found = found.select("split", "documents", SHARE, pl.exclude("split", "documents"))
-    return {row.pop("split"): row for row in found.with_columns(pl.col("first", "last").cast(pl.String)).to_dicts()}
+def _count_splits(counts: pl.DataFrame) -> dict[str, dict]:
+    table = counts.group_by("split", maintain_order=True).agg(TOTALS)
+    table = table.select("split", "documents", SHARE, pl.exclude("split", "documents"))
+    return {row.pop("split"): row for row in table.with_columns(pl.col("first", "last").cast(pl.String)).to_dicts()}
 
 
-def _categories(figures: pl.DataFrame) -> list[dict]:
-    """The most frequent categories, and the others together; documents of each split in columns."""
-    splits = [pl.col("documents").filter(pl.col("split") == name).sum().alias(name) for name in SPLITS]
-    ranked = figures.group_by(category="primary_category").agg(pl.sum("documents")).sort("documents", "category",
-        descending=[True, False], nulls_last=True)["category"].drop_nulls()  # fmt: skip
-    named = pl.when(pl.col("primary_category").is_in(ranked.head(CATEGORIES).implode())).then("primary_category")
+def _count_categories(counts: pl.DataFrame) -> list[dict]:
+    """Documents and tokens of the most frequent categories, and of all others together."""
+    category, documents = pl.col("primary_category"), pl.col("documents")
+    ranked = (
+        counts.group_by(category)
+        .agg(documents.sum())
+        .sort("documents", "primary_category", descending=[True, False], nulls_last=True)
+    )
+    named = category.is_in(ranked["primary_category"].drop_nulls().head(CATEGORIES).implode())
+    splits = [documents.filter(pl.col("split") == name).sum().alias(name) for name in SPLITS]
     return (
-        figures.group_by(category=named.otherwise(pl.lit("other")))
+        counts.group_by(category=pl.when(named).then(category).otherwise(pl.lit("other")))
         .agg(pl.sum("documents", "tokens"), *splits)
         .sort(pl.col("category") == "other", "documents", "category", descending=[False, True, False])
         .select("category", "documents", SHARE, "tokens", *SPLITS)

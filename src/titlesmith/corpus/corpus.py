@@ -1,4 +1,4 @@
-"""A finished corpus, what builds one, and what is checked before."""
+"""The corpus of a run: its documents, how to build it, and checks of its parameters."""
 
 import json
 from importlib.util import find_spec
@@ -7,38 +7,32 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from titlesmith.corpus import building
+from titlesmith.corpus.building import build_files
 from titlesmith.corpus.clean import clean
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.markup import strip
 from titlesmith.corpus.select import check_patterns
-from titlesmith.corpus.split import SPLITS
 from titlesmith.corpus.template import DERIVED, Template, check_fields, template
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, shorten
 from titlesmith.harvest import SCHEMA
 from titlesmith.runs.record import Run
 
-__all__ = ["SPLITS", "Corpus", "DocumentFormat", "build", "check"]
-FREE = ("csv", "alpaca", "rss")  # sources that may bring fields of their own
+CUSTOM_FIELDS = ("csv", "alpaca", "rss")  # sources whose papers may have fields other than SCHEMA's
 
 
 class DocumentFormat:
-    """What documents look like, in text and in ids.
+    """The format of documents, as text and as ids.
 
     Attributes
     ----------
-    template
-        How they are formatted.
-    tokenizer
-        What their ids mean.
-    layout
-        How they stand in ids.
+    template, tokenizer, layout
+        Text of a document, its encoding, and the order of its ids.
     lowercase
-        Whether they are in lower case.
+        Whether documents are in lower case.
     markup
-        ``strip`` where they have no tags and character references, or ``keep``.
+        ``strip`` if tags are removed and character references decoded, or ``keep``.
     """
 
     def __init__(
@@ -58,12 +52,12 @@ class DocumentFormat:
         return bool(self.template.prompt)
 
     def clean(self, text: str) -> str:
-        """A text as a document of this corpus has it."""
+        """A text, cleaned like the documents."""
         text = strip(text) if self.markup == "strip" else text
         return clean(text).lower() if self.lowercase else clean(text)
 
     def clean_prefix(self, text: str) -> str:
-        """The beginning of a text as a document of this corpus has it; a space at its end is kept."""
+        """The beginning of a text, cleaned like the documents; one space at its end stays."""
         cleaned = self.clean(text)
         return cleaned + " " * (text[-1:].isspace() and bool(cleaned))
 
@@ -74,7 +68,7 @@ class Corpus(DocumentFormat):
     Attributes
     ----------
     info
-        The content of corpus.json: counts of documents and tokens, template, what was dropped and why.
+        The content of corpus.json: template, counts of documents and tokens, dropped papers by reason.
     """
 
     def __init__(self, run: Run):
@@ -83,76 +77,89 @@ class Corpus(DocumentFormat):
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
         settings = run.record("corpus").get("settings", {})
-        texts = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
-        super().__init__(template(self.info["template"]), Tokenizer.load(self.path), self.info["delimiters"], **texts)
+        cleaning = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
+        tokenizer = Tokenizer.load(self.path)
+        super().__init__(template(self.info["template"]), tokenizer, self.info["delimiters"], **cleaning)
 
     def documents(self, name: str, learn_prompt: bool = False) -> Documents:
-        """The token ids of a split; ``learn_prompt``: the loss counts the prompts' too."""
+        """The token ids of a split; with ``learn_prompt``, the loss counts prompts too."""
         context = self.info["context"] if self.info["too_long"] == "cut" else 0
         has_prompt = self.has_prompt and not learn_prompt
         return Documents(self.path / f"{name}.bin", self.tokenizer, has_prompt, self.layout.separator, context)
 
     @property
     def counts(self) -> list[dict]:
-        """Each split: documents, their share, tokens, ids of the longest, how many were cut or had markup, dates."""
+        """For each split: documents, share, tokens, maximum length, how many were cut or had markup, dates."""
         return [{"split": name} | counts for name, counts in self.info["splits"].items()]
 
     @property
     def categories(self) -> list[dict]:
-        """Each of the most frequent categories: documents, share, tokens of text, documents by split."""
+        """For the most frequent categories: documents, their share, tokens, documents of each split."""
         return self.info["categories"]
 
     @property
     def dropped(self) -> list[dict]:
-        """Why papers were left out: ``reason``, ``papers`` (how many), ``examples``."""
-        return [{"reason": reason} | found for reason, found in self.info["dropped"].items()]
+        """Why papers were dropped: ``reason``, ``papers`` (count), ``examples`` (titles)."""
+        return [{"reason": reason} | entry for reason, entry in self.info["dropped"].items()]
 
-    def lengths(self, name: str, most: int = 20_000) -> tuple[list[int], list[int]]:
-        """Lengths in words and in ids of a split's documents, at most so many, evenly spread."""
-        every = -(-self.info["splits"][name]["documents"] // most)
+    def lengths(self, name: str, max_documents: int = 20_000) -> tuple[list[int], list[int]]:
+        """Lengths in words and in tokens of a split's documents, evenly spaced if there are more than the maximum."""
+        every = -(-self.info["splits"][name]["documents"] // max_documents)
         text = pl.concat_str("prompt", "completion", separator=" ")
         words = self.scan(name).gather_every(every).select(text.str.count_matches(r"\S+")).collect(engine="streaming")
-        ids = np.diff(self.documents(name).starts.astype(np.int64))[::every] - 1
-        return words.to_series().to_list(), ids.tolist()
+        tokens = np.diff(self.documents(name).starts.astype(np.int64))[::every] - 1
+        return words.to_series().to_list(), tokens.tolist()
 
     def scan(self, name: str) -> pl.LazyFrame:
-        """The texts of a split, ``id prompt completion published``, to be read in part."""
+        """The texts of a split, ``id prompt completion published``, to read in part."""
         return pl.scan_parquet(self.path / f"{name}.parquet")
 
     def table(self, name: str) -> pl.DataFrame:
-        """The texts of a split, all of them in memory."""
+        """All texts of a split, in memory."""
         return self.scan(name).collect()
 
 
 def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> Corpus:
-    """Builds ``corpus/`` from ``papers.parquet`` (`titlesmith.corpus.building`) and reads it."""
-    building.build(run, settings, vocabulary, context)
+    """Builds ``corpus/`` from ``papers.parquet``.
+
+    Parameters
+    ----------
+    run
+        The run to read and write.
+    settings
+        The parameters of the corpus notebook.
+    vocabulary
+        The folder of a model, to use its vocabulary; None to learn one from train.
+    context
+        The maximum length of the model's input; a document and an end of text on each side of it must fit.
+
+    Raises
+    ------
+    RequestError
+        The papers lack a field of the template, or a split would be empty.
+    """
+    build_files(run, settings, vocabulary, context)
     run.finish("corpus")
     return Corpus(run)
 
 
 def check(settings: dict, harvest: dict) -> None:
-    """Checks, before anything runs, what the parameters of the corpus must fulfil together (RequestError).
+    """Checks, before anything runs, that the parameters of the corpus fit together (RequestError).
 
-    Parameters
-    ----------
-    settings
-        The parameters of the corpus notebook.
-    harvest
-        Those of the harvest notebook, which say what fields papers have. A source that may bring fields of its own is
-        checked when its papers are there.
+    ``harvest`` has the parameters of the harvest, which decide the fields of papers. Fields of a source that may have
+    others are checked when the corpus is built.
     """
     chosen = template(settings["template"])
-    if harvest["source"] not in FREE:
+    if harvest["source"] not in CUSTOM_FIELDS:
         check_fields(chosen, [*SCHEMA, *DERIVED])
     if harvest["source"] == "alpaca" and settings["order"] == "date":
         raise RequestError("corpus.order: papers of source alpaca have no dates; set it to random")
     if chosen.chat and settings["delimiters"] != "ids":
-        raise RequestError("corpus.delimiters: template chat has the markers of the model's own; set it to ids")
+        raise RequestError("corpus.delimiters: template chat uses the markers of the model; set it to ids")
     if chosen.chat and (not settings["model"].startswith("hf:") or settings["model"] == "hf:scratch"):
         raise RequestError(
-            f"corpus.template: chat needs a model with a chat template of its own (model: hf:NAME), and "
-            f"{settings['model']} has none; abstract-to-title and alpaca need none"
+            f"corpus.template: chat needs a model with a chat template (model: hf:NAME), and "
+            f"{shorten(settings['model'])} has none; abstract-to-title and alpaca need none"
         )
     check_patterns(settings["drop"])
     for unit in ("words", "tokens"):

@@ -1,4 +1,4 @@
-"""The harvested papers as the corpus reads them: in slices, so that millions need no more memory than thousands."""
+"""Papers: the harvested table, cleaned and formatted in batches, so that memory does not grow with their number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,16 +22,16 @@ class Papers:
     path
         The file.
     template
-        Whose fields to read.
+        The template of documents.
     lowercase
-        Whether texts are in lower case.
+        Whether texts are converted to lower case.
     markup
         ``strip`` to remove tags and decode character references (`titlesmith.corpus.markup`), or ``keep``.
 
     Raises
     ------
     RequestError
-        The template names a field that the papers do not have.
+        The template has a field that the papers lack.
     """
 
     def __init__(self, path: Path, template: Template, lowercase: bool = False, markup: str = "strip"):
@@ -49,7 +49,7 @@ class Papers:
         Parameters
         ----------
         wanted
-            Which to read, a truth value for each paper of the file; all where it is left out.
+            A boolean for each paper of the file. Default: all papers.
 
         Yields
         ------
@@ -63,9 +63,8 @@ class Papers:
             if wanted is not None:
                 rows = rows[wanted[rows]]
             if len(rows):
-                table = self._scan.slice(first, SLICE).select(
-                    "id", "published", "primary_category", **self._columns
-                ).collect()  # fmt: skip
+                columns = ["id", "published", "primary_category"]
+                table = self._scan.slice(first, SLICE).select(*columns, **self._columns).collect()
                 table = table[rows - first].insert_column(0, pl.Series("row", rows))
                 for batch in table.iter_slices(BATCH):
                     yield self._prepare(batch)
@@ -74,12 +73,12 @@ class Papers:
         fields = {name: batch[name].cast(pl.String).fill_null("") for name in self._columns}
         stripped = {name: strip_all(text) for name, text in fields.items()} if self.markup == "strip" else fields
         markup = pl.any_horizontal(stripped[name] != text for name, text in fields.items())
-        fields = {name: clean_all(text) for name, text in stripped.items()}
+        cleaned = {name: clean_all(text) for name, text in stripped.items()}
         if self.lowercase:
-            fields = {name: texts.str.to_lowercase() for name, texts in fields.items()}
-        return self.template.format(batch.with_columns(markup=markup, **fields))
+            cleaned = {name: text.str.to_lowercase() for name, text in cleaned.items()}
+        return self.template.format(batch.with_columns(markup=markup, **cleaned))
 
     def examples(self, rows: np.ndarray, count: int = 3) -> list[str]:
-        """Titles of the first of these rows, ids where there is no title."""
-        found = [self._scan.slice(int(row), 1).select("title", "id").collect().row(0) for row in rows[:count]]
-        return [clean(title or "") or name for title, name in found]
+        """Titles of the first of these rows; the id of a paper without a title."""
+        papers = [self._scan.slice(int(row), 1).select("title", "id").collect().row(0) for row in rows[:count]]
+        return [clean(title or "") or name for title, name in papers]

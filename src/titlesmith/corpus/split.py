@@ -1,4 +1,4 @@
-"""Splits: which papers train the model, which choose when to stop, which are kept for the last measurement."""
+"""Splits: train for learning, valid for deciding when to stop, test for the final measurement."""
 
 import numpy as np
 
@@ -8,37 +8,38 @@ SPLITS = ("train", "valid", "test")
 
 
 def split(published: np.ndarray, shares: list[float], order: str, seed: int) -> np.ndarray:
-    """Cuts papers into train, valid and test.
+    """Assigns papers to train, valid and test.
 
     Parameters
     ----------
     published
         Day of publication of each paper, as a number, shape (papers,).
     shares
-        Three shares that sum to one.
+        Three shares, sum 1.
     order
-        ``date``: train is older than valid and valid older than test, so that the measurement is of the future;
+        ``date``: train is older than valid and valid older than test, so that the model is measured on the future;
         ``random``: shuffled by ``seed``.
 
     Returns
     -------
     numpy.ndarray
-        The split of each paper, its place in `SPLITS`, shape (papers,).
+        The split of each paper as an index of `SPLITS`, shape (papers,).
 
     Raises
     ------
     RequestError
         A split would be empty.
     """
-    papers = len(published)
-    shuffled = np.random.default_rng(seed).permutation(papers)
+    num_papers = len(published)
+    shuffled = np.random.default_rng(seed).permutation(num_papers)
     ranked = np.argsort(published, kind="stable") if order == "date" else shuffled
-    first, second = (round(papers * share) for share in (shares[0], shares[0] + shares[1]))
-    if empty := [n for n, size in zip(SPLITS, (first, second - first, papers - second), strict=True) if not size]:
+    first, second = (round(num_papers * share) for share in (shares[0], shares[0] + shares[1]))
+    sizes = (first, second - first, num_papers - second)
+    if 0 in sizes:
         raise RequestError(
-            f"corpus.split: {papers} papers in shares {shares} leave {empty[0]} empty: "
+            f"corpus.split: {num_papers} papers in shares {shares} leave {SPLITS[sizes.index(0)]} empty: "
             "harvest more papers or give it a larger share"
         )
-    where = np.empty(papers, np.int8)
-    where[ranked] = np.repeat(np.arange(3, dtype=np.int8), (first, second - first, papers - second))
-    return where
+    splits = np.empty(num_papers, np.int8)
+    splits[ranked] = np.repeat(np.arange(3, dtype=np.int8), sizes)
+    return splits

@@ -1,4 +1,4 @@
-"""Templates: how a paper becomes a document, a prompt part and a completion part with the paper's fields in braces."""
+"""Templates: the text of a document, a prompt and a completion with the paper's fields in braces."""
 
 import re
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ PIECE = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<text>[^{}]+)
 class Template:
     """A prompt part and a completion part; the model learns the completion, given the prompt.
 
-    A completion is one line, so that the last newline of a document is the one between its two parts. ``chat``: the
-    prompt is a question in the model's own chat template, and the completion the answer.
+    A completion is one line, so that the last newline of a document is between its two parts. With ``chat``, the prompt
+    is a question in the model's chat template, and the completion the answer.
     """
 
     prompt: str
@@ -27,51 +27,48 @@ class Template:
 
     @property
     def prompt_fields(self) -> list[str]:
-        """The fields of the paper in the prompt, in the order in which they appear."""
+        """The fields in the prompt, in order of appearance."""
         return _fields(self.prompt)
 
     @property
     def completion_fields(self) -> list[str]:
-        """The fields of the paper in the completion, likewise."""
+        """The fields in the completion, in order of appearance."""
         return _fields(self.completion)
 
     @property
     def fields(self) -> list[str]:
-        """The fields of the paper in both parts, in the order in which they appear."""
+        """The fields in both parts, in order of appearance."""
         return list(dict.fromkeys([*self.prompt_fields, *self.completion_fields]))
 
     @property
     def texts(self) -> list[str]:
-        """What must not stand in two documents: title and abstract where they are used, else the completion."""
+        """The columns that no two documents may share: title and abstract where they are used, else the completion."""
         return [f"{{{name}}}" for name in self.fields if name in ("title", "abstract")] or ["completion"]
 
     def columns(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.Expr]:
-        """How papers of this schema give the fields, by the names in braces that `format` reads.
+        """Expressions that compute the fields from papers of this schema (RequestError if a field is missing).
 
-        Raises
-        ------
-        RequestError
-            There is no such field.
+        Their names are the fields' names in braces, which `format` reads.
         """
         derived = {name: expression for name, expression in DERIVED.items() if name not in schema}
         check_fields(self, [*schema, *derived])
         return {f"{{{name}}}": derived.get(name, _text(name, schema.get(name))) for name in self.fields}
 
     def format(self, papers: pl.DataFrame) -> pl.DataFrame:
-        """Papers with their documents: columns ``prompt`` and ``completion`` beside the fields of `columns`."""
+        """Papers with their documents: columns ``prompt`` and ``completion`` next to those of `columns`."""
         return papers.with_columns(prompt=_format(self.prompt), completion=_format(self.completion))
 
     def fill_prompt(self, fields: Mapping[str, str]) -> str:
-        """The prompt with these texts in place of its fields."""
+        """The prompt with its fields replaced by these texts."""
         return "".join(text if name is None else fields[name] for text, name in pieces(self.prompt))
 
     def read(self, prompt: str) -> dict[str, str]:
-        """The fields that a prompt was made of; where there are several ways, each is as short as it can be.
+        """The fields of a prompt; if there are several ways, each field is as short as possible.
 
         Raises
         ------
         ValueError
-            It is no prompt of this template.
+            It is not a prompt of this template.
         """
         pattern, names = "", []
         for text, name in pieces(self.prompt):
@@ -81,9 +78,9 @@ class Template:
                 pattern += f"(?:\\{names.index(name) + 1})"
             else:
                 pattern, names = pattern + "(.*?)", [*names, name]
-        if not (found := re.fullmatch(pattern, prompt, re.DOTALL)):
+        if not (match := re.fullmatch(pattern, prompt, re.DOTALL)):
             raise ValueError(f"{shorten(prompt)} is not a prompt of {shorten(self.prompt)}")
-        return dict(zip(names, found.groups(), strict=True))
+        return dict(zip(names, match.groups(), strict=True))
 
 
 TEMPLATES = {
@@ -108,18 +105,18 @@ DERIVED = {"year": pl.col("published").dt.year(), "category": pl.col("primary_ca
 
 
 def template(name: str) -> Template:
-    """The template of this name, or the one that is written out: ``{title} -> {abstract}``, or a completion alone.
+    """The template with this name, or one written in full: ``{title} -> {abstract}``, or only a completion.
 
     Raises
     ------
     RequestError
-        There is none of this name, or what is written is no template.
+        There is no template with this name, or the text is not a template.
     """
     if "{" not in name:
         if name not in TEMPLATES:
             raise RequestError(
-                f"corpus.template: there is no template {shorten(name)}; there are {', '.join(TEMPLATES)}, and ones "
-                f"with fields in braces, such as {{title}}{ARROW}{{abstract}}.{did_you_mean(name, TEMPLATES)}"
+                f"corpus.template: there is no template {shorten(name)}; there are {', '.join(TEMPLATES)}, and "
+                f"templates with fields in braces, such as {{title}}{ARROW}{{abstract}}.{did_you_mean(name, TEMPLATES)}"
             )
         return TEMPLATES[name]
     written = Template(*(name.rpartition(ARROW)[::2]))
@@ -157,11 +154,11 @@ def pieces(part: str) -> list[tuple[str, str | None]]:
     """
     result, end = [], 0
     while end < len(part):
-        if not (found := PIECE.match(part, end)):
+        if not (match := PIECE.match(part, end)):
             raise ValueError(f"a field is a name in braces; double a brace of the text: {shorten(part[end:])}")
-        text = found["text"] or (found["brace"] or "")[:1]
-        result.append((text, found["field"]))
-        end = found.end()
+        text = match["text"] or (match["brace"] or "")[:1]
+        result.append((text, match["field"]))
+        end = match.end()
     return result
 
 

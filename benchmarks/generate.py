@@ -125,7 +125,7 @@ def _calls(titles: int):
     from titlesmith.runs.record import Run
 
     backend = open_backend(Run(RUN))
-    prompts, settings = [backend.tokenizer.prompt(PREFIX, False)], {"count": titles, "max_tokens": LIMIT, **SETTINGS}
+    prompts, settings = [[backend.tokenizer.eos_id, *backend.tokenizer.encode(PREFIX)]], {"count": titles, "max_tokens": LIMIT, **SETTINGS}
 
     def call(seed: int) -> list[int]:
         (completions,) = backend.generate(prompts, GenerationSettings(seed=seed, **settings))
@@ -152,7 +152,7 @@ def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
     model = train._gpt2(folder, size).to(getattr(torch, kind)).eval()
     model.config.use_cache = model.generation_config.use_cache = True
     tokenizer = Tokenizer.load(folder / "models" / size)
-    prompt, end = [tokenizer.prompt(PREFIX, False)], tokenizer.eos_id
+    prompt, end = [[tokenizer.eos_id, *tokenizer.encode(PREFIX)]], tokenizer.eos_id
     asked = {"max_new_tokens": LIMIT, "do_sample": True, "eos_token_id": end, "pad_token_id": end}
     asked |= SETTINGS
 

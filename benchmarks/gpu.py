@@ -83,13 +83,14 @@ def engine(kind: str, folder: Path, tiny: bool) -> object:
 
 def documents(folder: Path, tokenizer: object) -> object:
     """As many documents of random ids as there are titles of eess.AS, as long as they, the n-th id as often as 1/n."""
-    from titlesmith.corpus.documents import Documents, write
+    from titlesmith.corpus.documents import Documents, DocumentWriter
 
     path, generator = folder / "train.bin", np.random.default_rng(1)
     if not path.exists():
         ids = [len(tokenizer) - 2 - generator.random(n) for n in 2 + generator.poisson(13, 3000)]
         ids = [((len(tokenizer) - 2) ** (x % 1)).astype(int).tolist() for x in ids]
-        write(path, ids, tokenizer)
+        with DocumentWriter(path, tokenizer) as writer:
+            writer.append(ids)
     return Documents(path, tokenizer, False)
 
 

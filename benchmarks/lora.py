@@ -31,7 +31,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from titlesmith import corpus, models
-    from titlesmith.corpus.pretrained import published
+    from titlesmith.corpus.pretrained import as_pretrained
     from titlesmith.corpus.tokenizer import Tokenizer
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
@@ -47,7 +47,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
         **{key: shape[key] for key in ("n_embd", "n_head", "n_layer")},
     )
     GPT2LMHeadModel(config).save_pretrained(folder / "models" / MODEL)
-    published(Tokenizer.load(VOCABULARY)).save(folder / "models" / MODEL)
+    as_pretrained(Tokenizer.load(VOCABULARY)).save(folder / "models" / MODEL)
 
     (folder / "notebooks").symlink_to(ROOT / "notebooks")
     asked = (f"model=hf:{MODEL}", f"harvest.path={TITLES}")

@@ -67,7 +67,7 @@ def test_papers_without_a_date_are_dropped_where_the_date_decides(tmp_path):
 
 def test_a_pattern_that_is_none_is_refused():
     check_patterns(["a|b", "(?-i)Novel"])
-    with pytest.raises(RequestError, match=r"corpus.drop: '\(a' is no regular expression"):
+    with pytest.raises(RequestError, match=r"corpus.drop: '\(a' is not a regular expression"):
         check_patterns(["(a"])
 
 

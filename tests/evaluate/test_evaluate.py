@@ -10,7 +10,7 @@ from evaluate.corpora import Uniform
 from titlesmith import corpus as corpora
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.documents import write
+from titlesmith.corpus.documents import DocumentWriter
 from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate, report
 from titlesmith.harvest import harvest
@@ -136,7 +136,8 @@ def test_any_texts_have_figures_or_a_reason(project):
 
 def test_an_empty_test_split_leaves_out_people(project):
     run, corpus = made(project)
-    write(corpus.path / "test.bin", [], corpus.tokenizer)
+    with DocumentWriter(corpus.path / "test.bin", corpus.tokenizer):
+        pass
     corpus.table("test").clear().write_parquet(corpus.path / "test.parquet")
     metrics = measured(run, corpus, [ROW, ROW | {"text": "Another one"}])
     assert metrics["perplexity"]["test"] is None

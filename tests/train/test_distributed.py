@@ -15,7 +15,7 @@ import torch
 from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import models
-from titlesmith.corpus.pretrained import published
+from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.finetune import finetune_run
@@ -52,7 +52,7 @@ def prepare(name: str) -> tuple[Run, corpora.Corpus]:
     folder = root() / "models" / "tiny"
     if not folder.exists():
         architectures.scratch(corpus.tokenizer, TINY | {"n_vocab": len(corpus.tokenizer)}, 1).save_pretrained(folder)
-        published(corpus.tokenizer).save(folder)
+        as_pretrained(corpus.tokenizer).save(folder)
     return run, corpus
 
 

@@ -24,7 +24,7 @@ from tiny import SHAPE, VOCABULARIES, byte_level, defaults, made
 from titlesmith import corpus as corpora
 from titlesmith import models
 from titlesmith import train as engines
-from titlesmith.corpus.pretrained import published
+from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
 from titlesmith.generate import backend_for
@@ -204,7 +204,7 @@ def test_the_same_gpt2_has_the_same_loss_in_both_engines(project, monkeypatch):
         variable.load(weights[variable.op.name], stock._session)
     assert len(weights) == len(tf.nest.flatten(stock._variables))
     to_transformers(weights, shape).save_pretrained(folder := project / "models" / "converted")
-    published(corpus.tokenizer).save(folder)
+    as_pretrained(corpus.tokenizer).save(folder)
     other = HuggingFaceEngine.open("hf:converted")
     for split in ("train", "valid"):
         documents = corpus.documents(split)

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
-from titlesmith.corpus.pretrained import published
+from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
@@ -339,7 +339,7 @@ class HuggingFaceEngine(Engine):
         return {"state_dict": processes.model_state(self.model)} if processes.is_sharded(self.model) else {}
 
     def _write(self, folder: Path, weights: dict, more: dict) -> None:
-        published(self.tokenizer).save(folder)
+        as_pretrained(self.tokenizer).save(folder)
         kwargs = {"save_embedding_layers": False} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(folder, **kwargs, **weights)
         (folder / "README.md").unlink(missing_ok=True)  # a template of peft's

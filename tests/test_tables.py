@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from conftest import ROOT
-from titlesmith.tables import html, sortable
+from titlesmith.tables import html, table
 
 
 def test_text_is_text_for_html_and_for_mathjax():
@@ -40,7 +40,7 @@ def test_a_table_is_sorted_by_keyboard_and_saved_in_chromium(tmp_path):
         pytest.skip("needs Chromium")
     rows = [{"text": text, "n": n} for text, n in [("b, c", 10), ('A "q"', 9), ("<a>", -1.5), ("ä", 1000)]]
     script = (ROOT / "book" / "_static" / "tables.js").read_text("utf-8")
-    page_file, shown = tmp_path / "page.html", sortable(rows, {"text": "what", "n": "how many"}, "a.csv").data
+    page_file, shown = tmp_path / "page.html", table(rows, {"text": "what", "n": "how many"}, "a.csv").data
     page_file.write_text(f"<!doctype html><meta charset=utf-8><script>{script}</script>{shown}", "utf-8")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

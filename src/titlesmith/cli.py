@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
+from typer.core import TyperGroup
 
 from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.runs.record import STAGES, Run, existing, files, replacing, runs
@@ -157,6 +158,16 @@ def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
         print("the stages behind the harvest are of the papers before: the same titlesmith run as then runs them again")
 
 
+def commands() -> TyperGroup:
+    """All commands with their options, for the reference in the book."""
+    from titlesmith.terminal import command
+
+    group = typer.main.get_command(app)
+    group.commands["generate"] = typer.main.get_command(command())  # its options are in notebook 04
+    group.commands["generate"].name = "generate"
+    return group
+
+
 @app.command()
 def book(
     publish: Annotated[
@@ -169,7 +180,7 @@ def book(
     from titlesmith.book import build
     from titlesmith.book import publish as publishing
 
-    made = publishing.publish(publish) if publish else build.build()
+    made = publishing.publish(publish, commands()) if publish else build.build(commands())
     print(f"\nbook                   {len(made.shown)} run{'s' * (len(made.shown) != 1)}", end="")
     print(f": {', '.join(r.name for r in made.shown[:10])}{', ...' * (len(made.shown) > 10)}" if made.shown else "")
     for why in made.left_out.values():
@@ -192,7 +203,7 @@ def compare(
 
     if html and not html.resolve().parent.is_dir():
         raise RequestError(f"--html {html}: there is no folder {html.parent}; make it, or name another")
-    found = comparing.compare(comparing.find(run), count)
+    found = comparing.compare(comparing.open_reports(run), count)
     if html:
         with replacing(html.resolve()) as temporary:
             temporary.write_text(found.html(), "utf-8")

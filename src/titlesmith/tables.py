@@ -1,62 +1,41 @@
-"""Tables for notebooks: plain HTML in which a paper's title is text and nothing else."""
+"""Tables for notebooks and the book, as HTML in which every value is text."""
 
 from datetime import date
-from html import escape
 
 from IPython.display import HTML
 
-STYLE = "text-align: left; vertical-align: top; padding: 0.2em 0.7em 0.2em 0"
+from titlesmith.markup import Markup, render
 
 
-def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = "") -> str:
-    """An HTML table.
+def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = "") -> Markup:
+    """An HTML table in one line.
 
     Parameters
     ----------
     rows
-        Dictionaries with the same keys; floats are shown to three digits behind the point, lists by items.
+        Dictionaries with the same keys. Floats are shown with three decimal places, lists as their items.
     columns
-        Which keys to show, and the heading of each; all keys by their names where it is left out.
+        The keys to show, and the heading of each. Default: all keys.
     file
-        Where the book's readers may sort the table and download it as CSV (``book/_static/tables.js``), the name of
-        that file.
-
-    Returns
-    -------
-    str
-        One line of HTML. All text is escaped, and the classes keep MathJax from typesetting dollar signs. A wide
-        table scrolls, by keyboard too.
+        Name of a CSV file: the book lets readers sort the table and download it (``book/_static/tables.js``).
     """
-    if not rows:
-        return "<p>None.</p>"
-    columns = columns or {key: key for key in rows[0]}
-    head = "".join(f'<th scope="col" style="{STYLE}">{escape(heading)}</th>' for heading in columns.values())
-    body = "".join("<tr>" + "".join(map(_cell, (row.get(key) for key in columns))) + "</tr>" for row in rows)
-    more = f' class="sortable" data-file="{escape(file)}"' if file else ""
-    return (
-        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto" tabindex="0">'
-        f'<table{more} style="margin: 0 0 1em">'
-        + (f"<thead><tr>{head}</tr></thead>" if any(columns.values()) else "")
-        + f"<tbody>{body}</tbody></table></div>"
-    )
+    columns = columns or {key: key for key in (rows[0] if rows else ())}
+    cells = [[_cell(row.get(key)) for key in columns] for row in rows]
+    return render("table.html.j2", headings=list(columns.values()), rows=cells, file=file)
 
 
-def table(rows: list[dict], columns: dict[str, str] | None = None) -> HTML:
-    """The table of `html`, for the last line of a cell."""
-    return HTML(html(rows, columns))
+def table(rows: list[dict], columns: dict[str, str] | None = None, file: str = "") -> HTML:
+    """The table of `html` as the last line of a notebook's cell."""
+    return HTML(str(html(rows, columns, file)))
 
 
-def sortable(rows: list[dict], columns: dict[str, str], file: str) -> HTML:
-    """A table that can be sorted in the book and downloaded as ``file``; elsewhere a table like the others."""
-    return HTML(html(rows, columns, file))
-
-
-def _cell(value: object) -> str:
+def _cell(value: object) -> dict:
+    """What the template shows of a value: its ``text``, the ``number`` to sort by, and whether it may ``wrap``."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, bool):
-        value = "yes" if value else "no"
-    if isinstance(value, (int, float)):
-        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-        return f'<td data-value="{value}" style="{STYLE}; text-align: right">{shown}</td>'
-    style = f"{STYLE}; white-space: nowrap" if isinstance(value, date) else STYLE
-    text = "; ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-    return f'<td style="{style}">{escape(" ".join(text.split()))}</td>'
+        text = "yes" if value else "no"
+    elif is_number:
+        text = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+    else:
+        text = "; ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
+    return {"text": text, "number": value if is_number else None, "wrap": not isinstance(value, date)}

@@ -11,10 +11,16 @@ from browser import axe, chromium, faults
 from conftest import HOSTILE, ROOT, copy_run
 from titlesmith.book import build as building
 from titlesmith.book import pages
-from titlesmith.book.build import build, pack
+from titlesmith.book.build import pack
 from titlesmith.book.report import Report
+from titlesmith.cli import commands
 from titlesmith.errors import RunError, StageError
 from titlesmith.runs.record import STAGES, Run, notebook
+
+
+def build(published=None):
+    return building.build(commands(), published)
+
 
 KINDS = [
     "book/index.html",
@@ -114,7 +120,7 @@ def test_nothing_is_fetched_from_elsewhere(html):
 
 def test_parameters_and_imports_are_collapsed_and_progress_is_left_out(html):
     page = text(html, "book/runs/small/03_finetune.html")
-    for words in ("Show the parameters and their defaults", "Show what this run was given", "Show the imports"):
+    for words in ("Show the parameters and their defaults", "Show the parameters of this run", "Show the imports"):
         assert words in page
     assert "google.colab" not in page.split("<main")[1]
     assert "stderr" not in page and "Traceback" not in page
@@ -144,10 +150,10 @@ def test_the_method_is_explained_with_figures_of_a_run(html):
 
 def test_the_surprise_of_a_text_is_its_loss(finished):
     from titlesmith import train as engines
-    from titlesmith.book.lessons import ask
+    from titlesmith.book.lessons import measure
     from titlesmith.corpus import Corpus
 
-    found, corpus = ask(Report(finished.path)), Corpus(finished)
+    found, corpus = measure(Report(finished.path)), Corpus(finished)
     some = corpus.documents("test")
     (same,) = [ids for ids in some if [corpus.tokenizer.decode([i]) for i in ids.tolist()][:24] == found["tokens"]][:1]
     asked = len(found["nats"])  # the page shows so many tokens of a long text
@@ -170,7 +176,7 @@ def test_the_reference_has_every_parameter_and_command(html):
 
 def test_the_page_of_a_sweep_shows_theirs_as_theirs(html):
     page = text(html, "book/sweeps/rates.html")
-    assert "theirs: Liu and Zheng" in page and "17.61" in page
+    assert "published: Liu and Zheng" in page and "17.61" in page
     assert 'href="../runs/rates-1/index.html"' in page
 
 
@@ -191,10 +197,10 @@ def test_the_packed_book_is_whole(project, html, monkeypatch):
 
 def test_a_page_of_a_run_shows_text_as_text_and_labels_made_up_papers(finished, monkeypatch):
     report = Report(finished.path)
-    assert "made up" not in pages.summary(report)
+    assert "made up" not in pages.index(report)
     monkeypatch.setattr(Report, "made_up", True)
     report.texts = [{"text": f"{HOSTILE}\n\n# [a](nowhere.md)"}]
-    for shown in (pages.summary(report), pages.card(report)):
+    for shown in (pages.index(report), pages.cards([report])):
         assert "made up" in shown or "made-up papers" in shown
         assert "<script>" not in shown and "&lt;script&gt;" in shown
         assert "\n# [a]" not in shown

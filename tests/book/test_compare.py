@@ -8,7 +8,7 @@ from rich.console import Console
 
 from conftest import copy_run
 from titlesmith import cli
-from titlesmith.book.compare import compare, find, marked, written
+from titlesmith.book.compare import compare, format_value, mark_best, open_reports
 from titlesmith.errors import RequestError
 from titlesmith.runs.record import Run, digest
 
@@ -34,12 +34,12 @@ def row(rows, name):
 
 
 def test_parameters_that_differ_figures_and_texts_stand_side_by_side(two):
-    found = compare(find(["small", "other"]))
+    found = compare(open_reports(["small", "other"]))
     assert found.parameters == [{"": "finetune.learning_rate", "small": "0.002", "other": "0.0001"}]
-    assert row(found.figures, "perplexity, test")["other"] == "1.500 (best)"
-    assert "best" not in row(found.figures, "perplexity, test")["small"]
-    assert "best" not in str(row(found.figures, "perplexity, train")), "equal figures have no best"
-    assert row(found.figures, "share of copies")["other"] == "-"
+    assert row(found.measurements, "perplexity, test")["other"] == "1.500 (best)"
+    assert "best" not in row(found.measurements, "perplexity, test")["small"]
+    assert "best" not in str(row(found.measurements, "perplexity, train")), "equal figures have no best"
+    assert row(found.measurements, "share of copies")["other"] == "-"
     assert len(found.texts) == 9 and found.texts[0]["small"] == found.texts[0]["other"]
     assert not found.remark
 
@@ -51,13 +51,13 @@ def test_perplexities_of_other_vocabularies_do_not_compare(two):
     Run("other").update_stage("corpus", outputs=outputs)
     for stage in ("finetune", "generate", "evaluate"):
         Run("other").update_stage(stage, inputs=Run("other").inputs(stage))
-    found = compare(find(["small", "other"]))
-    assert "do not compare" in found.remark
-    assert "best" not in str(row(found.figures, "perplexity, test"))
+    found = compare(open_reports(["small", "other"]))
+    assert "cannot be compared" in found.remark
+    assert "best" not in str(row(found.measurements, "perplexity, test"))
 
 
 def test_a_page_and_the_terminal_show_text_as_text(two):
-    found = compare(find(["small", "other"]))
+    found = compare(open_reports(["small", "other"]))
     page = html.document_fromstring(found.html())
     assert not page.xpath("//script") and page.xpath("//table") and page.get("lang") == "en"
     out = io.StringIO()
@@ -67,16 +67,16 @@ def test_a_page_and_the_terminal_show_text_as_text(two):
 
 def test_one_run_and_unknown_runs_are_refused(two):
     with pytest.raises(RequestError, match="two runs"):
-        find(["small", "small"])
+        open_reports(["small", "small"])
     with pytest.raises(RequestError, match=r"no run smal; there are .*small"):
-        find(["smal", "other"])
+        open_reports(["smal", "other"])
     with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
         cli.compare(["small", "other"], html=two / "nowhere" / "page.html")
     assert not (two / "nowhere").exists()
 
 
 def test_the_best_is_marked_in_words():
-    assert marked([0.5, None, 0.25], min) == ["0.500", "-", "0.250 (best)"]
-    assert marked([1.0, 1.0], min) == ["1.000", "1.000"]
-    assert marked([12.0, 2000.0], None) == ["12.00", "2,000"]
-    assert written(1e-5) == "1e-05" and written(["", "Neural"]) == ", Neural" and written(None) == "-"
+    assert mark_best([0.5, None, 0.25], min) == ["0.500", "-", "0.250 (best)"]
+    assert mark_best([1.0, 1.0], min) == ["1.000", "1.000"]
+    assert mark_best([12.0, 2000.0], None) == ["12.00", "2,000"]
+    assert format_value(1e-5) == "1e-05" and format_value(["", "Neural"]) == ", Neural" and format_value(None) == "-"

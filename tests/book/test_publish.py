@@ -6,8 +6,14 @@ import pytest
 from conftest import copy_run, make_project
 from titlesmith.book import publish as publishing
 from titlesmith.book.build import Book
-from titlesmith.book.publish import mirror, publish
+from titlesmith.book.publish import publish as _publish
+from titlesmith.cli import commands
 from titlesmith.errors import RequestError, StageError
+from titlesmith.runs.mirror import MARKER
+
+
+def publish(target):
+    return _publish(target, commands())
 
 
 def git(folder, *arguments):
@@ -54,7 +60,7 @@ def repository(project, tmp_path_factory, monkeypatch):
     git(project, "add", ".")
     git(project, "commit", "--quiet", "-m", "project")
 
-    def build(published):
+    def build(commands, published):
         html = project / "_build" / "html"
         shutil.rmtree(html, ignore_errors=True)
         earlier = [path.name for path in (published / "runs").glob("*")]
@@ -77,7 +83,7 @@ def test_a_branch_is_published_with_a_history_of_its_own_and_runs_stay(repositor
     publish("gh-pages")
     publish("gh-pages")
     listed = git(origin, "ls-tree", "-r", "--name-only", "gh-pages").splitlines()
-    assert listed == [".nojekyll", "index.html", "runs/one/run.json", "runs/two/run.json", "search.js"]
+    assert listed == [".nojekyll", MARKER, "index.html", "runs/one/run.json", "runs/two/run.json", "search.js"]
     assert git(origin, "rev-list", "--count", "gh-pages") == "2", "nothing new makes no commit"
     assert git(project, "status", "--porcelain") == ""
     assert git(project, "branch", "--format", "%(refname:short)").count("\n") == 0
@@ -99,10 +105,10 @@ def test_a_push_that_is_refused_says_so_and_leaves_all_as_it_was(repository, pro
 
 
 def test_what_is_no_place_for_a_book_is_refused_before_anything_is_built(project, monkeypatch):
-    monkeypatch.setattr(publishing, "build", lambda published: pytest.fail("built"))
+    monkeypatch.setattr(publishing, "build", lambda commands, published: pytest.fail("built"))
     with pytest.raises(RequestError, match="origin"):
         publish("gh-pages")
-    with pytest.raises(RequestError, match="no book"):
+    with pytest.raises(RequestError, match="did not write it"):
         publish(str(project / "notebooks"))
     with pytest.raises(RequestError, match="is a file"):
         publish(str(project / "_toc.yml"))
@@ -111,13 +117,10 @@ def test_what_is_no_place_for_a_book_is_refused_before_anything_is_built(project
             publish(str(path))
 
 
-def test_a_mirror_holds_what_its_source_holds(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    (source / "a").mkdir(parents=True)
-    (source / "a" / "new").write_text("new")
-    (target / "b").mkdir(parents=True)
-    (target / "b" / "old").write_text("old")
-    (target / ".hidden").write_text("mine")
-    mirror(source, target)
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*")}
-    assert found == {"a", "a/new", ".hidden", ".nojekyll"}
+def test_a_branch_of_somebody_else_is_not_replaced(repository, project):
+    origin, _ = repository
+    git(project, "push", "origin", "HEAD:refs/heads/gh-pages")
+    before = git(origin, "rev-parse", "gh-pages")
+    with pytest.raises(RequestError, match="titlesmith did not write it"):
+        publish("gh-pages")
+    assert git(origin, "rev-parse", "gh-pages") == before

@@ -28,10 +28,10 @@ def test_a_report_needs_neither_papers_nor_weights(run):
     (run / "papers.parquet").unlink()
     report = Report(run)
     assert report.training["steps"] == 6 and len(report.history) == 6
-    assert report.figure("perplexity.test") > 1 and report.figure("perplexity") is None
-    assert report.figure("nothing") is None and report.interval("nothing") is None
+    assert report.measurement("perplexity.test") > 1 and report.measurement("perplexity") is None
+    assert report.measurement("nothing") is None and report.interval("nothing") is None
     low, high = report.interval("perplexity.test")
-    assert low < report.figure("perplexity.test") < high
+    assert low < report.measurement("perplexity.test") < high
 
 
 @pytest.mark.parametrize("name", [*FILES, "notebooks/03_finetune.ipynb"])
@@ -61,12 +61,12 @@ def test_a_run_of_an_older_version_is_left_out_and_the_others_stay(run):
     found, left_out = reports()
     assert [report.name for report in found] == ["whole"]
     assert "has no 'test'" in left_out["small"] and "metrics.json" in left_out["small"]
-    assert "holds no run" in left_out["stray"]
+    assert "is not a run" in left_out["stray"]
 
 
 def test_newer_keys_may_be_missing(run):
     report = change(run, perplexity={"train": 2.0, "valid": None, "test": 3.0})
-    assert report.figure("copy_rate") is None and report.figure("perplexity.valid") is None
+    assert report.measurement("copy_rate") is None and report.measurement("perplexity.valid") is None
 
 
 def test_intervals_are_read_where_there_are_some(run):

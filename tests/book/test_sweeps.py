@@ -1,7 +1,7 @@
 import pytest
 
 from titlesmith.book import sweeps
-from titlesmith.book.sweeps import Figure, grouped, page, references
+from titlesmith.book.sweeps import Measurement, grouped, page, references
 
 
 class Fake:
@@ -14,7 +14,7 @@ class Fake:
         self.sweep = {"name": sweep, "set": values, "repeat": repeat} if sweep else {}
         self.history = [{"step": i, "loss_smoothed": 5 / i, "valid_loss": 4 / i} for i in range(1, 4)]
 
-    def figure(self, name):
+    def measurement(self, name):
         return self.perplexity
 
     def interval(self, name):
@@ -28,9 +28,9 @@ def root(tmp_path, monkeypatch):
 
 
 def test_repeats_give_a_mean_and_its_range_and_one_run_its_own_interval():
-    assert str(Figure.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
-    assert str(Figure.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
-    assert str(Figure.of([Fake(1, {}, None)], "perplexity.test")) == "-"
+    assert str(Measurement.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
+    assert str(Measurement.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
+    assert str(Measurement.of([Fake(1, {}, None)], "perplexity.test")) == "-"
 
 
 def test_the_table_marks_the_best_and_shows_theirs_as_theirs(root):
@@ -43,11 +43,11 @@ def test_the_table_marks_the_best_and_shows_theirs_as_theirs(root):
     assert "8 runs" in made and "finetune\\.learning\\_rate and finetune\\.batch\\_size" in made
     assert made.count("(best)") == 6, "two combinations share the best of each split"
     assert "11.50 [11.00, 12.00] (best)" in made
-    assert "theirs: Liu &lt;and&gt; Zheng" in made and "17.61" in made and "20.08" in made
+    assert "published: Liu &lt;and&gt; Zheng" in made and "17.61" in made and "20.08" in made
     assert "<td" in made and "17.61 (best)" not in made
     figures = {path.name for path in (root / "_build" / "figures").glob("*.svg")}
     assert figures == {f"sweep-s-{name}-{theme}.svg" for name in ("losses", "0", "1") for theme in ("light", "dark")}
-    assert all(":alt:" in part for part in made.split(":::{image}")[1:])
+    assert all(":alt:" in part for part in made.split("```{image}")[1:])
 
 
 def test_runs_of_sweeps_are_grouped(monkeypatch):

@@ -9,8 +9,10 @@ import pytest
 from lxml import html as parser
 
 from conftest import copy_run
+from titlesmith import markup
 from titlesmith.book import untrusted
 from titlesmith.book.build import build
+from titlesmith.cli import commands
 from titlesmith.runs.record import STAGES, Run, notebook, write_json
 
 CODE = "{{ cycler.__init__.__globals__.os.popen(dict(id=1)|join).read() }}.csv"
@@ -76,7 +78,7 @@ def book(finished_project, tmp_path_factory):
         (folder / "sweeps").mkdir(exist_ok=True)
         rows = [{"set": {}, "perplexity": {"test": 1.5}, "source": value} for value in VALUES[:-1]]
         write_json(folder / "sweeps" / "sweep-1.json", {"reference": rows})
-        return build()
+        return build(commands())
 
 
 def pages(book):
@@ -104,7 +106,7 @@ def test_their_values_are_shown_literally(book):
     for number, value in enumerate(VALUES):
         page = book.page.parent / "book" / "runs" / f"hostile-{number}" / "index.html"
         text = parser.document_fromstring(page.read_text("utf-8")).text_content()
-        assert untrusted.text(value) in untrusted.text(text), value
+        assert markup.text(value) in markup.text(text), value
 
 
 def test_a_hostile_notebook_keeps_its_text(book):
@@ -119,8 +121,8 @@ def test_no_file_is_written_outside_the_book(book):
 
 def test_myst_escapes_every_ascii_punctuation_character():
     punctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-    assert untrusted.myst(punctuation) == "".join(f"\\{c}" for c in punctuation)
-    assert untrusted.myst(" a\n\n b ") == "a b"
+    assert markup.myst(punctuation) == "".join(f"\\{c}" for c in punctuation)
+    assert markup.myst(" a\n\n b ") == "a b"
 
 
 def test_the_projects_own_notebooks_stay_as_they_are(finished):

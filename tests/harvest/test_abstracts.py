@@ -54,23 +54,6 @@ def test_a_file_that_is_none_is_refused(project, content):
         abstracts.read(project / abstracts.FILE)
 
 
-def test_the_page_shows_runs_and_slots():
-    class Shown:
-        def __init__(self, name, found):
-            self.name, self.metrics = name, found
-
-        def record(self, stage):
-            return {"settings": {"template": "title" if self.name == "other" else "abstract-to-title"}}
-
-    done = Shown(
-        "done", {"three_abstracts": [{"title": "<One>", "titles": ["$x$"]}, {"title": "2", "titles": [], "why": "no"}]}
-    )
-    page = abstracts.page([done, Shown("waiting", {}), Shown("other", {})])
-    assert "## done" in page and "&lt;One&gt;" in page and "mathjax_ignore" in page
-    assert "## waiting\n\nThis run" in page and "other" not in page
-    assert "No run" in abstracts.page([Shown("other", {})])
-
-
 def test_the_template_that_it_is_for():
     assert abstracts.takes(template("abstract-to-title")) and not abstracts.takes(template("title-to-abstract"))
     assert abstracts.takes(template("{abstract} -> Title: {title}"))

@@ -1,4 +1,4 @@
-"""Builds the book: writes its pages, and has Jupyter Book render them."""
+"""Builds the book: writes its pages and renders them with Jupyter Book."""
 
 import os
 import shutil
@@ -11,19 +11,14 @@ from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
+from typer.core import TyperGroup
 
 from titlesmith.book import lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, damaged, reports
 from titlesmith.errors import DAMAGE, RunError, StageError
-from titlesmith.harvest import abstracts
+from titlesmith.markup import render
 from titlesmith.runs.record import replacing, root, write_json
-
-HOME = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>titlesmith</title>
-<meta http-equiv="refresh" content="0; url=book/index.html"></head>
-<body><main><h1><a href="book/index.html">titlesmith</a></h1></main></body></html>
-"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +28,11 @@ class Book:
     Attributes
     ----------
     page
-        The page to open.
+        Its home page.
     shown
         The runs in it, newest first.
     left_out
-        For each folder below ``runs/`` that is not in it, by its name: why, and what to do.
+        By name, for each folder in ``runs/`` that is not in it: the reason and the remedy.
     """
 
     page: Path
@@ -45,80 +40,86 @@ class Book:
     left_out: dict[str, str]
 
 
-def build(published: Path | None = None) -> Book:
-    """Builds ``_build/html`` from the pages below ``book/`` and from every finished run. Warnings are errors.
+def build(commands: TyperGroup, published: Path | None = None) -> Book:
+    """Builds ``_build/html`` from the pages in ``book/`` and every finished run. Warnings are errors.
 
     Parameters
     ----------
+    commands
+        The command line, for the reference.
     published
-        A book published earlier: runs that it has and this project has not stay in the book.
+        A folder with an earlier publication of the book: runs that only it has stay in the book.
 
     Raises
     ------
     StageError
-        Jupyter Book found something wrong; the message shows what.
+        Jupyter Book failed; the message has its errors.
     RunError
-        The book is being built already.
+        Another process is building the book.
     """
     made = root() / "_build"
     made.mkdir(exist_ok=True)
     try:
         with FileLock(made / ".lock", timeout=0):
-            return _build(made, published)
+            return _build(made, commands, published)
     except Timeout:
         raise RunError(f"the book is being built by another titlesmith in {made}; wait for it, or stop it") from None
 
 
-def _build(made: Path, published: Path | None) -> Book:
+def _build(made: Path, commands: TyperGroup, published: Path | None) -> Book:
     shown, left_out = reports(published)
     html, folder = made / "html", root() / "book" / "runs"
+    # Pages of runs
     for report in list(shown):
         try:
-            written = pages.of_run(report)
-        except DAMAGE as error:  # one damaged run does not end the book
+            files = pages.run_pages(report)
+        except DAMAGE as error:  # the other runs stay
             shown.remove(report)
             left_out[report.name] = damaged(report.path, error)
             continue
-        for name, text in written.items():
+        for name, text in files.items():
             write(folder / report.name / name, text)
-    groups = sweeps.grouped(shown)
     _prune(folder, {report.name for report in shown}, html)
+    # Pages of sweeps
+    groups = sweeps.grouped(shown)
     sources = [root(), *filter(None, [published])]
     tables = {name: sweeps.references(name, sources) for name in groups}
     for name, members in groups.items():
         write(folder.with_name("sweeps") / f"{name}.md", sweeps.page(name, members, tables[name]))
     _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
+    # Parts that the other pages include
     parts = {"newest": pages.newest(shown), "gallery": pages.gallery(shown)}
-    parts |= {"three-abstracts": abstracts.page(shown)}
-    parts |= {"parameters": reference.parameters(), "commands": reference.commands()}
+    parts |= {"three-abstracts": pages.three_abstracts(shown)}
+    parts |= {"parameters": reference.parameters(), "commands": reference.commands(commands)}
     parts |= {f"lesson-{name}": text for name, text in lessons.parts(shown, made / "lessons").items()}
     for name, text in parts.items():
         write(made / "parts" / f"{name}.md", text)
+    # The table of contents lists the sweeps
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
     for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
         if chapter["file"] == "book/runs" and groups:
             chapter["sections"] = [{"file": f"book/sweeps/{name}"} for name in groups]
     write(made / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
     mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
-    if not mathjax.exists():  # so that formulas show without a network
+    if not mathjax.exists():  # formulas need no network
         (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
         with replacing(mathjax) as temporary:
             shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
     _render(made)
-    write(html / "index.html", HOME)
-    # What the next publication needs to show these runs again
+    write(html / "index.html", render("home.html.j2"))
+    # Records, from which the next publication shows these runs again
     for report in shown:
         report.copy_to(html / "runs" / report.name, folder / report.name)
-        asked = made / "lessons" / f"{report.name}.json"
-        if asked.is_file() and not (report / lessons.FILE).is_file():
-            shutil.copyfile(asked, html / "runs" / report.name / lessons.FILE)
+        lesson = made / "lessons" / f"{report.name}.json"
+        if lesson.is_file() and not (report / lessons.FILE).is_file():
+            shutil.copyfile(lesson, html / "runs" / report.name / lessons.FILE)
     for name, rows in tables.items():
         write_json(html / "sweeps" / f"{name}.json", {"name": name, "reference": rows})
     return Book(html / "index.html", shown, left_out)
 
 
 def _prune(folder: Path, names: set[str], html: Path) -> None:
-    """Removes pages that are no longer in the book, and what was made of them."""
+    """Removes the sources and the output of pages that are no longer in the book."""
     for stale in {path.name for path in folder.glob("*")} - names:
         relative = (folder / stale).relative_to(root())
         for path in (folder / stale, html / relative, html / "_sources" / relative, html / folder.name / stale):
@@ -136,15 +137,15 @@ def _render(made: Path) -> None:
     log = made / "book.log"
     log.write_text(done.stdout + done.stderr, "utf-8")
     if done.returncode:
-        # Sphinx warns only of pages that it reads anew; without what it remembers the next build warns again.
+        # Sphinx repeats a warning only for pages that it reads again: without its cache it reads them all
         shutil.rmtree(made / ".doctrees", ignore_errors=True)
         lines = (done.stdout + done.stderr).splitlines()
-        wrong = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-10:]
-        raise StageError("Jupyter Book failed:\n" + "\n".join(wrong[:10]) + f"\nThe whole of what it said: {log}")
+        errors = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-10:]
+        raise StageError("Jupyter Book failed:\n" + "\n".join(errors[:10]) + f"\nComplete output: {log}")
 
 
 def pack(book: Book) -> Path:
-    """Writes ``_build/book.zip``: the book as a folder that opens without a server."""
+    """Writes ``_build/book.zip``: the book as a folder that needs no server."""
     html, target = book.page.parent, root() / "_build" / "book.zip"
     with replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(html.rglob("*")):

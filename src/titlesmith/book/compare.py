@@ -1,7 +1,7 @@
-"""Runs side by side: the parameters in which they differ, their figures, their texts."""
+"""Runs side by side: the parameters in which they differ, their measurements, their texts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from rich.console import Console
@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from titlesmith import tables
-from titlesmith.book import pages
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import RequestError
 from titlesmith.experiment import SHARED
+from titlesmith.markup import Markup, number, render, text
 from titlesmith.runs.record import STAGES, existing
 
-# The figures of metrics.json that are compared: what they are called, and which is the best
-MEASURES = {
+# Measurements of metrics.json to compare: their names in the table, and which value is the best
+MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
     **{f"perplexity.{split}": (f"perplexity, {split}", min) for split in SPLITS},
     "copy_rate": ("share of copies", min),
     "near_copy_rate": ("share of near copies", min),
@@ -25,7 +25,7 @@ MEASURES = {
     "distinct_1": ("distinct words", None),
     "distinct_2": ("distinct word pairs", None),
     "self_bleu": ("self-BLEU", None),
-    "ngram_novelty": ("new three-word runs", None),
+    "ngram_novelty": ("new three-word sequences", None),
     **{f"rouge{kind}": (f"ROUGE-{kind}", max) for kind in "12L"},
 }
 BEST = " (best)"
@@ -38,21 +38,21 @@ class Comparison:
     Attributes
     ----------
     names
-        Of the runs, in the order asked for.
-    parameters, figures, texts
-        Rows, whose first column ``""`` says what the row is; the others are the runs' names.
+        The runs, in the requested order.
+    parameters, measurements, texts
+        Rows. The column ``""`` names the row; the other columns are the runs.
     remark
-        Why perplexities do not compare; empty where they do.
+        Why perplexities cannot be compared; empty if they can.
     """
 
     names: list[str]
     parameters: list[dict]
-    figures: list[dict]
+    measurements: list[dict]
     texts: list[dict]
     remark: str
 
     def print(self, console: Console) -> None:
-        """Prints the comparison on a terminal, or as plain text where there is none."""
+        """Prints the comparison."""
         for title, rows in self._tables():
             table = Table("", *self.names, title=title, title_justify="left", show_lines=title == "Texts")
             for row in rows:
@@ -60,96 +60,87 @@ class Comparison:
             console.print(table)
         console.print(self.remark)
 
-    def html(self) -> str:
-        """A page of its own, which needs no other file."""
-        title = escape(f"{', '.join(self.names)} compared")
-        body = "".join(f"<h2>{title}</h2>{tables.html(rows)}" for title, rows in self._tables())
-        return (
-            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            '<meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}'
-            "body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-            "td,th{border-bottom:1px solid #8886}</style></head>"
-            f"<body><main><h1>{title}</h1>{body}<p>{escape(self.remark)}</p></main></body></html>\n"
-        )
+    def html(self) -> Markup:
+        """A page that needs no other file."""
+        title = f"{', '.join(self.names)} compared"
+        shown = [(heading, tables.html(rows)) for heading, rows in self._tables()]
+        return render("comparison.html.j2", title=title, tables=shown, remark=self.remark)
 
     def _tables(self) -> list[tuple[str, list[dict]]]:
-        found = [("Parameters that differ", self.parameters), ("Figures", self.figures), ("Texts", self.texts)]
-        return [(title, rows) for title, rows in found if rows]
+        parts = {
+            "Parameters that differ": self.parameters,
+            "Measurements": self.measurements,
+            "Texts": self.texts,
+        }
+        return [(title, rows) for title, rows in parts.items() if rows]
 
 
-def compare(chosen: list[Report], count: int = 10) -> Comparison:
-    """Compares runs; ``count`` texts of each."""
-    names = [report.name for report in chosen]
+def compare(reports: list[Report], count: int = 10) -> Comparison:
+    """Compares runs, with up to ``count`` texts of each."""
+    names = [report.name for report in reports]
     parameters = [
-        {"": key, **dict(zip(names, map(written, values), strict=True))} for key, values in differing(chosen).items()
+        {"": key, **dict(zip(names, map(format_value, values), strict=True))}
+        for key, values in differing_settings(reports).items()
     ]
-    alike = len({_vocabulary(report) for report in chosen}) == 1
-    figures = []
-    for key, (name, best) in MEASURES.items():
-        values = [report.figure(key) for report in chosen]
+    # Perplexities of different vocabularies have no best one
+    same_vocabulary = len({_vocabulary(report) for report in reports}) == 1
+    measurements = []
+    for key, (name, best) in MEASUREMENTS.items():
+        values = [report.measurement(key) for report in reports]
+        best = best if same_vocabulary or not key.startswith("perplexity") else None
         if any(value is not None for value in values):
-            best = best if alike or not key.startswith("perplexity") else None
-            figures.append({"": name, **dict(zip(names, marked(values, best), strict=True))})
+            measurements.append({"": name, **dict(zip(names, mark_best(values, best), strict=True))})
     texts = [
-        {"": str(i + 1), **{r.name: " ".join(r.texts[i]["text"].split()) if i < len(r.texts) else "" for r in chosen}}
-        for i in range(min(count, max(len(report.texts) for report in chosen)))
+        {"": str(i + 1), **{r.name: text(r.texts[i]["text"]) if i < len(r.texts) else "" for r in reports}}
+        for i in range(min(count, max(len(report.texts) for report in reports)))
     ]
-    remark = "" if alike else "These runs read different vocabularies, so that their perplexities do not compare."
-    return Comparison(names, parameters, figures, texts, remark)
+    remark = "" if same_vocabulary else "These runs have different vocabularies: their perplexities cannot be compared."
+    return Comparison(names, parameters, measurements, texts, remark)
 
 
-def find(names: list[str]) -> list[Report]:
-    """The runs of these names (RequestError where there is no such run or only one)."""
+def open_reports(names: list[str]) -> list[Report]:
+    """The runs of these names (RequestError if there are fewer than two, or one does not exist)."""
     if len(set(names)) < 2:
         raise RequestError(f"compare needs two runs or more, not {', '.join(names)}")
     return [Report(existing(name).path) for name in dict.fromkeys(names)]
 
 
-def settings(report: Report) -> dict[str, object]:
-    """All parameters of a run by ``stage.name``; those that stages share by their names alone."""
-    found = {f"{s}.{key}": value for s in STAGES for key, value in report.record(s).get("settings", {}).items()}
-    shared = {key: found.get(f"finetune.{key}") for key in SHARED}
-    return shared | {k: v for k, v in found.items() if k.partition(".")[2] not in SHARED}
+def differing_settings(reports: list[Report]) -> dict[str, list[object]]:
+    """The parameters with different values: the value of each run, None if it has none.
+
+    Keys are ``stage.name``, or ``name`` for a parameter that stages share.
+    """
+    columns = []
+    for report in reports:
+        settings = {f"{s}.{key}": v for s in STAGES for key, v in report.record(s).get("settings", {}).items()}
+        shared = {key: settings.get(f"finetune.{key}") for key in SHARED}
+        columns.append(shared | {key: v for key, v in settings.items() if key.partition(".")[2] not in SHARED})
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = {key: [column.get(key) for column in columns] for key in keys}
+    return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 
-def differing(chosen: list[Report]) -> dict[str, list[object]]:
-    """The parameters that are not the same in all runs: their values, run by run; None where a run has none."""
-    all_of = list(map(settings, chosen))
-    keys = dict.fromkeys(key for found in all_of for key in found)
-    columns = {key: [found.get(key) for found in all_of] for key in keys}
-    return {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
-
-
-def written(value: object) -> str:
-    """A parameter's value as a table shows it."""
+def format_value(value: object) -> str:
+    """A parameter's value in a table."""
     if value is None:
         return "-"
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else ", ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def marked(values: list[float | None], best) -> list[str]:
-    """Figures as text, the best ones marked in words, unless all are equal."""
+def mark_best(values: list[float | None], best: Callable | None) -> list[str]:
+    """Measurements as text. The best ones, by ``min`` or ``max``, are marked unless all are equal."""
     known = [value for value in values if value is not None]
     top = best(known) if best and len(set(known)) > 1 else None
-    return [_figure(value) + (BEST if value is not None and value == top else "") for value in values]
+    shown = [number(value) if value is None or value >= 10 else f"{value:.3f}" for value in values]
+    return [
+        text + (BEST if value is not None and value == top else "") for text, value in zip(shown, values, strict=True)
+    ]
 
 
-def _figure(value: float | None) -> str:
-    return pages.number(value) if value is None or value >= 10 else f"{value:.3f}"
-
-
-def _vocabulary(report: Report) -> str:
-    made = report.record("corpus")["outputs"]
-    return str(
-        {
-            name: digest
-            for name, digest in made.items()
-            if Path(name).suffix in (".json", ".bpe") and "corpus.json" not in name
-        }
-    )
+def _vocabulary(report: Report) -> frozenset[tuple[str, str]]:
+    """Names and digests of the tokenizer's files."""
+    outputs = report.record("corpus")["outputs"]
+    suffixes = (".json", ".bpe")
+    return frozenset((k, v) for k, v in outputs.items() if Path(k).suffix in suffixes and "corpus.json" not in k)

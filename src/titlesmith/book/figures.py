@@ -1,9 +1,8 @@
-"""The book's own figures: each drawn for light and for dark pages, and the small curve on a card."""
+"""Figures of the book, each for light and for dark pages, and the small curve on a card."""
 
 import io
 import math
 from collections.abc import Callable, Iterable
-from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith.book.report import Report
-from titlesmith.book.untrusted import option
+from titlesmith.markup import Markup, render
 from titlesmith.plots import STYLE
 from titlesmith.runs.record import replacing, root
 
-# Okabe and Ito's colours, light enough for dark pages; line styles and markers tell them apart in black and white.
+# Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 BLUE, ORANGE, GREEN = COLOURS[:3]
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X"
@@ -24,19 +23,12 @@ INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
-def image(name: str, draw: Callable[[], Figure], alt: str) -> str:
-    """Draws a figure for light and for dark pages into ``_build/figures/``.
-
-    Returns
-    -------
-    str
-        The Markdown that shows the one that suits the page.
-    """
-    shown = []
+def image(name: str, draw: Callable[[], Figure], alt: str) -> Markup:
+    """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them."""
     for theme, ink in INK.items():
         path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
-        # The same data give the same bytes, so that Sphinx reads again only pages whose figures changed.
+        # Equal data have equal bytes, so that Sphinx reads only pages again whose figures changed
         with plt.rc_context(STYLE | colours | {"svg.hashsalt": name, "figure.facecolor": "none"}):
             content = io.StringIO()
             figure = draw()
@@ -45,25 +37,24 @@ def image(name: str, draw: Callable[[], Figure], alt: str) -> str:
             figure.savefig(content, format="svg", metadata={"Date": None})
             plt.close(figure)
         write(path, content.getvalue())
-        shown.append(f":::{{image}} /_build/figures/{path.name}\n:class: only-{theme}\n:alt: {option(alt)}\n:::")
-    return "\n".join(shown) + "\n"
+    return render("image.md.j2", name=name, themes=list(INK), alt=alt)
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file only where it changed, so that Sphinx reads again only what did."""
+    """Writes a file if its content changes, so that Sphinx reads only changed files again."""
     if not path.exists() or path.read_text("utf-8") != text:
         with replacing(path) as temporary:
             temporary.write_text(text, "utf-8")
 
 
 def panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
-    """A figure, as wide as a page unless told otherwise, with axes side by side; inches."""
+    """A figure with axes side by side; sizes in inches."""
     figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 
 
-def spark(rows: list[dict]) -> str:
-    """The smoothed training loss and the validation loss as a small SVG in the colour of the text around it."""
+def spark(rows: list[dict]) -> Markup:
+    """The smoothed training loss and the validation loss as a small SVG in the text's colour."""
     lines = (
         ("smoothed training loss", "", [(row["step"], row["loss_smoothed"]) for row in rows]),
         ("validation loss", "5 3", [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]),
@@ -76,36 +67,35 @@ def spark(rows: list[dict]) -> str:
         points = [*points[:-1:every], *points[-1:]]
         return " ".join(f"{200 * x / last:.0f},{58 - 56 * y / top:.0f}" for x, y in points if math.isfinite(y))
 
-    drawn = "".join(
-        f'<polyline points="{path(points)}" fill="none" stroke="currentColor" stroke-dasharray="{dash}" '
-        f'vector-effect="non-scaling-stroke"/>'
-        for _, dash, points in lines
-    )
     ends = ", ".join(f"{name} {points[-1][1]:.2f}" for name, _, points in lines if points)
-    label = escape(f"Loss over {last:,.0f} steps; at the end {ends}", quote=True)
-    return f'<svg class="spark" viewBox="0 0 200 60" role="img" aria-label="{label}">{drawn}</svg>'
+    return render(
+        "spark.html.j2",
+        label=f"Loss over {last:,.0f} steps; at the end {ends}",
+        lines=[(dash, path(points)) for _, dash, points in lines],
+    )
 
 
 def loss(report: Report) -> Figure:
-    """Losses against steps, and which step was kept."""
-    figure, (axis,) = panels(height=4.2, width=5.5)  # it stands beside the titles
+    """Losses against steps, and the step whose weights were kept."""
+    figure, (axis,) = panels(height=4.2, width=5.5)
     steps = [row["step"] for row in report.history]
     axis.plot(steps, [row["loss"] for row in report.history], color=BLUE, alpha=0.3, linewidth=0.8)
     axis.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training loss, smoothed")
-    measured = [(row["step"], row["valid_loss"]) for row in report.history if row["valid_loss"] is not None]
-    if measured:
-        axis.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
+    if report.validation:
+        axis.plot(
+            *zip(*report.validation, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss"
+        )
     axis.axvline(report.kept, color=plt.rcParams["text.color"], linestyle=":", label=f"kept: step {report.kept:,}")
-    axis.set(xlabel="optimizer steps", ylabel="loss, nats a token")
+    axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
     axis.set_ylim(bottom=0)
     axis.legend()
     return figure
 
 
 def perplexity(report: Report) -> Figure:
-    """Perplexity of the validation documents against steps, beside that of one guess among all tokens."""
+    """Perplexity of the validation documents against steps."""
     figure, (axis,) = panels()
-    measured = [(row["step"], math.exp(row["valid_loss"])) for row in report.history if row["valid_loss"] is not None]
+    measured = [(step, math.exp(loss)) for step, loss in report.validation]
     axis.semilogy(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4)
     step, best = min(measured, key=lambda point: point[1])
     axis.annotate(f"{best:,.0f}", (step, best), xytext=(0, 8), textcoords="offset points", ha="center")
@@ -116,21 +106,21 @@ def perplexity(report: Report) -> Figure:
     return figure
 
 
-def surprise(tokens: list[str], nats: list[float]) -> Figure:
-    """How surprised the model was by each token of a title, its mean drawn in: the loss."""
+def token_losses(tokens: list[str], nats: list[float]) -> Figure:
+    """The loss at each token of a title, and its mean."""
     figure, (axis,) = panels(height=3.4)
     axis.bar(range(len(nats)), nats, color=BLUE)
     mean = float(np.mean(nats))
-    axis.axhline(mean, color=ORANGE, linestyle="--", label=f"their mean, the loss: {mean:.2f}")
+    axis.axhline(mean, color=ORANGE, linestyle="--", label=f"mean, the loss of the title: {mean:.2f}")
     axis.set_xticks(range(len(nats)), tokens, rotation=45, ha="right", parse_math=False)
-    axis.set(ylabel="surprise, nats")
+    axis.set(ylabel="loss, nats")
     axis.grid(axis="x", visible=False)
     axis.legend()
     return figure
 
 
 def nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: float) -> Figure:
-    """The likeliest next tokens, those of the nucleus filled."""
+    """Probabilities of the likeliest next tokens; the bars of the nucleus are filled."""
     figure, (axis,) = panels()
     for i, value in enumerate(probabilities):
         inside = i < size
@@ -147,13 +137,12 @@ def nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: flo
 
 
 def memorising(report: Report) -> Figure:
-    """Losses that part, and the share of copies, against steps."""
+    """Training and validation loss, and the share of copies, against steps."""
     figure, (left, right) = panels(2)
     steps = [row["step"] for row in report.history]
     left.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training")
-    measured = [(row["step"], row["valid_loss"]) for row in report.history if row["valid_loss"] is not None]
-    left.plot(*zip(*measured, strict=True), color=ORANGE, linestyle="--", label="validation")
-    left.set(xlabel="optimizer steps", ylabel="loss, nats a token")
+    left.plot(*zip(*report.validation, strict=True), color=ORANGE, linestyle="--", label="validation")
+    left.set(xlabel="optimizer steps", ylabel="loss, nats per token")
     left.set_ylim(bottom=0)
     left.legend()
     copies = [(row["step"], 100 * row["copy_rate"]) for row in report.history if row.get("copy_rate") is not None]
@@ -164,13 +153,13 @@ def memorising(report: Report) -> Figure:
 
 
 def curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
-    """Losses of several runs overlaid; each line is a label, the number of its style, and the rows of its history."""
+    """Losses of several runs; each line has a label, the number of its style, and the rows of its history."""
     figure, (left, right) = panels(2, 3.8)
     labelled = set()
     for label, number, rows in lines:
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
         style |= {"label": None if label in labelled else label, "linewidth": 1.2}
-        if number < len(COLOURS):  # a style of its own in black and white too
+        if number < len(COLOURS):  # distinct in black and white too
             style["linestyle"] = LINES[number % len(LINES)]
         left.plot([row["step"] for row in rows], [row["loss_smoothed"] for row in rows], **style)
         measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
@@ -179,7 +168,7 @@ def curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
         labelled.add(label)
     for axis, name in ((left, "smoothed training loss"), (right, "validation loss")):
         axis.set_title(name, loc="left")
-        axis.set(xlabel="optimizer steps", ylabel="nats a token")
+        axis.set(xlabel="optimizer steps", ylabel="nats per token")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
@@ -192,18 +181,18 @@ def hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, f
     Parameters
     ----------
     key
-        Of the hyperparameter.
+        The hyperparameter.
     lines
-        By the settings of the other hyperparameters: value, mean, and the interval's ends.
+        For each combination of the other hyperparameters: value, mean, and the ends of the interval.
     measure
-        What is measured, with its unit.
+        The measure, with its unit.
     """
     figure, (axis,) = panels(height=3.4)
     values = {point[0] for points in lines.values() for point in points}
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     for number, (label, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda point: ordered.index(point[0]))
-        # Lines that share a value stand side by side, so that their intervals can be told apart
+        # Lines that share a value are shifted, so that their intervals do not overlap
         x = [ordered.index(value) + 0.06 * (number - (len(lines) - 1) / 2) for value, *_ in points]
         means = [mean for _, mean, *_ in points]
         errors = [

@@ -1,7 +1,7 @@
-"""Real or generated? A page of the book on which the reader tells texts by people from texts by a model."""
+"""The quiz "Real or generated?": which texts of a run it shows."""
 
+import json
 import random
-from html import escape
 
 import polars as pl
 
@@ -10,34 +10,31 @@ from titlesmith.corpus.clean import fold
 from titlesmith.evaluate.copies import NEAR
 from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.generate.generator import is_clean
+from titlesmith.markup import Markup, render
 from titlesmith.runs.record import MADE_UP, Run
 
 FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones
-STATIC = "../../../_static"  # as seen from the page of a run
 
 
-def page(run: Run, items: list[dict]) -> str:
-    """The page of a run with the items of `choose`: a list with folded answers, which quiz.js makes a quiz of."""
-    made_up = f":::{{admonition}} Made-up data\n:class: warning\n{MADE_UP}\n:::\n\n" if run.made_up else ""
-    if not items:
-        return (
-            f"# Real or generated?\n\n{made_up}There is no quiz for this run: it takes a finished, clean text "
-            "that is no near copy, and a test text by people.\n"
-        )
-    half = len(items) // 2
-    told = (
-        f"Of these {len(items)} texts, people wrote {half}: they are of papers that the model has never seen. "
-        f"The model wrote the other {half}; none is nearly a copy of a text that it was trained on."
-    )
-    return f"# Real or generated?\n\n{made_up}{told}\n\n{html(items)}\n"
+def page(run: Run, chosen: list[dict]) -> Markup:
+    """The page of a run's quiz with the items of `choose`."""
+    return render("quiz.md.j2", items=chosen, quiz=html(chosen), warning=MADE_UP if run.made_up else "")
+
+
+def items(run: Run) -> list[dict]:
+    """The items of a run's quiz: chosen from its texts, or read from a published record, which has no test texts."""
+    if (run / FILE).is_file():
+        rows = json.loads((run / FILE).read_text("utf-8"))[: 2 * EACH]
+        return [{"text": str(row["text"]), "real": bool(row["real"]), "note": str(row["note"])} for row in rows]
+    return choose(run) if (run / "corpus" / "test.parquet").is_file() else []
 
 
 def choose(run: Run) -> list[dict]:
-    """Texts of a run in an order that the seed decides, half of them real, `EACH` of both kinds at most.
+    """Chooses texts of a run, half of them real, at most `EACH` of both kinds, in an order that depends on the seed.
 
-    Real ones are completions of test papers. Generated ones are finished and clean, no near copies of training texts,
-    no test texts; ones without a prefix come first, because a prefix that many share gives them away.
+    Real texts are completions of test papers. Generated ones are finished and clean, not near copies of training texts,
+    and not test texts. Those without a prefix come first, because a prefix that many share identifies them.
 
     Returns
     -------
@@ -45,15 +42,17 @@ def choose(run: Run) -> list[dict]:
         ``text``, ``real``, and ``note``: the paper, or the training text most like it.
     """
     chance = random.Random(run.record("generate")["settings"].get("seed", 1))
+    # Real texts: a sample of the test split
     corpus = Corpus(run)
-    held_out = corpus.scan("test").select("id", "completion").with_row_index()
     chosen = evenly_spread(len(corpus.documents("test")), 10 * EACH)
-    table = held_out.filter(pl.col("index").is_in(chosen.tolist())).collect()
+    test = corpus.scan("test").select("id", "completion").with_row_index()
+    test = test.filter(pl.col("index").is_in(chosen.tolist())).collect()
     real = {
         fold(text): {"text": text, "real": True, "note": f"paper {name}"}
-        for name, text in zip(table["id"], table["completion"], strict=True)
+        for name, text in zip(test["id"], test["completion"], strict=True)
         if text.strip()
     }
+    # Generated texts: each once
     generated = {}
     for row in run.texts:
         key = fold(row["text"])
@@ -61,31 +60,14 @@ def choose(run: Run) -> list[dict]:
         if good and key not in real:
             note = f"the training text most like it: {row.get('nearest', row['nearest_id'])}"
             generated.setdefault(key, {"text": row["text"], "real": False, "note": note, "prefix": bool(row["prefix"])})
+    # As many of both, shuffled
     half = min(EACH, len(real), len(generated))
-    drawn = chance.sample(list(generated.values()), len(generated))
-    items = sorted(drawn, key=lambda item: item.pop("prefix"))[:half] + chance.sample(list(real.values()), half)
-    chance.shuffle(items)
-    return items
+    shuffled = sorted(chance.sample(list(generated.values()), len(generated)), key=lambda item: item.pop("prefix"))
+    quiz = shuffled[:half] + chance.sample(list(real.values()), half)
+    chance.shuffle(quiz)
+    return quiz
 
 
-def html(items: list[dict]) -> str:
-    """The quiz: works without a script as a list whose answers unfold, and without a network."""
-    entries = "".join(
-        f'<li data-answer="{_kind(item)}"><p class="quiz-text">{_line(item["text"])}</p>'
-        f"<details><summary>Real or generated?</summary><p><strong>{_kind(item).capitalize()}</strong>: "
-        f"{_line(item['note'])}</p></details></li>"
-        for item in items
-    )
-    return (
-        f'<link rel="stylesheet" href="{STATIC}/quiz.css"><div id="quiz" class="tex2jax_ignore mathjax_ignore"><ol>'
-        f'{entries}</ol></div><script src="{STATIC}/quiz.js"></script>'
-    )
-
-
-def _kind(item: dict) -> str:
-    return "real" if item["real"] else "generated"
-
-
-def _line(text: str) -> str:
-    """Text as one line of HTML; half a surrogate pair, which no file can hold, as U+FFFD."""
-    return escape(" ".join(text.encode("utf-8", "replace").decode().split()))
+def html(chosen: list[dict]) -> Markup:
+    """A list of items with collapsed answers, which ``quiz.js`` turns into a quiz."""
+    return render("quiz.html.j2", items=chosen)

@@ -1,55 +1,56 @@
 """The reference: parameters as the notebooks declare them, commands as the command line has them."""
 
-import typer
+from typer.core import TyperGroup
 
 from titlesmith import tables
 from titlesmith.experiment import SHARED
+from titlesmith.markup import Markup, render
 from titlesmith.runs.record import STAGES, notebook
 from titlesmith.settings import declared
 
-NAME = "titlesmith"
 
-
-def parameters() -> str:
-    """A table a stage."""
-    parts = []
+def parameters() -> Markup:
+    """A section with a table for each stage."""
+    stages = []
     for stage in STAGES:
         rows = [
-            {"parameter": f"{stage}.{p.name}", "type": p.annotation, "default": repr(p.default), "meaning": p.help}
-            | ({"parameter": p.name} if p.name in SHARED else {})
+            {
+                "parameter": p.name if p.name in SHARED else f"{stage}.{p.name}",
+                "type": p.annotation,
+                "default": repr(p.default),
+                "meaning": p.help,
+            }
             for p in declared(stage).values()
         ]
-        table = tables.html(rows) if rows else "It has none."
-        parts.append(f"## {stage}\n\nThese are the parameters of `{notebook(stage).name}`.\n\n{table}\n")
-    return "\n".join(parts)
+        stages.append((stage, notebook(stage).name, tables.html(rows)))
+    return render("parameters.md.j2", stages=stages)
 
 
-def commands() -> str:
-    """A section a command."""
-    from titlesmith.cli import app  # which imports this package
-    from titlesmith.terminal import command
-
-    group = typer.main.get_command(app)
-    group.commands["generate"] = typer.main.get_command(command())  # whose options notebook 04 has
-    group.commands["generate"].name = "generate"
-    return "\n".join(_command(group, NAME))
+def commands(group: TyperGroup) -> Markup:
+    """A section for each command of a command line."""
+    return render("commands.md.j2", commands=_sections(group, group.name or "titlesmith"))
 
 
-def _command(command: object, name: str) -> list[str]:
-    usage = " ".join(command.collect_usage_pieces(command.context_class(command, info_name=name)))
-    parts = [] if name == NAME else [f"## {name}\n", f"{command.help}\n", f"```text\n{name} {usage}\n```\n"]
-    rows = [
-        {
-            "argument": " ".join(filter(None, (", ".join(p.opts + p.secondary_opts), p.metavar)))
-            if p.param_type_name == "option"
-            else p.name.upper(),
-            "default": "" if p.default in (None, False) else str(p.default),
-            "meaning": " ".join(filter(None, (p.help, "May be given several times." if p.multiple else ""))),
-        }
-        for p in command.params
-        if name != NAME
-    ]
-    parts += [tables.html(rows) + "\n"] if rows else []
-    for child in getattr(command, "commands", {}).values():
-        parts += _command(child, f"{name} {child.name}")
-    return parts
+def _sections(group: TyperGroup, name: str) -> list[dict]:
+    """What the page says of the commands of a group, and of the groups in it; ``name`` is that of the group."""
+    sections = []
+    for command in group.commands.values():
+        full_name = f"{name} {command.name}"
+        usage = " ".join(command.collect_usage_pieces(command.context_class(command, info_name=full_name)))
+        table = tables.html(list(map(_row, command.params))) if command.params else ""
+        sections.append({"name": full_name, "help": command.help, "usage": f"{full_name} {usage}", "table": table})
+        if hasattr(command, "commands"):
+            sections += _sections(command, full_name)
+    return sections
+
+
+def _row(parameter: object) -> dict[str, str]:
+    """An argument or option as a row of a table."""
+    name = ", ".join(parameter.opts + parameter.secondary_opts)
+    option = parameter.param_type_name == "option"
+    several = "Can be repeated." if parameter.multiple else ""
+    return {
+        "argument": " ".join(filter(None, (name, parameter.metavar))) if option else parameter.name.upper(),
+        "default": "" if parameter.default in (None, False) else str(parameter.default),
+        "meaning": " ".join(filter(None, (parameter.help, several))),
+    }

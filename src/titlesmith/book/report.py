@@ -1,4 +1,4 @@
-"""Reports: the part of a run that the book shows, wherever it lies: below ``runs/``, or in a published book."""
+"""Reports: the part of a run that the book shows, from ``runs/`` or from a published book."""
 
 import json
 import math
@@ -28,22 +28,20 @@ class Report(Run):
     Raises
     ------
     RunError
-        The run is unfinished, or a file is missing, cut, or lacks what the book needs; the message says what to do.
+        The run is unfinished, or a file is missing, damaged, or lacks what the book needs; the message has the remedy.
     """
 
     def __init__(self, path: Path):
         super().__init__(path.name)
         self.path = path
         if not (path / "run.json").is_file():
-            raise RunError(f"{path} holds no run: run.json is missing. Move the folder out of {path.parent}")
+            raise RunError(f"{path} is not a run: it has no run.json. Move the folder out of {path.parent}")
         for stage in STAGES:
             if not self.is_current(stage):
                 raise RunError(f"{self.name} is unfinished: its {stage} is missing or out of date. {self.again}")
         written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
         for name in FILES[1:]:
-            self._check(
-                path / name, lambda name=name: digest(path / name) == written.get(name), "it was changed or cut"
-            )
+            self._check(path / name, lambda name=name: digest(path / name) == written.get(name), "its content changed")
         for part, needed in (
             ("corpus/corpus.json", lambda: [self.splits[name]["documents"] for name in SPLITS]),
             ("history.csv", lambda: [(row["step"], row["loss_smoothed"], row["valid_loss"]) for row in self.history]),
@@ -83,7 +81,7 @@ class Report(Run):
 
     @cached_property
     def texts(self) -> list[dict]:
-        """The generated texts, a dictionary a line of texts.jsonl."""
+        """The generated texts: a dictionary for each line of texts.jsonl."""
         return super().texts
 
     @cached_property
@@ -92,13 +90,18 @@ class Report(Run):
         return monitor.read(self.path / "history.csv")
 
     @cached_property
+    def validation(self) -> list[tuple[int, float]]:
+        """Step and validation loss of each validation."""
+        return [(row["step"], row["valid_loss"]) for row in self.history if row["valid_loss"] is not None]
+
+    @cached_property
     def splits(self) -> dict[str, dict]:
         """Counts of documents and tokens by split."""
         return json.loads((self.path / "corpus" / "corpus.json").read_text("utf-8"))["splits"]
 
     @property
     def training(self) -> dict:
-        """What run.json says of the training: its settings, steps and why it stopped."""
+        """The record of the training in run.json: settings, steps, stop reason."""
         return self.record("finetune")
 
     @property
@@ -113,14 +116,14 @@ class Report(Run):
 
     @property
     def sweep(self) -> dict:
-        """The sweep that the run belongs to: ``name``, ``set`` (values by key), ``repeat``; empty where to none."""
+        """The sweep that the run is part of: ``name``, ``set`` (values by key), ``repeat``; empty if there is none."""
         sweep = self.info.get("sweep")
         name = sweep.get("name") if isinstance(sweep, dict) and isinstance(sweep.get("set"), dict) else None
         return sweep if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name, re.ASCII) else {}
 
     @property
     def samples(self) -> list[dict]:
-        """The first text of each sample taken while training: ``step`` and ``text``."""
+        """The first text of each sample generated during training: ``step`` and ``text``."""
         files = sorted((self / "samples").glob("step-*.txt"))
         return [{"step": int(file.stem[5:]), "text": file.read_text("utf-8").split("\n", 1)[0]} for file in files]
 
@@ -128,8 +131,8 @@ class Report(Run):
         """An executed notebook, as JSON."""
         return json.loads(self.executed(stage).read_text("utf-8"))
 
-    def figure(self, name: str) -> float | None:
-        """A number of metrics.json by its name, ``perplexity.test`` say; None where it was not measured."""
+    def measurement(self, name: str) -> float | None:
+        """A number of metrics.json by its name, such as ``perplexity.test``; None if it was not measured."""
         value: object = self.metrics
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
@@ -137,14 +140,14 @@ class Report(Run):
         return float(value) if number else None
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """The 95% interval of a figure, where metrics.json has one."""
+        """The 95% interval of a measurement; None if metrics.json has none."""
         group, _, key = name.rpartition(".")
         found = self.metrics.get(f"{group}_interval" if group else "intervals")
         found = found.get(key) if isinstance(found, dict) else None
         return tuple(found) if isinstance(found, list) and len(found) == 2 and None not in found else None
 
     def copy_to(self, folder: Path, chapters: Path) -> None:
-        """Writes the record that a published book keeps of this run; ``chapters`` has its notebooks."""
+        """Writes the record of this run that a published book keeps; ``chapters`` is the folder of its pages."""
         files = {name: self / name for name in FILES}
         files |= {f"samples/{file.name}": file for file in (self / "samples").glob("step-*.txt")}
         files |= {f"notebooks/{notebook(stage).name}": chapters / notebook(stage).name for stage in STAGES}
@@ -157,7 +160,7 @@ class Report(Run):
 
 
 def damaged(path: Path, error: Exception) -> str:
-    """Why a run is left out of the book, and the command that rebuilds it."""
+    """Why a run is not in the book, and the remedy."""
     if isinstance(error, TitlesmithError):
         return str(error)
     what = f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})"
@@ -170,12 +173,12 @@ def reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]
     Parameters
     ----------
     published
-        A book published earlier: runs that only it has stay in the book.
+        A folder with an earlier publication of the book: runs that only it has stay in the book.
 
     Returns
     -------
     tuple
-        Reports, newest first; and for each folder that is left out, by its name, why and what to do.
+        Reports, newest first; and by name, for each folder that is not in the book, the reason and the remedy.
     """
     found: dict[str, Report] = {}
     left_out: dict[str, str] = {}

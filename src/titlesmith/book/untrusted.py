@@ -6,15 +6,14 @@ never reaches MyST as markup, and of their notebooks only plain text, sanitized 
 
 import base64
 import json
-import re
 from binascii import Error as Base64Error
 
 import nh3
 from markdown_it import MarkdownIt
 
+from titlesmith.markup import myst
 from titlesmith.runs.record import notebook
 
-PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 TAGS = frozenset({"hide-input", "remove-cell", "parameters", "injected-parameters"})
 STYLES = frozenset({
     "text-align", "vertical-align", "padding", "margin", "white-space", "overflow-x", "color", "background",
@@ -32,21 +31,6 @@ ATTRIBUTES = {
     "td": {"colspan", "rowspan"},
 }
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def text(value: object) -> str:
-    """A value as one line of plain text; half a surrogate pair, which no file can hold, becomes U+FFFD."""
-    return " ".join(str(value).encode("utf-8", "replace").decode().split())
-
-
-def myst(value: object) -> str:
-    """A value as MyST Markdown that shows it literally: every ASCII punctuation character is escaped."""
-    return PUNCTUATION.sub(r"\\\1", text(value))
-
-
-def option(value: object) -> str:
-    """A value as the quoted value of a directive's option."""
-    return json.dumps(text(value), ensure_ascii=False)
 
 
 def sanitized(html: str) -> str:

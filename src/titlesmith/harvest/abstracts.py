@@ -7,12 +7,11 @@ abstract then writes titles for them while it is evaluated, and the book shows t
 import csv
 from pathlib import Path
 
-from titlesmith import tables
 from titlesmith.corpus.clean import clean, fold
-from titlesmith.corpus.template import Template, template
+from titlesmith.corpus.template import Template
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.harvest import arxiv
-from titlesmith.runs.record import Run, replacing, root
+from titlesmith.runs.record import replacing, root
 
 FILE = "book/three-abstracts.csv"
 PAPERS = {  # title, and how arXiv finds it
@@ -68,20 +67,3 @@ def read(path: Path) -> list[tuple[str, str]]:
 def takes(form: Template) -> bool:
     """Whether a template makes a title of an abstract."""
     return form.fields == ["abstract", "title"] and "{title}" in form.completion
-
-
-def page(runs: list[Run]) -> str:
-    """What runs wrote for the abstracts, a table for each, in HTML; where there is nothing, what to do."""
-    written = {run.name: found for run in runs if (found := run.metrics.get("three_abstracts"))}
-    forms = {run.name: template(run.record("corpus")["settings"]["template"]) for run in runs}
-    slots = [name for name, form in forms.items() if name not in written and takes(form)]
-    parts = []
-    for name, found in written.items():
-        rows = [{"real": row["title"], "titles": " / ".join(row["titles"]) or row["why"]} for row in found]
-        parts.append(f"## {name}\n\n{tables.html(rows, {'real': 'real title', 'titles': 'titles by the model'})}")
-    for name in slots:
-        parts.append(
-            f"## {name}\n\nThis run writes titles of abstracts and has not been given these: fetch them as below, and "
-            "run its experiment again, which measures it anew."
-        )
-    return "\n\n".join(parts) or "No run that is shown here reads abstracts and writes titles."

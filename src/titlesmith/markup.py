@@ -1,0 +1,96 @@
+"""Markup: values of runs as plain text in MyST Markdown and in HTML.
+
+Pages are Jinja2 templates in ``book/templates/``, which escape every value: templates named ``*.md.j2`` for MyST,
+templates named ``*.html.j2`` for HTML. Only `Markup` objects, which are escaped already, are inserted unchanged.
+"""
+
+import json
+import re
+from datetime import date
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+
+
+def text(value: object) -> str:
+    """A value as one line of text. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark."""
+    return " ".join(str(value).encode("utf-8", "replace").decode().split())
+
+
+def myst(value: object) -> Markup:
+    """A value as MyST Markdown that shows it literally: every ASCII punctuation character is escaped."""
+    return Markup(PUNCTUATION.sub(r"\\\1", text(value)))
+
+
+def option(value: object) -> Markup:
+    """A value as the quoted value of a MyST directive's option."""
+    return Markup(json.dumps(text(value), ensure_ascii=False))
+
+
+def number(value: float | None) -> str:
+    """A measurement with two decimal places below 1,000; a dash for None."""
+    return "-" if value is None else f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a dash for None."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def count(value: int) -> str:
+    """An integer with thousands separators."""
+    return f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in a suitable unit; a dash for None."""
+    if seconds is None:
+        return "-"
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def day(moment: str) -> str:
+    """The day of an ISO 8601 time."""
+    return date.fromisoformat(moment[:10]).strftime("%-d %B %Y")
+
+
+@pass_context
+def _escape(context: Context, value: object) -> object:
+    """Prepares a template's value: one line of text, escaped for MyST here, or for HTML by Jinja2 afterwards."""
+    if hasattr(value, "__html__"):
+        return value
+    return myst(value) if context.name.endswith(".md.j2") else text(value)
+
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("titlesmith", "book/templates"),
+    autoescape=True,
+    finalize=_escape,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters |= {
+    function.__name__: function for function in (option, number, percent, count, duration, day)
+}  # fmt: skip
+
+
+def render(template: str, **values: object) -> Markup:
+    """Renders a template. HTML becomes one line, because an empty line ends an HTML block of Markdown.
+
+    Raises
+    ------
+    KeyError
+        A value that the template shows does not exist.
+    """
+    try:
+        page = ENVIRONMENT.get_template(template).render(values)
+    except UndefinedError as error:
+        raise KeyError(str(error)) from None
+    if template.endswith(".html.j2"):
+        page = " ".join(filter(None, map(str.strip, page.split("\n"))))
+    return Markup(page)

@@ -8,7 +8,7 @@ from titlesmith.train import Engine
 
 
 class Corpus:
-    """The texts of splits; without a prompt where ``prompts`` is left out."""
+    """The texts of splits; by default without prompts."""
 
     def __init__(self, train: list[str], prompts: list[str] | None = None):
         self.table = pl.DataFrame(

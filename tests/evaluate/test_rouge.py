@@ -13,7 +13,7 @@ def test_rouge_of_known_texts():
 def test_the_mean_is_over_texts_and_the_interval_over_papers():
     good, bad = ("a", "one two", "one two"), ("b", "one two", "three four")
     found = rouge([good, good, good, bad], 1)["rouge1"]
-    assert found.value == 0.75 and found.interval == (0.0, 1.0), "of two papers, either may be drawn alone"
+    assert found.value == 0.75 and found.interval == (0.0, 1.0), "a resample may have one of the two papers only"
     assert rouge([good] * 30, 1)["rouge1"].interval == (1.0, 1.0), "thirty texts for a paper are one paper"
 
 

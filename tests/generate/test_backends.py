@@ -169,9 +169,9 @@ def test_both_back_ends_penalize_repetitions_of_prompt_and_text_alike(backends, 
 
 
 def test_texts_are_at_least_as_long_as_min_tokens(backend, prompts):
-    short = min(len(c.ids) for c in backend.generate([prompts[1]], settings(count=120, max_tokens=60))[0])
-    found = backend.generate([prompts[1]], settings(count=120, max_tokens=60, min_tokens=25))[0]
-    assert short < 25 <= min(len(c.ids) for c in found) and any(c.finished for c in found)
+    short = min(len(c.ids) for c in backend.generate([prompts[1]], settings(count=40, max_tokens=40))[0])
+    found = backend.generate([prompts[1]], settings(count=40, max_tokens=40, min_tokens=20))[0]
+    assert short < 20 <= min(len(c.ids) for c in found) and any(c.finished for c in found)
 
 
 def test_beams_are_distinct_and_come_best_first(backend, prompts):
@@ -182,10 +182,10 @@ def test_beams_are_distinct_and_come_best_first(backend, prompts):
 
 def test_more_texts_than_fit_in_parallel_come_in_several_batches(backend, prompts, monkeypatch):
     for module in (ctranslate2, huggingface):
-        monkeypatch.setattr(module, "ROWS", 3)
-    found = backend.generate(prompts, settings(count=8))
-    assert [len(completions) for completions in found] == [8] * 4
-    assert len({tuple(c.ids) for completions in found for c in completions}) == 32
+        monkeypatch.setattr(module, "ROWS", 5)
+    found = backend.generate(prompts, settings(count=4, max_tokens=6))
+    assert [len(completions) for completions in found] == [4] * 4
+    assert len({tuple(c.ids) for completions in found for c in completions}) == 16
 
 
 def test_long_prompts_that_are_equal_are_read_once(backends, prompts, monkeypatch):

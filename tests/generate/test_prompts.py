@@ -17,7 +17,7 @@ def test_each_prompt_is_completed_from_each_prefix():
         for prompt, paper in [("<|eess.AS|> Deep learning", None), ("a", "0"), ("c", "2")]
         for prefix in ("", "We")
     ]
-    assert requests(Small(), {"count": 1}) == [Request()], "what is left out is as for a draw"
+    assert requests(Small(), {"count": 1}) == [Request()], "defaults"
     assert requests(Small(test=["a"]), SETTINGS) == [Request("", ""), Request("", "We")]
 
 
@@ -39,7 +39,7 @@ def test_held_out_papers_are_spread_and_leave_room():
         ("title", {"beams": 4, "count": 5}, "5 texts of 4 beams"),
     ],
 )
-def test_what_does_not_fit_the_template_is_refused(name, changes, match):
+def test_prompts_that_do_not_fit_the_template_are_an_error(name, changes, match):
     check(template(name), SETTINGS)
     with pytest.raises(RequestError, match=match):
         check(template(name), SETTINGS | changes)

@@ -148,33 +148,36 @@ class CTranslate2Backend:
         rng = np.random.default_rng(settings.seeds)
         generator = self._open(int(rng.integers(2**31)))
         rows = max(1, min(ROWS, CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
-        # Equal prompts that are longer than their texts are read once: a job is a prompt with its places in the list
+        # A job is a prompt with its indices in the list. Equal prompts that are longer than their texts are one job,
+        # so that they are read once
         jobs: dict[tuple, list[int]] = defaultdict(list)
-        for place, prompt in enumerate(prompts):
-            jobs[tuple(prompt), place if len(prompt) <= settings.max_tokens else -1].append(place)
-        # Jobs with as many texts go into one batch. CTranslate2 reads the tokens that all prompts of a batch have
-        # together and the rest one by one, so long prompts of a batch are equally long. Next to a prompt of one token,
-        # it takes longer prompts for generated text.
+        for i, prompt in enumerate(prompts):
+            jobs[tuple(prompt), i if len(prompt) <= settings.max_tokens else -1].append(i)
+        # Jobs with equally many texts share batches, but CTranslate2 reads one by one what the prompts of a batch are
+        # longer than the shortest, so long prompts only share them with prompts of their length. Next to a prompt of
+        # one token, it returns the rest of longer prompts as generated text
         batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
-        for job, places in jobs.items():
+        for job, indices in jobs.items():
             length = len(job[0])
-            similar = length if length > settings.max_tokens or _counts_prompt(settings) else min(length, 2)
-            size = settings.count * len(places) if settings.is_sampled else min(settings.count, settings.beams)
+            group = length if length > settings.max_tokens or _counts_prompt(settings) else min(length, 2)
+            size = settings.count * len(indices) if settings.is_sampled else min(settings.count, settings.beams)
             for first in range(0, size, rows):
-                batches[similar, min(rows, size - first)].append(job)
+                batches[group, min(rows, size - first)].append(job)
+        # Completions of a job come best first; samples are shuffled
         completions: dict[tuple, list[Completion]] = {job: [] for job in jobs}
         for (_, size), some in batches.items():
             for job, new in zip(some, self._batch(generator, some, size, rows, settings), strict=True):
-                order = rng.permutation(size) if settings.is_sampled else range(size)  # sampled ones come best first
+                order = rng.permutation(size) if settings.is_sampled else range(size)
                 completions[job] += [new[i] for i in order]
-        # Each place in the list gets its own texts; what is not sampled is the same for equal prompts
-        results: list[list[Completion]] = [[] for _ in prompts]
-        for job, places in jobs.items():
-            for number, place in enumerate(places):
+        # Each index gets separate samples, but the same results of a search
+        results: dict[int, list[Completion]] = {}
+        for job, indices in jobs.items():
+            for number, i in enumerate(indices):
                 first = number * settings.count if settings.is_sampled else 0
-                own = completions[job][first : first + settings.count]
-                results[place] = own if settings.is_sampled or settings.beams > 1 else own * settings.count
-        return results
+                results[i] = completions[job][first : first + settings.count]
+                if not settings.is_sampled and settings.beams == 1:  # the likeliest text is one
+                    results[i] *= settings.count
+        return [results[i] for i in range(len(prompts))]
 
     def _batch(
         self, generator: ctranslate2.Generator, jobs: list[tuple], size: int, rows: int, settings: GenerationSettings

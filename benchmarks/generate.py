@@ -125,7 +125,8 @@ def _calls(titles: int):
     from titlesmith.runs.record import Run
 
     backend = open_backend(Run(RUN))
-    prompts, settings = [[backend.tokenizer.eos_id, *backend.tokenizer.encode(PREFIX)]], {"count": titles, "max_tokens": LIMIT, **SETTINGS}
+    prompts = [[backend.tokenizer.eos_id, *backend.tokenizer.encode(PREFIX)]]
+    settings = {"count": titles, "max_tokens": LIMIT, **SETTINGS}
 
     def call(seed: int) -> list[int]:
         (completions,) = backend.generate(prompts, GenerationSettings(seed=seed, **settings))

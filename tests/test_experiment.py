@@ -112,7 +112,7 @@ def test_yaml_dates_and_whole_numbers_become_what_notebooks_take(project):
         ("corpus.template=titel", ["Did you mean title?"]),
         ("harvest.since=yesterday", ["is not a date", "YYYY-MM-DD"]),
         ("harvest.source=archve", ["Did you mean archive?"]),
-        ("harvest.columns=title", ["is not of type dict[str, str]", "which column is which field"]),
+        ("harvest.columns=title", ["is not of type dict[str, str]", "the column of each field"]),
         ("harvest.columns=title: [3]", ["{'title': ['3']} is not of type dict[str, str]"]),
         ("harvest.source=archive", ["no path is given", "-p harvest.path=FILE"]),
         ("model=my-gpt2", ["'my-gpt2' does not exist", "124M", "hparams.json"]),

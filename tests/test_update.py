@@ -260,7 +260,7 @@ def test_runs_that_cannot_be_updated_are_refused(run, settings, said):
 
 def test_a_run_of_another_notebook_is_refused_for_it_would_be_harvested_anew(run, server, project):
     path = project / "notebooks" / "01_harvest.ipynb"
-    path.write_text(path.read_text().replace("## The papers", "## Papers"))
+    path.write_text(path.read_text().replace("## Papers", "## The papers"))
     with pytest.raises(RequestError, match="harvests it anew"):
         update(run, quiet)
     assert not server.asked and (run / "papers.parquet").exists()

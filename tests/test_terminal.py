@@ -62,7 +62,7 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
             ["small", "--beams", "4", "-n", "5"],
             "--count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
         ),
-        (["small", "--title", "x"], "run small only goes on from a beginning: it takes no title. Give a beginning"),
+        (["small", "--title", "x"], "run small continues a beginning, and has no prompt with title. Set the beginning"),
         (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
         (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
@@ -88,7 +88,7 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
     assert generate(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
     for name in declared("generate"):
-        if name not in terminal.OWN:
+        if name not in terminal.OTHER_OPTIONS:
             assert f"--{name.replace('_', '-')} " in shown
     assert "--prefix" in shown and "-n " in shown
     kinds = declared("finetune")["quantize"].constraint.choices
@@ -98,8 +98,8 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
 def test_fields_are_those_of_the_template():
     terminal.check_fields(template("title-to-abstract"), {"title": "x"}, "r")
     for fields, said in [
-        ({"abstract": "x"}, "from title: it takes no abstract; title is missing: --title TEXT"),
-        ({"title": "x", "year": "2024"}, "it takes no year"),
+        ({"abstract": "x"}, "from title: abstract is not part of the prompt; title is missing: --title TEXT"),
+        ({"title": "x", "year": "2024"}, "year is not part of the prompt"),
     ]:
         with pytest.raises(RequestError, match=said):
             terminal.check_fields(template("title-to-abstract"), fields, "r")
@@ -186,22 +186,22 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name a run, or give an adapter with --adapter FOLDER"),
-        (["--template", "alpaca"], "--template is of an adapter"),
+        ([], "name a run, or an adapter with --adapter FOLDER"),
+        (["--template", "alpaca"], "--template needs an adapter"),
         (["none", "--base", "hf:llama"], "there is no run none"),
         (["--adapter", "nowhere"], "it lacks adapter_config.json and adapter_model.safetensors or adapter_model.bin"),
         (
             ["--adapter", "adapter"],
             "in adapter writes title from abstract: abstract is missing: --abstract FILE",
         ),
-        (["--adapter", "adapter", "--title", "x"], "it takes no title; abstract is missing"),
+        (["--adapter", "adapter", "--title", "x"], "title is not part of the prompt; abstract is missing"),
         (["--adapter", "adapter", "--base", "llama"], "--base 'llama': an adapter needs a model"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "model: hf:nobody/none does not exist here"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
         (["--adapter", "adapter", "--base", "hf:short"], "4 of its matrices have no place there"),
         (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),
         (["--adapter", "adapter", "--template", "chat"], "none"),
-        (["--adapter", "adapter", "--held-out", "3"], "papers are held out from a run's corpus"),
+        (["--adapter", "adapter", "--held-out", "3"], "a run's corpus has held-out papers"),
         (["--adapter", "adapter", "--quantize", "2bit"], "'2bit' is not one of"),
         (["--adapter", "adapter", "--beams", "2", "-n", "3"], "3 texts of 2 beams"),
     ],

@@ -15,7 +15,7 @@ from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.runs.record import STAGES, Run, existing, files, replacing, runs
 
 app = typer.Typer(
-    help="Fine-tune a language model on scientific papers and publish what happened as a book.",
+    help="Fine-tune a language model on scientific papers and publish the results as a book.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,17 +29,19 @@ ANY = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
-    name: Annotated[Optional[str], typer.Option(help="Of the run directory; the experiment's by default.")] = None,
-    p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Sets a parameter.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="The run's name. Default: the experiment's.")] = None,
+    p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Set a parameter.")] = None,
     start: Annotated[
         Optional[Stage],
-        typer.Option("--from", metavar="STAGE", help=f"Run this stage and those behind it again: {ANY}."),
+        typer.Option("--from", metavar="STAGE", help=f"Run this stage and all after it again: {ANY}."),
     ] = None,
     until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")] = STAGES[-1],
     force: Annotated[bool, typer.Option("--force", help="Run all stages again.")] = False,
-    processes: Annotated[Optional[int], typer.Option(help="Train in so many: -p finetune.processes=N.")] = None,
+    processes: Annotated[
+        Optional[int], typer.Option(help="Number of training processes: -p finetune.processes=N.")
+    ] = None,
 ) -> None:
-    """Run an experiment's notebooks, those whose parameters, inputs or source changed, and print what came out."""
+    """Run the notebooks of an experiment whose parameters, inputs or source changed, and print the results."""
     from titlesmith import experiment as experiments
     from titlesmith.pipeline import chain
 
@@ -57,7 +59,7 @@ def list_() -> None:
     """List all runs, newest first."""
     everything = runs()
     if not everything:
-        print("no runs yet: titlesmith run experiments/sample-titles.yml makes one")
+        print("no runs yet: titlesmith run sample-titles makes one")
     for found in everything:
         finished = [s for s in STAGES if found.record(s).get("status") == "done"]
         state = "complete" if found.complete else f"until {finished[-1]}" if finished else "nothing done"
@@ -67,7 +69,7 @@ def list_() -> None:
 
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
-    """Print what a run was, why its training stopped, its perplexity and ten texts."""
+    """Print a run's papers, why its training stopped, its perplexity and ten texts."""
     found = existing(run)
     found.require("harvest")
     training, current = found.record("finetune"), found.is_current
@@ -92,7 +94,7 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
 def params(
     stage: Annotated[Optional[Stage], typer.Argument()] = None,
 ) -> None:
-    """Print the parameters of a stage, or of all: name, type, default, help."""
+    """Print the parameters of a stage, or of all: name, type, default, help, allowed values."""
     from titlesmith.settings import declared
 
     for name in [stage] if stage else STAGES:
@@ -106,32 +108,33 @@ app.add_typer(models_app, name="models")
 
 @models_app.callback()
 def models(context: typer.Context) -> None:
-    """List the models: parameters, size on disk, memory to train, whether they are here."""
+    """List the models: parameters, size on disk, memory to train, whether they are on this machine."""
     if context.invoked_subcommand:
         return
     from titlesmith import models
-    from titlesmith.settings import declared
+    from titlesmith.settings import declared, defaults
 
-    settings = {key: parameter.default for key, parameter in declared("finetune").items()} | {"vocabulary": "full"}
+    settings = defaults("finetune") | {"vocabulary": "full"}
     rows, block = settings["batch_size"], settings["block_size"]
     print(f"{'model':<16} {'parameters':>13} {'on disk':>10} {'to train':>9}  here")
     for name in models.names():
-        made_of = models.hyperparameters(name, declared("corpus")["vocabulary"].default)
-        count, needs = models.num_parameters(made_of), models.training_memory(made_of, settings | {"model": name}, True)
+        hyperparameters = models.hyperparameters(name, declared("corpus")["vocabulary"].default)
+        count = models.num_parameters(hyperparameters)
+        memory = models.training_memory(hyperparameters, settings | {"model": name}, True)
         size = sum(file.stat().st_size for file in files(models.model_path(name))) or 4 * count
-        print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {needs / 2**30:>5.1f} GiB  {_here(name)}")
+        print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {memory / 2**30:>5.1f} GiB  {_location(name)}")
     print(
-        f"\nTo train: peak of memory with {rows} rows of {block} tokens a step in bfloat16, about; "
-        f"{models.available_memory() / 2**30:.1f} GiB are free here. scratch: with as many tokens as it may learn."
+        f"\nTo train: estimated peak memory with {rows} rows of {block} tokens a step in bfloat16; "
+        f"{models.available_memory() / 2**30:.1f} GiB are free. scratch: with its largest vocabulary."
     )
 
 
-def _here(name: str) -> str:
+def _location(name: str) -> str:
     from titlesmith import models
     from titlesmith.models import hub
 
     if name in ("scratch", "hf:scratch"):
-        return "made on the spot"
+        return "initialized when it is trained"
     missing_files = hub.missing_files if hub.is_hub(name) else models.missing_files
     if missing := missing_files(models.model_path(name)):
         return f"no: titlesmith models get {name}" if name in models.GPT2 else f"lacks {', '.join(missing)}"
@@ -148,14 +151,14 @@ def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M, 1558M or hf:
 
 @app.command()
 def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
-    """Harvest what arXiv has added, changed or deleted since a run's papers were harvested."""
+    """Harvest the papers that arXiv has added, changed or deleted since a run's harvest."""
     from titlesmith.update import update
 
     found = Run(run)
     for kind, count in (update(found) | {"papers": found.record("harvest")["counts"]["kept"]}).items():
         print(f"{kind:<10} {count:>10,}")
     if found.record("corpus") and not found.is_current("corpus"):
-        print("the stages behind the harvest are of the papers before: the same titlesmith run as then runs them again")
+        print(f"later stages are out of date. {found.again}")
 
 
 def commands() -> TyperGroup:
@@ -172,11 +175,13 @@ def commands() -> TyperGroup:
 def book(
     publish: Annotated[
         Optional[str],
-        typer.Option(metavar="DIR|gh-pages", help="Publish it too, with the runs published there before."),
+        typer.Option(metavar="DIR|gh-pages", help="Also publish it, with the runs published there before."),
     ] = None,
-    zip: Annotated[bool, typer.Option("--zip", help="Write _build/book.zip too, which opens from a folder.")] = False,
+    zip: Annotated[
+        bool, typer.Option("--zip", help="Also write _build/book.zip, which opens without a server.")
+    ] = False,
 ) -> None:
-    """Build the book from all finished runs."""
+    """Build the book from all complete runs."""
     from titlesmith.book import build
     from titlesmith.book import publish as publishing
 
@@ -192,17 +197,17 @@ def book(
 
 @app.command()
 def compare(
-    run: Annotated[list[str], typer.Argument(help="Names of two runs or more.")],
-    count: Annotated[int, typer.Option("-n", min=0, help="Texts of each run.")] = 10,
+    run: Annotated[list[str], typer.Argument(help="Names of at least two runs.")],
+    count: Annotated[int, typer.Option("-n", min=0, help="Number of texts of each run.")] = 10,
     html: Annotated[Optional[Path], typer.Option(help="Write a page to this file instead.")] = None,
 ) -> None:
-    """Show runs side by side: the parameters that differ, the figures, the texts."""
+    """Compare runs: the parameters that differ, the metrics, the texts."""
     from rich.console import Console
 
     from titlesmith.book import compare as comparing
 
     if html and not html.resolve().parent.is_dir():
-        raise RequestError(f"--html {html}: there is no folder {html.parent}; make it, or name another")
+        raise RequestError(f"--html {html}: there is no folder {html.parent}; create it, or choose another")
     found = comparing.compare(comparing.open_reports(run), count)
     if html:
         with replacing(html.resolve()) as temporary:
@@ -219,9 +224,9 @@ def export(
         Literal["ctranslate2", "hf"],
         typer.Option(help="hf: a folder for the transformers library; ctranslate2: eight-bit integers, for generate."),
     ],
-    out: Annotated[Optional[Path], typer.Option(help="A folder; export/ in the run by default.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="A folder. Default: export/ in the run.")] = None,
 ) -> None:
-    """Write a run's model in the form of another program."""
+    """Export a run's model to the format of another program."""
     from titlesmith.export import export
 
     print(f"exported to            {export(existing(run), to, out)}")
@@ -229,7 +234,7 @@ def export(
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def generate(context: typer.Context) -> None:
-    """Draw texts from a run's model, or from an adapter, several prefixes at once, and print them as they come."""
+    """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
     from titlesmith.terminal import command  # reads its options from notebook 04
 
     command()(context.args, prog_name="titlesmith generate")
@@ -237,7 +242,7 @@ def generate(context: typer.Context) -> None:
 
 @app.command("abstracts")
 def abstracts_() -> None:
-    """Fetch the three abstracts that the book compares titles for, from arXiv."""
+    """Fetch from arXiv the three abstracts for which the book compares titles."""
     from titlesmith.harvest import abstracts
 
     print(f"fetched                {abstracts.fetch()}")
@@ -246,21 +251,29 @@ def abstracts_() -> None:
 @app.command()
 def sweep(
     experiment: Annotated[
-        str, typer.Argument(help="An experiment or a sweep file; a path, or a name in experiments/.")
+        str, typer.Argument(help="An experiment or a sweep file: a path, or a name in experiments/.")
     ],
     sets: Annotated[
         Optional[list[str]],
-        typer.Option("--set", metavar="SECTION.KEY=V1,V2", help="Varies a parameter; of many, all."),
+        typer.Option("--set", metavar="SECTION.KEY=V1,V2", help="Vary a parameter; of several, all combinations."),
     ] = None,
-    p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Sets it for all.")] = None,
-    repeat: Annotated[Optional[int], typer.Option(help="Runs of each setting, with other seeds of training.")] = None,
-    name: Annotated[Optional[str], typer.Option(help="Of the sweep, with which its runs' names begin.")] = None,
+    p: Annotated[
+        Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Set a parameter of all runs.")
+    ] = None,
+    repeat: Annotated[
+        Optional[int], typer.Option(help="Runs of each combination, with different training seeds.")
+    ] = None,
+    name: Annotated[Optional[str], typer.Option(help="The sweep's name, the beginning of its runs' names.")] = None,
     until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")] = STAGES[-1],
-    workers: Annotated[Optional[int], typer.Option(help="Runs at a time here; as many as fit by default.")] = None,
-    memory: Annotated[Optional[str], typer.Option(help="What they may take together, such as 8GB.")] = None,
-    scheduler: Annotated[Optional[str], typer.Option(help="Of a Dask cluster, such as tcp://host:8786.")] = None,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Parallel runs on this machine. Default: as many as fit.")
+    ] = None,
+    memory: Annotated[Optional[str], typer.Option(help="Memory of all parallel runs, such as 8GB.")] = None,
+    scheduler: Annotated[
+        Optional[str], typer.Option(help="Address of a Dask scheduler, such as tls://host:8786.")
+    ] = None,
 ) -> None:
-    """Run an experiment with every combination of parameters, on this machine or a Dask cluster."""
+    """Run an experiment with all combinations of parameters, on this machine or a Dask cluster."""
     from titlesmith import sweep
 
     plan = sweep.read(experiment, tuple(sets or ()), tuple(p or ()), repeat, name, until)
@@ -271,32 +284,32 @@ def sweep(
 @app.command("app")
 def app_(
     run: Annotated[str, typer.Argument(help="A run's name.")],
-    host: Annotated[str, typer.Option(help="Address to listen to; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen to.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
-    """Serve a web page, and an HTTP API, on which people ask a run's model for texts."""
+    """Serve a web page and an HTTP API that generate texts with a run's model."""
     from titlesmith.app import serve
 
     serve(existing(run), host, port)
 
 
 def main() -> None:
-    """Runs the command line; errors of titlesmith are printed without a traceback."""
+    """Runs the command line; titlesmith's errors are printed without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack characters of texts
             stream.reconfigure(errors="titlesmith.escape")
     try:
         app()
     except TitlesmithError as error:
-        kind = "refused" if isinstance(error, RequestError) else "failed"
-        print(f"titlesmith: {kind}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code, str(error))
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            print(f"titlesmith: refused: {shorten(str(error.filename))}: {error.strerror}", file=sys.stderr)
-            sys.exit(RequestError.exit_code)
-        print(f"titlesmith: failed: {error}", file=sys.stderr)
-        sys.exit(1)
+        is_name = error.errno == errno.ENAMETOOLONG  # of a file in the request
+        why = f"{shorten(str(error.filename))}: {error.strerror}" if is_name else str(error)
+        _exit(RequestError.exit_code if is_name else 1, why)
     except KeyboardInterrupt:
-        print("\ntitlesmith: interrupted; the same command goes on from what was written", file=sys.stderr)
-        sys.exit(130)
+        _exit(130, "interrupted; the same command resumes")
+
+
+def _exit(code: int, why: str) -> None:
+    print(f"titlesmith: error: {why}", file=sys.stderr)
+    sys.exit(code)

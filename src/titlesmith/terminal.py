@@ -1,9 +1,9 @@
-"""Texts on the terminal: what ``titlesmith generate`` reads and prints."""
+"""The ``titlesmith generate`` command: its options, and the texts that it prints."""
 
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,215 +24,206 @@ from titlesmith.models import hub, limits
 from titlesmith.runs.record import Run, existing
 from titlesmith.settings import Parameter, declared, defaults
 
-OWN = ("prefixes", "prompts")  # parameters that have options of their own
 STAGE = "generate"
-TEMPLATE = "alpaca"  # of adapters that titles are written with: alpaca-lora's, ChatGenTitle's
-OPTIONS = {
-    "run": (Annotated[Optional[str], typer.Argument(help="A run's name; none is needed with --adapter.")], None),
-    "prefix": (Annotated[Optional[list[str]], typer.Option(help="A beginning; any number. Default: the run's.")], None),
-    "title": (Annotated[Optional[str], typer.Option(help="Complete it, where the template takes a title.")], None),
-    "abstract": (Annotated[Optional[str], typer.Option(metavar="FILE", help="Likewise; - for standard input.")], None),
-    "field": (Annotated[Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field likewise.")], None),
-    "adapter": (
-        Annotated[
-            Optional[Path], typer.Option(help="Draw from the model with this adapter, a folder as peft saves it.")
-        ],
-        None,
-    ),
-    "base": (
-        Annotated[str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")],
-        "",
-    ),
-    "quantize": (
-        Annotated[Literal["none", "8bit", "4bit"], typer.Option(help="How to hold that model on a GPU.")],
-        "none",
-    ),
-    "template": (
-        Annotated[Optional[str], typer.Option(help=f"The form of a prompt, where no run has one. Default: {TEMPLATE}")],
-        None,
-    ),
-    "as_json": (Annotated[bool, typer.Option("--json", help="Print a JSON object a text, as in texts.jsonl.")], False),
-}
+OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
+ADAPTER_TEMPLATE = "alpaca"  # alpaca-lora's and ChatGenTitle's
 
 
 def command() -> typer.Typer:
-    """The command, with an option for each parameter of notebook 04, where alone these are declared."""
+    """The command, with an option for each parameter that notebook 04 declares."""
+    fixed = [p for p in inspect.signature(_run).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [_option(parameter) for name, parameter in declared(STAGE).items() if name not in OTHER_OPTIONS]
+
+    def run(**values: object) -> None:
+        _run(**values)
+
+    run.__signature__, run.__doc__ = inspect.Signature([*fixed, *options]), _run.__doc__
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    parameters = {name: p for name, p in declared(STAGE).items() if name not in OWN}
-
-    @_in_options({*parameters, *OPTIONS})
-    def run(run, prefix, title, abstract, field, as_json, adapter, base, quantize, template, **values) -> None:
-        given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
-        given |= {name: value for name, value in values.items() if isinstance(value, bool)}
-        given = {name: parameters[name].check(value) for name, value in given.items()}
-        if given.get("beams", 1) > 1:  # which end with no more texts
-            given.setdefault("count", given["beams"])
-        fields = parse(field or [])
-        fields |= {} if title is None else {"title": title}
-        fields |= {} if abstract is None else {"abstract": read(abstract)}
-        found = run and existing(run)
-        if adapter is None:
-            alone = {"--base": base, "--template": template, "--quantize": quantize != "none"}
-            if wrong := [option for option, value in alone.items() if value]:
-                raise RequestError(f"{wrong[0]} is of an adapter: give its folder with --adapter")
-            if not found:
-                raise RequestError("name a run, or give an adapter with --adapter FOLDER")
-            source = Source.of_run(found)
-        else:
-            source = Source.of_adapter(adapter, base, quantize, template, found)
-        write(source, given, prefix or [], fields, as_json)
-
-    kind = inspect.Parameter.KEYWORD_ONLY
-    options = [inspect.Parameter(name, kind, default=default, annotation=a) for name, (a, default) in OPTIONS.items()]
-    options += [_option(parameter, kind) for parameter in parameters.values()]
-    run.__signature__, run.__doc__ = inspect.Signature(options), write.__doc__.split("\n\n")[0]
     app.command()(run)
     return app
 
 
-@contextmanager
-def _in_options(names: set[str]) -> Iterator[None]:
-    """Errors that begin with a notebook's parameter begin with the option of that name instead."""
-    try:
-        yield
-    except RequestError as error:
-        found = re.match(r"\w+\.(\w+):", str(error))
-        if not found or found[1] not in names:
-            raise
-        raise RequestError(f"--{found[1].replace('_', '-')}:{str(error)[found.end() :]}") from None
-
-
-def _option(parameter: Parameter, kind: object) -> inspect.Parameter:
-    flag, name = parameter.type is bool, parameter.name.replace("_", "-")
+def _option(parameter: Parameter) -> inspect.Parameter:
+    """A parameter of the notebook as an option whose text `Parameter.parse` reads."""
+    is_flag, name = parameter.type is bool, parameter.name.replace("_", "-")
     option = typer.Option(
-        f"--{name}/--no-{name}" if flag else f"--{name}",
+        f"--{name}/--no-{name}" if is_flag else f"--{name}",
         *(["-n"] if name == "count" else []),
-        metavar=None if flag else parameter.annotation.upper(),
+        metavar=None if is_flag else parameter.annotation.upper(),
         help=f"{parameter.help}. Default: the run's, or {parameter.default}",
         show_default=False,
     )
-    annotation = Annotated[Optional[bool] if flag else Optional[str], option]
-    return inspect.Parameter(parameter.name, kind, default=None, annotation=annotation)
+    annotation = Annotated[Optional[bool] if is_flag else Optional[str], option]
+    return inspect.Parameter(parameter.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _run(
+    *,
+    run: Annotated[Optional[str], typer.Argument(help="A run's name; not needed with --adapter.")] = None,
+    prefix: Annotated[Optional[list[str]], typer.Option(help="A beginning; repeatable. Default: the run's.")] = None,
+    title: Annotated[Optional[str], typer.Option(help="The title that the prompt needs.")] = None,
+    abstract: Annotated[
+        Optional[str], typer.Option(metavar="FILE", help="The abstract that the prompt needs; - for standard input.")
+    ] = None,
+    field: Annotated[
+        Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field of the prompt; repeatable.")
+    ] = None,
+    adapter: Annotated[
+        Optional[Path], typer.Option(help="Generate with this adapter, a folder in peft's format.")
+    ] = None,
+    base: Annotated[
+        str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")
+    ] = "",
+    quantize: Annotated[
+        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model on a GPU.")
+    ] = "none",
+    named: Annotated[
+        Optional[str], typer.Option("--template", help=f"The adapter's template. Default: {ADAPTER_TEMPLATE}.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print lines of texts.jsonl.")] = False,
+    **values: object,
+) -> None:
+    """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
+    with _in_options({*values, "quantize", "template"}):
+        # Parameters of the notebook, then the prompt's fields
+        parameters = declared(STAGE)
+        given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
+        given |= {name: value for name, value in values.items() if isinstance(value, bool)}
+        if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
+            given.setdefault("count", given["beams"])
+        fields = parse(field or []) | ({} if title is None else {"title": title})
+        fields |= {} if abstract is None else {"abstract": read(abstract)}
+        # The model
+        trained = existing(run) if run else None
+        if adapter:
+            source = Source.of_adapter(adapter, base, quantize, named, trained)
+        elif base or named or quantize != "none":
+            option = "--base" if base else "--template" if named else "--quantize"
+            raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
+        elif trained:
+            source = Source.of_run(trained)
+        else:
+            raise RequestError("name a run, or an adapter with --adapter FOLDER")
+        write(source, given, prefix or [], fields, as_json)
+
+
+@contextmanager
+def _in_options(names: set[str]) -> Iterator[None]:
+    """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
+    try:
+        yield
+    except RequestError as error:
+        parameter = re.match(r"\w+\.(\w+):", str(error))
+        if not parameter or parameter[1] not in names:
+            raise
+        raise RequestError(f"--{parameter[1].replace('_', '-')}:{str(error)[parameter.end() :]}") from None
 
 
 @dataclass(frozen=True)
 class Source:
-    """What draws texts.
+    """A model to generate with.
 
     Attributes
     ----------
     name
-        What it is, in words.
-    form
-        What its documents look like.
-    load
+        The run or adapter, for messages.
+    format
+        The format of its documents.
+    open
         Opens its back end, which may take a while.
     settings
-        Parameters of notebook 04 that are not the defaults.
+        Parameters of notebook 04 that differ from the defaults.
     nearest
-        Finds the training texts most like a text; None for those of ``form``, a corpus.
+        Finds the nearest training texts; None for those of ``format``, a corpus.
     """
 
     name: str
-    form: DocumentFormat
-    load: Callable[[], Backend]
+    format: DocumentFormat
+    open: Callable[[], Backend]
     settings: dict
     nearest: Unknown | None = None
 
     @classmethod
     def of_run(cls, run: Run) -> "Source":
-        """A run's model (RunError where it has none)."""
+        """A run's model (RunError if it has none)."""
         run.require("finetune")
         return cls(f"run {run.name}", Corpus(run), lambda: open_backend(run), run.record(STAGE).get("settings", {}))
 
     @classmethod
     def of_adapter(cls, adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> "Source":
-        """A model with an adapter that was trained elsewhere.
+        """A model with an adapter that was trained elsewhere (RequestError).
 
-        Parameters
-        ----------
-        adapter, base, quantize
-            As of `titlesmith.generate.open_adapter`.
-        named
-            The template; `TEMPLATE` where there is neither one nor a run.
-        run
-            Whose template, sampling and training texts to take; its vocabulary must be the model's.
+        ``adapter, base, quantize`` as in `titlesmith.generate.open_adapter`; ``named`` is the template's name. If
+        there is a run, its template, settings and training texts are used; its vocabulary must be the model's.
         """
         if base and not hub.is_hub(base):
             raise RequestError(f"--base {shorten(base)}: an adapter needs a model of the transformers library, hf:NAME")
         if run and named:
-            raise RequestError(
-                f"--template {shorten(named)}: run {run.name} has a template of its own; leave one of the two out"
-            )
+            raise RequestError(f"--template {shorten(named)}: run {run.name} has its own template; omit one of the two")
         hub.check_installed()
         hub.check_adapter(adapter)
-        limits.check_quantize(declared("finetune")["quantize"].check(quantize))
-        chosen = template(named or TEMPLATE)
+        limits.check_quantize(quantize)
+        chosen = template(named or ADAPTER_TEMPLATE)
         base = base or hub.base_of(adapter)
         tokenizer = Tokenizer.load(hub.folder(base))
 
-        def load() -> Backend:
+        def open() -> Backend:
             return open_adapter(base, adapter, quantize)
 
         if not run:
-            name, form = f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer)
-            return cls(name, form, load, {"prefixes": [""], "held_out": 0}, Unknown())
-        form, settings = Corpus(run), run.record(STAGE).get("settings", {})
-        if form.tokenizer.vocabulary != tokenizer.vocabulary:
-            raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: leave the run out")
-        return cls(f"run {run.name}", form, load, settings)
+            settings = {"prefixes": [""], "held_out": 0}
+            return cls(f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer), open, settings, Unknown())
+        corpus, settings = Corpus(run), run.record(STAGE).get("settings", {})
+        if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
+            raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: omit the run")
+        return cls(f"run {run.name}", corpus, open, settings)
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
-    """Draw texts from a run's model, or from an adapter, several prefixes at once, and print them as they come.
-
-    What is to be said about them goes to standard error.
+    """Generates texts and prints them as they are finished; remarks go to standard error.
 
     Parameters
     ----------
     source
-        What draws.
+        The model.
     given
-        Parameters of notebook 04, in place of those that the run's texts were made with, or of the defaults.
+        Parameters of notebook 04 that override the source's settings.
     prefixes
-        Beginnings; those of the run where there are none.
+        Beginnings. Default: the source's.
     fields
-        Of the prompt, by name; where there are none, the run's prompts and those of held-out papers are completed.
+        Of the prompt, by name. Default: the run's prompts, and those of held-out papers.
     as_json
-        Whether to print the lines of texts.jsonl.
+        Whether to print lines of texts.jsonl.
     """
-    corpus = source.form
-    settings = defaults(STAGE) | source.settings | given
-    if prefixes:
-        settings["prefixes"] = prefixes
+    corpus = source.format
+    settings = defaults(STAGE) | source.settings | given | ({"prefixes": prefixes} if prefixes else {})
     if source.nearest and settings["held_out"]:
-        raise RequestError("--held-out: papers are held out from a run's corpus, and no run is named")
+        raise RequestError("--held-out: a run's corpus has held-out papers, and no run is named")
     if fields or (source.nearest and corpus.has_prompt):
         settings |= {"prompts": [fields], "held_out": given.get("held_out", 0)}
         check_fields(corpus.template, fields, source.name)
     requested = requests(corpus, settings)
+    # Remarks on the prefixes
     for prefix in dict.fromkeys(settings["prefixes"]):
-        if plain(prefix) != prefix:
-            print(
-                f"{shorten(prefix)} is continued as {shorten(plain(prefix))}: texts are single lines", file=sys.stderr
-            )
+        if (line := plain(prefix)) != prefix:
+            print(f"{shorten(prefix)} is continued as {shorten(line)}: texts are single lines", file=sys.stderr)
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
-    rows = []
-    backend = source.load()
+    # Texts, in groups of one prompt and prefix
+    backend, rows = source.open(), []
     print(f"Generating on {backend.device}.", file=sys.stderr)
-    written = generate(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
-    for (prompt, prefix), group in groupby(written, key=lambda row: (row["prompt"], row["prefix"])):
+    generated = generate(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
+    for (prompt, prefix), group in groupby(generated, key=lambda row: (row["prompt"], row["prefix"])):
         if not as_json:
-            print("\n" + (" | ".join(filter(None, (_short(prompt), prefix))) or "no prefix"))
+            print("\n" + (" | ".join(filter(None, (_excerpt(prompt), prefix))) or "no prefix"))
         for row in group:
-            print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_mark(row)}", flush=True)
+            print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_marks(row)}", flush=True)
             rows.append(row)
     sys.stderr.writelines(texts.lacking(requested, rows, settings["count"]))
 
 
 def read(path: str) -> str:
-    """The text of a file, or of standard input where the path is ``-`` (RequestError where it is none in UTF-8)."""
+    """The text of a file, or of standard input for ``-`` (RequestError if it is not UTF-8)."""
     try:
         return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -240,52 +231,39 @@ def read(path: str) -> str:
 
 
 def parse(fields: list[str]) -> dict[str, str]:
-    """Fields that were given as ``key=value``."""
-    pairs = [field.partition("=") for field in fields]
-    for name, equals, value in pairs:
-        if not (name and equals):
-            raise RequestError(
-                f"--field {shorten(name + equals + value)}: it needs the form key=value, such as category=eess.AS"
-            )
-    return {name: value for name, _, value in pairs}
+    """Fields in the form ``key=value``, by name (RequestError)."""
+    for field in fields:
+        if not re.match("[^=]+=", field):
+            raise RequestError(f"--field {shorten(field)}: it needs the form key=value, such as category=eess.AS")
+    return dict(field.split("=", 1) for field in fields)
 
 
 def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
     """Checks that the fields are those of the template's prompt (RequestError)."""
-    takes = template.prompt_fields
-    if not takes:
+    needed = template.prompt_fields
+    unknown = [shorten(name)[1:-1] for name in fields if name not in needed]
+    if not needed:
         raise RequestError(
-            f"{source} only goes on from a beginning: it takes no {' and no '.join(_names(fields))}. "
-            "Give a beginning with --prefix"
+            f"{source} continues a beginning, and has no prompt with {' or '.join(unknown)}. Set the beginning with "
+            "--prefix"
         )
-    wrong = _names(name for name in fields if name not in takes)
-    lacking = [name for name in takes if name not in fields]
-    if wrong or lacking:
-        said = [f"it takes no {name}" for name in wrong] + [f"{name} is missing: {_way(name)}" for name in lacking]
+    option = {"abstract": "--abstract FILE", "title": "--title TEXT"}
+    problems = [f"{name} is not part of the prompt" for name in unknown]
+    problems += [
+        f"{name} is missing: {option.get(name, f'--field {name}=TEXT')}" for name in needed if name not in fields
+    ]
+    if problems:
         written = ", ".join(template.completion_fields)
-        raise RequestError(f"{source} writes {written} from {', '.join(takes)}: {'; '.join(said)}")
+        raise RequestError(f"{source} writes {written} from {', '.join(needed)}: {'; '.join(problems)}")
 
 
-def _names(fields: Iterable[str]) -> list[str]:
-    return [shorten(name)[1:-1] for name in fields]
-
-
-def _way(name: str) -> str:
-    return {"abstract": "--abstract FILE", "title": "--title TEXT"}.get(name, f"--field {name}=TEXT")
-
-
-def _short(text: str) -> str:
+def _excerpt(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 100 else f"{text[:60]} ... {text[-35:]}"
 
 
-def _mark(row: dict) -> str:
-    marks = []
+def _marks(row: dict) -> str:
     similarity = row["nearest_similarity"] or 0
-    if similarity == 1:
-        marks.append(f"copy of {row['nearest_id']}")
-    elif similarity >= 0.9:
-        marks.append(f"near copy of {row['nearest_id']}")
-    if not row["finished"]:
-        marks.append("unfinished")
+    marks = [f"{'copy' if similarity == 1 else 'near copy'} of {row['nearest_id']}"] if similarity >= 0.9 else []
+    marks += [] if row["finished"] else ["unfinished"]
     return f"  [{', '.join(marks)}]" if marks else ""

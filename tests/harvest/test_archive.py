@@ -80,7 +80,7 @@ def test_filters_that_leave_nothing_are_named(project, archive):
     [
         (b"a\tb\n1\t2\n", "lacks abstract, arxiv_id"),
         (b"", "is empty"),
-        (b"\xff\xfe\x00broken", "is no table"),
+        (b"\xff\xfe\x00broken", "is not a table"),
     ],
 )
 def test_other_files_are_refused_by_name(project, tmp_path, content, said):

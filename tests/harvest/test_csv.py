@@ -67,7 +67,7 @@ def test_what_cannot_be_decoded_is_counted_and_its_row_stays(project):
     found = papers(project, b"title,note\nOne,a\nNa\xefve,b\nReplaced \xef\xbf\xbd,c\n")
     assert found.scan().collect()["title"].to_list() == ["One", "Na\ufffdve", "Replaced \ufffd"]
     assert found.faults == {
-        "bytes that are no utf-8 (see harvest.encoding)": {"rows": 1, "examples": ["t.csv, line 3: 'Na\ufffdve,b'"]}
+        "bytes that are not utf-8 (see harvest.encoding)": {"rows": 1, "examples": ["t.csv, line 3: 'Na\ufffdve,b'"]}
     }
 
 
@@ -273,7 +273,7 @@ def test_a_header_without_rows_is_refused(project):
 
 
 def test_an_encoding_that_the_file_does_not_have_is_refused(project):
-    with pytest.raises(RequestError, match=r"harvest\.encoding: t\.csv is no utf-16"):
+    with pytest.raises(RequestError, match=r"harvest\.encoding: t\.csv is not utf-16"):
         papers(project, b"title,abstract\nOne,Two\n", "utf-16")
 
 
@@ -341,15 +341,15 @@ def test_what_was_written_is_read(tmp_path_factory, rows, delimiter, batch):
         (
             "name,synopsis\n",
             {"columns": {"title": "nam"}},
-            "'nam' is no column of t.csv; did you mean name? There are: name, s",
+            "'nam' is not a column of t.csv. Did you mean name? There are: name, s",
         ),
-        ("name,synopsis\n", {"columns": {"titel": "name"}}, "'titel' is no field; did you mean title?"),
+        ("name,synopsis\n", {"columns": {"titel": "name"}}, "'titel' is not a field. Did you mean title?"),
         ("name,synopsis\n", {"columns": {"doi": "name"}}, "which column of t.csv is the title or the abstract?"),
         ("title\n", {"encoding": "utf9"}, "'utf9' is unknown"),
         ("title\n", {"encoding": "base64"}, "'base64' is unknown"),
         ("<!DOCTYPE html>\n<html></html>\n", {}, "there are: <!DOCTYPE html>"),
         ("", {}, "t.csv is empty"),
-        ("title" * 4_000_000 + "\n", {}, "begins with no header of a table"),
+        ("title" * 4_000_000 + "\n", {}, "does not begin with the header of a table"),
     ],
 )
 def test_wrong_requests_are_refused_at_once(project, content, given, said):

@@ -1,7 +1,7 @@
-"""Source ``alpaca``: instructions as alpaca-lora and ChatGenTitle keep them, a JSON list or JSON lines.
+"""Source ``alpaca``: instructions in the format of alpaca-lora and ChatGenTitle, a JSON list or JSON lines.
 
-Each object has ``instruction``, ``input`` and ``output``. In ChatGenTitle's data the input is a paper's abstract and
-the output its title.
+Each object has ``instruction``, ``input`` and ``output``: in ChatGenTitle's data, the input is an abstract and the
+output its title.
 """
 
 import io
@@ -18,29 +18,29 @@ from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import Faults, at
 
-AHEAD = 1 << 20  # characters that are read before an object is parsed, so that it is whole; none is longer
+AHEAD = 1 << 20  # characters read before an object is parsed; the maximum length of an object
 BATCH = 10_000  # papers
 COLUMNS = {"abstract": pl.String, "title": pl.String, "instruction": pl.String}
 BETWEEN = re.compile(r"[\s,\[\]]*")  # objects, in a list or line by line
-# Where the next object begins behind one that cannot be read, its own end damaged or not
+# The beginning of the next object after one that cannot be parsed, even if its end is missing
 NEXT = re.compile(r'(?:[}\n]\s*,?\s*)?(?=\{\s*"(?:instruction|input|output)"\s*:)|[}\n]\s*,?\s*(?=\{)')
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: a byte that is no UTF-8, or half of an escaped pair
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: an invalid byte, or half of an escaped pair
 
 
 def check(settings: dict) -> None:
-    """Refuses a file in whose beginning there is no such object (RequestError)."""
+    """Checks that the beginning of a file has such an object (RequestError)."""
     path, faults = inputs.find(settings), Faults()
     for name, stream in inputs.opened(path):
         if not any(_records(io.BytesIO(stream.read(AHEAD)), name, faults)):
             raise RequestError(
-                f"harvest.path: {path} is no list of instructions. {faults if faults.found else 'It is empty'}"
+                f"harvest.path: {path} is not a list of instructions. {faults if faults.found else 'It is empty'}"
             )
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Reads ``settings["path"]``; the instruction is kept in a column of its own. Ids count the papers.
+    """Reads ``settings["path"]``; the instruction is an extra column, and the id is the number of the paper.
 
-    What is no object with an input and an output is counted in ``faults``.
+    Other values than objects with an output and an input or an instruction are counted in ``faults``.
     """
     number = 0
     for name, stream in inputs.opened(inputs.find(settings)):
@@ -55,20 +55,20 @@ def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str,
     """Input, output and instruction of each object."""
     text = inputs.decoded(stream)
     parse = json.JSONDecoder().raw_decode
-    buffer, place, line = "", 0, 1
+    buffer, position, line = "", 0, 1
     while True:
-        more = text.read(AHEAD) if len(buffer) - place < AHEAD else ""
-        buffer, place = (buffer[place:] + more, 0) if more else (buffer, place)
-        start = BETWEEN.match(buffer, place).end()
-        line += buffer.count("\n", place, start)
+        more = text.read(AHEAD) if len(buffer) - position < AHEAD else ""
+        buffer, position = (buffer[position:] + more, 0) if more else (buffer, position)
+        start = BETWEEN.match(buffer, position).end()
+        line += buffer.count("\n", position, start)
         if start == len(buffer) and not more:
             return
         try:
-            value, place = parse(buffer, start)
+            value, position = parse(buffer, start)
         except (ValueError, RecursionError):
             following = NEXT.search(buffer, start + 1)
-            value, place = None, following.end() if following else len(buffer)
-        what = buffer[start:place]
+            value, position = None, following.end() if following else len(buffer)
+        what = buffer[start:position]
         value = value if isinstance(value, dict) else {}
         # An instruction may need no input
         given = value.get("input") if value.get("input") is not None or not value.get("instruction") else ""

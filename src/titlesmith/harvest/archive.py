@@ -17,8 +17,8 @@ COLUMNS = ("arxiv_id", "title", "abstract", "author_text", "categories", "primar
 def identifier(text: str) -> str:
     """Repairs an arXiv identifier that was stored as a number (``1510.0898300000001`` is 1510.08983).
 
-    Numbers have four digits behind the point until the end of 2014 and five from 2015 on; the older form
-    ``cmp-lg/9404002`` stays as it is.
+    Numbers have four digits after the point until the end of 2014 and five from 2015 on; identifiers such as
+    ``cmp-lg/9404002`` stay unchanged.
     """
     if not re.fullmatch(r"\d{3,4}\.\d+", text):
         return text
@@ -26,7 +26,7 @@ def identifier(text: str) -> str:
 
 
 def check(settings: dict) -> None:
-    """Refuses files that are no tables of the ArXiV Archive (RequestError)."""
+    """Checks that the files are tables of the ArXiV Archive (RequestError)."""
     for _ in _tables(settings, Faults()):
         pass
 
@@ -34,7 +34,7 @@ def check(settings: dict) -> None:
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``: a table or a folder of them, plain, gzip, xz or zip.
 
-    Rows with another number of columns, without an id or with an invalid date are counted in ``faults``.
+    Rows with a wrong number of columns, without an id or with an invalid date are counted in ``faults``.
     """
     for name, rows in _tables(settings, faults):
         for table in rows.batches():
@@ -47,7 +47,7 @@ def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows]]:
         rows = Rows(stream, name, faults, delimiter="\t")
         if missing := set(COLUMNS) - set(rows.header):
             raise RequestError(
-                f"harvest.path: {path} is no table of the ArXiV Archive: {name} lacks {', '.join(sorted(missing))}"
+                f"harvest.path: {path} is not a table of the ArXiV Archive: {name} lacks {', '.join(sorted(missing))}"
             )
         yield name, rows
 

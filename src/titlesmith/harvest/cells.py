@@ -1,4 +1,4 @@
-"""Cells of tables: text that holds a list or a date, in the forms in which people and programs write them."""
+"""Cells of tables: lists and dates in the formats that people and programs write."""
 
 import ast
 import json
@@ -9,7 +9,7 @@ from contextlib import suppress
 import polars as pl
 
 MISSING = r"^(?i:nat|nan|none|null|n/a|<na>|-)?$"  # pandas and databases write these for "no value"
-SEPARATORS = ";|\n,"  # of a list, the strongest first: a name may hold a comma where semicolons separate
+SEPARATORS = ";|\n,"  # of a list, strongest first: with semicolons, a name may contain a comma
 CODE = re.compile(r"[a-z-]+\.[A-Za-z-]+|[a-z]+-[a-z]+|cs|math|physics|stat|nlin|econ|eess")  # an arXiv category
 
 TIME = r"(?:[T\s]+\d{1,2}:\d{2}.*|T\d{4,6}.*|Z|[+-]\d{2}:\d{2})$"
@@ -32,10 +32,10 @@ REWRITES = (  # each pattern as year-month-day, or as words that FORMATS cover
 
 
 def dates(cells: pl.Series, day_first: bool) -> pl.Series:
-    """Cells as dates, null where they are none. A year is its first day, and so is a month.
+    """Cells as dates, null if invalid. A year or a month becomes its first day.
 
-    Two-digit years, numbers of days, and other forms that can be read in more than one way are no dates, except for
-    3/8/2019 and 3-8-2019, where ``day_first`` decides.
+    Two-digit years, numbers of days and other ambiguous formats are invalid, except 3/8/2019 and 3-8-2019, for which
+    ``day_first`` decides.
     """
     text = cells.str.strip_chars().str.replace(TIME, "").str.replace(WEEKDAY, "")
     words = text.str.replace_all(r"[-/.,\s]+", " ").str.strip_chars()
@@ -47,7 +47,7 @@ def dates(cells: pl.Series, day_first: bool) -> pl.Series:
 
 
 def day_orders(cells: pl.Series) -> pl.Series:
-    """For dates such as 3/8/2019 what comes first: ``day``, ``month``, or ``unknown``; null for all other cells."""
+    """What comes first in dates such as 3/8/2019: ``day``, ``month`` or ``unknown``; null for other cells."""
     numbers = cells.str.strip_chars().str.replace(TIME, "").str.extract_groups(NUMERIC)
     first, second = (numbers.struct.field(group).cast(pl.Int64) for group in ("1", "3"))
     return pl.select(
@@ -61,20 +61,20 @@ def day_orders(cells: pl.Series) -> pl.Series:
 
 
 def lists(cells: pl.Series, by_space: bool = False) -> pl.Series:
-    """Cells as lists of text, null where they hold nothing.
+    """Cells as lists of text, null if empty.
 
     Parameters
     ----------
     cells
-        Lists as Python, numpy or JSON write them, or items with one of `SEPARATORS` between them.
+        Lists in the syntax of Python, numpy or JSON, or items separated by one of `SEPARATORS`.
     by_space
-        Whether a space separates words in lower case too. It always separates arXiv's categories.
+        Whether a space separates words in lower case. It always separates arXiv's categories.
     """
     return pl.Series(cells.name, [cell and _items(cell.strip(), by_space) for cell in cells], pl.List(pl.String))
 
 
 def has_separator(cells: pl.Series) -> bool:
-    """Whether any cell holds something other than a space that separates items."""
+    """Whether any cell contains one of `SEPARATORS`."""
     return cells.str.contains(f"[{SEPARATORS}]").any()
 
 
@@ -91,7 +91,7 @@ def _items(text: str, by_space: bool) -> list[str] | None:
 
 
 def _literal(text: str) -> list[str]:
-    """The items of a list that a program wrote; of one that cannot be parsed, what is between the separators."""
+    """The items of a list in brackets; if it cannot be parsed, the texts between separators."""
     inner = re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text[1:-1])  # numpy writes no commas
     written = text if ":" in text and text[0] == "{" else f"[{inner}]"
     for parse in (json.loads, ast.literal_eval):
@@ -103,7 +103,7 @@ def _literal(text: str) -> list[str]:
 
 
 def _name(item: object) -> str:
-    """One item as text; a person may be ``{"name": ...}``, given and family name, or ``[last, first, suffix]``."""
+    """One item as text; a person can be an object with a name or its parts, or ``[last, first, suffix]``."""
     if isinstance(item, dict):
         parts = [item.get("name") or item.get("full_name") or item.get("given"), item.get("family")]
     elif isinstance(item, list | tuple):

@@ -3,29 +3,29 @@
 import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import polars as pl
 
-from titlesmith.errors import RequestError
+from titlesmith.errors import RequestError, shorten
 from titlesmith.harvest import SCHEMA, cells, inputs
 from titlesmith.harvest.faults import LINE, Faults
 from titlesmith.harvest.rows import Rows
+from titlesmith.hints import did_you_mean
 
 DATED = ("published", "updated")
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """What the cells of a file mean, decided from all of them.
+    """The reading of ambiguous cells, decided from all cells of a file.
 
     Attributes
     ----------
     day_first
-        Whether 3/8/2019 is the third of August. The month is first unless more cells can only be read the other way.
+        Whether 3/8/2019 is 3 August: if more cells can only be read with the day first than with the month first.
     doubtful
-        Whether no cell decides this, or cells contradict each other: such dates are counted then.
+        Whether no cell decides this, or cells contradict each other. Ambiguous dates are then counted.
     by_space
         Whether a space separates categories, because nothing else does.
     """
@@ -36,17 +36,17 @@ class Conventions:
 
 
 def check(settings: dict) -> None:
-    """Refuses an unknown encoding, and columns that the file or titlesmith does not have (RequestError)."""
+    """Checks that the encoding, the columns and the fields exist (RequestError)."""
     for _ in _tables(settings, Faults()):
         pass
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Reads ``settings["path"]``; ``settings["columns"]`` says which column is which field of `SCHEMA`.
+    """Reads ``settings["path"]``; ``settings["columns"]`` maps fields of `SCHEMA` to columns.
 
-    A field that it does not name is the column of the same name. Columns that are no field are kept. Where no column is
-    the id, it is made of the number of the row. Cells that are no dates, and rows with another number of columns or
-    without an id, are counted in ``faults``; what cannot be decoded too, but its row stays.
+    Default for a field: the column with the same name. Other columns are kept. Without a column for the id, the id is
+    the number of the row. Invalid dates, and rows with a wrong number of columns or without an id, are counted in
+    ``faults``; ambiguous dates and bytes that cannot be decoded too, but their rows stay.
     """
     number, conventions = 0, _conventions(settings)
     for name, rows, columns in _tables(settings, faults):
@@ -69,16 +69,16 @@ def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[st
 
 
 def _columns(settings: dict, header: list[str], name: str) -> dict[str, str]:
-    """For each field the column that it is read from (RequestError: there is no such field or column)."""
+    """The column of each field (RequestError if a field or a column does not exist)."""
     given, encoding = settings["columns"], settings["encoding"]
     doubt = "" if codecs.lookup(encoding).name == "utf-8" else f" Is harvest.encoding {encoding} right?"
     for field, column in given.items():
         for asked, known, what in ((field, SCHEMA, "field"), (column, header, f"column of {name}")):
             if asked not in known:
-                near = get_close_matches(asked, known, 1, 0.4)
-                hint = f"; did you mean {near[0]}?" if near else "."
                 listed = ", ".join(known)[:300]
-                raise RequestError(f"harvest.columns: {asked!r} is no {what}{hint} There are: {listed}{doubt}")
+                hint = did_you_mean(asked, known)
+                message = f"{shorten(asked)} is not a {what}.{hint} There are: {listed}{doubt}"
+                raise RequestError(f"harvest.columns: {message}")
     columns = {field: field for field in SCHEMA if field in header} | given
     if not columns.keys() & {"title", "abstract"}:
         raise RequestError(
@@ -105,7 +105,7 @@ def _conventions(settings: dict) -> Conventions:
 def _converted(
     table: pl.DataFrame, columns: dict[str, str], before: int, conventions: Conventions, name: str, faults: Faults
 ) -> pl.DataFrame:
-    """The rows as papers; ``before`` them came so many others."""
+    """The rows as papers; ``before`` is the number of rows read earlier."""
     day_first = conventions.day_first
     extra = [column for column in table.columns if column not in (*columns.values(), LINE)]
     dated = [field for field in DATED if field in columns]
@@ -124,7 +124,7 @@ def _converted(
     if "primary_category" in columns and "categories" not in columns:
         primary = fields["primary_category"].str.strip_chars()
         fields["categories"] = pl.when(primary != "").then(pl.concat_list(primary))
-    # A column that is no field may have a field's name where another column was chosen for that field.
+    # A column may have the name of a field for which another column was chosen
     fields |= {f"{column} (column)" if column in SCHEMA else column: pl.col(column) for column in extra}
     papers = table.select(LINE, **fields)
     for field in dated:

@@ -1,26 +1,26 @@
-"""Faults: what a source could not read, counted by reason, with the first places where it was met."""
+"""Faults: rows that a source could not read, counted by reason, with the first examples."""
 
 import polars as pl
 
 EXAMPLES = 3
-LINE = "(line)"  # column of a source's table: where in the file a row stands, counted from 1
+LINE = "(line)"  # column of a source's table: the line of the file, counted from 1
 SHOWN = 80  # characters of a value
 
 
 class Faults:
-    """Rows of a source that are no papers, or that were read with a doubt.
+    """Rows of a source that are not papers, or that were read with a doubt.
 
     Attributes
     ----------
     found
-        For each reason ``{"rows": how many, "examples": [where and what, at most `EXAMPLES`]}``.
+        For each reason ``{"rows": count, "examples": [line and value, at most `EXAMPLES`]}``.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, dict] = {}
 
     def add(self, reason: str, example: str, rows: int = 1) -> None:
-        """Counts ``rows`` rows; ``example`` says where (file and line) and what stands there."""
+        """Counts ``rows`` rows; ``example`` has the file, the line and the value."""
         entry = self.found.setdefault(reason, {"rows": 0, "examples": []})
         entry["rows"] += rows
         if len(entry["examples"]) < EXAMPLES:
@@ -34,14 +34,14 @@ class Faults:
         table
             Rows of the file ``name``, with the column `LINE`.
         reason
-            Why the others are no papers.
+            Why the others are not papers.
         shown
             The column whose value is shown as an example.
         """
         fine = table.select(good.fill_null(False)).to_series()
         bad = table.filter(~fine).select(LINE, shown)
-        for place, (line, value) in enumerate(bad.head(EXAMPLES).iter_rows()):
-            self.add(reason, at(name, line, value), 1 if place else bad.height - min(bad.height, EXAMPLES) + 1)
+        for index, (line, value) in enumerate(bad.head(EXAMPLES).iter_rows()):
+            self.add(reason, at(name, line, value), 1 if index else bad.height - min(bad.height, EXAMPLES) + 1)
         return table.filter(fine) if bad.height else table
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Faults:
 
 
 def at(name: str, line: int, what: object) -> str:
-    """An example's text: where it is, and the beginning of what stands there."""
+    """An example: file, line, and the beginning of the value."""
     if isinstance(what, bytes):
         what = what.decode("utf-8", "replace")
     shown = repr(what.rstrip("\r\n") if isinstance(what, str) else what)

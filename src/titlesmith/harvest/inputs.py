@@ -1,4 +1,4 @@
-"""Files that sources read: plain, gzip, xz or zip, one or a folder of them, never whole in memory."""
+"""Input files of sources: plain, gzip, xz or zip, one file or a folder, read in blocks."""
 
 import codecs
 import gzip
@@ -18,35 +18,35 @@ from tqdm import tqdm
 from titlesmith.errors import RequestError
 from titlesmith.runs.record import files, root
 
-PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}  # how a file begins: what unpacks it
+PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}  # by the first bytes
 ZIP = b"PK\x03\x04"
-JUNK = re.compile(r"(?:^|/)(?:\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)  # members that nobody put there
-MARK = "\udcff"  # stands for what cannot be decoded; no decoder makes it of anything else
+JUNK = re.compile(r"(?:^|/)(?:\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)  # written by file managers
+MARK = "\udcff"  # replaces bytes that cannot be decoded; no decoder produces it otherwise
 codecs.register_error("titlesmith.mark", lambda error: (MARK, error.end))
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)  # the last: a password
 
 
 def find(settings: dict, folder: bool = False) -> Path:
-    """The file at ``settings["path"]`` or, where a source takes one, the folder (RequestError: there is none)."""
+    """The file at ``settings["path"]``, or a folder for sources that read folders (RequestError if missing)."""
     reads = f"harvest.path: source {settings['source']} reads a file{' or a folder' * folder}, and"
     if not settings["path"]:
         raise RequestError(f"{reads} no path is given: add -p harvest.path=FILE")
     path = root() / settings["path"]
     if not (path.is_file() or (folder and path.is_dir())):
-        raise RequestError(f"{reads} {path} is {'a folder' if path.is_dir() else 'none'}")
+        raise RequestError(f"{reads} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     return path
 
 
 def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, BinaryIO]]:
-    """The text files at ``path`` with their names, unpacked and in UTF-8; each is open until the next one is.
+    """The text files at ``path`` with their names, unpacked and in UTF-8; each is open until the next one.
 
     Parameters
     ----------
     path
         A file, or a folder of them. Empty files in a folder or a zip are skipped.
     encoding
-        Theirs, unless a byte order mark or zero bytes say that they are UTF-16 or UTF-32. Bytes that cannot be decoded
-        are no UTF-8 afterwards either: `decoded` has `MARK` for them.
+        Their encoding, unless a byte order mark or zero bytes show UTF-16 or UTF-32. Bytes that cannot be decoded stay
+        invalid in UTF-8: `decoded` replaces them by `MARK`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, BinaryIO]
 
 
 def decoded(stream: BinaryIO) -> io.TextIOWrapper:
-    """The text of a stream of `opened`, with its own line ends."""
+    """The text of a stream of `opened`, with unchanged line ends."""
     return io.TextIOWrapper(stream, "utf-8", "titlesmith.mark", newline="")
 
 
@@ -82,7 +82,7 @@ def _in_utf8(stream: io.BufferedReader, encoding: str, name: str) -> io.Buffered
 
 
 def _progress(file: Path) -> tqdm:
-    """Bytes read of a file, shown when it takes more than a moment."""
+    """A progress bar of the bytes read, shown after two seconds."""
     return tqdm(total=file.stat().st_size, desc=file.name, unit="B", unit_scale=True, delay=2, mininterval=0.5)
 
 
@@ -104,7 +104,7 @@ def _unpacked(file: Path, raw: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
 
 
 class _Checked(io.RawIOBase):
-    """A file that says what is wrong with it when it cannot be read, and how far it was read."""
+    """A file that reports damage and progress."""
 
     def __init__(self, path: Path, stream: BinaryIO, advance: Callable[[], None]):
         self._path, self._stream, self._advance = path, stream, advance
@@ -132,8 +132,8 @@ class _Recoded(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:
         try:
             content = self._text.read(len(buffer) // 4).encode("utf-8", "surrogateescape")
-        except UnicodeError as error:  # what no error handler is asked about, such as UTF-16 without its first mark
-            raise RequestError(f"harvest.encoding: {self._name} is no {self._encoding}: {error}") from None
+        except UnicodeError as error:  # that error handlers do not see, such as UTF-16 without a byte order mark
+            raise RequestError(f"harvest.encoding: {self._name} is not {self._encoding}: {error}") from None
         buffer[: len(content)] = content
         return len(content)
 

@@ -1,7 +1,7 @@
-"""Rows of comma- or tab-separated text, read batch by batch, with the lines where something is wrong.
+"""Rows of comma- or tab-separated text, read in batches, with the lines of faults.
 
-Python's own reader is used, since it says where a row is; where one quote too many makes it swallow lines, only the
-first of them is lost.
+It uses Python's reader, which knows the line of a row. If an unmatched quote joins several lines, only the first is
+lost.
 """
 
 import csv
@@ -19,28 +19,28 @@ from titlesmith.harvest.faults import LINE, Faults, at
 from titlesmith.harvest.inputs import MARK, decoded
 
 BATCH = 10_000  # rows
-AHEAD = 100  # lines in which the header and the delimiter are looked for
+AHEAD = 100  # lines searched for the header and the delimiter
 DELIMITERS = ",;\t|"
-DECLARED = re.compile(r'"?sep=(.)"?[,;\t|\s]*', re.IGNORECASE)  # with which Excel lets a file name its delimiter
-csv.field_size_limit(1 << 24)  # characters of a cell; a quote without its end swallows no more than this
+DECLARED = re.compile(r'"?sep=(.)"?[,;\t|\s]*', re.IGNORECASE)  # Excel's declaration of the delimiter
+csv.field_size_limit(1 << 24)  # characters of a cell; an unmatched quote joins no more than this
 
 
 class Lines:
-    """The lines of a text file, of which some can be given back.
+    """The lines of a text file, some of which can be given back.
 
     Parameters
     ----------
     stream
         The file in UTF-8, as `titlesmith.harvest.inputs.opened` has it.
     encoding
-        Its encoding before that, for messages. What could not be decoded becomes U+FFFD and is counted in ``faults``.
+        Its original encoding, for messages. Bytes that cannot be decoded become U+FFFD and are counted in ``faults``.
 
     Attributes
     ----------
     number
-        Of the line that was read last, counted from 1.
+        The number of the last line read, counted from 1.
     taken
-        The lines that were read since the last `start`.
+        The lines read since the last `start`.
     """
 
     def __init__(self, stream: BinaryIO, name: str, encoding: str, faults: Faults):
@@ -58,7 +58,7 @@ class Lines:
         self.number += 1
         if MARK in line:
             line = line.replace(MARK, "\ufffd")
-            reason = f"bytes that are no {self._encoding} (see harvest.encoding)"
+            reason = f"bytes that are not {self._encoding} (see harvest.encoding)"
             self._faults.add(reason, at(self._name, self.number, line))
         self.taken.append(line)
         return line
@@ -69,7 +69,7 @@ class Lines:
         return self.number + 1
 
     def give_back(self, keep: int) -> None:
-        """Gives back all lines read since `start` but the first ``keep``."""
+        """Gives back all lines read since `start` except the first ``keep``."""
         self.taken, back = self.taken[:keep], self.taken[keep:]
         self._back.extendleft(reversed(back))
         self.number -= len(back)
@@ -83,12 +83,12 @@ class Rows:
     stream, name, encoding, faults
         As in `Lines`.
     delimiter
-        Between columns; "" to detect it from the first lines.
+        The separator of columns; "" to detect it from the first lines.
 
     Attributes
     ----------
     header
-        The names of the columns, each once.
+        The unique names of the columns.
     """
 
     def __init__(self, stream: BinaryIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):
@@ -109,11 +109,11 @@ class Rows:
         try:
             names = next(self._reader, [])
         except csv.Error as error:
-            raise RequestError(f"harvest.path: {name} begins with no header of a table: {error}") from None
+            raise RequestError(f"harvest.path: {name} does not begin with the header of a table: {error}") from None
         self.header: list[str] = []
-        for place, title in enumerate(names, 1):
-            title = title.strip() or f"column {place}"
-            self.header.append(title if title not in (LINE, *self.header) else f"{title} {place}")
+        for number, title in enumerate(names, 1):
+            title = title.strip() or f"column {number}"
+            self.header.append(title if title not in (LINE, *self.header) else f"{title} {number}")
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """The rows as text, with their numbers in `LINE`; empty cells are null. Rows of another width are counted."""
@@ -131,11 +131,11 @@ class Rows:
                 row = next(self._reader)
             except StopIteration:
                 return
-            except csv.Error:  # a quote that is none: what the line has without it
+            except csv.Error:  # an unmatched quote: read the line as if it were text
                 self._lines.give_back(1)
                 row = self._leniently(self._lines.taken[0])
             if not any(row) and '"' not in self._lines.taken[0]:
-                continue  # an empty line, or what Excel writes for one: delimiters alone
+                continue  # an empty line; Excel writes only the delimiters
             if len(row) == width:
                 yield [number, *row]
             else:
@@ -146,12 +146,12 @@ class Rows:
     def _leniently(self, line: str) -> list[str]:
         try:
             return next(csv.reader([line], **self._dialect))
-        except csv.Error:  # a longer cell than the limit
+        except csv.Error:  # a cell longer than the limit
             return [line]
 
 
 def _detect(lines: list[str]) -> str:
-    """The delimiter that splits most rows into as many columns as the first has, if that has more than one."""
+    """The delimiter that splits most rows into as many columns as the first row, if these are more than one."""
 
     def alike(delimiter: str) -> tuple[int, int]:
         reader, widths = csv.reader(lines, delimiter=delimiter, skipinitialspace=True), []
@@ -162,4 +162,4 @@ def _detect(lines: list[str]) -> str:
         return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
 
     best = max(DELIMITERS, key=alike)
-    return best if alike(best) > (0, 0) else "\x1f"  # one column: what texts do not have
+    return best if alike(best) > (0, 0) else "\x1f"  # one column: a character that texts do not contain

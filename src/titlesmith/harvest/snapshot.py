@@ -1,4 +1,4 @@
-"""Source ``snapshot``: arXiv's metadata as Kaggle publishes it, a JSON object a line, plain, gzip, xz or zip."""
+"""Source ``snapshot``: arXiv's metadata from Kaggle, one JSON object per line."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import LINE, Faults, at
 
-BLOCK = 8 << 20  # bytes of lines that are parsed at once
+BLOCK = 8 << 20  # bytes of lines parsed together
 # The first version's date, or its name in snapshots that keep only the names
 FIRST = r'^\[(?:\{[^{}]*?"created": ?)?"([^"]*)"'
 MONTH = r"^(?:[a-z-]+(?:\.[A-Z]{2})?/)?(\d{2})(\d{2})"  # in which an identifier was given
@@ -30,13 +30,13 @@ SCHEMA = {  # a list or an object in a column of text is that text in JSON
 
 
 def check(settings: dict) -> None:
-    """Refuses a file that is no snapshot: none of its first lines is a JSON object with an id (RequestError)."""
+    """Checks that one of the first lines is a JSON object with an id (RequestError)."""
     path = inputs.find(settings)
     for name, stream in inputs.opened(path):
         start = [line for line in stream.read(1 << 20).split(b"\n")[:100] if line.strip()]
         if not any(map(_is_record, start)):
             raise RequestError(
-                f"harvest.path: {path} is no snapshot: no JSON object with an id is among the first lines; "
+                f"harvest.path: {path} is not a snapshot: no JSON object with an id is among the first lines; "
                 + (at(name, 1, start[0]) if start else f"{name} is empty")
             )
 
@@ -50,11 +50,11 @@ def _is_record(line: bytes) -> bool:
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Reads ``settings["path"]``; a paper is published with its first version.
+    """Reads ``settings["path"]``; the date of publication is that of the first version.
 
-    Some snapshots, such as those of arxiv-public-datasets, have only the names of versions: then papers are published
-    on the first day of the month in their identifiers. Lines that are no JSON object of a paper, lack an id or have an
-    invalid date are counted in ``faults``.
+    Some snapshots, such as those of arxiv-public-datasets, have only the names of versions: then the date is the first
+    day of the month in the identifier. Lines that are not the JSON object of a paper, lack an id or have an invalid
+    date are counted in ``faults``.
     """
     for name, stream in inputs.opened(inputs.find(settings)):
         first = 1
@@ -67,7 +67,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 
 def _parsed(block: bytes, first: int, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
-    """The records with the numbers of their lines; where a line is none, by halves, so that only that one is lost."""
+    """The records with their line numbers. A block that fails is parsed in halves, so that only bad lines are lost."""
     lines = block.count(b"\n")
     try:
         table = pl.read_ndjson(block, schema=SCHEMA)

@@ -279,7 +279,7 @@ def compare(answers: dict) -> tuple[dict, dict]:
 def show(ratios: dict, absolute: dict, answers: dict) -> None:
     """Prints the table."""
     print(
-        f"A title has {absolute['tokens_per_title']:.1f} tokens behind its prefix, its end among them; 999 of 1,000 "
+        f"A title has {absolute['tokens_per_title']:.1f} tokens after its prefix, its end among them; 999 of 1,000 "
         f"have {absolute['tokens_of_999_in_1000_titles']:.0f} at most; the limit is {LIMIT}.\n"
     )
     print(f"{'':14}{'titles a second':>16}{'processor s a title':>21}{'new tokens, most':>18}{'peak memory, GB':>17}")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from titlesmith.book.build import build
-from titlesmith.runs.record import replacing, root
+from titlesmith.runs import replacing, root
 
 WIDTH = 110
 LARGEST = 300_000  # bytes of a picture

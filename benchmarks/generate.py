@@ -72,7 +72,7 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Weights in OpenAI's layout, a run that ends with them as its model, and its export."""
     from titlesmith.corpus import Corpus
     from titlesmith.export.export import export
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.gpt2 import GPT2Engine
 
     made, model = train.prepare(folder, size, 1), folder / "models" / size
@@ -125,7 +125,7 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
 
 def _engine(exported: bool) -> tuple:
     from titlesmith import train as engines
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.gpt2 import GPT2Engine
 
     run = Run(RUN)
@@ -193,7 +193,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith.generate import Probe
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.gpt2 import GPT2Engine
     from titlesmith.train.monitor import Monitor
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from titlesmith.errors import RequestError, TitlesmithError, shorten
-from titlesmith.runs.record import STAGES, Run, existing, files, replacing, runs
+from titlesmith.runs import STAGES, Run, existing, files, replacing, runs
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish what happened as a book.",
@@ -90,7 +90,7 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
         for row in found.texts[:10]:
             print(f"  {row.get('text')}")
     if missing := [stage for stage in STAGES if not current(stage)]:
-        print(f"not done yet           {', '.join(missing)}. {found.again}")
+        print(f"not done yet           {', '.join(missing)}; run {found.rerun_command}")
 
 
 @app.command()

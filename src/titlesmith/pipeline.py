@@ -14,7 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 from titlesmith import models
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment
-from titlesmith.runs.record import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
+from titlesmith.runs import LOCK_TIMEOUT, MADE_UP, STAGES, Run, hold, notebook, release, root
 from titlesmith.settings import declared
 
 
@@ -61,7 +61,9 @@ def chain(
         models.fetch(experiment.settings["corpus"]["model"])
     hold(run / ".chain.lock")
     try:
-        hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago
+        hold(
+            run / ".stage.lock", LOCK_TIMEOUT
+        )  # no notebook is at work here, nor one whose chain was killed a moment ago
         release(run / ".stage.lock")
         for number, stage in enumerate(STAGES[: last + 1]):
             settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"

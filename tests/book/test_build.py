@@ -14,7 +14,7 @@ from titlesmith.book import pages
 from titlesmith.book.build import build, pack
 from titlesmith.book.report import Report
 from titlesmith.errors import RunError, StageError
-from titlesmith.runs.record import STAGES, Run, notebook
+from titlesmith.runs import STAGES, Run, notebook
 
 KINDS = [
     "book/index.html",

@@ -5,7 +5,7 @@ import pytest
 
 from titlesmith.book.report import FILES, Report, reports
 from titlesmith.errors import RunError
-from titlesmith.runs.record import Run, digest
+from titlesmith.runs import Run, digest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lxml import html as parser
 from conftest import copy_run
 from titlesmith.book import untrusted
 from titlesmith.book.build import build
-from titlesmith.runs.record import STAGES, Run, notebook, write_json
+from titlesmith.runs import STAGES, Run, notebook, write_json
 
 CODE = "{{ cycler.__init__.__globals__.os.popen(dict(id=1)|join).read() }}.csv"
 VALUES = [

@@ -13,7 +13,7 @@ from titlesmith.evaluate import evaluate
 from titlesmith.export import card, export, usage
 from titlesmith.generate import open_backend, write_texts
 from titlesmith.models import hub
-from titlesmith.runs.record import MADE_UP, Run, write_json
+from titlesmith.runs import MADE_UP, Run, write_json
 
 
 @pytest.fixture(scope="module")

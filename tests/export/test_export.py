@@ -17,7 +17,7 @@ from titlesmith.export.export import FORMATS, export, place
 from titlesmith.generate import GenerationSettings, backend_for, open_adapter, open_backend
 from titlesmith.models import hub
 from titlesmith.pipeline import chain
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 
 @pytest.fixture(scope="module")

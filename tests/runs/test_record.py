@@ -8,7 +8,7 @@ import time
 import pytest
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.runs.record import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
+from titlesmith.runs import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
 
 
 def finish(run: Run, stage: str, content: str = "x", settings: dict | None = None) -> None:
@@ -168,7 +168,7 @@ def test_a_damaged_run_json_says_what_to_do(project):
 
 HOLDER = """
 import sys, time
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 Run("r").begin("harvest", {})
 print("held", flush=True)
 time.sleep(60)
@@ -178,7 +178,7 @@ time.sleep(60)
 def test_a_run_in_use_is_refused_and_free_after_kill(project, monkeypatch):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert holder.stdout.readline() == "held\n"
-    monkeypatch.setattr("titlesmith.runs.record.WAITING", 0.5)
+    monkeypatch.setattr("titlesmith.runs.LOCK_TIMEOUT", 0.5)
     with pytest.raises(RunError, match="in use by another"):
         Run("r").begin("harvest", {})
     holder.send_signal(signal.SIGKILL)

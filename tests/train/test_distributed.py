@@ -21,7 +21,7 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.generate import Probe
 from titlesmith.harvest import harvest
-from titlesmith.runs.record import Run, root
+from titlesmith.runs import Run, root
 from titlesmith.train import architectures, monitor
 from titlesmith.train import distributed as processes
 
@@ -189,7 +189,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from engines.test_processes import SETTINGS, TWO, train
 from titlesmith.corpus import Corpus
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 train(Run("r"), Corpus(Run("r")), **TWO, steps=100_000)
 """
 

@@ -17,7 +17,7 @@ from titlesmith.book.figures import write
 from titlesmith.book.report import Report, damaged, reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.harvest import abstracts
-from titlesmith.runs.record import replacing, root, write_json
+from titlesmith.runs import replacing, root, write_json
 
 HOME = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>titlesmith</title>

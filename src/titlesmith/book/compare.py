@@ -13,7 +13,7 @@ from titlesmith.book import pages
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import RequestError
 from titlesmith.experiment import SHARED
-from titlesmith.runs.record import STAGES, existing
+from titlesmith.runs import STAGES, existing
 
 # The figures of metrics.json that are compared: what they are called, and which is the best
 MEASURES = {

@@ -11,7 +11,7 @@ from titlesmith.book import figures, pages
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import myst
 from titlesmith.errors import DAMAGE
-from titlesmith.runs.record import write_json
+from titlesmith.runs import write_json
 
 LIKELIEST = 15  # tokens that the figure shows
 FILE = "lesson.json"

@@ -10,7 +10,7 @@ from titlesmith import plots, tables
 from titlesmith.book import figures, quiz
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import inert_notebook, myst
-from titlesmith.runs.record import MADE_UP, STAGES, notebook
+from titlesmith.runs import MADE_UP, STAGES, notebook
 
 NAMES = {
     "harvest": "Harvest",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from titlesmith.book.build import Book, build
 from titlesmith.errors import RequestError, StageError
-from titlesmith.runs.record import files, replacing, root
+from titlesmith.runs import files, replacing, root
 
 BRANCH = "gh-pages"
 KEPT = ("CNAME",)  # what a host keeps beside the book; hidden files too

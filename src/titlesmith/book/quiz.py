@@ -10,7 +10,7 @@ from titlesmith.corpus.clean import fold
 from titlesmith.evaluate.figures import spread
 from titlesmith.evaluate.novelty import NEAR
 from titlesmith.generate.generator import is_clean
-from titlesmith.runs.record import MADE_UP, Run
+from titlesmith.runs import MADE_UP, Run
 
 FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones

@@ -4,7 +4,7 @@ import typer
 
 from titlesmith import tables
 from titlesmith.experiment import SHARED
-from titlesmith.runs.record import STAGES, notebook
+from titlesmith.runs import STAGES, notebook
 from titlesmith.settings import declared
 
 NAME = "titlesmith"

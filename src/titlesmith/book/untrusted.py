@@ -12,7 +12,7 @@ from binascii import Error as Base64Error
 import nh3
 from markdown_it import MarkdownIt
 
-from titlesmith.runs.record import notebook
+from titlesmith.runs import notebook
 
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 TAGS = frozenset({"hide-input", "remove-cell", "parameters", "injected-parameters"})

@@ -18,7 +18,7 @@ from titlesmith.corpus.template import DERIVED, Template, check_fields, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 __all__ = ["SPLITS", "Corpus", "DocumentFormat", "build", "check"]
 FREE = ("csv", "alpaca", "rss")  # sources that may bring fields of their own

@@ -15,7 +15,7 @@ from titlesmith.evaluate.overlap import ROUGE, rouge
 from titlesmith.evaluate.perplexity import perplexity
 from titlesmith.generate.generator import is_clean
 from titlesmith.generate.nearest import Nearest
-from titlesmith.runs.record import Run, write_json
+from titlesmith.runs import Run, write_json
 from titlesmith.train.loop import Engine
 
 

@@ -10,7 +10,7 @@ from titlesmith.evaluate import report
 from titlesmith.export.usage import usage
 from titlesmith.generate import GenerationSettings
 from titlesmith.models import GPT2, hub
-from titlesmith.runs.record import HOW, MADE_UP, Run, notebook, root, versions
+from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, notebook, root, versions
 
 HUB = dict(zip(GPT2, (f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")), strict=True))
 SOURCES = {
@@ -173,7 +173,9 @@ def _data(run: Run, corpus: Corpus) -> str:
 
 def _training(run: Run) -> str:
     training = run.record("finetune")
-    settings = {key: value for key, value in training["settings"].items() if key not in ("model", "run_name", *HOW)}
+    settings = {
+        key: value for key, value in training["settings"].items() if key not in ("model", "run_name", *EXECUTION_ONLY)
+    }
     if not settings.get("lora_rank"):
         settings = {key: value for key, value in settings.items() if key not in LORA}
     facts = []

@@ -12,7 +12,7 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.export import card
 from titlesmith.generate.backend import CTRANSLATE2
 from titlesmith.models import gpt2_checkpoint, hub
-from titlesmith.runs.record import Run, write_json
+from titlesmith.runs import Run, swapping, write_json
 from titlesmith.settings import declared
 
 if TYPE_CHECKING:
@@ -143,17 +143,7 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
     out = out or place(run, to)
     if out.exists() and not (out / MADE_OF).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"{out} is there and is no export; name another folder with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with swapping(out) as new:
         FORMATS[to](run, new)
         write_json(new / MADE_OF, {"format": to, "model": made_of(run)})
-        if out.exists():
-            out.replace(old)
-        new.replace(out)
-    finally:
-        for folder in (new, old):
-            shutil.rmtree(folder, ignore_errors=True)
     return out

@@ -12,7 +12,7 @@ from titlesmith.corpus.clean import clean, fold
 from titlesmith.corpus.template import Template, template
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.harvest import arxiv
-from titlesmith.runs.record import Run, replacing, root
+from titlesmith.runs import Run, replacing, root
 
 FILE = "book/three-abstracts.csv"
 PAPERS = {  # title, and how arXiv finds it

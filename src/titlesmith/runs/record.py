@@ -93,7 +93,8 @@ class Run:
         try:
             return parse(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged ({error}). Remove it, then: {self.rerun_command}") from None
+            remedy = "Remove it and run again" if name == "run.json" else f"Rebuild it: {self.rerun_command}"
+            raise RunError(f"{path} is damaged ({error}). {remedy}") from None
 
     def update(self, **values: object) -> None:
         """Sets top-level values of run.json."""
@@ -117,20 +118,6 @@ class Run:
     def digests(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that a stage wrote, by its path in the run directory."""
         return {file.relative_to(self.path).as_posix(): digest(file) for file in self.outputs(stage)}
-
-    def verify(self, stage: str) -> None:
-        """Checks the files of a finished stage against their recorded digests.
-
-        Raises
-        ------
-        RunError
-            A file is missing or differs; the message names it and the command that rebuilds it.
-        """
-        for name, expected in self.record(stage).get("outputs", {}).items():
-            path = self / name
-            if not path.is_file() or digest(path) != expected:
-                state = "is damaged: its content has changed" if path.is_file() else "is missing"
-                raise RunError(f"{path} {state} since the stage {stage} wrote it. {self.again}")
 
     def inputs(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that the stages before this one wrote, as their records say."""
@@ -162,7 +149,7 @@ class Run:
         self.require(*STAGES[: STAGES.index(stage)])
         fingerprint, record = self.fingerprint(stage, settings, source), self.record(stage)
         if damaged := self.damaged(stage):
-            print(f"{rebuilding(damaged)}")
+            print(rebuilding(damaged))
         if damaged or record.get("fingerprint") != fingerprint or record.get("status") not in ("running", "done"):
             self.clear(stage)
         self.update(versions=versions())
@@ -208,23 +195,30 @@ class Run:
         record = self.record(stage)
         return record.get("status") == "done" and record.get("inputs") == self.inputs(stage)
 
-    def damaged(self, *stages: str) -> list[str]:
-        """Paths of these stages' outputs that are missing, unexpected, or not as their finished stage wrote them."""
-        paths = []
-        for stage in stages:
-            record = self.record(stage)
-            if record.get("status") == "done":
-                now, then = self.digests(stage), record.get("outputs", {})
-                paths += [str(self / name) for name in sorted(now | then) if now.get(name) != then.get(name)]
-        return paths
+    def damaged(self, stage: str) -> list[Path]:
+        """Files of a finished stage that are missing, or that differ from what the stage wrote."""
+        record = self.record(stage)
+        outputs = record.get("outputs", {}) if record.get("status") == "done" else {}
+        return [self / name for name, value in outputs.items() if not _has_digest(self / name, value)]
+
+    def verify(self, stage: str) -> None:
+        """Checks the files of a finished stage against their recorded digests.
+
+        Raises
+        ------
+        RunError
+            A file is missing or differs; the message names it and the command that rebuilds it.
+        """
+        for path in self.damaged(stage)[:1]:
+            state = "is damaged: its content has changed" if path.is_file() else "is missing"
+            raise RunError(f"{path} {state} since the stage {stage} wrote it. Rebuild it: {self.rerun_command}")
 
     def is_done(self, stage: str, settings: dict, source: str) -> bool:
         """Whether a stage needs no work: same fingerprint, files with the recorded digests, its notebook executed."""
-        record, executed = self.record(stage), self.executed(stage)
+        record = self.record(stage)
         return (
             self.is_current(stage)
-            and executed.is_file()
-            and digest(executed) == record.get("notebook")
+            and _has_digest(self.executed(stage), record.get("notebook"))
             and not self.damaged(stage)
             and record["fingerprint"] == self.fingerprint(stage, settings, source)
         )
@@ -248,7 +242,9 @@ class Run:
                 why = {None: "has not run", "running": "was interrupted, or is still running"}.get(
                     status, "is out of date: an earlier stage has changed"
                 )
-                raise RunError(f"{self.name}: its {first} {why}. Run {self.rerun_command}, or {notebook(first).name}")
+                raise RunError(
+                    f"{self.name}: its {first} {why}. Run it: {self.rerun_command}; or open {notebook(first).name}"
+                )
 
     @property
     def rerun_command(self) -> str:
@@ -286,8 +282,12 @@ class Run:
         return self._read("texts.jsonl", lambda text: [json.loads(line) for line in text.split("\n")[:-1]])
 
 
-def rebuilding(damaged: list[str]) -> str:
-    """A sentence for people on files that are not as a finished stage wrote them."""
+def _has_digest(path: Path, value: str) -> bool:
+    return path.is_file() and digest(path) == value
+
+
+def rebuilding(damaged: list[Path]) -> str:
+    """A sentence for people about the damaged files of a stage."""
     more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
     return f"{damaged[0]}{more}: changed or damaged since the stage finished; the stage is rebuilt from nothing"
 

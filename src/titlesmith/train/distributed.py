@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from titlesmith import models
 from titlesmith.errors import RequestError, RunError
-from titlesmith.runs.record import Run, root
+from titlesmith.runs import Run, root
 from titlesmith.train import architectures, launcher
 
 START = 1800  # seconds in which workers must have read the model

@@ -29,7 +29,7 @@ from titlesmith.corpus.pretrained import published
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
-from titlesmith.runs.record import Run, swapping
+from titlesmith.runs import Run, merging, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
 from titlesmith.train.loop import Engine, Sample
@@ -346,15 +346,8 @@ class HuggingFaceEngine(Engine):
     def save_weights(self, path: Path) -> None:
         """See `Engine.save_weights`."""
         state = self._group.call(self._state, False)
-        folder = path / ".partial"  # other checkpoints may lie below `path`, so that it cannot be swapped as a whole
-        with self._told(path):
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-                self._write(folder, *state)
-                for file in sorted(folder.iterdir(), key=lambda file: file.name == STATE):  # which says: it is whole
-                    file.replace(path / file.name)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        with self._told(path), merging(path, STATE) as folder:  # `path` may contain other checkpoints, which stay
+            self._write(folder, *state)
 
     def _state(self, resume: bool) -> tuple[dict, dict]:
         """What to write: weights by name, where they are spread over processes, and what resuming needs."""
@@ -378,7 +371,7 @@ class HuggingFaceEngine(Engine):
     def _told(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, RunError) as error:
             raise RunError(
                 f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
                 f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free; it takes "

@@ -17,11 +17,12 @@ import numpy as np
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RunError
+from titlesmith.runs import remove
 from titlesmith.train.packing import Batch, Rows, ahead, padded
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
     from titlesmith.corpus import Corpus
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.monitor import Monitor
 
 Sample = Callable[["Engine"], tuple[list[str], float]]
@@ -247,6 +248,7 @@ def _finetune(engine, corpus, settings, monitor, sample):
         # Record the step before its checkpoint, so that no checkpoint is ahead of the history
         monitor.step(**row)
         if stop or monitor.due("save", step):
+            monitor.sync()
             engine.save_checkpoint(last)
     monitor.close()
 
@@ -255,9 +257,8 @@ def _finetune(engine, corpus, settings, monitor, sample):
         if best.exists():
             engine.load_weights(best)
         engine.save_weights(monitor.model)
-        last.replace(done := monitor.model / ".done")  # in one operation: from now on the model is finished
-        shutil.rmtree(done)
-    shutil.rmtree(best, ignore_errors=True)
+        remove(last)  # in one operation: from now on the model is finished
+    remove(best)
 
 
 def learning_rate(step: int, settings: dict) -> float:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import distributed as processes
 from titlesmith.train import launcher
 

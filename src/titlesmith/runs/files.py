@@ -74,6 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with naming_file(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove(temporary)
             yield temporary
             fsync(temporary)
             temporary.replace(path)
@@ -137,7 +138,7 @@ def merging(folder: Path, last: str) -> Iterator[Path]:
             new.mkdir(parents=True)
             yield new
             _fsync_tree(new)
-            for path in sorted(new.iterdir(), key=lambda path: path.name == last):
+            for path in sorted(new.iterdir(), key=lambda path: (path.name == last, path.name)):
                 if path.name == last:
                     fsync(folder)
                 path.replace(folder / path.name)

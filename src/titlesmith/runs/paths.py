@@ -7,7 +7,7 @@ STAGES = ("harvest", "corpus", "finetune", "generate", "evaluate")
 
 
 def root() -> Path:
-    """The project: ``TITLESMITH_ROOT``, or the nearest parent folder with notebooks, or the checkout, or this folder."""
+    """The project: ``TITLESMITH_ROOT``, the nearest parent folder with notebooks, the checkout, or this folder."""
     if folder := os.environ.get("TITLESMITH_ROOT"):
         return Path(folder).resolve()
     here, checkout = Path.cwd(), Path(__file__).parents[3]

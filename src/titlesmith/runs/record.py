@@ -1,7 +1,7 @@
 """The run directory ``runs/<run>/`` and its ``run.json``: what each stage wrote, from what, and whether it still holds.
 
-A stage is "running" from `Run.begin` to `Run.finish`, then "done". Only a running stage resumes from its own files: those
-of a finished stage must have the digests that ``run.json`` records.
+A stage is "running" from `Run.begin` to `Run.finish`, then "done". Only a running stage resumes from its own files;
+those of a finished stage must have the digests that ``run.json`` records.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from lxml import html
 
 from titlesmith.book.report import reports
-from titlesmith.runs.record import STAGES, notebook, root
+from titlesmith.runs import STAGES, notebook, root
 
 ADDRESSES = ("href", "src", "data", "srcset", "poster")
 

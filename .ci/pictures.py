@@ -21,7 +21,7 @@ from rich.text import Text
 
 from titlesmith.book.build import build
 from titlesmith.cli import commands
-from titlesmith.runs.record import replacing, root
+from titlesmith.runs import replacing, root
 
 WIDTH = 110
 LARGEST = 300_000  # bytes of a picture

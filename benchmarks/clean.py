@@ -75,7 +75,7 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
     """
     from titlesmith.corpus import Corpus
     from titlesmith.generate import GenerationSettings, Nearest, Request, generate, is_clean, open_backend
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
 
     run, found = Run(name), {}
     backend, corpus = open_backend(run), Corpus(run)

@@ -27,7 +27,7 @@ TURNS, TURN = 5, 20_000  # of the comparison, and papers in each
 HARVEST = """
 import json, sys
 from titlesmith.harvest import harvest
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 run = Run("benchmark")
 run.begin("harvest", {})
@@ -37,7 +37,7 @@ BUILD = """
 import json, resource, sys, time
 from pathlib import Path
 from titlesmith import corpus
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 run = Run("benchmark")
 run.begin("corpus", {})

@@ -70,7 +70,7 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     """Weights in OpenAI's layout, and a run with them as its model."""
     from titlesmith.corpus import Corpus
     from titlesmith.generate import GenerationSettings, save_backend
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.gpt2 import GPT2Engine
 
     made, model = train.prepare(folder, size, 1), folder / "models" / size
@@ -122,7 +122,7 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
 def _calls(titles: int):
     """A function of a seed that generates titles and returns how many tokens each has."""
     from titlesmith.generate import GenerationSettings, open_backend
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
 
     backend = open_backend(Run(RUN))
     prompts = [[backend.tokenizer.eos_id, *backend.tokenizer.encode(PREFIX)]]
@@ -185,7 +185,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith.generate import open_backend
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
 
     steps = 150 if size == "124M" else 2
     every = [f"finetune.{name}_every=0" for name in ("validate", "sample", "save")]

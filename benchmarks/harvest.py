@@ -23,7 +23,7 @@ import json, os, resource, sys, time
 import polars as pl
 from titlesmith.harvest import harvest
 from titlesmith.harvest.snapshot import SCHEMA
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 def bare(path):
     pl.scan_ndjson(path, schema=SCHEMA).select(*SCHEMA).sink_parquet("bare.parquet")

@@ -35,7 +35,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from titlesmith.corpus.tokenizer import Tokenizer
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.huggingface import precision
     from titlesmith.train.packing import PackedDataset
 

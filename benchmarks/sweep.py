@@ -53,7 +53,7 @@ def main() -> None:
 def measure(runs: int, workers: int | None, steps: int) -> dict:
     """Runs a sweep over learning rates, and says what its time went to."""
     from titlesmith import sweep
-    from titlesmith.runs.record import STAGES, Run
+    from titlesmith.runs import STAGES, Run
     from titlesmith.sweep import cluster
 
     begun = time.perf_counter()

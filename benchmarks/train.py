@@ -112,7 +112,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
     from titlesmith import corpus
     from titlesmith.experiment import Experiment
     from titlesmith.harvest import harvest
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
     from titlesmith.train.gpt2 import precision
     from titlesmith.train.packing import PackedDataset
 
@@ -198,7 +198,7 @@ def stock(folder: Path, size: str, steps: int) -> dict:
 def _started(folder: Path, **changed: object) -> tuple:
     from titlesmith import corpus
     from titlesmith import train as engines
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
 
     run, settings = Run(RUN), json.loads((folder / "finetune.json").read_text("utf-8"))
     settings |= changed

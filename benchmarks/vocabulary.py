@@ -82,7 +82,7 @@ def build(name: str, category: str, vocabulary: Path | None) -> tuple:
     """The run and the corpus of a category's titles."""
     from titlesmith import corpus
     from titlesmith.harvest import harvest
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
 
     run = Run(name)
     run.begin("harvest", {})

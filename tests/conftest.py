@@ -38,7 +38,7 @@ def make_project(path: Path) -> Path:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project, which `titlesmith.runs.record.root` finds."""
+    """An empty project, which `titlesmith.runs.root` finds."""
     monkeypatch.setenv("TITLESMITH_ROOT", str(make_project(tmp_path)))
     return tmp_path
 
@@ -106,7 +106,7 @@ def finished_project(tmp_path_factory):
 @pytest.fixture
 def finished(finished_project, monkeypatch):
     """The complete run of `finished_project`; tests leave it as it is."""
-    from titlesmith.runs.record import Run
+    from titlesmith.runs import Run
 
     monkeypatch.setenv("TITLESMITH_ROOT", str(finished_project))
     return Run("small")
@@ -114,7 +114,7 @@ def finished(finished_project, monkeypatch):
 
 def copy_run(project: Path, name: str, of: str = "small"):
     """A finished run of a project again, under another name."""
-    from titlesmith.runs.record import Run, write_json
+    from titlesmith.runs import Run, write_json
 
     path = project / "runs" / name
     shutil.copytree(project / "runs" / of, path)

@@ -10,7 +10,7 @@ import pytest
 from titlesmith import cli, hints, models
 from titlesmith.errors import RequestError
 from titlesmith.experiment import Experiment, find
-from titlesmith.runs.record import STAGES, root
+from titlesmith.runs import STAGES, root
 from titlesmith.settings import Constraint, declared, fits
 
 SAMPLE = "experiments/sample-titles.yml"

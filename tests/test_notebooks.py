@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from conftest import ROOT
-from titlesmith.runs.record import STAGES
+from titlesmith.runs import STAGES
 
 NOTEBOOKS = {stage: ROOT / "notebooks" / f"{i:02d}_{stage}.ipynb" for i, stage in enumerate(STAGES, 1)}
 

@@ -14,7 +14,7 @@ from conftest import SMALL
 from titlesmith.errors import RunError, StageError
 from titlesmith.experiment import Experiment
 from titlesmith.pipeline import chain, failed
-from titlesmith.runs.record import STAGES, Run, hold, release, swapped
+from titlesmith.runs import STAGES, Run, hold, release, swapped
 from titlesmith.train import monitor
 
 
@@ -121,7 +121,7 @@ def test_a_failed_notebook_is_no_success_and_can_be_opened(papers, cell, said):
 
 HOLDER = """
 import time
-from titlesmith.runs.record import Run, hold
+from titlesmith.runs import Run, hold
 hold(Run("archive-titles") / ".chain.lock")
 print("held", flush=True)
 time.sleep(60)

@@ -10,7 +10,7 @@ from titlesmith.experiment import Experiment, find
 from titlesmith.generate import Probe, open_backend, write_texts
 from titlesmith.harvest import harvest
 from titlesmith.models import hub
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import monitor
 
 pytest.importorskip("transformers")

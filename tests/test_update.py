@@ -16,7 +16,7 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.harvest import changes, client, harvest, oai
 from titlesmith.pipeline import chain
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.update import update
 
 TODAY = datetime.now(UTC).replace(tzinfo=None)

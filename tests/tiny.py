@@ -22,7 +22,7 @@ from titlesmith import corpus as corpora
 from titlesmith import experiment, models
 from titlesmith.finetune import finetune_run
 from titlesmith.harvest import harvest
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 SHARP = {"temperature": 0.5, "top_k": 7}
 CHAT = (

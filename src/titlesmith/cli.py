@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from titlesmith.errors import RequestError, TitlesmithError, shorten
-from titlesmith.runs.record import STAGES, Run, existing, files, replacing, runs
+from titlesmith.runs import STAGES, Run, existing, files, replacing, runs
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish the results as a book.",
@@ -87,7 +87,7 @@ def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
         for row in found.texts[:10]:
             print(f"  {row.get('text')}")
     if missing := [stage for stage in STAGES if not current(stage)]:
-        print(f"not done yet           {', '.join(missing)}. {found.again}")
+        print(f"not done yet           {', '.join(missing)}; run {found.rerun_command}")
 
 
 @app.command()
@@ -158,7 +158,7 @@ def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     for kind, count in (update(found) | {"papers": found.record("harvest")["counts"]["kept"]}).items():
         print(f"{kind:<10} {count:>10,}")
     if found.record("corpus") and not found.is_current("corpus"):
-        print(f"later stages are out of date. {found.again}")
+        print(f"later stages are out of date. {found.rerun_command}")
 
 
 def commands() -> TyperGroup:

@@ -11,7 +11,7 @@ from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import prompts
 from titlesmith.hints import did_you_mean, nearest
-from titlesmith.runs.record import STAGES, root
+from titlesmith.runs import STAGES, root
 from titlesmith.settings import declared
 from titlesmith.yaml_text import read_yaml
 

@@ -6,7 +6,7 @@ from titlesmith import train
 from titlesmith.corpus import Corpus
 from titlesmith.errors import TitlesmithError
 from titlesmith.generate import Probe, save_backend
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import monitor
 
 

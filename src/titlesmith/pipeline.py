@@ -14,7 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 from titlesmith import models
 from titlesmith.errors import RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment
-from titlesmith.runs.record import MADE_UP, STAGES, WAITING, Run, hold, notebook, release, root
+from titlesmith.runs import LOCK_TIMEOUT, MADE_UP, STAGES, Run, hold, notebook, release, root
 from titlesmith.settings import declared
 
 
@@ -61,7 +61,7 @@ def chain(
         models.fetch(experiment.settings["corpus"]["model"])
     hold(run / ".chain.lock")
     try:
-        hold(run / ".stage.lock", WAITING)  # no notebook is at work here, nor one whose chain was killed a moment ago
+        hold(run / ".stage.lock", LOCK_TIMEOUT)  # waits for the kernel of a chain that was just killed
         release(run / ".stage.lock")
         for number, stage in enumerate(STAGES[: last + 1]):
             settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"
@@ -115,7 +115,7 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             output.replace(failed(run, stage))
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
-    output.replace(run.executed(stage))
+    run.keep_notebook(stage, output)
 
 
 def failed(run: Run, stage: str) -> Path:

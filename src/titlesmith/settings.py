@@ -19,7 +19,7 @@ from papermill import inspect_notebook
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
-from titlesmith.runs.record import notebook
+from titlesmith.runs import notebook
 from titlesmith.yaml_text import read_yaml, split_items
 
 KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str], list[dict[str, str]])

@@ -21,7 +21,7 @@ from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.models import hub, limits
-from titlesmith.runs.record import Run, existing
+from titlesmith.runs import Run, existing
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"

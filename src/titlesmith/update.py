@@ -6,7 +6,7 @@ from collections.abc import Callable
 from titlesmith.errors import RequestError
 from titlesmith.harvest import changes
 from titlesmith.pipeline import execute, source
-from titlesmith.runs.record import WAITING, Run, hold, release, runs
+from titlesmith.runs import LOCK_TIMEOUT, Run, hold, release, runs
 
 
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
@@ -41,7 +41,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         raise RequestError(f"there is no run {run.name}; there are {', '.join(r.name for r in runs()) or 'none'}")
     hold(run / ".chain.lock")
     try:
-        hold(run / ".stage.lock", WAITING)
+        hold(run / ".stage.lock", LOCK_TIMEOUT)
         release(run / ".stage.lock")
         settings = changes.check(run)
         if run.record("harvest")["fingerprint"] != run.fingerprint("harvest", settings, source("harvest")):

@@ -27,7 +27,7 @@ from titlesmith.app.service import LONGEST, Service  # noqa: E402
 from titlesmith.errors import RequestError  # noqa: E402
 from titlesmith.generate import Probe  # noqa: E402
 from titlesmith.harvest import harvest  # noqa: E402
-from titlesmith.runs.record import Run  # noqa: E402
+from titlesmith.runs import Run  # noqa: E402
 from titlesmith.train import kernels, monitor  # noqa: E402
 
 TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}

@@ -15,7 +15,7 @@ from titlesmith.book.build import pack
 from titlesmith.book.report import Report
 from titlesmith.cli import commands
 from titlesmith.errors import RunError, StageError
-from titlesmith.runs.record import STAGES, Run, notebook
+from titlesmith.runs import STAGES, Run, notebook
 
 
 def build(published=None):

@@ -10,7 +10,7 @@ from conftest import copy_run
 from titlesmith import cli
 from titlesmith.book.compare import compare, format_value, mark_best, open_reports
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import Run, digest
+from titlesmith.runs import Run, digest
 
 
 @pytest.fixture

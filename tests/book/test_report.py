@@ -5,7 +5,7 @@ import pytest
 
 from titlesmith.book.report import FILES, Report, reports
 from titlesmith.errors import RunError
-from titlesmith.runs.record import Run, digest
+from titlesmith.runs import Run, digest
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_damaged_run_is_named_with_what_to_do(run, name, harm):
     with pytest.raises(RunError) as error:
         Report(run)
     assert path.name in str(error.value)
-    assert any(word in str(error.value) for word in ("titlesmith run", "remove it", "Move"))
+    assert any(word in str(error.value) for word in ("titlesmith run", "Remove it", "Move"))
     found, left_out = reports()
     assert not found and list(left_out) == ["small"]
 

@@ -13,7 +13,7 @@ from titlesmith import markup
 from titlesmith.book import untrusted
 from titlesmith.book.build import build
 from titlesmith.cli import commands
-from titlesmith.runs.record import STAGES, Run, notebook, write_json
+from titlesmith.runs import STAGES, Run, notebook, write_json
 
 CODE = "{{ cycler.__init__.__globals__.os.popen(dict(id=1)|join).read() }}.csv"
 VALUES = [

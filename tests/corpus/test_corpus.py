@@ -11,7 +11,7 @@ from titlesmith.corpus import SPLITS, Corpus, papers
 from titlesmith.corpus.clean import clean
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 HARVEST = {"source": "archive"}
 ABSTRACT = "We study {} in rooms. It gets better with caf\\'es, $\\alpha$ and {} \n words of  noise: 音声."

@@ -7,7 +7,7 @@ from conftest import corpus_settings
 from titlesmith.corpus import build
 from titlesmith.corpus.markup import strip, strip_all
 from titlesmith.harvest import SCHEMA
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 
 @pytest.mark.parametrize(

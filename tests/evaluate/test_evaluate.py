@@ -14,7 +14,7 @@ from titlesmith.corpus.documents import DocumentWriter
 from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate, report
 from titlesmith.harvest import harvest
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 SETTINGS = {"seed": 1, "documents": 20, "path": "book/three-abstracts.csv"}
 ROW = {"prefix": "", "prompt": "", "text": "Neural speech", "tokens": 2, "logprob": -1.0, "finished": True}

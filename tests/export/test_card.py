@@ -14,7 +14,7 @@ from titlesmith.export import card
 from titlesmith.export.huggingface import generation_parameters
 from titlesmith.generate import open_backend, write_texts
 from titlesmith.models import hub
-from titlesmith.runs.record import MADE_UP, Run, write_json
+from titlesmith.runs import MADE_UP, Run, write_json
 
 
 @pytest.fixture(scope="module")

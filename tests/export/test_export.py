@@ -14,8 +14,8 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.export import FORMATS, export
 from titlesmith.generate import GenerationSettings, backend_for, open_adapter, open_backend
 from titlesmith.models import hub
+from titlesmith.runs import Run
 from titlesmith.runs.mirror import MARKER
-from titlesmith.runs.record import Run
 
 EVEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 TEXTS = ["Neural", "", "Neural music of speech", "é <|endoftext|> </s> 音"]

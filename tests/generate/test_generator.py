@@ -28,7 +28,7 @@ from titlesmith.generate import (
     texts,
 )
 from titlesmith.generate.prompts import plain
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 TOKENIZER = Tokenizer.learn(["Neural speech", "Neural networks of speech"] * 3, 290)
 
@@ -211,7 +211,7 @@ KILLED = """
 import os, signal
 from titlesmith.corpus import Corpus
 from titlesmith.generate import generator, open_backend, write_texts
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 generator.BLOCK, block = 2, generator.TextGenerator.block
 def stopping(self, number):

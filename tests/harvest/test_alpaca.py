@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from titlesmith.errors import RequestError
 from titlesmith.harvest import alpaca, check, harvest
 from titlesmith.harvest.faults import Faults
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 ALL = {"source": "alpaca", "path": "a.json", "categories": [], "since": "", "until": "", "max_results": 0}
 GOOD = [

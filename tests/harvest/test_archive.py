@@ -6,7 +6,7 @@ import pytest
 from conftest import HOSTILE, data, write_archive
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA, archive, harvest
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 ALL = {"source": "archive", "categories": [], "since": "", "until": "", "max_results": 0}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from titlesmith.errors import RequestError
 from titlesmith.harvest import check, csv, harvest, rows
 from titlesmith.harvest.faults import Faults
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 ALL = {"source": "csv", "path": "t.csv", "columns": {}, "encoding": "utf-8"}
 ALL |= {"categories": [], "since": "", "until": "", "max_results": 0}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conftest import write_archive
 from titlesmith.errors import RequestError
 from titlesmith.harvest import KEPT, SCHEMA, Papers, check, harvest, sample, store
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 ALL = {"categories": [], "since": "", "until": "", "max_results": 0, "columns": {}, "encoding": "utf-8", "path": ""}
 
@@ -125,7 +125,7 @@ def test_wrong_settings_are_refused_before_anything_runs(project, given, said):
 CHILD = """
 import resource, sys
 from titlesmith.harvest import harvest, rows, store
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 path, limit = sys.argv[1], int(sys.argv[2])
 settings = {"source": "archive", "path": path, "categories": [], "since": "", "until": "", "max_results": 0}

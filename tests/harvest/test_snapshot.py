@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA, check, harvest, snapshot
 from titlesmith.harvest.faults import Faults
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 ALL = {"source": "snapshot", "path": "s.json", "categories": [], "since": "", "until": "", "max_results": 0}
 

@@ -17,7 +17,7 @@ from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment, find
 from titlesmith.models import gpt2_checkpoint
 from titlesmith.pipeline import chain
-from titlesmith.runs.record import Run, digest
+from titlesmith.runs import Run, digest
 
 TINY = {"n_vocab": 300, "n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
 WEIGHTS = "model.safetensors"

@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.runs.record import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
+from titlesmith.runs import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
 
 
 def finish(run: Run, stage: str, content: str = "x", settings: dict | None = None) -> None:
@@ -22,7 +23,8 @@ def finish(run: Run, stage: str, content: str = "x", settings: dict | None = Non
         path.write_text(content)
     run.finish(stage)
     run.executed(stage).parent.mkdir(exist_ok=True)
-    run.executed(stage).write_text("{}")
+    (run / "executed.ipynb").write_text("{}")
+    run.keep_notebook(stage, run / "executed.ipynb")
 
 
 def test_root_is_the_nearest_folder_with_notebooks(project, monkeypatch):
@@ -56,7 +58,7 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
 
 
 def test_a_stage_needs_the_stages_before_it(project):
-    with pytest.raises(RunError, match=r"harvest has not run\. titlesmith run EXPERIMENT --name r .*01_harvest\.ipynb"):
+    with pytest.raises(RunError, match=r"harvest has not run\. Run it: titlesmith run EXPERIMENT.*01_harvest"):
         Run("r").begin("corpus", {})
 
 
@@ -118,6 +120,7 @@ def test_texts_with_odd_line_breaks_are_read(project, line):
         "a file outside",
         "an output",
         "an output removed",
+        "the executed notebook",
         "the executed notebook removed",
     ],
 )
@@ -141,6 +144,8 @@ def test_a_stage_is_done_until_something_changes(project, change):
             (run / "corpus" / "file").write_text("damaged")
         case "an output removed":
             (run / "corpus" / "file").unlink()
+        case "the executed notebook":
+            run.executed("corpus").write_text("{ }")
         case _:
             run.executed("corpus").unlink()
     assert not run.is_done("corpus", settings, source)
@@ -158,17 +163,61 @@ def test_begin_keeps_an_interrupted_stage_of_the_same_making_and_clears_any_othe
     assert not (run / "corpus").exists()
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+    (path / "child").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "damage"),
+    [
+        ("finetune", "history.csv", flip),
+        ("finetune", "model/file", flip),
+        ("finetune", "model/file", Path.unlink),
+        ("generate", "texts.jsonl", flip),
+        ("evaluate", "metrics.json", replace_by_folder),
+    ],
+)
+def test_a_finished_stage_that_is_damaged_is_rebuilt_from_nothing(project, capsys, stage, file, damage):
+    run = Run("r")
+    for name in STAGES:
+        finish(run, name)
+    damage(run / file)
+    assert run.damaged(stage) == [run / file]
+    with pytest.raises(RunError, match=f"{file} is .* titlesmith run EXPERIMENT --name r"):
+        run.verify(stage)
+    run.begin(stage, {"seed": 1})
+    assert not any((run / name).exists() for name in OUTPUTS[stage])
+    assert f"{run / file}: changed or damaged" in capsys.readouterr().out
+    finish(run, stage)
+    assert not run.damaged(stage) and run.complete
+
+
+def test_a_finished_stage_that_is_intact_keeps_its_files(project):
+    run = Run("r")
+    finish(run, "harvest")
+    run.begin("harvest", {"seed": 1})
+    assert (run / "papers.parquet").exists()
+
+
 def test_a_damaged_run_json_says_what_to_do(project):
     run = Run("r")
     finish(run, "harvest")
     (run / "run.json").write_text('{"stages": {"har')
-    with pytest.raises(RunError, match=r"is damaged .* remove it"):
+    with pytest.raises(RunError, match=r"is damaged .* Remove it"):
         run.record("harvest")
 
 
 HOLDER = """
 import sys, time
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 Run("r").begin("harvest", {})
 print("held", flush=True)
 time.sleep(60)
@@ -178,7 +227,7 @@ time.sleep(60)
 def test_a_run_in_use_is_refused_and_free_after_kill(project, monkeypatch):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert holder.stdout.readline() == "held\n"
-    monkeypatch.setattr("titlesmith.runs.record.WAITING", 0.5)
+    monkeypatch.setattr("titlesmith.runs.locks.LOCK_TIMEOUT", 0.5)
     with pytest.raises(RunError, match="in use by another"):
         Run("r").begin("harvest", {})
     holder.send_signal(signal.SIGKILL)
@@ -192,9 +241,9 @@ def test_a_run_in_use_is_refused_and_free_after_kill(project, monkeypatch):
 def test_the_command_that_makes_what_is_missing(project):
     run = Run("r")
     run.update(experiment="experiments/e.yml", overrides=["harvest.path=a b.tsv"])
-    assert run.again == "titlesmith run experiments/e.yml --name r -p 'harvest.path=a b.tsv' makes what is missing"
+    assert run.rerun_command == "titlesmith run experiments/e.yml --name r -p 'harvest.path=a b.tsv'"
     run.update(sweep={"name": "rates", "set": {}, "repeat": 1})
-    assert "sweep rates" in run.again and "titlesmith run" not in run.again
+    assert "sweep rates" in run.rerun_command and "titlesmith run" not in run.rerun_command
 
 
 def test_a_damaged_record_is_named_and_other_runs_stay(project, capsys):

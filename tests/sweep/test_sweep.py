@@ -17,7 +17,7 @@ from conftest import ROOT
 from titlesmith import sweep
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment
-from titlesmith.runs.record import STAGES, Run, hold, release
+from titlesmith.runs import STAGES, Run, hold, release
 from titlesmith.sweep import cluster, progress
 from titlesmith.sweep.plan import Plan, Point
 

@@ -13,7 +13,7 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.generate import Probe
 from titlesmith.harvest import harvest
 from titlesmith.models import hub
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import kernels, monitor
 from titlesmith.train.packing import PackedDataset
 

@@ -20,7 +20,7 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.finetune import finetune_run
 from titlesmith.harvest import harvest
-from titlesmith.runs.record import Run, root
+from titlesmith.runs import Run, root
 from titlesmith.train import architectures, monitor
 from titlesmith.train.huggingface import HuggingFaceEngine
 
@@ -161,7 +161,7 @@ NOTEBOOK = """
 import sys
 sys.path[:0] = {paths!r}
 from train.test_distributed import TWO, train
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 train(Run("r"), **TWO, steps=100_000)
 """
 

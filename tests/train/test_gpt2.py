@@ -19,7 +19,7 @@ from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.generate import Probe
 from titlesmith.harvest import harvest
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import kernels, monitor
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import GPT2Engine

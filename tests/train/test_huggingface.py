@@ -30,7 +30,7 @@ from titlesmith.errors import FetchError, RequestError
 from titlesmith.generate import backend_for
 from titlesmith.harvest import harvest
 from titlesmith.models.gpt2_checkpoint import to_transformers
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import architectures
 from titlesmith.train.huggingface import HuggingFaceEngine
 from titlesmith.train.packing import PackedDataset

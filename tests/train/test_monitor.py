@@ -3,7 +3,7 @@ import math
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train.monitor import Monitor, kept_step, memorization_floor, read
 
 SETTINGS = {"loss_floor": 0.1, "patience": 0, "save_every": 2, "sample_every": 0, "validate_every": 3}

@@ -5,7 +5,7 @@ import socket
 from importlib.util import find_spec
 
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 PORT = 7860
 EVERYWHERE = ("0.0.0.0", "::")

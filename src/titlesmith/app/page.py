@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from titlesmith.app.guard import Guard
 from titlesmith.app.service import LONGEST, Service
 from titlesmith.errors import RequestError, TitlesmithError
-from titlesmith.runs.record import MADE_UP
+from titlesmith.runs import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 QUEUE = 100  # requests that may wait

@@ -10,7 +10,7 @@ from titlesmith.errors import RequestError
 from titlesmith.evaluate.copies import NEAR
 from titlesmith.generate import GenerationSettings, Nearest, Request, generate, open_backend
 from titlesmith.generate.prompts import held_out, plain
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.settings import Parameter, declared
 
 LONGEST = 20_000  # characters of a box; an abstract of arXiv has 1,920 at most

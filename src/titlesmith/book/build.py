@@ -18,7 +18,7 @@ from titlesmith.book.figures import write
 from titlesmith.book.report import Report, damaged, reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
-from titlesmith.runs.record import replacing, root, write_json
+from titlesmith.runs import replacing, root, write_json
 
 
 @dataclass(frozen=True)

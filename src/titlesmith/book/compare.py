@@ -13,7 +13,7 @@ from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import RequestError
 from titlesmith.experiment import SHARED
 from titlesmith.markup import Markup, number, render, text
-from titlesmith.runs.record import STAGES, existing
+from titlesmith.runs import STAGES, existing
 
 # Measurements of metrics.json to compare: their names in the table, and which value is the best
 MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {

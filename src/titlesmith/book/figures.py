@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from titlesmith.book.report import Report
 from titlesmith.markup import Markup, render
 from titlesmith.plots import STYLE
-from titlesmith.runs.record import replacing, root
+from titlesmith.runs import replacing, root
 
 # Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")

@@ -11,7 +11,7 @@ from titlesmith.book import figures
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import DAMAGE
 from titlesmith.markup import Markup, number, percent, render
-from titlesmith.runs.record import write_json
+from titlesmith.runs import write_json
 
 LIKELIEST = 15  # next tokens in the figure
 MAX_TOKENS = 24  # tokens of the title in the figure
@@ -36,6 +36,11 @@ def lesson(report: Report, cache: Path) -> dict | None:
         return None
     write_json(cache / f"{report.name}.json", measured)
     return measured
+
+
+def _label(token: str, space: str) -> str:
+    """A token as the label of a bar: without spaces, and with a box for what cannot be printed."""
+    return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
 
 
 def _checked(kept: dict) -> dict:
@@ -125,7 +130,7 @@ def _finetuning(report: Report) -> Markup:
 
 
 def _loss(report: Report, found: dict) -> Markup:
-    nats, tokens = found["nats"], [token.strip() or "·" for token in found["tokens"]]
+    nats, tokens = found["nats"], [_label(token, "·") for token in found["tokens"]]
     if ended := "|" in tokens[-1]:  # the end-of-text token
         tokens[-1] = "(end)"
     most = max(range(len(nats)), key=nats.__getitem__)
@@ -152,7 +157,7 @@ def _perplexity(report: Report) -> Markup:
 
 def _nucleus(report: Report, found: dict) -> Markup:
     size, top_p, probabilities = found["nucleus"], found["top_p"], found["probabilities"]
-    tokens = [token.strip() or "(space)" for token in found["likeliest"]]
+    tokens = [_label(token, "(space)") for token in found["likeliest"]]
     alt = (
         f"Bars: the probability of the {len(tokens)} likeliest next tokens, from {tokens[0]!r} at "
         f"{probabilities[0]:.0%} down to {tokens[-1]!r} at {probabilities[-1]:.1%}; "

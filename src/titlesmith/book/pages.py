@@ -11,7 +11,7 @@ from titlesmith.book.untrusted import inert_notebook
 from titlesmith.corpus.template import template
 from titlesmith.harvest import abstracts
 from titlesmith.markup import Markup, myst, number, percent, render
-from titlesmith.runs.record import MADE_UP, STAGES, notebook
+from titlesmith.runs import MADE_UP, STAGES, notebook
 
 STAGE_TITLES = dict(zip(STAGES, ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate"), strict=True))
 QUIZ = "quiz.md"

@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 
 from titlesmith.book.build import Book, build
 from titlesmith.errors import RequestError, StageError
+from titlesmith.runs import root
 from titlesmith.runs.mirror import check_target, mirror
-from titlesmith.runs.record import root
 
 BRANCH = "gh-pages"
 

@@ -11,7 +11,7 @@ from titlesmith.evaluate.copies import NEAR
 from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.generate.generator import is_clean
 from titlesmith.markup import Markup, render
-from titlesmith.runs.record import MADE_UP, Run
+from titlesmith.runs import MADE_UP, Run
 
 FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones

@@ -5,7 +5,7 @@ from typer.core import TyperGroup
 from titlesmith import tables
 from titlesmith.experiment import SHARED
 from titlesmith.markup import Markup, render
-from titlesmith.runs.record import STAGES, notebook
+from titlesmith.runs import STAGES, notebook
 from titlesmith.settings import declared
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from titlesmith.book import quiz
 from titlesmith.errors import DAMAGE, RunError, TitlesmithError
-from titlesmith.runs.record import STAGES, Run, digest, notebook, root
+from titlesmith.runs import STAGES, Run, digest, notebook, root
 from titlesmith.train import monitor
 
 FILES = ("run.json", "corpus/corpus.json", "history.csv", "texts.jsonl", "metrics.json")
@@ -38,7 +38,9 @@ class Report(Run):
             raise RunError(f"{path} is not a run: it has no run.json. Move the folder out of {path.parent}")
         for stage in STAGES:
             if not self.is_current(stage):
-                raise RunError(f"{self.name} is unfinished: its {stage} is missing or out of date. {self.again}")
+                raise RunError(
+                    f"{self.name} is unfinished: its {stage} is missing or out of date. Run {self.rerun_command}"
+                )
         written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
         for name in FILES[1:]:
             self._check(path / name, lambda name=name: digest(path / name) == written.get(name), "its content changed")
@@ -62,11 +64,13 @@ class Report(Run):
         except RunError:
             raise
         except OSError as error:
-            raise RunError(f"{self.name}: {path} is missing ({error.strerror}). {self.again}") from None
+            raise RunError(
+                f"{self.name}: {path} is missing ({error.strerror}). Rebuild it: {self.rerun_command}"
+            ) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise RunError(
-                f"{self.name}: {path} is damaged or from an older version ({why}). Remove it, then: {self.again}"
+                f"{self.name}: {path} is damaged or from an older version ({why}). Rebuild it: {self.rerun_command}"
             ) from None
 
     @cached_property

@@ -12,7 +12,7 @@ import nh3
 from markdown_it import MarkdownIt
 
 from titlesmith.markup import myst
-from titlesmith.runs.record import notebook
+from titlesmith.runs import notebook
 
 TAGS = frozenset({"hide-input", "remove-cell", "parameters", "injected-parameters"})
 STYLES = frozenset({

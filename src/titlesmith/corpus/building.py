@@ -20,7 +20,7 @@ from titlesmith.corpus.split import SPLITS, split
 from titlesmith.corpus.template import template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import Run, digest, replacing, write_json
+from titlesmith.runs import Run, digest, replacing, write_json
 
 VOCABULARY_SAMPLE = 100_000  # maximum documents of train that a vocabulary is learned from
 CATEGORIES = 20  # with separate counts in corpus.json

@@ -17,7 +17,7 @@ from titlesmith.corpus.template import DERIVED, Template, check_fields, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
 from titlesmith.harvest import SCHEMA
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 
 CUSTOM_FIELDS = ("csv", "alpaca", "rss")  # sources whose papers may have fields other than SCHEMA's
 

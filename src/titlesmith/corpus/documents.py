@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.runs.record import replacing
+from titlesmith.runs import replacing
 
 CHUNK = 65536  # documents scanned at a time
 

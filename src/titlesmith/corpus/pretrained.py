@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import replacing
+from titlesmith.runs import replacing
 
 CODEC, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 SETTINGS = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")

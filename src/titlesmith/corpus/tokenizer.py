@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Codec
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import replacing
+from titlesmith.runs import replacing
 
 END = "<|endoftext|>"
 FILES = ("encoder.json", "vocab.bpe")

@@ -3,7 +3,7 @@
 from titlesmith.corpus import Corpus
 from titlesmith.generate import GenerationSettings, open_backend
 from titlesmith.harvest import abstracts
-from titlesmith.runs.record import Run, root
+from titlesmith.runs import Run, root
 
 COUNT = 3  # titles per abstract
 TOKENS, MIN_TOKENS = 48, 8  # maximum length of a title, and the room that it needs at least

@@ -19,7 +19,7 @@ from titlesmith.evaluate.perplexity import perplexity
 from titlesmith.evaluate.rouge import ROUGE, rouge
 from titlesmith.evaluate.self_bleu import self_bleu
 from titlesmith.generate import Nearest
-from titlesmith.runs.record import Run, write_json
+from titlesmith.runs import Run, write_json
 from titlesmith.train import Engine
 
 

@@ -18,7 +18,7 @@ from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.generate import GenerationSettings
 from titlesmith.models import GPT2, hub
-from titlesmith.runs.record import HOW, MADE_UP, Run, notebook, root, versions
+from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, notebook, root, versions
 
 HUB = dict(zip(GPT2, (f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")), strict=True))
 SOURCES = {
@@ -180,7 +180,7 @@ def _data(run: Run) -> list[dict]:
 
 def _training_settings(settings: dict) -> list[dict]:
     """The settings of the training as rows of a table, without those that change no result."""
-    unused = {"model", "run_name", *HOW, *(() if settings.get("lora_rank") else LORA)}
+    unused = {"model", "run_name", *EXECUTION_ONLY, *(() if settings.get("lora_rank") else LORA)}
     return [{"setting": key, "value": value} for key, value in settings.items() if key not in unused]
 
 

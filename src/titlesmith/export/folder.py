@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from titlesmith.errors import RequestError
 from titlesmith.generate.backend import CTRANSLATE2
 from titlesmith.models import hub
+from titlesmith.runs import Run
 from titlesmith.runs.mirror import check_target, mirror
-from titlesmith.runs.record import Run
 
 
 def ctranslate2(run: Run, folder: Path) -> None:

@@ -12,7 +12,7 @@ from titlesmith.corpus.pretrained import save_for_transformers
 from titlesmith.errors import RunError
 from titlesmith.export.card import base_model, card
 from titlesmith.models import gpt2_checkpoint, hub
-from titlesmith.runs.record import Run, write_json
+from titlesmith.runs import Run, write_json
 from titlesmith.settings import defaults
 
 NUM_CHECKED = 100  # documents whose tokens are compared

@@ -10,7 +10,7 @@ from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.generate.settings import GenerationSettings
 from titlesmith.models import hub
-from titlesmith.runs.record import Run
+from titlesmith.runs import Run
 from titlesmith.train import Engine, load_engine
 
 CTRANSLATE2 = "model/ctranslate2"  # in a run's directory: the model of GPT-2 and scratch in CTranslate2's format

@@ -20,7 +20,7 @@ from titlesmith.errors import RunError
 from titlesmith.generate.backend import Completion
 from titlesmith.generate.settings import GenerationSettings, check_context
 from titlesmith.models import HYPERPARAMETERS, cpu_count, cpu_name, gpt2_checkpoint
-from titlesmith.runs.record import swapping
+from titlesmith.runs import swapping
 from titlesmith.train import Engine
 
 COMPUTE_TYPE = "int8"

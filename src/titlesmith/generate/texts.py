@@ -10,7 +10,7 @@ from titlesmith.generate.backend import Backend
 from titlesmith.generate.generator import TextGenerator
 from titlesmith.generate.prompts import Request, plain, requests
 from titlesmith.generate.settings import GenerationSettings
-from titlesmith.runs.record import Run, replacing
+from titlesmith.runs import Run, replacing
 
 COLUMNS = {  # of a table of rows, and their headings
     "prefix": "prefix",

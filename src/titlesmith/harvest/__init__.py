@@ -20,7 +20,7 @@ import polars.selectors as cs
 from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.store import Spool
-from titlesmith.runs.record import Run, files
+from titlesmith.runs import Run, files
 
 # name of a source: its module
 SOURCES = {

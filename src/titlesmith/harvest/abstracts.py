@@ -11,7 +11,7 @@ from titlesmith.corpus.clean import clean, fold
 from titlesmith.corpus.template import Template
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.harvest import arxiv
-from titlesmith.runs.record import replacing, root
+from titlesmith.runs import replacing, root
 
 FILE = "book/three-abstracts.csv"
 PAPERS = {  # title, and how arXiv finds it

@@ -16,7 +16,7 @@ import polars as pl
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA, client, matching, oai
 from titlesmith.harvest.faults import Faults
-from titlesmith.runs.record import Run, replacing, write_json
+from titlesmith.runs import Run, replacing, write_json
 
 # what a source writes in its own way, so that a difference from OAI-PMH is no change
 OWN = {"oai": [], "arxiv": ["authors"], "snapshot": ["authors", "updated"]}

@@ -27,7 +27,7 @@ from urllib3.util import Retry
 from titlesmith.errors import RequestError, RunError, shorten
 from titlesmith.harvest.store import writing
 from titlesmith.hints import nearest
-from titlesmith.runs.record import replacing, root, write_json
+from titlesmith.runs import replacing, root, write_json
 
 ARXIV = ("arxiv.org",)  # hosts that ask for the pace below (https://info.arxiv.org/help/api/tou.html)
 DELAY = 3.0  # seconds between requests, those of all processes of this project together

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import files, root
+from titlesmith.runs import files, root
 
 PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}  # by the first bytes
 ZIP = b"PK\x03\x04"

@@ -13,7 +13,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from titlesmith.errors import RunError
-from titlesmith.runs.record import replacing
+from titlesmith.runs import replacing
 
 SIZE = 32 << 20  # bytes of a stored batch, and of a row group of the table, in memory
 LEVEL = 1  # of zstd: the usual 3 makes the table an eighth smaller and takes half as long again

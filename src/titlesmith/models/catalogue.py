@@ -14,7 +14,7 @@ from titlesmith.corpus.tokenizer import FILES
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
 from titlesmith.models import hub
-from titlesmith.runs.record import root
+from titlesmith.runs import root
 
 HYPERPARAMETERS = "hparams.json"
 # 4 layers of width 192: 2.8 million parameters with a vocabulary of 5,000

@@ -21,7 +21,7 @@ from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.models import hub
 from titlesmith.models.catalogue import GPT2, HYPERPARAMETERS, folder, missing_files, model_path, shapes
 from titlesmith.models.devices import tensorflow
-from titlesmith.runs.record import digest, swapping, write_json
+from titlesmith.runs import digest, swapping, write_json
 
 ENDPOINT_VARIABLE = "TITLESMITH_MODELS"  # address of a mirror of the hub, for these models alone
 WEIGHTS, CHECKSUMS = "model.safetensors", "SHA256SUMS"

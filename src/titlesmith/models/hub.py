@@ -14,7 +14,7 @@ from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from titlesmith.errors import FetchError, RequestError, TitlesmithError
-from titlesmith.runs.record import digest, root
+from titlesmith.runs import digest, root
 
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from titlesmith.errors import RequestError
-from titlesmith.runs.record import files, replacing, write_json
+from titlesmith.runs.files import files, replacing, write_json
 
 MARKER = ".titlesmith-files.json"
 KEPT = ("CNAME",)  # the domain name of a GitHub page; hidden files are kept too

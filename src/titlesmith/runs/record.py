@@ -1,26 +1,26 @@
-"""The run directory: where everything lies, what each stage wrote, and who may write now.
+"""The run directory ``runs/<run>/`` and its ``run.json``: what each stage wrote, from what, and whether it still holds.
 
-``runs/<run>/`` is the contract between the notebooks: each reads what the ones before wrote, and nothing else.
+A stage is "running" from `Run.begin` to `Run.finish`, then "done". Only a running stage resumes from its own files;
+those of a finished stage must have the digests that ``run.json`` records.
 """
 
 import hashlib
 import json
-import os
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from titlesmith.errors import RequestError, RunError, TitlesmithError
+from titlesmith.runs import locks
+from titlesmith.runs.files import digest, files, fsync, remove, write_json
+from titlesmith.runs.locks import hold, release
+from titlesmith.runs.paths import STAGES, notebook, root
 
-STAGES = ("harvest", "corpus", "finetune", "generate", "evaluate")
 OUTPUTS = {
     "harvest": ("papers.parquet",),
     "corpus": ("corpus",),
@@ -28,7 +28,7 @@ OUTPUTS = {
     "generate": ("texts.jsonl",),
     "evaluate": ("metrics.json",),
 }
-SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # what a stage keeps only to go on after an interruption
+SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # files that a stage needs only to resume
 PACKAGES = (
     "titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers", "torch", "transformers",
     "peft",
@@ -37,118 +37,21 @@ MADE_UP = (
     "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "
     "say nothing about science."
 )
-HOW = ("processes", "sharding")  # settings that say how a stage computes, not what comes out
-WAITING = 10  # seconds for a kernel whose parent was killed to notice, which takes it a second or two
-_locks: dict[Path, FileLock] = {}
-
-
-def root() -> Path:
-    """The project: ``TITLESMITH_ROOT``, else the nearest folder upward with notebooks, else the checkout, else here."""
-    if folder := os.environ.get("TITLESMITH_ROOT"):
-        return Path(folder).resolve()
-    here, checkout = Path.cwd(), Path(__file__).parents[3]
-    return next((p for p in (here, *here.parents, checkout) if (p / "notebooks" / "01_harvest.ipynb").is_file()), here)
-
-
-def notebook(stage: str) -> Path:
-    """The notebook of a stage, in the project or, where there is none (Colab), in the installed package."""
-    name = f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
-    project = root() / "notebooks" / name
-    return project if project.is_file() else Path(__file__).parents[1] / "notebooks" / name
+EXECUTION_ONLY = ("processes", "sharding")  # settings of how a stage is computed; they do not change its result
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a run depends on, as far as they are installed."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside ``path`` and renames it to ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def swapping(folder: Path) -> Iterator[Path]:
-    """Gives a new folder beside ``folder``, which takes its place, whole, when the block ends without an error.
-
-    A process that is killed between two renames leaves the old folder under another name: `swapped` puts it back.
-    """
-    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.replace(old)
-        new.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def swapped(folder: Path) -> Path:
-    """The folder, put back where an interrupted `swapping` left it under its other name."""
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():
-        old.replace(folder)
-    return folder
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes ``value`` as JSON, whole or not at all; NaN is refused (ValueError)."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files(path: Path) -> list[Path]:
-    """The file ``path``, or the files below it, in order; hidden ones, which are not whole yet, are left out."""
-    found = [path] if path.is_file() else sorted(path.rglob("*"))
-    return [file for file in found if file.is_file() and not file.name.startswith(".")]
-
-
-def hold(path: Path, waiting: float = 0) -> None:
-    """Takes the lock file ``path`` for this process, which already holding it does not change.
-
-    Raises
-    ------
-    RunError
-        Another process still holds it after ``waiting`` seconds. The operating system lets go of a lock when
-        its process ends, however it ends.
-    """
-    lock = _locks.setdefault(path, FileLock(path, thread_local=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if not lock.is_locked:
-            lock.acquire(timeout=waiting)
-    except Timeout:
-        raise RunError(
-            f"{path.parent} is in use by another titlesmith or notebook; wait for it, stop it, or give this run "
-            "another name with --name"
-        ) from None
-
-
-def release(path: Path) -> None:
-    """Lets go of a lock taken with `hold`."""
-    if path in _locks:
-        _locks.pop(path).release()
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
 
 
 class Run:
@@ -157,13 +60,13 @@ class Run:
     Parameters
     ----------
     name
-        The folder below ``runs/``; made by the first write.
+        The folder below ``runs/``; the first write creates it.
     """
 
     def __init__(self, name: str):
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
             raise RequestError(
-                f"{name!r} cannot name a run: a name has letters, digits and _ . - and begins with none of . -"
+                f"{name[:60]!r} cannot name a run: use letters, digits and _ . - and begin with a letter, a digit or _"
             )
         self.name = name
         self.path = root() / "runs" / name
@@ -174,13 +77,15 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
 
+    # --- run.json
+
     @property
     def info(self) -> dict:
-        """The content of run.json; empty where nothing has run yet."""
+        """The content of run.json; empty before the first stage."""
         info = self._read("run.json", json.loads) if (self / "run.json").exists() else {}
         stages = info.get("stages", {}) if isinstance(info, dict) else None
         if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
-            raise RunError(f"{self / 'run.json'} is damaged: it holds no run; remove it, and the run starts anew")
+            raise RunError(f"{self / 'run.json'} is damaged: it does not describe a run. Remove it and run again")
         return info
 
     def _read(self, name: str, parse: Callable) -> object:
@@ -188,14 +93,15 @@ class Run:
         try:
             return parse(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged ({error}); remove it, and the run makes it anew") from None
+            remedy = "Remove it and run again" if name == "run.json" else f"Rebuild it: {self.rerun_command}"
+            raise RunError(f"{path} is damaged ({error}). {remedy}") from None
 
     def update(self, **values: object) -> None:
         """Sets top-level values of run.json."""
         write_json(self / "run.json", {"name": self.name} | self.info | values)
 
     def record(self, stage: str) -> dict:
-        """What run.json says of a stage; empty where it has not begun."""
+        """The record of a stage in run.json; empty before the stage begins."""
         return self.info.get("stages", {}).get(stage, {})
 
     def update_stage(self, stage: str, **values: object) -> None:
@@ -203,10 +109,97 @@ class Run:
         stages = self.info.get("stages", {})
         self.update(stages=stages | {stage: stages.get(stage, {}) | values})
 
+    # --- what a stage is made of
+
+    def outputs(self, stage: str) -> list[Path]:
+        """Every file that a stage wrote."""
+        return [file for name in OUTPUTS[stage] for file in files(self / name)]
+
     def digests(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that a stage wrote, by its path in the run directory."""
-        paths = [self / name for name in OUTPUTS[stage]]
-        return {f.relative_to(self.path).as_posix(): digest(f) for path in paths for f in files(path)}
+        return {file.relative_to(self.path).as_posix(): digest(file) for file in self.outputs(stage)}
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """SHA-256 of every file that the stages before this one wrote, as their records say."""
+        earlier = (self.record(name).get("outputs", {}) for name in STAGES[: STAGES.index(stage)])
+        return {path: value for outputs in earlier for path, value in outputs.items()}
+
+    def fingerprint(self, stage: str, settings: dict, source: str) -> str:
+        """Hash of all that decides a stage's result: settings, files it reads, its notebook's source, this version."""
+        names = filter(None, (settings.get("path"), settings.get("model", "").removeprefix("hf:")))
+        read = [digest(f) for name in names for folder in (root(), root() / "models") for f in files(folder / name)]
+        settings = {key: value for key, value in settings.items() if key not in EXECUTION_ONLY}
+        made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+    # --- stages begin and finish
+
+    def begin(self, stage: str, settings: dict, source: str = "") -> None:
+        """Locks the run for this process and starts a stage.
+
+        What an interrupted attempt wrote stays if it was made of the same things: the stage resumes from it. Everything
+        else is removed, so that the stage is rebuilt.
+
+        Raises
+        ------
+        RunError
+            Another process is writing this run, or an earlier stage is missing.
+        """
+        hold(self / ".stage.lock", locks.LOCK_TIMEOUT)
+        self.require(*STAGES[: STAGES.index(stage)])
+        fingerprint, record = self.fingerprint(stage, settings, source), self.record(stage)
+        if damaged := self.damaged(stage):
+            print(rebuilding(damaged))
+        if damaged or record.get("fingerprint") != fingerprint or record.get("status") not in ("running", "done"):
+            self.clear(stage)
+        self.update(versions=versions())
+        self.update_stage(
+            stage,
+            status="running",
+            fingerprint=fingerprint,
+            settings=settings,
+            inputs=self.inputs(stage),
+            started=now().isoformat(timespec="seconds"),
+        )
+
+    def finish(self, stage: str, **facts: object) -> None:
+        """Ends a stage: its files are complete and on the disk. ``facts`` are added to its record."""
+        for path in {self.path, *self.outputs(stage), *(file.parent for file in self.outputs(stage))}:
+            fsync(path)
+        seconds = (now() - datetime.fromisoformat(self.record(stage)["started"])).total_seconds()
+        ended = {"ended": now().isoformat(timespec="seconds"), "seconds": round(seconds)}
+        self.update_stage(stage, status="done", outputs=self.digests(stage), **ended, **facts)
+        release(self / ".stage.lock")
+
+    def clear(self, stage: str) -> None:
+        """Removes a stage's record, then what it wrote."""
+        self.update(stages={k: v for k, v in self.info.get("stages", {}).items() if k != stage})
+        for name in (*OUTPUTS[stage], *SCRATCH.get(stage, ())):
+            remove(self / name)
+
+    def executed(self, stage: str) -> Path:
+        """Path of a stage's executed notebook, which exists once the stage has succeeded."""
+        return self / "notebooks" / notebook(stage).name
+
+    def keep_notebook(self, stage: str, path: Path) -> None:
+        """Moves an executed notebook to its place and records its digest."""
+        fsync(path)
+        self.update_stage(stage, notebook=digest(path))
+        path.replace(self.executed(stage))
+        fsync(self.executed(stage).parent)
+
+    # --- is a stage's result still valid?
+
+    def is_current(self, stage: str) -> bool:
+        """Whether a stage is finished and its inputs are what the stages before it hold now."""
+        record = self.record(stage)
+        return record.get("status") == "done" and record.get("inputs") == self.inputs(stage)
+
+    def damaged(self, stage: str) -> list[Path]:
+        """Files of a finished stage that are missing, or that differ from what the stage wrote."""
+        record = self.record(stage)
+        outputs = record.get("outputs", {}) if record.get("status") == "done" else {}
+        return [self / name for name, value in outputs.items() if not _has_digest(self / name, value)]
 
     def verify(self, stage: str) -> None:
         """Checks the files of a finished stage against their recorded digests.
@@ -216,70 +209,29 @@ class Run:
         RunError
             A file is missing or differs; the message names it and the command that rebuilds it.
         """
-        for name, expected in self.record(stage).get("outputs", {}).items():
-            path = self / name
-            if not path.is_file() or digest(path) != expected:
-                state = "is damaged: its content has changed" if path.is_file() else "is missing"
-                raise RunError(f"{path} {state} since the stage {stage} wrote it. {self.again}")
+        for path in self.damaged(stage)[:1]:
+            state = "is damaged: its content has changed" if path.is_file() else "is missing"
+            raise RunError(f"{path} {state} since the stage {stage} wrote it. Rebuild it: {self.rerun_command}")
 
-    def inputs(self, stage: str) -> dict[str, str]:
-        """SHA-256 of every file that the stages before this one left, as their records say."""
-        earlier = (self.record(name).get("outputs", {}) for name in STAGES[: STAGES.index(stage)])
-        return {path: value for outputs in earlier for path, value in outputs.items()}
-
-    def fingerprint(self, stage: str, settings: dict, source: str) -> str:
-        """Identifies what a stage is made of: settings, files it reads, its notebook's source, this version."""
-        named = filter(None, (settings.get("path"), settings.get("model", "").removeprefix("hf:")))
-        read = [digest(f) for name in named for place in (root(), root() / "models") for f in files(place / name)]
-        settings = {key: value for key, value in settings.items() if key not in HOW}
-        made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-
-    def begin(self, stage: str, settings: dict, source: str = "") -> None:
-        """Takes the run for this process and starts a stage.
-
-        What an interrupted attempt wrote is kept where it was made of the same things, so that the stage goes on
-        from there, and removed where it was not.
-
-        Raises
-        ------
-        RunError
-            Another process is writing this run, or an earlier stage is missing.
-        """
-        hold(self / ".stage.lock", WAITING)
-        self.require(*STAGES[: STAGES.index(stage)])
-        made_of = self.fingerprint(stage, settings, source)
-        if self.record(stage).get("fingerprint") != made_of:
-            self.clear(stage)
-        self.update(versions=versions())
-        self.update_stage(
-            stage,
-            status="running",
-            fingerprint=made_of,
-            settings=settings,
-            inputs=self.inputs(stage),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+    def is_done(self, stage: str, settings: dict, source: str) -> bool:
+        """Whether a stage needs no work: same fingerprint, files with the recorded digests, its notebook executed."""
+        record = self.record(stage)
+        return (
+            self.is_current(stage)
+            and _has_digest(self.executed(stage), record.get("notebook"))
+            and not self.damaged(stage)
+            and record["fingerprint"] == self.fingerprint(stage, settings, source)
         )
 
-    def finish(self, stage: str, **facts: object) -> None:
-        """Ends a stage: its files are whole; ``facts`` (why training stopped, say) go into its record."""
-        now = datetime.now(UTC)
-        seconds = (now - datetime.fromisoformat(self.record(stage)["started"])).total_seconds()
-        ended = {"ended": now.isoformat(timespec="seconds"), "seconds": round(seconds)}
-        self.update_stage(stage, status="done", outputs=self.digests(stage), **ended, **facts)
-        release(self / ".stage.lock")
-
-    def clear(self, stage: str) -> None:
-        """Removes what a stage wrote, and its record."""
-        for name in (*OUTPUTS[stage], *SCRATCH.get(stage, ())):
-            path = self / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self.update(stages={k: v for k, v in self.info.get("stages", {}).items() if k != stage})
-
-    def is_current(self, stage: str) -> bool:
-        """Whether a stage is finished and read what the stages before it hold now."""
-        record = self.record(stage)
-        return record.get("status") == "done" and record.get("inputs") == self.inputs(stage)
+    @property
+    def complete(self) -> bool:
+        """Whether all stages are current and the files that they recorded exist."""
+        return all(
+            self.is_current(stage)
+            and self.executed(stage).is_file()
+            and all((self / name).is_file() for name in self.record(stage)["outputs"])
+            for stage in STAGES
+        )
 
     def require(self, *stages: str) -> None:
         """Checks that these stages are current (RunError)."""
@@ -287,44 +239,24 @@ class Run:
             if not self.is_current(stage):
                 first = next((name for name in STAGES[: STAGES.index(stage)] if not self.is_current(name)), stage)
                 status = self.record(first).get("status")
-                why = {None: "has not run", "running": "was interrupted, or is still at work"}.get(
-                    status, "is out of date: what lies before it has changed"
+                why = {None: "has not run", "running": "was interrupted, or is still running"}.get(
+                    status, "is out of date: an earlier stage has changed"
                 )
-                raise RunError(f"{self.name}: its {first} {why}. {self.again}; or run {notebook(first).name}")
+                raise RunError(
+                    f"{self.name}: its {first} {why}. Run it: {self.rerun_command}; or open {notebook(first).name}"
+                )
 
     @property
-    def again(self) -> str:
-        """What to do to have the run's missing stages made, as a sentence."""
-        sweep, asked = self.info.get("sweep"), self.info.get("overrides")
+    def rerun_command(self) -> str:
+        """The command that runs this run's missing stages, and resumes interrupted ones."""
+        sweep, overrides = self.info.get("sweep"), self.info.get("overrides")
         if isinstance(sweep, dict):
-            return f"The command of the sweep {sweep.get('name')}, given again, makes what is missing"
-        words = [word for override in asked or () for word in ("-p", override)]
+            return f"the command of the sweep {sweep.get('name')} again"
+        words = [word for override in overrides or () for word in ("-p", override)]
         command = ["titlesmith", "run", self.info.get("experiment") or "EXPERIMENT", "--name", self.name, *words]
-        return f"{shlex.join(command)} makes what is missing"
+        return shlex.join(command)
 
-    def executed(self, stage: str) -> Path:
-        """Where the executed notebook of a stage lies once it has succeeded."""
-        return self / "notebooks" / notebook(stage).name
-
-    def is_done(self, stage: str, settings: dict, source: str) -> bool:
-        """Whether a stage needs no work: same fingerprint, its files as it left them, its notebook executed."""
-        record = self.record(stage)
-        return (
-            self.is_current(stage)
-            and self.executed(stage).is_file()
-            and record["outputs"] == self.digests(stage)
-            and record["fingerprint"] == self.fingerprint(stage, settings, source)
-        )
-
-    @property
-    def complete(self) -> bool:
-        """Whether all five stages succeeded, each from what the stages before it hold now, and their files are here."""
-        return all(
-            self.is_current(stage)
-            and self.executed(stage).is_file()
-            and all((self / name).is_file() for name in self.record(stage)["outputs"])
-            for stage in STAGES
-        )
+    # --- what readers show
 
     @property
     def made_up(self) -> bool:
@@ -345,25 +277,35 @@ class Run:
 
     @property
     def texts(self) -> list[dict]:
-        """The generated texts, a dictionary a line of texts.jsonl."""
+        """The generated texts, a dictionary for each line of texts.jsonl."""
         self.require("generate")
         return self._read("texts.jsonl", lambda text: [json.loads(line) for line in text.split("\n")[:-1]])
 
 
+def _has_digest(path: Path, value: str) -> bool:
+    return path.is_file() and digest(path) == value
+
+
+def rebuilding(damaged: list[Path]) -> str:
+    """A sentence for people about the damaged files of a stage."""
+    more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+    return f"{damaged[0]}{more}: changed or damaged since the stage finished; the stage is rebuilt from nothing"
+
+
 def runs() -> list[Run]:
-    """Every run directory, the one that was worked on last first; damaged ones are named on standard error."""
-    found: dict[Run, str] = {}
+    """Every run directory, the latest first; damaged ones are named on standard error."""
+    ended: dict[Run, str] = {}
     for path in sorted((root() / "runs").glob("*/run.json")):
         try:
             run = Run(path.parent.name)
-            found[run] = max((run.record(stage).get("ended", "") for stage in STAGES), default="")
+            ended[run] = max((run.record(stage).get("ended", "") for stage in STAGES), default="")
         except TitlesmithError as error:
             print(f"left out: {error}", file=sys.stderr)
-    return sorted(found, key=found.get, reverse=True)
+    return sorted(ended, key=ended.get, reverse=True)
 
 
 def existing(name: str) -> Run:
-    """The run of this name (RequestError where there is none)."""
+    """The run of this name (RequestError if there is none)."""
     run = Run(name)
     if not run.info:
         raise RequestError(f"there is no run {name}; there are {', '.join(r.name for r in runs()) or 'none'}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from titlesmith import models
 from titlesmith.errors import FetchError, RequestError, shorten
-from titlesmith.runs.record import root
+from titlesmith.runs import root
 from titlesmith.sweep.plan import Plan, record
 from titlesmith.sweep.work import inspect
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from titlesmith.errors import FetchError, RequestError, RunError
-from titlesmith.runs.record import Run, hold, release, root, write_json
+from titlesmith.runs import Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
 from titlesmith.sweep.plan import Job, Plan, record
 from titlesmith.sweep.work import explained, stop, work

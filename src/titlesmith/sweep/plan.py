@@ -11,7 +11,7 @@ from pathlib import Path
 from titlesmith.errors import RequestError, shorten
 from titlesmith.experiment import Experiment, find, read_file
 from titlesmith.hints import did_you_mean
-from titlesmith.runs.record import STAGES, Run, root
+from titlesmith.runs import STAGES, Run, root
 from titlesmith.yaml_text import split_items
 
 FILE = ("experiment", "set", "repeat", "reference")  # keys of a sweep file

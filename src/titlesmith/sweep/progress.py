@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from titlesmith.runs.record import STAGES, Run
+from titlesmith.runs import STAGES, Run
 
 MAX_ROW = 2048  # bytes of a row of history.csv
 STYLES = {"running": "bold", "failed": "red", "waiting": "dim", "done": "green"}  # in the order of the table

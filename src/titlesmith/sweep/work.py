@@ -12,7 +12,7 @@ import psutil
 
 from titlesmith.errors import RunError, TitlesmithError
 from titlesmith.pipeline import chain, failed, source
-from titlesmith.runs.record import WAITING, Run, hold, release, replacing
+from titlesmith.runs import LOCK_TIMEOUT, Run, hold, release, replacing
 from titlesmith.settings import declared
 from titlesmith.sweep.plan import Job, record
 
@@ -63,7 +63,7 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
             raise StopError
 
     try:
-        hold(run / ".chain.lock", WAITING)  # a lost worker's chain may be about to release it
+        hold(run / ".chain.lock", LOCK_TIMEOUT)  # a lost worker's chain may be about to release it
         run.update(sweep={"name": sweep, "set": job.point.set, "repeat": job.point.repeat})
         for stage in job.shared:
             share(run, Run(job.after.point.name), stage, job.point.experiment.settings[stage])
@@ -103,7 +103,7 @@ def share(run: Run, other: Run, stage: str, settings: dict) -> None:
         return
     if not other.is_done(stage, settings, made):
         raise RunError(f"{other.path} no longer has the {stage} that {run.name} shares with it: start the sweep again")
-    hold(run / ".stage.lock", WAITING)
+    hold(run / ".stage.lock", LOCK_TIMEOUT)
     try:
         run.clear(stage)
         failed(run, stage).unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from titlesmith.errors import RequestError
 from titlesmith.models import SCRATCH, folder, hub
-from titlesmith.runs.record import Run, swapped
+from titlesmith.runs import Run, swapped
 from titlesmith.train.loop import Engine, finetune
 
 if TYPE_CHECKING:

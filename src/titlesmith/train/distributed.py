@@ -45,7 +45,7 @@ from tqdm import tqdm
 
 from titlesmith import models
 from titlesmith.errors import RequestError, RunError
-from titlesmith.runs.record import Run, root
+from titlesmith.runs import Run, root
 from titlesmith.train import architectures
 
 PROGRAM = "titlesmith.finetune"

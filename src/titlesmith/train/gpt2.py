@@ -20,7 +20,7 @@ from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
-from titlesmith.runs.record import write_json
+from titlesmith.runs import merging, write_json
 from titlesmith.train.loop import Engine
 from titlesmith.train.packing import Batch, PackedDataset
 
@@ -64,7 +64,7 @@ class GPT2Engine(Engine):
             self._losses = tf.reduce_sum(nats * self._learned, axis=1)
             self._variables = tf1.global_variables()
             self._steps = tf1.get_variable(STEP, [], tf.int32, tf1.zeros_initializer(), trainable=False)
-            self._saver = tf1.train.Saver([*self._variables, self._steps], save_relative_paths=True)
+            self._saver = tf1.train.Saver([*self._variables, self._steps], save_relative_paths=True, max_to_keep=1)
             config = tf1.ConfigProto(gpu_options=tf1.GPUOptions(allow_growth=True))
             with silence_stderr():
                 self._session = tf1.Session(graph=graph, config=config)
@@ -129,7 +129,7 @@ class GPT2Engine(Engine):
             self._trainer = Step(model, self.hyperparameters, shape, settings, kind, self._steps, self._sampled)
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
             saved = [*self._variables, self._steps, *self._trainer.moments]
-            self._full_saver = tf1.train.Saver(saved, save_relative_paths=True)
+            self._full_saver = tf1.train.Saver(saved, save_relative_paths=True, max_to_keep=1)
             self.checkpoint_bytes = num_bytes(saved)
             if self._checkpoint:
                 self._full_saver.restore(self._session, self._checkpoint)
@@ -204,19 +204,18 @@ class GPT2Engine(Engine):
 
     def _save(self, path: Path, saver: tf1.train.Saver, size: int) -> None:
         try:
-            self.tokenizer.save(path)
-            write_json(path / HYPERPARAMETERS, self.hyperparameters)
-            written = saver.save(self._session, str(path / "model"), global_step=self.step, write_meta_graph=False)
-        except (tf.errors.OpError, OSError, ValueError) as error:
-            for part in path.glob(f"*model-{self.step}.*tempstate*"):
-                part.unlink(missing_ok=True)
+            with merging(path, "checkpoint") as new:
+                self.tokenizer.save(new)
+                write_json(new / HYPERPARAMETERS, self.hyperparameters)
+                saver.save(self._session, str(new / "model"), global_step=self.step, write_meta_graph=False)
+        except (tf.errors.OpError, OSError, ValueError, RunError) as error:
             raise RunError(
                 f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
                 f"{shutil.disk_usage(path).free / 1e9:.1f} GB are free; it takes {size / 1e9:.2f} GB. Free some room "
                 f"and run the same command again: training goes on from there. {str(error).splitlines()[0]}"
             ) from None
         for file in path.glob("model-*"):
-            if file.stem != Path(written).name:
+            if file.stem != f"model-{self.step}":
                 file.unlink()
 
 

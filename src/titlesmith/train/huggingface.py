@@ -30,7 +30,7 @@ from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
-from titlesmith.runs.record import swapping
+from titlesmith.runs import merging, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
 from titlesmith.train.loop import Engine
@@ -323,15 +323,9 @@ class HuggingFaceEngine(Engine):
         """See `Engine.save_weights`."""
         weights = self._complete_weights()
         if processes.rank() == 0:
-            folder = path / ".partial"  # `path` may contain other checkpoints, so that it cannot be swapped
-            with self._as_run_error(path):
-                try:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    self._write(folder, weights, {})
-                    for file in sorted(folder.iterdir(), key=lambda file: file.name == STATE):  # it marks completion
-                        file.replace(path / file.name)
-                finally:
-                    shutil.rmtree(folder, ignore_errors=True)
+            # `path` may contain other checkpoints, which stay
+            with self._as_run_error(path), merging(path, STATE) as folder:
+                self._write(folder, weights, {})
         processes.barrier()
 
     def _complete_weights(self) -> dict:
@@ -350,7 +344,7 @@ class HuggingFaceEngine(Engine):
     def _as_run_error(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, RunError) as error:
             raise RunError(
                 f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
                 f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free; it takes "

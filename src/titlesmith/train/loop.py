@@ -16,6 +16,7 @@ import numpy as np
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RunError
+from titlesmith.runs import remove
 from titlesmith.train.packing import Batch, PackedDataset, padded_batches, prefetch
 
 if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
@@ -232,6 +233,7 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
         # Record the step before its checkpoint, so that no checkpoint is ahead of the history
         monitor.step(**row)
         if stop or monitor.due("save", step):
+            monitor.sync()
             engine.save_checkpoint(last)
     monitor.close()
 
@@ -241,10 +243,9 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
             engine.load_weights(best)
         engine.save_weights(monitor.model)
         if monitor.writes:
-            last.replace(done := monitor.model / ".done")  # in one operation: from now on the model is finished
-            shutil.rmtree(done)
+            remove(last)  # in one operation: from now on the model is finished
     if monitor.writes:
-        shutil.rmtree(best, ignore_errors=True)
+        remove(best)
 
 
 def learning_rate(step: int, settings: dict) -> float:

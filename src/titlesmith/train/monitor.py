@@ -9,7 +9,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from titlesmith.runs.record import Run, replacing
+from titlesmith.runs import Run, fsync, naming_file, replacing
 
 COLUMNS = (
     "step", "epoch", "tokens", "seconds", "loss", "loss_smoothed", "valid_loss", "copy_rate", "learning_rate",
@@ -102,8 +102,9 @@ class Monitor:
             "loss_smoothed": self._smoothed,
         }
         # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
-        self._writer.writerow({k: "" if row.get(k) is None else row[k] for k in COLUMNS})
-        self._file.flush()
+        with naming_file(self.history):
+            self._writer.writerow({k: "" if row.get(k) is None else row[k] for k in COLUMNS})
+            self._file.flush()
         for name in COLUMNS[1:]:
             if row.get(name) is not None and math.isfinite(row[name]):
                 self._board.add_scalar(name, row[name], row["step"])
@@ -136,6 +137,10 @@ class Monitor:
             return
         with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
             temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+
+    def sync(self) -> None:
+        """Waits until the history is on the disk."""
+        fsync(self.history)
 
     def close(self) -> None:
         """Closes the history and the progress bar."""

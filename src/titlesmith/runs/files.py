@@ -1,0 +1,165 @@
+"""Files that survive kills and power failures: written under a temporary name, fsynced, renamed.
+
+A rename counts only after the content that it names is on the disk, and what it replaces is deleted only after the
+rename is on the disk. Every writer uses `replacing` (a file), `swapping` (a folder) or `merging` (files of a folder).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from titlesmith.errors import RunError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def fsync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows has no such call for folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            fsync(path)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, if it exists; a folder at once, even if the process is killed or the power fails."""
+    if not path.is_dir() or path.is_symlink():
+        return path.unlink(missing_ok=True)
+    deleted = path.with_name(f".{path.name.lstrip('.')}.deleted")
+    shutil.rmtree(deleted, ignore_errors=True)
+    path.replace(deleted)
+    fsync(path.parent)
+    shutil.rmtree(deleted)
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Turns an error of a full disk into one that names the file and the remedy (RunError)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        free = shutil.disk_usage(next(p for p in path.parents if p.exists())).free
+        raise RunError(
+            f"{path} cannot be written: {error.strerror}; {free / 1e9:.2f} GB are free. Free some space and run the "
+            "same command again: it resumes"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary name next to ``path`` and renames it to ``path`` if the block ends without an error.
+
+    Raises
+    ------
+    RunError
+        The disk is full; an older file ``path`` is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with naming_file(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove(temporary)
+            yield temporary
+            fsync(temporary)
+            temporary.replace(path)
+            fsync(path.parent)
+    finally:
+        remove(temporary)
+
+
+@contextmanager
+def swapping(folder: Path) -> Iterator[Path]:
+    """Yields a new folder next to ``folder``, which replaces it if the block ends without an error.
+
+    A process that is killed between the two renames leaves the old folder under another name: `swapped` restores it.
+
+    Raises
+    ------
+    RunError
+        The disk is full; an older ``folder`` is unchanged.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
+    remove(new)
+    try:
+        with naming_file(folder):
+            new.mkdir(parents=True)
+            yield new
+            _fsync_tree(new)
+            if folder.exists():
+                remove(old)
+                folder.replace(old)
+            new.replace(folder)
+            fsync(folder.parent)
+        remove(old)
+    finally:
+        remove(new)
+
+
+def swapped(folder: Path) -> Path:
+    """The folder, restored if an interrupted `swapping` left it under its other name."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.replace(folder)
+    return folder
+
+
+@contextmanager
+def merging(folder: Path, last: str) -> Iterator[Path]:
+    """Yields a new folder whose files replace those of the same names in ``folder`` if the block ends without an error.
+
+    Other files of ``folder`` stay. The file named ``last`` is moved after the others are on the disk: it says that
+    they are complete.
+
+    Raises
+    ------
+    RunError
+        The disk is full; the files of ``folder`` are unchanged.
+    """
+    new = folder / ".partial"
+    remove(new)
+    try:
+        with naming_file(folder):
+            new.mkdir(parents=True)
+            yield new
+            _fsync_tree(new)
+            for path in sorted(new.iterdir(), key=lambda path: (path.name == last, path.name)):
+                if path.name == last:
+                    fsync(folder)
+                path.replace(folder / path.name)
+            fsync(folder)
+    finally:
+        remove(new)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes ``value`` as JSON, atomically; NaN is an error (ValueError)."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files(path: Path) -> list[Path]:
+    """The file ``path``, or the files below it, sorted; without hidden ones, which are incomplete."""
+    paths = [path] if path.is_file() else sorted(path.rglob("*"))
+    return [file for file in paths if file.is_file() and not file.name.startswith(".")]

@@ -1,0 +1,37 @@
+"""Locks: at most one process writes a run."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from titlesmith.errors import RunError
+
+LOCK_TIMEOUT = 10  # seconds; a kernel whose parent process was killed needs one or two to notice
+_locks: dict[Path, FileLock] = {}
+
+
+def hold(path: Path, timeout: float = 0) -> None:
+    """Locks the file ``path`` for this process; does nothing if this process holds it already.
+
+    Raises
+    ------
+    RunError
+        Another process still holds it after ``timeout`` seconds. The operating system releases a lock when its
+        process ends, however it ends.
+    """
+    lock = _locks.setdefault(path, FileLock(path, thread_local=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not lock.is_locked:
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        raise RunError(
+            f"{path.parent} is in use by another titlesmith or notebook; wait for it, stop it, or give this run "
+            "another name with --name"
+        ) from None
+
+
+def release(path: Path) -> None:
+    """Releases a lock taken with `hold`."""
+    if path in _locks:
+        _locks.pop(path).release()

@@ -335,15 +335,22 @@ def test_the_command_line_refuses_with_2_and_no_traceback(project):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [SAMPLE, "-p", "model=" + "x" * 5000],
-        [SAMPLE, "-p", "harvest.source=csv", "-p", "harvest.path=" + "x" * 5000],
-        [SAMPLE, "--name", "x" * 5000],
-        ["x" * 5000],
-        ["x" * 5000 + ".yml"],
+        ["run", SAMPLE, "-p", "model=" + "x" * 5000],
+        ["run", SAMPLE, "-p", "harvest.source=csv", "-p", "harvest.path=" + "x" * 5000],
+        ["run", SAMPLE, "--name", "x" * 5000],
+        ["run", "x" * 5000],
+        ["run", "x" * 5000 + ".yml"],
+        ["show", "x" * 5000],
+        ["export", "x" * 5000, "--to", "hf"],
+        ["generate", "x" * 5000],
+        ["generate", "--adapter", "x" * 5000],
+        ["sweep", "x" * 5000],
+        ["compare", "x" * 5000, "y"],
+        ["models", "get", "x" * 5000],
     ],
 )
 def test_long_names_are_refused_in_one_short_line(project, monkeypatch, capsys, arguments):
-    monkeypatch.setattr(sys, "argv", ["titlesmith", "run", *arguments])
+    monkeypatch.setattr(sys, "argv", ["titlesmith", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr().err

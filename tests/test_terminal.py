@@ -246,3 +246,12 @@ def test_output_fits_into_any_encoding_and_json_stays_json(monkeypatch, encoding
         cli.main()
     assert json.loads(out.getvalue().decode(encoding)) == text
     assert "no run is named" in err.getvalue().decode(encoding)
+
+
+def test_prefixes_are_taken_as_typed(finished, monkeypatch, capsys):
+    typed = ["On", "2020", "12:30", "What is AI?", "Deep: a study", "#1 x", "Deep ", "null", "[x", "- a", '"q"', "a, b"]
+    options = [word for prefix in typed for word in ("--prefix", prefix)]
+    assert generate(monkeypatch, "small", *options, "-n", "1", "--max-tokens", "2", "--json") == 0
+    texts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prefix"] for row in texts] == typed
+    assert all(row["text"].startswith(row["prefix"]) for row in texts)

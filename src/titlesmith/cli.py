@@ -23,6 +23,7 @@ app = typer.Typer(
 Stage = Literal[STAGES]
 # What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
 codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
+MAX_LINE = 2000  # characters of a line of an error
 ANY = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 
 
@@ -311,5 +312,9 @@ def main() -> None:
 
 
 def _exit(code: int, why: str) -> None:
-    print(f"titlesmith: error: {why}", file=sys.stderr)
+    # Errors of libraries show values in full
+    lines = (
+        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-200:]}" for line in why.split("\n")
+    )
+    print("titlesmith: error: " + "\n".join(lines), file=sys.stderr)
     sys.exit(code)

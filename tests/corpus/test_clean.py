@@ -46,7 +46,7 @@ def test_joiners_that_join_nothing_are_removed():
 
 
 @given(st.lists(st.none() | st.text() | HOSTILE))
-def test_many_texts_are_cleaned_as_each_alone(texts):
+def test_clean_all_equals_clean_of_each_text(texts):
     assert clean_all(pl.Series(texts, dtype=pl.String)).to_list() == [clean(text or "") for text in texts]
 
 

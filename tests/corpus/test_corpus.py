@@ -109,25 +109,25 @@ def test_token_counts_are_those_of_gpt_2s_encoder(project):
         assert len(corpus.documents(name).ids) == expected + texts.height * (markers + 1) + 1
 
 
-def test_what_does_not_fit_is_dropped_or_cut_as_asked(project):
-    whole = built(template="title-to-abstract")
-    context = max(row["longest"] for row in whole.counts) - 10
+def test_documents_longer_than_the_context_are_dropped_or_cut(project):
+    full = built(template="title-to-abstract")
+    context = max(row["longest"] for row in full.counts) - 10
     reason = f"longer than the model's context of {context} tokens"
     short = built(template="title-to-abstract", context=context, name="short")
     gone = short.info["dropped"][reason]
     assert gone["papers"] > 0 and gone["examples"]
     assert (
-        sum(row["documents"] for row in short.counts) == sum(row["documents"] for row in whole.counts) - gone["papers"]
+        sum(row["documents"] for row in short.counts) == sum(row["documents"] for row in full.counts) - gone["papers"]
     )
     cut = built(template="title-to-abstract", context=context, too_long="cut", name="cut")
     assert cut.info["dropped"][reason]["papers"] == 0
     assert sum(row["cut"] for row in cut.counts) == gone["papers"]
     for name in SPLITS:
         assert max(map(len, short.documents(name))) <= context
-        assert cut.table(name).equals(whole.table(name)), "the texts stay whole"
+        assert cut.table(name).equals(full.table(name)), "texts stay complete"
         documents = cut.documents(name)
         assert documents.target_tokens == sum(documents.loss_mask(ids).sum() for ids in documents)
-        for ids, uncut in zip(documents, whole.documents(name), strict=True):
+        for ids, uncut in zip(documents, full.documents(name), strict=True):
             if len(uncut) > context:
                 assert ids.tolist() == [*uncut[:context], cut.tokenizer.eos_id]
                 assert documents.loss_mask(ids)[-2:].tolist() == [1, 0], "the text does not end where it is cut"
@@ -171,12 +171,12 @@ def test_the_same_settings_build_the_same_files(project):
         ({"min_tokens": 5, "max_tokens": 4}, "corpus.min_tokens"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_runs(settings, match):
+def test_wrong_parameters_are_errors_before_anything_runs(settings, match):
     with pytest.raises(RequestError, match=match):
         corpora.check(corpus_settings(**settings), HARVEST)
 
 
-def test_fields_of_a_source_with_columns_of_its_own_are_checked_when_they_are_there(project):
+def test_extra_fields_of_a_source_are_checked_when_the_corpus_is_built(project):
     settings = {"template": "{genre} -> {synopsis}"}
     with pytest.raises(RequestError, match="no field 'genre'"):
         corpora.check(corpus_settings(**settings), HARVEST)

@@ -72,7 +72,7 @@ def test_an_unknown_template_is_refused():
 @pytest.mark.parametrize(
     "text", ["{title} -> nothing", "{} -> {title}", "{title", "title}", "{a{title}}", "{abstract} -> a\n{title}"]
 )
-def test_what_is_no_template_is_refused(text):
+def test_an_invalid_template_is_an_error(text):
     with pytest.raises(RequestError, match=r"corpus\.template: "):
         template(text)
 

@@ -1,7 +1,7 @@
 """Compiled functions between the matrix products of GPT-2's training step.
 
 XLA compiles each of them, forward and backward, into a few loops, so that memory is read and written once instead of a
-dozen times. No gradient is written by hand: `recomputed` compiles the gradient of the function itself.
+dozen times. Their gradients are TensorFlow's, of the function computed again (`recomputed`), but for one derivative.
 
 Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
 """
@@ -188,5 +188,16 @@ class Kernels:
         return self.run_gelu(u, *self._vectors(bias))
 
     def _gelu(self, u, bias):
-        x = f32(u) + per_row(bias, u)
-        return tf.cast(0.5 * x * (1 + tf.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))), self.kind)
+        return tf.cast(_gelu(f32(u) + per_row(bias, u)), self.kind)
+
+
+@tf.custom_gradient
+def _gelu(x):
+    # Written by hand, because TensorFlow's own derivative takes 19 ms a layer of 124M in place of 12: 5% of a step
+    scale = math.sqrt(2 / math.pi)
+
+    def gradient(dy):
+        t = tf.tanh(scale * (x + 0.044715 * x * x * x))
+        return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * scale * (1 + 3 * 0.044715 * x * x))
+
+    return 0.5 * x * (1 + tf.tanh(scale * (x + 0.044715 * x * x * x))), gradient

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import pytest
 from conftest import SMALL
 from titlesmith.errors import RunError, StageError
 from titlesmith.experiment import Experiment
-from titlesmith.pipeline import chain, failed
+from titlesmith.pipeline import chain, failed, source
 from titlesmith.runs import STAGES, Run, hold, release, swapped
 from titlesmith.train import monitor
 
@@ -100,7 +101,10 @@ def test_from_runs_again_what_has_not_changed(papers):
     [
         ("raise ValueError('on purpose')", "ValueError: on purpose"),
         ("import sys; sys.exit(0)", r"sys\.exit\(0\).*not run to its end"),
-        ("import os; os._exit(0)", "DeadKernelError"),
+        (
+            "import os; os._exit(0)",
+            r"os\._exit\(0\).*its kernel was killed, perhaps because",
+        ),
         ("run.update_stage('corpus', status='running')", "it wrote no result"),
     ],
 )
@@ -219,3 +223,43 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
     assert histories[1][:step] == before, "what was done before the kill was not done again"
     for a, b in zip(*histories, strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
+
+
+def test_kernels_run_titlesmiths_own_python(papers, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    assert chain(experiment(), until="harvest", echo=lambda line: None).is_current("harvest")
+
+
+def test_ctrl_c_tells_the_step_and_the_command_that_resumes(papers):
+    command = [sys.executable, "-m", "titlesmith", "run", "archive-titles", "--until", "finetune"]
+    settings = ["harvest.path=papers.tsv", *SMALL, "finetune.steps=100000"]
+    process = subprocess.Popen(
+        [*command, *(word for setting in settings for word in ("-p", setting))],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=dict(os.environ), start_new_session=True,
+    )  # fmt: skip
+    history, deadline = Run("archive-titles") / "history.csv", time.monotonic() + 120
+    while not history.exists() or history.read_text().count("\n") < 6:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error[-2000:]
+    said = r"interrupted in finetune at step \d+; to resume: titlesmith run .*-p finetune.steps=100000"
+    assert re.search(said, error), error[-600:]
+    assert "Traceback" not in error
+
+
+def test_the_parameters_cell_is_not_in_the_fingerprint(papers):
+    before = source("finetune")
+    path = papers / "notebooks" / "03_finetune.ipynb"
+    book = nbformat.read(path, 4)
+    (cell,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source = cell.source.replace("steps: int = 250", "steps: int = 300")
+    nbformat.write(book, path)
+    assert source("finetune") == before
+    book.cells[-2].source += "\n1"
+    nbformat.write(book, path)
+    assert source("finetune") != before

@@ -306,6 +306,7 @@ def main() -> None:
     except OSError as error:
         is_name = error.errno == errno.ENAMETOOLONG  # of a file in the request
         why = f"{shorten(str(error.filename))}: {error.strerror}" if is_name else str(error)
+        why += ". Free some space; the same command resumes" * (error.errno == errno.ENOSPC)
         _exit(RequestError.exit_code if is_name else 1, why)
     except KeyboardInterrupt:
         _exit(130, "interrupted; the same command resumes")

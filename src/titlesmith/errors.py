@@ -27,6 +27,12 @@ class StageError(TitlesmithError):
     """A notebook failed: which cell, with what error, and where the executed notebook lies."""
 
 
+class InterruptError(TitlesmithError):
+    """The user interrupted a stage; the message says how far it came and which command resumes it."""
+
+    exit_code = 130
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """A value as messages show it: its repr, with the middle left out where a text exceeds ``limit`` characters."""
     short = Repr()

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from titlesmith import models
-from titlesmith.errors import RequestError, StageError
+from titlesmith.errors import InterruptError, RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.runs import LOCK_TIMEOUT, MADE_UP, STAGES, Run, hold, notebook, release, root
 from titlesmith.settings import declared
@@ -81,6 +84,27 @@ def chain(
     return run
 
 
+class OwnKernelManager(AsyncKernelManager):
+    """Starts kernels with the Python that runs titlesmith, whatever kernel is installed under the name python3."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel of this Python."""
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
+def progress(run: Run, stage: str) -> str:
+    """How far a stage had come, in words; empty if it records no progress."""
+    from titlesmith.train import monitor  # which imports TensorBoard, in seconds
+
+    if stage == "finetune" and (rows := monitor.read(run / "history.csv")):
+        return f" at step {rows[-1]['step']:.0f}"
+    if stage == "generate" and (run / "texts.jsonl").exists():
+        return f" after {(run / 'texts.jsonl').read_text('utf-8').count(chr(10)):,} texts"
+    return ""
+
+
 def execute(run: Run, stage: str, settings: dict) -> None:
     """Executes one notebook and keeps it in ``runs/<run>/notebooks/`` where it succeeded (else StageError)."""
     output = run.executed(stage).with_name(f".{notebook(stage).name}")
@@ -101,10 +125,15 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             stderr_file=sys.stderr,  # progress bars, while the cell runs
             coalesce_streams=True,  # and only their last state in the notebook
             start_timeout=180,
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own words to the terminal
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's log is not for the terminal
+            kernel_manager_class=OwnKernelManager,
         )
+    except KeyboardInterrupt:
+        raise InterruptError(f"interrupted in {stage}{progress(run, stage)}; to resume: {run.rerun_command}") from None
     except PapermillExecutionError as error:
         why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except DeadKernelError:
+        why = "its kernel was killed, perhaps because the machine is out of memory"
     except Exception as error:  # a dead kernel, a full disk: whatever papermill and nbclient let through
         why = f"{type(error).__name__}: {error}"
     cell = unfinished(output) if output.exists() else ""
@@ -139,8 +168,9 @@ def unfinished(path: Path) -> str:
 
 
 def source(stage: str) -> str:
-    """SHA-256 of a notebook's cells, their outputs aside."""
-    cells = [(c.cell_type, c.source) for c in nbformat.read(notebook(stage), 4).cells]
+    """SHA-256 of a notebook's cells without outputs and without the parameters cell, whose values are settings."""
+    cells = nbformat.read(notebook(stage), 4).cells
+    cells = [(c.cell_type, c.source) for c in cells if "parameters" not in c.metadata.get("tags", [])]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 

@@ -83,8 +83,8 @@ def explained(reason: str) -> str:
     """An error with its remedy, if that is not in the run's parameters."""
     if "No space left on device" in reason:
         return f"{reason}. Free some space; the same command resumes"
-    if "DeadKernelError" in reason:
-        return f"{reason}. Its kernel was killed, perhaps out of memory: try fewer --workers, or a smaller batch"
+    if "kernel was killed" in reason:
+        return f"{reason}. Try fewer --workers, or a smaller batch"
     return reason
 
 

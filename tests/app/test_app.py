@@ -17,41 +17,19 @@ gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip instal
 import uvicorn  # noqa: E402
 
 import browser  # noqa: E402
-from conftest import HOSTILE, corpus_settings, make_project, write_archive  # noqa: E402
-from titlesmith import corpus as corpora  # noqa: E402
-from titlesmith import experiment  # noqa: E402
+from conftest import HOSTILE, make_project, write_archive  # noqa: E402
+from tiny import quick  # noqa: E402
 from titlesmith import train as engines  # noqa: E402
-from titlesmith.app import listen  # noqa: E402
-from titlesmith.app.page import mounted, page, results_html  # noqa: E402
-from titlesmith.app.service import LONGEST, Service  # noqa: E402
+from titlesmith.app.page import mounted, page, render  # noqa: E402
+from titlesmith.app.serve import listen  # noqa: E402
+from titlesmith.app.service import MAX_CHARACTERS, Service  # noqa: E402
 from titlesmith.errors import RequestError  # noqa: E402
-from titlesmith.generate import Probe  # noqa: E402
-from titlesmith.harvest import harvest  # noqa: E402
 from titlesmith.runs import Run  # noqa: E402
-from titlesmith.train import kernels, monitor  # noqa: E402
+from titlesmith.settings import declared  # noqa: E402
+from titlesmith.train import kernels  # noqa: E402
 
 TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}
-FEW = {"steps": 4, "batch_size": 2, "block_size": 64, "save_every": 0, "sample_every": 0, "validate_every": 0}
 ABSTRACT = "We study speech in rooms. It gets better with noise."
-
-
-def defaults(stage: str, **changes) -> dict:
-    return {name: parameter.default for name, parameter in experiment.declared(stage).items()} | changes
-
-
-def trained(name: str, template: str, **source) -> Run:
-    """A run with a model that has learned next to nothing, made without notebooks, which take a minute."""
-    run = Run(name)
-    run.begin("harvest", facts := defaults("harvest", **source))
-    harvest(run, facts)
-    run.begin("corpus", {})
-    corpus = corpora.build(run, corpus_settings(template=template, vocabulary=1000), None, context=256)
-    run.begin("finetune", facts := defaults("finetune", **FEW))
-    engine = engines.start_engine(run, "scratch", corpus, seed=1)
-    engines.finetune(engine, corpus, facts, monitor.Monitor(run, facts), Probe(corpus, facts))
-    run.finish("finetune", stop_reason="all 4 steps were done")
-    run.update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
-    return run
 
 
 @contextmanager
@@ -59,7 +37,7 @@ def serving(service: Service):
     """The address of a page, in this process."""
     with listen("127.0.0.1", 0) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        app = mounted(page(service, address))
+        app = mounted(page(service))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -78,8 +56,10 @@ def project(tmp_path_factory):
         patch.setattr(kernels, "compiled", lambda function: function)  # XLA compiles for seconds a model
         patch.setattr(engines, "SCRATCH", TINY)
         path = write_archive(folder / "papers.tsv", rows)
-        trained("titles", "title", source="archive", path=str(path))
-        trained("abstracts", "abstract-to-title", num_papers=120)
+        quick("titles", "scratch", source={"source": "archive", "path": str(path)})
+        quick("abstracts", "scratch", "abstract-to-title", source={"source": "sample", "num_papers": 120})
+        for name in ("titles", "abstracts"):
+            Run(name).update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
         yield folder
 
 
@@ -105,8 +85,8 @@ def tab(chromium):
     """A tab that knows which addresses it asked, and whether a script of ours ran that should not."""
     context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     tab = context.new_page()
-    tab.asked, tab.alerts = [], []
-    tab.on("request", lambda request: tab.asked.append(request.url))
+    tab.requested, tab.alerts = [], []
+    tab.on("request", lambda request: tab.requested.append(request.url))
     tab.on("dialog", lambda dialog: (tab.alerts.append(dialog.message), dialog.dismiss()))
     yield tab
     assert not tab.alerts, "a text ran as a script"
@@ -139,8 +119,8 @@ def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_
     tab.locator(".results button").nth(1).click()
     tab.get_by_role("button", name="Copy", exact=False).first.wait_for()
     assert " ".join(tab.evaluate("navigator.clipboard.readText()").split()) == " ".join(texts[1].split())
-    away = [url for url in tab.asked if not url.startswith((addresses["abstracts"], "data:", "blob:"))]
-    assert tab.asked and not away
+    away = [url for url in tab.requested if not url.startswith((addresses["abstracts"], "data:", "blob:"))]
+    assert tab.requested and not away
 
 
 @pytest.mark.parametrize(
@@ -149,7 +129,7 @@ def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_
         ("", "abstract is empty"),
         (" \n\t ", "abstract is empty"),
         ("x" * 100_000, "100,000 characters"),
-        ("speech and noise " * 400, "too long for the model"),
+        ("speech and noise " * 400, "exceed the model's context"),
     ],
     ids=["empty", "space", "100,000 characters", "beyond the context"],
 )
@@ -239,11 +219,11 @@ def test_the_same_seed_writes_the_same_again(addresses):
         ({"count": 21}, "1 to 20"),
         ({"temperature": 0}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
-        ({"max_tokens": 2.5}, "whole number"),
+        ({"max_tokens": 2.5}, "not of type int"),
         ({"beams": True}, "beams"),
-        ({"begins_with": "x" * (LONGEST + 1)}, "20,001"),
+        ({"begins_with": "x" * (MAX_CHARACTERS + 1)}, "20,001"),
         ({"begins_with": "bad \ud800"}, "UTF-8"),
-        ({"begins_with": 7}, "no text"),
+        ({"begins_with": 7}, "not a text"),
     ],
     ids=str,
 )
@@ -252,19 +232,19 @@ def test_programs_are_told_what_was_wrong(addresses, wrong, named):
     assert event == "error" and named in data["error"]
 
 
-def test_the_commands_on_the_page_work(addresses, tab):
+def test_the_page_describes_its_endpoint_and_the_description_works(addresses, tab):
     tab.goto(addresses["abstracts"])
-    tab.get_by_role("button", name="Ask it from a program").click()
-    tab.locator(".cm-content").first.wait_for()
-    tab.wait_for_timeout(500)
-    shell, python = [
-        "\n".join(code.locator(".cm-line").all_text_contents()) for code in tab.locator(".cm-content").all()
-    ]
-    answer = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60).stdout
-    assert "event: complete" in answer
-    assert len(json.loads(answer.split("data: ")[-1])[0]["texts"]) == 3
-    printed = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=60)
-    assert len(printed.stdout.splitlines()) >= 3, printed.stderr
+    tab.get_by_role("button", name="Use via API").click()
+    tab.get_by_text("/a_title_for_abstract").first.wait_for()
+    tab.get_by_text("begins_with").first.wait_for()
+    assert all(url.startswith((addresses["abstracts"], "data:", "blob:")) for url in tab.requested)
+    program = (
+        "from gradio_client import Client\n"
+        f"answer = Client({addresses['abstracts']!r}).predict(abstract={ABSTRACT!r}, count=3, "
+        "api_name='/a_title_for_abstract')\nprint(len(answer['texts']))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert printed.stdout.splitlines()[-1] == "3", printed.stderr
 
 
 def test_a_search_with_beams_gives_no_more_texts_than_it_has_beams(services):
@@ -272,17 +252,17 @@ def test_a_search_with_beams_gives_no_more_texts_than_it_has_beams(services):
 
 
 def test_controls_have_the_bounds_of_the_notebook_and_the_defaults_of_the_run(services):
-    declared = experiment.declared("generate")
+    parameters = declared("generate")
     for service in services.values():
         for name, control in service.controls.items():
-            low, high = declared[name].constraint.low, declared[name].constraint.high
-            assert low <= control.low <= control.default <= control.high <= high
+            outer, own = parameters[name].constraint, control.constraint
+            assert outer.low <= own.low <= control.default <= own.high <= outer.high
     assert services["titles"].controls["max_tokens"].default == 24, "what the run's texts were made with"
 
 
 def test_a_copy_is_marked_and_every_text_is_escaped():
     row = {"text": HOSTILE, "nearest": HOSTILE, "nearest_id": "<b>", "nearest_similarity": 1.0, "finished": False}
-    html = results_html({"seed": 1, "texts": [row | {"copy": "copy"}, row | {"copy": ""}]})
+    html = render("results", seed=1, texts=[row | {"copy": "copy"}, row | {"copy": ""}])
     assert html.count("A copy") == 1 and html.count("Unfinished") == 2
     assert "<script" not in html and "<b>" not in html and html.count("&lt;script&gt;") == 8
 
@@ -297,7 +277,7 @@ def test_a_copy_is_known_whatever_its_case(services):
 def test_a_port_that_is_taken_is_refused_with_a_remedy():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RequestError, match=rf"port {port} .* is taken.*--port {port + 1}"):
+        with pytest.raises(RequestError, match=rf"port {port} .* is in use.*--port {port + 1}"):
             listen("127.0.0.1", port)
     with pytest.raises(RequestError, match="--host"):
         listen("192.0.2.1", port)

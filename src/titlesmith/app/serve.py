@@ -1,0 +1,76 @@
+"""Serves the page of a run's model until the process is interrupted."""
+
+import errno
+import socket
+from importlib.util import find_spec
+
+from titlesmith.errors import RequestError
+from titlesmith.runs import Run
+
+ALL_INTERFACES = ("0.0.0.0", "::")
+SHUTDOWN_SECONDS = 3  # for requests that are being answered
+
+
+def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Serves the page until Ctrl-C.
+
+    Parameters
+    ----------
+    run
+        Its model writes the texts.
+    host
+        The address to listen to. Requests must name it as their host; for 0.0.0.0 or ::, an IP address or a name of
+        this machine.
+    port
+        The port; 0 for any free one.
+
+    Raises
+    ------
+    RequestError
+        Gradio is not installed, or the address cannot be used. Nothing was loaded.
+    RunError
+        The run has no model.
+    """
+    if not find_spec("gradio"):
+        raise RequestError("the page needs Gradio: pip install 'titlesmith[app]'")
+    run.require("finetune")
+    with listen(host, port) as listening:
+        print(f"loading the model of {run.name}", flush=True)
+        import uvicorn
+
+        from titlesmith.app.page import mounted, page
+        from titlesmith.app.service import Service
+
+        service = Service(run)
+        service.warm_up()
+        names = (socket.gethostname(), socket.getfqdn()) if host in ALL_INTERFACES else ()
+        shown = names[0] if names else f"[{host}]" if ":" in host else host
+        app = mounted(page(service), host, names)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
+        if names:
+            print(
+                "everybody who reaches this machine can use the page; there is no password. It answers to this "
+                f"machine's IP addresses and to {' and '.join(dict.fromkeys(names))}"
+            )
+        print(f"open http://{shown}:{listening.getsockname()[1]} in a browser; Ctrl-C ends the page", flush=True)
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            print("\nthe page has ended")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens to an address of this machine (RequestError if that is not possible)."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RequestError(
+                f"port {port} of {host} is in use, perhaps by another titlesmith app: end that, or choose another port "
+                f"with --port {port + 1 if port < 65535 else 7860}"
+            ) from None
+        raise RequestError(
+            f"cannot listen to {host}, port {port} ({error.strerror or error}): --host needs an address of this "
+            "machine, or 0.0.0.0 for all of them; --port a number from 1024 to 65535"
+        ) from None

@@ -47,7 +47,7 @@ SETTINGS = {  # of the engine; rate, schedule, decay and clipping are the Traine
     "seed": 1, "steps": LONG, "accumulate": 1, "learning_rate": 5e-5, "warmup_steps": 0, "schedule": "linear",
     "weight_decay": 0.0, "dropout": 0.0, "layers": "all", "vocabulary": "full", "precision": "bfloat16",
     "checkpointing": False, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.05, "lora_targets": [],
-    "quantize": "none", "attention": "auto",
+    "quantize": "none", "attention": "auto", "processes": 1, "sharding": "none",
 }  # fmt: skip
 BARS = {"tokens_per_second_ratio_to_trainer": 1.5, "matmul_peak_share": 0.4}
 
@@ -200,14 +200,18 @@ def trainer(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 
 def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
-    """Titles from the engine, none of which ends before its last token."""
-    writer, titles = engine("gpt2", folder, tiny), 20 if tiny else 1000
-    settings = {"count": titles, "max_tokens": NEW, "min_tokens": NEW}
+    """Titles from titlesmith's back end, none of which ends before its last token."""
+    from titlesmith.generate.huggingface import TransformersBackend
+    from titlesmith.generate.settings import GenerationSettings
+
+    trained, titles = engine("gpt2", folder, tiny), 20 if tiny else 1000
+    backend = TransformersBackend(trained.model, trained.tokenizer)
     for seed in (1, 2):
+        settings = GenerationSettings(count=titles, seed=seed, max_tokens=NEW, min_tokens=NEW)
         start = now()
-        (drawn,) = writer.generate([[writer.tokenizer.eos_id]], settings | {"seed": seed})
+        (completions,) = backend.generate([[backend.tokenizer.eos_id]], settings)
         seconds = now() - start
-    assert len(drawn) == titles and all(len(draw.ids) == NEW for draw in drawn)
+    assert len(completions) == titles and all(len(completion.ids) == NEW for completion in completions)
     return {"titles": titles, "titles_per_second": titles / seconds, "peak": cards_memory()}
 
 

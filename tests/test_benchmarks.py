@@ -20,7 +20,10 @@ from titlesmith.train.gpt2 import GPT2Engine
 def load(name: str):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        if name != "train":  # benchmarks share functions of train.py, and tests/train is a package here
+            patch.setitem(sys.modules, "train", load("train"))
+        spec.loader.exec_module(module)
     return module
 
 
@@ -47,7 +50,7 @@ def test_training_is_compared_with_stock_and_with_transformers(train, tmp_path, 
     if not answers["skipped"]:
         assert ratios["loss_difference_to_transformers"] < 1e-4
     assert 29 < absolute["tokens_per_title_stock"] < 32, "text markers and all"
-    assert 65 < absolute["titles_per_step"] < 75, "1,024 tokens of titles, beginnings shared"
+    assert 55 < absolute["titles_per_step"] < 65, "1,024 tokens of titles"
     assert absolute["flops_per_step"] < absolute["flops_per_step_full_vocabulary"]
     train.show(ratios, absolute, answers)
     assert "titles_per_second_ratio_to_stock" in capsys.readouterr().out
@@ -72,7 +75,7 @@ def test_vocabularies_are_compared_behind_a_full_training(tmp_path, monkeypatch)
     monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
     prepare, parts = GPT2Engine.prepare, []
     monkeypatch.setattr(
-        GPT2Engine, "prepare", lambda self, *args: prepare(self, *args) or parts.append(self._part is not None)
+        GPT2Engine, "prepare", lambda self, *args: prepare(self, *args) or parts.append(self._sampled is not None)
     )
     found = vocabulary.compare(tmp_path, 8, [1])
     assert parts == [False, False, True]

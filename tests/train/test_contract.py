@@ -125,7 +125,7 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
     replace = type(run.path).replace
 
     def killed(self, target):
-        if self.name == "last" and target.name == ".done":
+        if self.name == "last" and target.name == ".last.deleted":
             raise KeyboardInterrupt
         return replace(self, target)
 

@@ -252,7 +252,7 @@ def test_a_chat_template_stands_around_question_and_answer(project):
 def test_a_model_without_a_chat_template_is_told(project):
     with pytest.raises(RequestError, match="chat needs a model with a chat template"):
         prepare("r", made(project, "llama", "sentencepiece"), template="chat")
-    with pytest.raises(RequestError, match="scratch has none"):
+    with pytest.raises(RequestError, match="scratch' has none"):
         corpora.check(corpus_settings(template="chat"), {"source": "sample"})
 
 

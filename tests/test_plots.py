@@ -52,5 +52,17 @@ def test_the_floor_is_drawn_only_where_there_is_one():
     assert "kept: step 2" in lines(0.0)
 
 
+def test_labels_are_text_and_not_mathematics(tmp_path):
+    formula = r"$$\def\x{\x\x}\x$$"
+    table = pl.LazyFrame({"published": [date(2020, 1, 1)], "primary_category": [formula]})
+    figure = plots.papers(table, formula)
+    figure.axes[0].set(xlabel=formula, title=formula)
+    figure.axes[0].plot([1, 2], label=formula)
+    figure.axes[0].legend()
+    figure.axes[0].annotate(formula, (1, 1))
+    figure.savefig(tmp_path / "a.svg")
+    assert r"\def" in (tmp_path / "a.svg").read_text()
+
+
 def test_lengths_of_a_sample_say_of_how_many():
     assert "3 of 2,250,000 training documents" in plots.lengths([3, 3, 3], [5, 6, 90], "", 2_250_000).get_suptitle()

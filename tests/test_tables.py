@@ -38,7 +38,10 @@ def test_a_table_is_sorted_by_keyboard_and_saved_in_chromium(tmp_path):
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if not (path := shutil.which("chromium")):
         pytest.skip("needs Chromium")
-    rows = [{"text": text, "n": n} for text, n in [("b, c", 10), ('A "q"', 9), ("<a>", -1.5), ("ä", 1000)]]
+    rows = [
+        {"text": text, "n": n}
+        for text, n in [("b, c", 10), ('A "q"', 9), ("<a>", -1.5), ("ä", 1000), ("=1+1", 7), (" @a", 8)]
+    ]
     script = (ROOT / "book" / "_static" / "tables.js").read_text("utf-8")
     page_file, shown = tmp_path / "page.html", table(rows, {"text": "what", "n": "how many"}, "a.csv").data
     page_file.write_text(f"<!doctype html><meta charset=utf-8><script>{script}</script>{shown}", "utf-8")
@@ -51,16 +54,17 @@ def test_a_table_is_sorted_by_keyboard_and_saved_in_chromium(tmp_path):
             return page.locator(f"tbody td:nth-child({number})").all_inner_texts()
 
         heading = page.locator("th").nth(1)
-        ordered = ["-1.500", "9", "10", "1,000"]
+        ordered = ["-1.500", "7", "8", "9", "10", "1,000"]
         for order, values in [("ascending", ordered), ("descending", ordered[::-1])]:
             page.get_by_role("button", name="how many").press("Enter")
             assert (heading.get_attribute("aria-sort"), column(2)) == (order, values)
         page.get_by_role("button", name="what").press("Space")
         assert heading.get_attribute("aria-sort") is None
-        assert column(1)[1:] == ["ä", 'A "q"', "b, c"]
+        assert column(1)[3:] == ["ä", 'A "q"', "b, c"]
         with page.expect_download() as download:
             page.get_by_text("Download as CSV").press("Enter")
         assert download.value.suggested_filename == "a.csv"
         lines = download.value.path().read_text("utf-8-sig").splitlines()
-        assert lines == ["what,how many", "<a>,-1.5", "ä,1000", '"A ""q""",9', '"b, c",10']
+        assert lines[0] == "what,how many" and lines[4:] == ["ä,1000", '"A ""q""",9', '"b, c",10']
+        assert set(lines[1:4]) == {"<a>,-1.5", "'=1+1,7", "'@a,8"}, "no cell is a formula"
         browser.close()

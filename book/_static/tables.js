@@ -16,10 +16,10 @@
   }
 
   function csv(table) {
-    // a spreadsheet would compute text that begins like a formula
-    const text = (cell) => (cell.dataset.value ?? (/^[=+\-@\t\r]/.test(value(cell)) ? `'${value(cell)}` : value(cell)));
+    // A spreadsheet would compute text that begins like a formula; numbers stay numbers
+    const guard = (text) => (isNaN(text) && /^\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text);
     const quote = (field) => (/[",\r\n]/.test(field) ? `"${field.replaceAll('"', '""')}"` : field);
-    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => quote(text(cell))).join(","));
+    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => quote(guard(value(cell)))).join(","));
     return "\ufeff" + rows.join("\r\n") + "\r\n"; // the mark tells spreadsheets that it is UTF-8
   }
 

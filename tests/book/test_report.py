@@ -1,11 +1,15 @@
 import json
+import re
 import shutil
 
 import pytest
 
+from titlesmith.book.compare import open_reports
 from titlesmith.book.report import FILES, Report, reports
 from titlesmith.errors import RunError
+from titlesmith.export import export
 from titlesmith.runs import Run, digest
+from titlesmith.terminal import Source
 
 
 @pytest.fixture
@@ -95,3 +99,19 @@ def test_a_sweep_with_a_name_that_is_none_is_no_sweep(run, name):
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(info | {"sweep": {"name": name, "set": {}}}))
     assert Report(run).sweep == {}
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "vocab.bpe", "test.bin", "test.parquet"])
+def test_a_damaged_corpus_is_one_error_with_its_file_and_the_command(run, name):
+    path = run / "corpus" / name
+    path.write_bytes(path.read_bytes()[:20])
+    message = rf"{name} is damaged.*titlesmith run .*--name small"
+    assert re.search(message, reports()[1]["small"])
+    for use in (
+        lambda: Source.of_run(Run("small")),
+        lambda: export(Run("small"), "hf"),
+        lambda: open_reports(["small", "other"]),
+    ):
+        shutil.copytree(run, run.parent / "other", dirs_exist_ok=True)
+        with pytest.raises(RunError, match=message):
+            use()

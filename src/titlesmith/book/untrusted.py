@@ -16,7 +16,7 @@ from titlesmith.runs import notebook
 
 TAGS = frozenset({"hide-input", "remove-cell", "parameters", "injected-parameters"})
 STYLES = frozenset({
-    "text-align", "vertical-align", "padding", "margin", "white-space", "overflow-x", "color", "background",
+    "text-align", "vertical-align", "padding", "margin", "white-space", "overflow-x", "color", "background-color",
     "font-size", "font-weight", "border",
 })  # fmt: skip
 ELEMENTS = frozenset({

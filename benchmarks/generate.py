@@ -186,6 +186,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith.harvest import harvest
     from titlesmith.models import SCRATCH
     from titlesmith.runs import Run
+    from titlesmith.train import load_engine
 
     steps = 150 if size == "124M" else 2
     every = [f"finetune.{name}_every=0" for name in ("validate", "sample", "save")]
@@ -198,8 +199,9 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     built = corpus.build(run, settings["corpus"], None, context=SCRATCH["n_ctx"])
     run.begin("finetune", {})
     with redirect_stdout(sys.stderr):
-        engine = finetune_run(run, settings["finetune"])
+        finetune_run(run, settings["finetune"])
     run.finish("finetune")
+    engine = load_engine(run)
     # The log-probability of every token of some titles after the tokens before it, by both
     documents = built.documents("test")
     some = [documents[i] for i in range(min(200, len(documents)))]

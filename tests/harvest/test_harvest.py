@@ -100,7 +100,7 @@ def test_of_the_sources_folder_only_what_it_still_needs_remains(batches):
     folder.mkdir(parents=True)
     for name in (STATE, "2020-01.parquet"):
         (folder / name).write_text("{}")
-    Run("r").update(stages={"harvest": {"fingerprint": Run("r").fingerprint("harvest", {}, "")}})
+    Run("r").update(stages={"harvest": {"status": "running", "fingerprint": Run("r").fingerprint("harvest", {}, "")}})
     batches(pl.DataFrame({"id": ["a"]}))
     assert [path.name for path in folder.iterdir()] == [STATE]
     assert set(Run("r").record("harvest")["outputs"]) == {"papers.parquet"}

@@ -57,7 +57,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, form, ahead):
         found = list(alpaca.read(ALL | {"path": str(folder / "a.json")}, folder, faults))
     read = [row for table in found for row in table.select("abstract", "title", "instruction").rows()]
     assert read == [(row["input"], row["output"], row["instruction"]) for row in rows]
-    assert not faults.found
+    assert not faults.reasons
 
 
 @pytest.mark.parametrize("bad", [3, None, "text", {}, {"input": "a"}, {"input": "a", "output": 3}, {"output": "a"}])

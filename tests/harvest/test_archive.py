@@ -71,7 +71,7 @@ def test_filters(project, archive, settings, count):
 
 
 def test_filters_that_leave_nothing_are_named(project, archive):
-    with pytest.raises(RequestError, match=r"none of 120 papers is left by categories=\['math.AG'\]"):
+    with pytest.raises(RequestError, match=r"none of 120 papers passes categories=\['math.AG'\]"):
         papers(archive, categories=["math.AG"])
 
 

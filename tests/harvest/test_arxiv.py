@@ -155,10 +155,10 @@ def test_a_total_that_changes_between_pages(tmp_path, fault):
 @pytest.mark.parametrize(
     ("always", "said"),
     [
-        ("failing", "gave no usable answer in 3 attempts: HTTP 500"),
-        ("html", "instead of a whole document"),
-        ("forever", "asks for a pause .HTTP 503, Retry-After: 86400.*what was harvested is kept"),
-        ("repeat", "arXiv counts 24 papers from 2024-02-01 00:00 to 2024-02-29 23:59 and sends .*goes on from there"),
+        ("failing", "sent no usable answer in 3 attempts: HTTP 500"),
+        ("html", "not a complete document"),
+        ("forever", "requests a pause .HTTP 503, Retry-After: 86400.*what was harvested is kept"),
+        ("repeat", "arXiv counts 24 papers from 2024-02-01 00:00 to 2024-02-29 23:59 and sends .*resumes there"),
         ("empty", "arXiv counts 24 papers from 2024-02-01"),
     ],
 )
@@ -175,7 +175,7 @@ def test_papers_that_arxiv_counts_and_no_month_holds_are_counted(tmp_path):
     faults = Faults()
     with Atom(spread(20), dict.fromkeys((1, 2), "nothing")) as server:  # twice, so that January is taken for empty
         found = harvest(server, tmp_path, faults)
-    (entry,) = faults.found.values()
+    (entry,) = faults.reasons.values()
     assert entry["rows"] == 20 - found.height > 0 and "arXiv counts 20" in entry["examples"][0]
 
 
@@ -188,11 +188,11 @@ def test_an_impossible_date_is_counted_and_loses_no_other_paper(tmp_path, stated
     papers[number].shown = stated
     with Atom(papers) as server:
         assert ids(harvest(server, tmp_path, faults)) == [p.number for p in papers if p is not papers[number]]
-        (entry,) = faults.found.values()
+        (entry,) = faults.reasons.values()
         assert entry["rows"] == 1 and papers[number].number in entry["examples"][0]
         again = Faults()
         harvest(server, tmp_path, again)
-        assert again.found == faults.found, "stored windows keep what was wrong in them"
+        assert again.reasons == faults.reasons, "stored windows keep what was wrong in them"
 
 
 @pytest.mark.parametrize("total", ["abc", "-3", "", "1e5", "9" * 5000])
@@ -201,8 +201,8 @@ def test_a_count_that_is_not_one_is_counted_and_loses_no_paper(tmp_path, total):
     with Atom(spread(25)) as server:
         server.total = total
         assert ids(harvest(server, tmp_path, faults)) == numbers(server)
-    (entry,) = faults.found.values()
-    assert entry["rows"] >= 3 and "without a count" in next(iter(faults.found))
+    (entry,) = faults.reasons.values()
+    assert entry["rows"] >= 3 and "without a count" in next(iter(faults.reasons))
 
 
 def test_pages_that_repeat_each_other_end_the_harvest(tmp_path):

@@ -334,7 +334,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, delimiter, batch):
         found = list(csv.read(ALL | {"path": str(folder / "t.csv")}, folder, faults))
     read = [row for part in found for row in part.select("title", "abstract").rows()]
     assert read == [(title or None, abstract or None) for title, abstract in rows]
-    assert not faults.found
+    assert not faults.reasons
     assert [i for part in found for i in part["id"]] == [f"row.{n:07d}" for n in range(1, len(rows) + 1)]
 
 

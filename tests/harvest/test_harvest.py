@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from conftest import write_archive
 from titlesmith.errors import RequestError
-from titlesmith.harvest import KEPT, SCHEMA, Papers, check, harvest, sample, store
+from titlesmith.harvest import SCHEMA, Papers, check, harvest, sample, store
+from titlesmith.harvest.papers import STATE
 from titlesmith.runs import Run
 
 ALL = {"categories": [], "since": "", "until": "", "max_results": 0, "columns": {}, "encoding": "utf-8", "path": ""}
@@ -47,7 +48,7 @@ def test_each_id_once_the_latest_of_them_and_the_oldest_first(tmp_path_factory, 
     kinds = {"id": pl.String, "published": pl.Date, "updated": pl.Date, "place": pl.Int64}
     place, rows = 0, []
     with pytest.MonkeyPatch.context() as patch, store.Spool(folder / "s") as papers:
-        patch.setattr(store, "SIZE", size)
+        patch.setattr(store, "BATCH_BYTES", size)
         for table in tables:
             numbered = [(*row, place + i) for i, row in enumerate(table)]
             papers.add(pl.DataFrame(numbered, kinds, orient="row"))
@@ -97,11 +98,11 @@ def test_a_sample_is_drawn_without_reading_all(batches):
 def test_of_the_sources_folder_only_what_it_still_needs_remains(batches):
     folder = Run("r") / "harvest"
     folder.mkdir(parents=True)
-    for name in (KEPT, "2020-01.parquet"):
+    for name in (STATE, "2020-01.parquet"):
         (folder / name).write_text("{}")
     Run("r").update(stages={"harvest": {"status": "running", "fingerprint": Run("r").fingerprint("harvest", {}, "")}})
     batches(pl.DataFrame({"id": ["a"]}))
-    assert [path.name for path in folder.iterdir()] == [KEPT]
+    assert [path.name for path in folder.iterdir()] == [STATE]
     assert set(Run("r").record("harvest")["outputs"]) == {"papers.parquet"}
     Run("r").clear("harvest")
     assert not folder.exists()
@@ -129,7 +130,7 @@ from titlesmith.runs import Run
 
 path, limit = sys.argv[1], int(sys.argv[2])
 settings = {"source": "archive", "path": path, "categories": [], "since": "", "until": "", "max_results": 0}
-store.SIZE, rows.BATCH = 100_000, 200  # so that there are many batches and row groups
+store.BATCH_BYTES, rows.BATCH = 100_000, 200  # so that there are many batches and row groups
 run = Run("r")
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

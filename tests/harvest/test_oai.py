@@ -18,6 +18,7 @@ from servers.base import Paper, spread
 from servers.oai import Oai
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import SCHEMA, client, oai
+from titlesmith.harvest.categories import oai_set
 from titlesmith.harvest.faults import Faults
 
 SETTINGS = {"query": "", "categories": ["eess.AS"], "since": ""}
@@ -87,7 +88,7 @@ def test_a_paper_with_all_its_fields(tmp_path):
     ],
 )
 def test_the_set_of_a_category(category, name):
-    assert oai.spec(category) == name
+    assert oai_set(category) == name
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_deleted_records_are_no_papers_and_broken_ones_are_counted(tmp_path):
     with Oai(papers) as server:
         found = harvest(server, tmp_path, faults)
     assert ids(found) == [p.number for n, p in enumerate(papers) if n not in (3, 4)]
-    (entry,) = faults.found.values()
+    (entry,) = faults.reasons.values()
     assert entry["rows"] == 1 and papers[4].number in entry["examples"][0]
 
 
@@ -242,7 +243,7 @@ def test_records_without_an_identifier_a_header_or_a_date_are_counted(tmp_path):
             rb"<header>((?!</header>).)*00007.*?</header>", b"", answer(*query), flags=re.S
         )
         harvest(server, tmp_path, faults)
-    (entry,) = faults.found.values()
+    (entry,) = faults.reasons.values()
     assert entry["rows"] == 3 and "no identifier" in entry["examples"][0]
 
 
@@ -265,7 +266,7 @@ def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):
 @pytest.mark.parametrize(
     ("always", "said"),
     [
-        ("failing", "gave no usable answer in 3 attempts: HTTP 500"),
+        ("failing", "sent no usable answer in 3 attempts: HTTP 500"),
         ("empty", "page of 0 records of which 0 can be read"),
     ],
 )
@@ -297,6 +298,7 @@ HARVESTER = """
 import sys
 from pathlib import Path
 from titlesmith.harvest import oai
+from titlesmith.harvest.categories import oai_set
 from titlesmith.harvest.faults import Faults
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "service": sys.argv[1]}
 list(oai.read(settings, Path(sys.argv[2]), Faults()))

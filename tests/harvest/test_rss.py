@@ -53,7 +53,7 @@ def test_new_papers_and_cross_lists_without_the_prefix_and_replacements_counted(
         "announced": "new",
     }
     assert (cross["id"], cross["announced"], cross["published"]) == ("hep-th/9912001", "cross", date(1999, 12, 1))
-    assert {reason: entry["rows"] for reason, entry in faults.found.items()} == {
+    assert {reason: entry["rows"] for reason, entry in faults.reasons.items()} == {
         "announced as replace, no new papers": 1,
         "announced as replace-cross, no new papers": 1,
     }
@@ -63,7 +63,7 @@ def test_a_broken_item_is_counted_and_stops_nothing(tmp_path):
     faults = Faults()
     with Rss([Paper("odd", DAY, title="new oddity"), *PAPERS]) as server:
         assert harvest(server, tmp_path, faults).height == 2
-    assert any("odd" in entry["examples"][0] for entry in faults.found.values())
+    assert any("odd" in entry["examples"][0] for entry in faults.reasons.values())
 
 
 @pytest.mark.parametrize("fault", ["failing", "hang", "reset", "cut", "html", "moved", "seconds", "date"])

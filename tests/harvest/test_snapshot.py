@@ -185,8 +185,8 @@ def test_wherever_they_stand_good_lines_are_papers_and_others_are_faults(tmp_pat
     good = [f"0704.{n:05d}" for n, line in enumerate([None, *lines]) if line is None]
     assert [i for table in found for i in table["id"]] == good
     bad = [n for n, line in enumerate(lines, 2) if line not in (None, b"\n")]
-    assert sum(entry["rows"] for entry in faults.found.values()) == len(bad)
-    examples = " ".join(example for entry in faults.found.values() for example in entry["examples"])
+    assert sum(entry["rows"] for entry in faults.reasons.values()) == len(bad)
+    examples = " ".join(example for entry in faults.reasons.values() for example in entry["examples"])
     assert {int(n) for n in re.findall(r"s\.json, line (\d+):", examples)} <= set(bad)
 
 

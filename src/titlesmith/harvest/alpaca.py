@@ -33,7 +33,7 @@ def check(settings: dict) -> None:
     for name, stream in inputs.opened(path):
         if not any(_records(io.BytesIO(stream.read(AHEAD)), name, faults)):
             raise RequestError(
-                f"harvest.path: {path} is not a list of instructions. {faults if faults.found else 'It is empty'}"
+                f"harvest.path: {path} is not a list of instructions. {faults if faults.reasons else 'It is empty'}"
             )
 
 

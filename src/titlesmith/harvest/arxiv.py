@@ -17,8 +17,10 @@ from lxml import etree
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, client
+from titlesmith.harvest import client, store
+from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import SCHEMA
 
 SERVICE = "https://export.arxiv.org/api/query"
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -39,7 +41,7 @@ def check(settings: dict) -> None:
         raise RequestError(
             "harvest: source arxiv needs harvest.categories or harvest.query; for all of arXiv use source snapshot"
         )
-    client.check_categories(settings["categories"])
+    check_categories(settings["categories"])
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -68,7 +70,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
     last = datetime.fromisoformat(settings["until"] or client.today().isoformat()) + timedelta(days=1) - MINUTE
     oldest, total = search.oldest(first, last)
-    client.keep_first_day(folder, search.session.day)
+    store.keep_first_day(folder, search.session.day)
     if oldest is None:
         return
     # a day more than the service's own, whose time zone may be another; our clock may be years ahead
@@ -141,7 +143,7 @@ class Windows:
             for half in reversed(halves) if self.newest_first else halves:
                 yield from self.window(*half)
             return
-        client.store(path, rows)
+        store.write_parquet(path, rows)
         yield rows
 
     def _complete(self, start: datetime, end: datetime) -> pl.DataFrame | None:
@@ -160,7 +162,7 @@ class Windows:
                 return pl.DataFrame(rows, WINDOW)
         raise RunError(
             f"arXiv counts {total if total is None else format(total, ',')} papers from {window} and sends "
-            f"{len(different):,} different ones in {sent:,}, {ATTEMPTS} times; {client.LATER}, with this window"
+            f"{len(different):,} different ones in {sent:,}, {ATTEMPTS} times; {client.RESUMES}, with this window"
         )
 
     def _request(self, start: datetime, end: datetime, limit: int = 0) -> tuple[list[dict], int | None, int]:
@@ -217,11 +219,11 @@ def search(
     """
     order = {"sortBy": "submittedDate", "sortOrder": "ascending"}
     response = session.get(address or SERVICE, params=query | order | {"start": start, "max_results": size})
-    entries = session.answer.findall(f"{ATOM}entry")
+    entries = session.document.findall(f"{ATOM}entry")
     if not response.ok or (entries and "/api/errors" in entries[0].findtext(f"{ATOM}id", "")):
         reason = entries[0].findtext(f"{ATOM}summary", "") if entries else "it does not say why"
         raise RequestError(f"arXiv refuses {query}: HTTP {response.status_code}, {reason.strip()}")
-    count = session.answer.findtext(TOTAL, "").strip()
+    count = session.document.findtext(TOTAL, "").strip()
     total = int(count) if re.fullmatch(r"[0-9]{1,9}", count) else MAX_TOTAL
     return [_row(entry) for entry in entries], total if total < MAX_TOTAL else None
 
@@ -237,7 +239,7 @@ def _row(entry: etree._Element) -> dict:
     row = dict.fromkeys(WINDOW) | {"id": number}
     try:
         paper = _build_result(entry)  # arxiv's Client would lose the complete page by one wrong date
-        days = [client.possible(moment.date()) for moment in (paper.published, paper.updated)]
+        days = [client.check_day(moment.date()) for moment in (paper.published, paper.updated)]
     except AttributeError:
         return row | {"fault": "no id or no date"}
     except (ValueError, OverflowError) as error:

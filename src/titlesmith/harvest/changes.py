@@ -14,8 +14,10 @@ from pathlib import Path
 import polars as pl
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import SCHEMA, client, matching, oai
+from titlesmith.harvest import oai
+from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import SCHEMA, matching
 from titlesmith.runs import Run, replacing, write_json
 
 # what a source writes in its own way, so that a difference from OAI-PMH is no change
@@ -40,7 +42,7 @@ def check(run: Run) -> dict:
             f"run {run.name} cannot be updated: OAI-PMH lists categories and searches nothing; harvest the query "
             f"{settings['query']!r} again with titlesmith run ... --from harvest"
         )
-    client.check_categories(settings["categories"])
+    check_categories(settings["categories"])
     return settings
 
 
@@ -90,7 +92,7 @@ def fetch(run: Run, settings: dict) -> dict:
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """The run's papers with the changes: a source like the others, but for its folder (any of the run's)."""
     run, changes = folder.parent, folder.parent / "update"
-    faults.found |= json.loads((changes / "state.json").read_text("utf-8"))["faults"]
+    faults.reasons |= json.loads((changes / "state.json").read_text("utf-8"))["faults"]
     gone = pl.read_parquet(changes / "gone.parquet")["id"].implode()
     old = pl.scan_parquet(run / "papers.parquet")
     for start in range(0, old.select(pl.len()).collect().item(), ROWS):
@@ -131,7 +133,7 @@ def _compare(run: Run, settings: dict) -> dict[str, dict]:
     counts["unchanged"] -= counts["new"] + counts["changed"]
     with replacing(run / "update" / "gone.parquet") as temporary:
         pl.DataFrame({"id": pl.concat([pl.Series(dtype=pl.String), *gone])}).write_parquet(temporary)
-    return {"counts": counts, "faults": faults.found}
+    return {"counts": counts, "faults": faults.reasons}
 
 
 def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:

@@ -12,16 +12,16 @@ class Faults:
 
     Attributes
     ----------
-    found
+    reasons
         For each reason ``{"rows": count, "examples": [line and value, at most `EXAMPLES`]}``.
     """
 
     def __init__(self) -> None:
-        self.found: dict[str, dict] = {}
+        self.reasons: dict[str, dict] = {}
 
     def add(self, reason: str, example: str, rows: int = 1) -> None:
         """Counts ``rows`` rows; ``example`` has the file, the line and the value."""
-        entry = self.found.setdefault(reason, {"rows": 0, "examples": []})
+        entry = self.reasons.setdefault(reason, {"rows": 0, "examples": []})
         entry["rows"] += rows
         if len(entry["examples"]) < EXAMPLES:
             entry["examples"].append(example)
@@ -45,7 +45,7 @@ class Faults:
         return table.filter(fine) if bad.height else table
 
     def __str__(self) -> str:
-        found = (f"{reason}: {entry['rows']:,} ({entry['examples'][0]})" for reason, entry in self.found.items())
+        found = (f"{reason}: {entry['rows']:,} ({entry['examples'][0]})" for reason, entry in self.reasons.items())
         return "; ".join(found)
 
 

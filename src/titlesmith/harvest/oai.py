@@ -19,8 +19,10 @@ from lxml import etree
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError, shorten
-from titlesmith.harvest import SCHEMA, client
+from titlesmith.harvest import client, store
+from titlesmith.harvest.categories import check_categories, oai_set
 from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import SCHEMA
 
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
@@ -32,7 +34,7 @@ RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list 
 
 def check(settings: dict) -> None:
     """Checks that the categories are arXiv's and that there is no query, which OAI-PMH lacks (RequestError)."""
-    client.check_categories(settings["categories"])
+    check_categories(settings["categories"])
     if settings["query"]:
         raise RequestError("harvest.query: OAI-PMH lists complete categories and has no search; use source arxiv")
 
@@ -59,7 +61,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
         yield sound(page, faults).filter(~pl.col("deleted")).select(*SCHEMA)
     if first := next(iter(sorted(folder.glob("*.parquet"))), None):
-        client.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
+        store.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
 
 
 def sound(page: pl.DataFrame, faults: Faults) -> pl.DataFrame:
@@ -107,7 +109,7 @@ class Lists:
             deleted ones have only an id.
         """
         with tqdm(desc="OAI-PMH", unit=" records") as bar:
-            for name in map(spec, categories) if categories else [""]:
+            for name in map(oai_set, categories) if categories else [""]:
                 for page in self._list(name, since):
                     bar.update(page.height)
                     yield page
@@ -135,14 +137,14 @@ class Lists:
                 if lost == ATTEMPTS:
                     raise RunError(
                         f"{self.address} refuses its own tokens at once, or has no records where it listed some "
-                        f"({token}); {client.LATER}"
+                        f"({token}); {client.RESUMES}"
                     )
                 day = progress.restart(lost)
                 query = start | ({"from": day} if day else {})
                 continue
             # the names keep the pages of all lists in order
             path = self.folder / f"{len(list(self.folder.glob('*.parquet'))):06d}.{stem}.parquet"
-            client.store(path, page, token=token, day=f"{self._day()}")
+            store.write_parquet(path, page, token=token, day=f"{self._day()}")
             if progress.add(page):
                 lost = stale = 0
             elif progress.repeats < 0 and token:
@@ -150,7 +152,7 @@ class Lists:
             if stale == ATTEMPTS:
                 raise RunError(
                     f"{self.address} makes no progress: {ATTEMPTS} pages had only records of earlier pages, the last "
-                    f"one {page.height} with the token {shorten(token)}; {client.LATER}"
+                    f"one {page.height} with the token {shorten(token)}; {client.RESUMES}"
                 )
             query = {"resumptionToken": token}
             yield page
@@ -162,7 +164,7 @@ class Lists:
             content, error = self._ask({"verb": "ListRecords"} | query)
             if error:
                 return None, error
-            document, sent = self.session.answer, len(re.findall(rb"<(?:\w+:)?header\b", content))
+            document, sent = self.session.document, len(re.findall(rb"<(?:\w+:)?header\b", content))
             records = document.findall(f"{OAI}ListRecords/{OAI}record")
             if records and len(records) >= sent:  # markup that is not closed hides what follows it
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
@@ -170,13 +172,13 @@ class Lists:
                 return pl.DataFrame([_row(record, day) for record in records], PAGE), token.strip()
         raise RunError(
             f"{self.address} sent {ATTEMPTS} times a page of {sent} records of which {len(records)} can be read; "
-            f"{client.LATER}"
+            f"{client.RESUMES}"
         )
 
     def _ask(self, query: dict) -> tuple[bytes, str]:
         """The content of an answer, and its error where that is one of `RESTART`, else empty (RequestError)."""
         response = self.session.get(self.address, params=query)
-        error = self.session.answer.find(f"{OAI}error")
+        error = self.session.document.find(f"{OAI}error")
         code = "" if error is None else error.get("code", "unknown error")
         if code not in ("", *RESTART) or not (code or response.ok):
             reason = f"{code}: {error.text}" if code else f"HTTP {response.status_code}"
@@ -185,7 +187,7 @@ class Lists:
 
     def _day(self) -> date:
         """The earliest of our own day and those of the last answer."""
-        stated = _parse_day(self.session.answer.findtext(f"{OAI}responseDate"))
+        stated = _parse_day(self.session.document.findtext(f"{OAI}responseDate"))
         return min(filter(None, (client.today(), self.session.day, stated)))
 
 
@@ -258,7 +260,7 @@ def _row(record: etree._Element, today: date) -> dict:
             "categories": fields["categories"].split(),
             "primary_category": fields["categories"].split()[0],
             "published": days[0],
-            "updated": client.possible(days[-1]),
+            "updated": client.check_day(days[-1]),
             "doi": fields.get("doi") or None,
             "journal_ref": fields.get("journal-ref") or None,
             "comments": fields.get("comments") or None,
@@ -273,12 +275,6 @@ def _parse_day(text: str | None) -> date | None:
         return date.fromisoformat((text or "").strip()[:10])
     except ValueError:
         return None
-
-
-def spec(category: str) -> str:
-    """The set of a category: ``eess:eess:AS``, ``physics:hep-th``, ``physics:astro-ph:GA``."""
-    archive = category.partition(".")[0]
-    return f"{'physics' if archive in client.PHYSICS else archive}:{category.replace('.', ':')}"
 
 
 def authors(text: str) -> list[str]:

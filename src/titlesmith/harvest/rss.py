@@ -15,9 +15,11 @@ import polars as pl
 from lxml import etree
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, client
+from titlesmith.harvest import client, store
+from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.oai import authors
+from titlesmith.harvest.schema import SCHEMA
 
 SERVICE = "https://rss.arxiv.org/rss"
 ARXIV, DUBLIN_CORE = "{http://arxiv.org/schemas/atom}", "{http://purl.org/dc/elements/1.1/}"
@@ -31,7 +33,7 @@ def check(settings: dict) -> None:
         raise RequestError("harvest.categories: source rss needs the categories whose announcements are wanted")
     if settings["query"]:
         raise RequestError("harvest.query: a feed holds today's announcements and searches nothing; take source arxiv")
-    client.check_categories(settings["categories"])
+    check_categories(settings["categories"])
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -58,11 +60,11 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     response = session.get(address)
     if not response.ok:
         raise RequestError(
-            f"{address} is refused: HTTP {response.status_code}, {session.answer.findtext('channel/description')}"
+            f"{address} is refused: HTTP {response.status_code}, {session.document.findtext('channel/description')}"
         )
-    client.keep_first_day(folder, session.day)
+    store.keep_first_day(folder, session.day)
     rows = []
-    for item in session.answer.iterfind("channel/item"):
+    for item in session.document.iterfind("channel/item"):
         announced = item.findtext(f"{ARXIV}announce_type", "none")
         if announced not in KEPT:
             faults.add(f"announced as {announced}, no new papers", item.findtext("guid", ""))
@@ -74,7 +76,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
                 "items without an identifier, a title, an abstract or a date", f"{item.findtext('guid')}: {error}"
             )
     if not rows:
-        day = session.answer.findtext("channel/pubDate") or "today"
+        day = session.document.findtext("channel/pubDate") or "today"
         raise RunError(
             f"{address} announces no new paper ({day}); arXiv announces papers on Sunday to Thursday evenings (US "
             "Eastern time): harvest again on another day, or take source arxiv or oai"
@@ -84,7 +86,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 def _row(item: etree._Element, announced: str) -> dict:
     number = re.fullmatch(r"oai:arXiv\.org:(.+?)(v\d+)?", item.findtext("guid"))[1]
-    day = client.possible(parsedate_to_datetime(item.findtext("pubDate")).date())
+    day = client.check_day(parsedate_to_datetime(item.findtext("pubDate")).date())
     categories = [element.text for element in item.iterfind("category")]
     year, month = map(int, re.search(r"(?:^|/)(\d\d)(\d\d)", number).groups())
     return dict.fromkeys(SCHEMA) | {

@@ -1,0 +1,127 @@
+"""The table of papers that a harvest writes, from any source.
+
+A source is a module of this package with a function
+``read(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields batches with the columns
+of `SCHEMA` that it knows, stores in ``folder`` what it needs to resume after an interruption, and counts rows that are
+not papers in ``faults``. If it has a function ``check(settings)``, that refuses wrong settings before anything runs
+(RequestError).
+"""
+
+import random
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+
+from titlesmith.errors import RequestError
+from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import conform, matching
+from titlesmith.harvest.store import Spool
+from titlesmith.runs import Run, files
+
+SOURCES = ("sample", "arxiv", "oai", "rss", "snapshot", "archive", "csv", "alpaca")
+STATE = "state.json"  # what an update needs of a source's folder after the harvest
+SEARCHABLE = ("arxiv", "oai", "rss")  # the last two explain themselves why they have no search
+
+
+@dataclass(frozen=True)
+class Papers:
+    """Harvested papers. They stay on disk: all of arXiv would not fit into a notebook's memory.
+
+    Attributes
+    ----------
+    path
+        ``papers.parquet``: the columns of `SCHEMA`, then those that only the source has; oldest paper first.
+    counts
+        Rows ``read``, ``outside`` the filters, ``repeated`` (of an id that another row has), ``beyond``
+        ``max_results``, and ``kept`` papers.
+    faults
+        Rows that are not papers, as in `Faults.reasons`.
+    """
+
+    path: Path
+    counts: dict[str, int]
+    faults: dict[str, dict]
+
+    def scan(self) -> pl.LazyFrame:
+        """The table, to be read as far as needed."""
+        return pl.scan_parquet(self.path)
+
+    def sample(self, count: int, seed: int) -> pl.DataFrame:
+        """At most ``count`` random papers, oldest first."""
+        rows = random.Random(seed).sample(range(self.counts["kept"]), min(count, self.counts["kept"]))
+        return pl.concat(self.scan().slice(row, 1).collect() for row in sorted(rows))
+
+
+def harvest(run: Run, settings: dict) -> Papers:
+    """Harvests papers from the source that the settings name, and writes ``papers.parquet``.
+
+    Parameters
+    ----------
+    run
+        Where to write.
+    settings
+        ``source`` and its settings; ``categories`` (any of them; empty for all), ``since`` and ``until`` (days of
+        first publication, inclusive), ``max_results`` (the newest are kept; 0 for all).
+
+    Returns
+    -------
+    Papers
+        Each id once: of two rows with one id the later ``updated`` is kept, else the one read last.
+
+    Raises
+    ------
+    RequestError
+        The settings are wrong, or no paper is left.
+    RunError
+        The disk is full; an earlier ``papers.parquet`` is unchanged.
+    """
+    check(settings)
+    num_read, faults = 0, Faults()
+    with Spool(run / ".spool") as spool:
+        # read all batches, keep what passes the filters
+        for batch in _reader(run, settings).read(settings, run / "harvest", faults):
+            num_read += batch.height
+            passing = matching(conform(batch), settings)
+            if passing.height:
+                spool.add(passing)
+        # without any paper, name what to change
+        if not spool.num_rows:
+            filters = ", ".join(f"{k}={settings[k]!r}" for k in ("categories", "since", "until") if settings[k])
+            if not num_read and not faults.reasons:
+                raise RequestError(f"source {settings['source']} has no papers: {settings['path'] or 'it is empty'}")
+            remedy = f"what could not be read: {faults}" if faults.reasons else "widen the filters"
+            raise RequestError(f"none of {num_read:,} papers passes {filters or 'the source'}; {remedy}")
+        num_different = spool.write(run / "papers.parquet", settings["max_results"])
+    kept = min(num_different, settings["max_results"] or num_different)
+    counts = {"read": num_read, "outside": num_read - spool.num_rows, "repeated": spool.num_rows - num_different}
+    counts |= {"beyond": num_different - kept, "kept": kept}
+    # papers that were read again are as old as their source: earlier updates are not in them
+    run.finish("harvest", counts=counts, faults=faults.reasons, asked=None, update=None)
+    for path in files(run / "harvest"):
+        if path.name != STATE:
+            path.unlink()
+    return Papers(run / "papers.parquet", counts, faults.reasons)
+
+
+def check(settings: dict) -> None:
+    """Checks, before anything runs, that settings are consistent and the source's input exists (RequestError)."""
+    source = settings["source"]
+    if "" < settings["until"] < settings["since"]:
+        raise RequestError(f"harvest.since: {settings['since']} is after harvest.until, {settings['until']}")
+    if settings.get("query") and source not in SEARCHABLE:
+        raise RequestError(f"harvest.query: source {source} has no search; use source arxiv")
+    module = import_module(f"titlesmith.harvest.{source}")
+    if hasattr(module, "check"):
+        module.check(settings)
+
+
+def _reader(run: Run, settings: dict) -> ModuleType:
+    """The source's module, or `changes` where some wait to be merged into the papers harvested from it."""
+    if (run / "update").exists():
+        changes = import_module("titlesmith.harvest.changes")
+        if changes.waiting(run):
+            return changes
+    return import_module(f"titlesmith.harvest.{settings['source']}")

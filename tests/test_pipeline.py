@@ -49,6 +49,37 @@ def test_nothing_changed_nothing_runs(finished):
     assert lines == [f"[{i}/5] {stage}: unchanged, skipped" for i, stage in enumerate(STAGES, 1)]
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern", "damage"),
+    [
+        ("generate", "texts.jsonl", flip_a_bit),
+        ("evaluate", "metrics.json", replace_by_folder),
+        ("finetune", "model/model-*.data*", flip_a_bit),
+        ("finetune", "history.csv", flip_a_bit),
+    ],
+)
+def test_a_damaged_file_of_a_finished_stage_is_rebuilt_and_named(finished, stage, pattern, damage):
+    (path,) = finished.path.glob(pattern)
+    before, lines = finished.record("evaluate")["outputs"], []
+    damage(path)
+    chain(experiment(), "small", echo=lines.append)
+    number = STAGES.index(stage) + 1
+    assert f"[{number}/5] {stage}: {path}: changed or damaged" in "\n".join(lines)
+    assert finished.complete and not any(map(finished.damaged, STAGES))
+    assert finished.record("evaluate")["outputs"] == before, "the same seed gives the same result"
+
+
 def test_the_seed_decides_all_that_a_run_writes(finished, papers):
     again = chain(experiment(), "again", echo=lambda line: None)
     assert again.path != finished.path

@@ -18,6 +18,7 @@ from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.runs import LOCK_TIMEOUT, MADE_UP, STAGES, Run, hold, notebook, release, root
+from titlesmith.runs.record import rebuilding
 from titlesmith.settings import declared
 
 
@@ -76,6 +77,8 @@ def chain(
             run.update(experiment=path, overrides=list(experiment.overrides))
             if forced:
                 run.clear(stage)
+            if damaged := run.damaged(stage):
+                echo(f"{label}: {rebuilding(damaged)}")
             echo(f"{label}: running {notebook(stage).name}")
             execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")

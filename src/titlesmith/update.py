@@ -49,6 +49,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
                 f"run {run.name} cannot be updated: its notebook, titlesmith or a file that it reads has changed since "
                 "it was harvested; titlesmith run harvests it anew"
             )
+        run.verify("harvest")
         if not changes.waiting(run):
             run.require("harvest")
             changes.fetch(run, settings)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -132,6 +133,7 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             kernel_manager_class=OwnKernelManager,
         )
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it prints that the interrupted kernel ended
         raise InterruptError(f"interrupted in {stage}{progress(run, stage)}; to resume: {run.rerun_command}") from None
     except PapermillExecutionError as error:
         why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"

@@ -37,9 +37,9 @@ def chain(
     experiment
         What to run.
     name
-        Of the run; the experiment's where it is left out.
+        Of the run; the experiment's by default.
     start
-        Execute this stage and those behind it even where nothing changed.
+        Execute this stage and all later ones, even if nothing changed.
     until
         The last stage.
     echo

@@ -13,7 +13,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
     """Brings a run's papers up to date.
 
     The changes are listed and compared first, which leaves the run as it is; then the harvest's notebook merges them,
-    without asking any service. Interrupted at any point, the same command goes on.
+    without asking any service. After an interruption, the same command resumes.
 
     Parameters
     ----------

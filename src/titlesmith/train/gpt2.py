@@ -1,7 +1,7 @@
 """GPT-2 through gpt-2-simple's graph in TensorFlow.
 
 Checkpoints are gpt-2-simple's: ``hparams.json``, ``encoder.json``, ``vocab.bpe``, ``checkpoint`` and the variables
-below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a graph and a session of its own, so that a
+below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a separate graph and session, so that a
 notebook's cell can be run again in one kernel. Losses come from gpt-2-simple's graph in float32; training has a faster
 one of the same function (`titlesmith.train.gpt2_step`).
 """

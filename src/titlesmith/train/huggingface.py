@@ -58,9 +58,9 @@ class HuggingFaceEngine(Engine):
     tokenizer
         Its vocabulary.
     base
-        The name (``hf:NAME``) of the model that adapters stand in, or are to stand in.
+        The name (``hf:NAME``) of the model that adapters belong to.
     quantize
-        How the weights of ``base`` are held: ``none`` for as they are stored, or ``8bit``, ``4bit``.
+        How the weights of ``base`` are held: ``none`` for their stored type, or ``8bit``, ``4bit``.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HuggingFaceEngine(Engine):
     ):
         self.tokenizer, self._base, self._quantize = tokenizer, base, quantize
         self.model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.generation_config = GenerationConfig()  # what a publisher prefers is not what was asked for
+        self.model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
         self._optimizer: torch.optim.Optimizer | None = None
         self._moments: dict | None = None  # the optimizer's state that a checkpoint had
         self._targets: torch.Tensor | None = None
@@ -177,7 +177,7 @@ class HuggingFaceEngine(Engine):
         self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in kept)
 
     def _compiles(self, settings: dict) -> bool:
-        """Whether compiling pays, and is known to go together with everything else that was asked for."""
+        """Whether compiling pays, and works with the other settings."""
         tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
         alone = settings["processes"] == 1 and self._quantize == "none" and not settings["checkpointing"]
         return alone and 6 * tokens * self.model.num_parameters() > architectures.WORTH
@@ -369,7 +369,7 @@ def cross_entropies(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array on a device; a GPU fetches it while the program goes on."""
+    """An array on a device; a GPU copies it asynchronously."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

@@ -36,7 +36,7 @@ class Engine(ABC):
     context
         The longest row that the model reads, in tokens.
     step
-        Optimizer steps that the weights have behind them in this training.
+        Optimizer steps that were applied to the weights in this training.
     checkpoint_bytes
         Size of what `save_checkpoint` writes, once `prepare` was called.
     logits
@@ -114,12 +114,12 @@ class Engine(ABC):
         documents
             A split.
         chosen
-            Numbers of the documents to measure; all where it is left out.
+            Indices of the documents to measure; all by default.
 
         Returns
         -------
         tuple of numpy.ndarray
-            Nats, and how many tokens they are the sum over, of each document in the order asked for, float64. A
+            Nats, and how many tokens they are the sum over, of each document, in the order of ``chosen``, float64. A
             document whose prompt fills the context has 0 tokens.
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)

@@ -37,7 +37,7 @@ class Monitor:
     Attributes
     ----------
     reason
-        Why training stopped; empty while it goes on.
+        Why training stopped; empty while it runs.
     """
 
     def __init__(self, run: Run, settings: dict, writes: bool = True):
@@ -49,7 +49,7 @@ class Monitor:
 
         ``steps`` is the last step, ``epoch`` the number of learned tokens an epoch.
         """
-        # Rows that stay are copied as they are, so that a resumed history equals an uninterrupted one to the letter.
+        # Rows that stay are copied unchanged, so that a resumed history equals an uninterrupted one to the letter.
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
         if self.writes:
@@ -90,7 +90,7 @@ class Monitor:
         Returns
         -------
         str
-            Why training stops with this step; empty where it goes on.
+            Why training stops after this step; empty if it continues.
         """
         elapsed = time.monotonic() - self._begun
         self._tokens += row["tokens"]
@@ -200,7 +200,7 @@ def memorization_floor(documents: int, tokens: int, has_prompt: bool) -> float:
 
 
 def read(path: Path) -> list[dict[str, float | None]]:
-    """Rows of a ``history.csv``: floats, None for an empty cell; a last row that was cut short is left out."""
+    """Rows of a ``history.csv``: floats, None for an empty cell; an incomplete last row is ignored."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

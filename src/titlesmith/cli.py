@@ -244,7 +244,7 @@ def generate(context: typer.Context) -> None:
 @app.command("abstracts")
 def abstracts_() -> None:
     """Fetch from arXiv the three abstracts for which the book compares titles."""
-    from titlesmith.harvest import abstracts
+    from titlesmith.evaluate import abstracts
 
     print(f"fetched                {abstracts.fetch()}")
 

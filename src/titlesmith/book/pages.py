@@ -9,7 +9,7 @@ from titlesmith.book import figures, quiz
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import inert_notebook
 from titlesmith.corpus.template import template
-from titlesmith.harvest import abstracts
+from titlesmith.evaluate import abstracts
 from titlesmith.markup import Markup, myst, number, percent, render
 from titlesmith.runs import MADE_UP, STAGES, notebook
 
@@ -147,6 +147,6 @@ def three_abstracts(reports: list[Report]) -> Markup:
             {"real title": row["title"], "titles by the model": " / ".join(row["titles"]) or row["why"]}
             for row in report.metrics.get("three_abstracts") or ()
         ]
-        if rows or abstracts.takes(template(report.record("corpus")["settings"]["template"])):
+        if rows or abstracts.makes_titles(template(report.record("corpus")["settings"]["template"])):
             runs.append((report.name, tables.html(rows) if rows else ""))
     return render("abstracts.md.j2", runs=runs)

@@ -1,16 +1,76 @@
-"""Titles for a file of abstracts, such as those of `titlesmith.harvest.abstracts`, for runs that title abstracts."""
+"""Titles that runs generate for three well-known abstracts (ChatGenTitle's comparison), or for those of another file.
+
+The abstracts are not part of titlesmith. `fetch` downloads them from arXiv once; the evaluation of a run whose template
+makes titles from abstracts then generates titles for them, and the book shows these side by side.
+"""
+
+import csv
+from pathlib import Path
 
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.clean import clean, fold
+from titlesmith.corpus.template import Template
+from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.generate import GenerationSettings, open_backend
-from titlesmith.harvest import abstracts
-from titlesmith.runs import Run, root
+from titlesmith.harvest import arxiv
+from titlesmith.runs import Run, replacing, root
 
+FILE = "book/three-abstracts.csv"
+PAPERS = {  # title, and the arXiv query that returns it
+    "Focus-RCNet: A lightweight recyclable waste classification algorithm based on Focus and knowledge distillation": {
+        "search_query": "ti:RCNet AND ti:recyclable"
+    },
+    "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices": {"id_list": "1707.01083"},
+    "Segment Anything": {"id_list": "2304.02643"},
+}
 COUNT = 3  # titles per abstract
-TOKENS, MIN_TOKENS = 48, 8  # maximum length of a title, and the room that it needs at least
+TOKENS, MIN_TOKENS = 48, 8  # maximum length of a title, and the minimum room for one
+
+
+def fetch(address: str = "") -> Path:
+    """Writes the three titles and abstracts to `FILE`, from arXiv or from a service at another address.
+
+    Raises
+    ------
+    FetchError
+        The service fails or returns other papers; nothing is written.
+    """
+    path, session = root() / FILE, arxiv.new_session()
+    rows = []
+    for title, query in PAPERS.items():
+        try:
+            papers, _ = arxiv.search(session, address, query)
+        except (RequestError, RunError) as error:
+            raise FetchError(f"arXiv cannot be asked for {title!r}: {error}") from None
+        abstract = next((clean(paper["abstract"]) for paper in papers if fold(paper["title"] or "") == fold(title)), "")
+        if not abstract:
+            raise FetchError(f"arXiv returned no paper {title!r}: write its title and abstract into {path}")
+        rows.append((title, abstract))
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("title", "abstract"), *rows])
+    return path
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    """Titles and abstracts of a CSV file (RequestError if it is not one); empty if the file does not exist."""
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [(clean(row["title"]), clean(row["abstract"])) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, UnicodeDecodeError, csv.Error):
+        raise RequestError(
+            f"evaluate.path: {path} is not a CSV file in UTF-8 with the columns title and abstract"
+        ) from None
+
+
+def makes_titles(template: Template) -> bool:
+    """Whether a template makes a title from an abstract."""
+    return template.fields == ["abstract", "title"] and "{title}" in template.completion
 
 
 def titles(run: Run, corpus: Corpus, settings: dict) -> list[dict]:
-    """Titles that a run's model writes for the abstracts of a file, sampled as the run's texts were.
+    """Generates titles for the abstracts of a file, with the sampling settings of the run's texts.
 
     Parameters
     ----------
@@ -23,9 +83,9 @@ def titles(run: Run, corpus: Corpus, settings: dict) -> list[dict]:
     -------
     list of dict
         For each abstract its real ``title``, and the generated ``titles``, likeliest first, or ``why`` there are none.
-        Empty where the template does not make titles of abstracts, or the file does not exist.
+        Empty if the template does not make titles from abstracts, or the file does not exist.
     """
-    papers = abstracts.read(root() / settings["path"]) if abstracts.takes(corpus.template) else []
+    papers = read(root() / settings["path"]) if makes_titles(corpus.template) else []
     if not papers:
         return []
     rows, backend, lower = [], open_backend(run), run.record("corpus")["settings"]["lowercase"]

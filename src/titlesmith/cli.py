@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from titlesmith.errors import RequestError, TitlesmithError, shorten
-from titlesmith.runs import STAGES, Run, existing, files, replacing, runs
+from titlesmith.runs import STAGES, Run, list_files, list_runs, open_run, replacing
 
 app = typer.Typer(
     help="Fine-tune a language model on scientific papers and publish the results as a book.",
@@ -58,7 +58,7 @@ def run(
 @app.command("list")
 def list_() -> None:
     """List all runs, newest first."""
-    everything = runs()
+    everything = list_runs()
     if not everything:
         print("no runs yet: titlesmith run sample-titles makes one")
     for found in everything:
@@ -71,7 +71,7 @@ def list_() -> None:
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
     """Print a run's papers, why its training stopped, its perplexity and ten texts."""
-    found = existing(run)
+    found = open_run(run)
     found.require("harvest")
     training, current = found.record("finetune"), found.is_current
     print(f"\nrun                    {found.name} ({found.source_label})")
@@ -122,7 +122,7 @@ def models(context: typer.Context) -> None:
         hyperparameters = models.hyperparameters(name, declared("corpus")["vocabulary"].default)
         count = models.num_parameters(hyperparameters)
         memory = models.training_memory(hyperparameters, settings | {"model": name}, True)
-        size = sum(file.stat().st_size for file in files(models.model_path(name))) or 4 * count
+        size = sum(file.stat().st_size for file in list_files(models.model_path(name))) or 4 * count
         print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {memory / 2**30:>5.1f} GiB  {_location(name)}")
     print(
         f"\nTo train: estimated peak memory with {rows} rows of {block} tokens a step in bfloat16; "
@@ -230,7 +230,7 @@ def export(
     """Export a run's model to the format of another program."""
     from titlesmith.export import export
 
-    print(f"exported to            {export(existing(run), to, out)}")
+    print(f"exported to            {export(open_run(run), to, out)}")
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -291,7 +291,7 @@ def app_(
     """Serve a web page and an HTTP API that generate texts with a run's model."""
     from titlesmith.app import serve
 
-    serve(existing(run), host, port)
+    serve(open_run(run), host, port)
 
 
 def main() -> None:

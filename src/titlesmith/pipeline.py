@@ -19,7 +19,7 @@ from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.runs import LOCK_TIMEOUT, MADE_UP, STAGES, Run, hold, notebook, release, root
-from titlesmith.runs.record import rebuilding
+from titlesmith.runs.record import describe_damage
 from titlesmith.settings import declared
 
 
@@ -79,7 +79,7 @@ def chain(
             if forced:
                 run.clear(stage)
             if damaged := run.damaged(stage):
-                echo(f"{label}: {rebuilding(damaged)}")
+                echo(f"{label}: {describe_damage(damaged)}")
             echo(f"{label}: running {notebook(stage).name}")
             execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")

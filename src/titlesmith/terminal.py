@@ -21,7 +21,7 @@ from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.models import hub, limits
-from titlesmith.runs import Run, existing
+from titlesmith.runs import Run, open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
@@ -94,7 +94,7 @@ def _run(
         fields = parse(field or []) | ({} if title is None else {"title": title})
         fields |= {} if abstract is None else {"abstract": read(abstract)}
         # The model
-        trained = existing(run) if run else None
+        trained = open_run(run) if run else None
         if adapter:
             source = Source.of_adapter(adapter, base, quantize, named, trained)
         elif base or named or quantize != "none":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from titlesmith.errors import RequestError
 from titlesmith.harvest import changes
 from titlesmith.pipeline import execute, source
-from titlesmith.runs import LOCK_TIMEOUT, Run, hold, release, runs
+from titlesmith.runs import LOCK_TIMEOUT, Run, hold, open_run, release
 
 
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
@@ -37,8 +37,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
     StageError
         The merge failed; `update` or `titlesmith run` go on with it.
     """
-    if not run.info:
-        raise RequestError(f"there is no run {run.name}; there are {', '.join(r.name for r in runs()) or 'none'}")
+    open_run(run.name)
     hold(run / ".chain.lock")
     try:
         hold(run / ".stage.lock", LOCK_TIMEOUT)

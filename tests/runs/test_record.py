@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.runs import OUTPUTS, STAGES, Run, replacing, root, runs, write_json
+from titlesmith.runs import OUTPUTS, STAGES, Run, list_runs, replacing, root, write_json
 
 
 def finish(run: Run, stage: str, content: str = "x", settings: dict | None = None) -> None:
@@ -77,7 +77,7 @@ def test_complete_only_when_every_stage_read_what_is_there_now(project):
         assert not run.complete
         finish(run, stage)
     assert run.complete
-    assert [r.name for r in runs()] == ["r"]
+    assert [r.name for r in list_runs()] == ["r"]
     finish(run, "corpus", "other content")
     assert not run.complete, "the model was trained on another corpus"
 
@@ -98,7 +98,7 @@ def test_the_run_worked_on_last_comes_first_and_damaged_ones_are_named(project, 
     for name, content in (("cut", '{"stages": {'), ("list", "[]"), ("odd", '{"stages": []}')):
         (project / "runs" / name).mkdir()
         (project / "runs" / name / "run.json").write_text(content)
-    assert [run.name for run in runs()] == ["new", "old"]
+    assert [run.name for run in list_runs()] == ["new", "old"]
     assert capsys.readouterr().err.count("is damaged") == 3
 
 
@@ -247,9 +247,9 @@ def test_the_command_that_makes_what_is_missing(project):
 
 
 def test_a_damaged_record_is_named_and_other_runs_stay(project, capsys):
-    finish(Run("whole"), "harvest")
+    finish(Run("complete"), "harvest")
     (project / "runs" / "odd").mkdir()
     (project / "runs" / "odd" / "run.json").write_text('{"stages": {"harvest": 3}}')
     with pytest.raises(RunError, match=r"odd/run\.json is damaged"):
         Run("odd").record("harvest")
-    assert [run.name for run in runs()] == ["whole"] and "odd" in capsys.readouterr().err
+    assert [run.name for run in list_runs()] == ["complete"] and "odd" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import RequestError
 from titlesmith.experiment import SHARED
 from titlesmith.markup import Markup, number, render, text
-from titlesmith.runs import STAGES, existing
+from titlesmith.runs import STAGES, open_run
 
 # Measurements of metrics.json to compare: their names in the table, and which value is the best
 MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
@@ -102,7 +102,7 @@ def open_reports(names: list[str]) -> list[Report]:
     """The runs of these names (RequestError if there are fewer than two, or one does not exist)."""
     if len(set(names)) < 2:
         raise RequestError(f"compare needs two runs or more, not {', '.join(names)}")
-    return [Report(existing(name).path) for name in dict.fromkeys(names)]
+    return [Report(open_run(name).path) for name in dict.fromkeys(names)]
 
 
 def differing_settings(reports: list[Report]) -> dict[str, list[object]]:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError
-from titlesmith.runs import files, root
+from titlesmith.runs import list_files, root
 
 PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}  # by the first bytes
 ZIP = b"PK\x03\x04"
@@ -53,7 +53,7 @@ def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, BinaryIO]
     RequestError
         There is no file, or it is empty or damaged; reading from one raises it too.
     """
-    found = [file for file in files(path) if file == path or file.stat().st_size]
+    found = [file for file in list_files(path) if file == path or file.stat().st_size]
     if not found:
         raise RequestError(f"harvest.path: {path} holds no file")
     for file in found:

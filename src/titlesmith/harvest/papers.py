@@ -19,7 +19,7 @@ from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import conform, matching
 from titlesmith.harvest.store import Spool
-from titlesmith.runs import Run, files
+from titlesmith.runs import Run, list_files
 
 SOURCES = ("sample", "arxiv", "oai", "rss", "snapshot", "archive", "csv", "alpaca")
 STATE = "state.json"  # what an update needs of a source's folder after the harvest
@@ -100,7 +100,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     counts |= {"beyond": num_different - kept, "kept": kept}
     # papers that were read again are as old as their source: earlier updates are not in them
     run.finish("harvest", counts=counts, faults=faults.reasons, asked=None, update=None)
-    for path in files(run / "harvest"):
+    for path in list_files(run / "harvest"):
         if path.name != STATE:
             path.unlink()
     return Papers(run / "papers.parquet", counts, faults.reasons)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from titlesmith.errors import RunError
@@ -19,24 +19,24 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fsync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows has no such call for folders
+    """Waits until a file, or a folder's list of names, is on the disk; Windows has no such call for folders."""
+    if os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _fsync_tree(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        if not path.is_symlink():
-            fsync(path)
+def _fsync_tree(path: Path) -> None:
+    for file in (*path.rglob("*"), path):
+        if not file.is_symlink():
+            fsync(file)
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a folder, if it exists; a folder at once, even if the process is killed or the power fails."""
+    """Deletes a file or a folder, if it exists; a folder in one operation, even if the process is killed."""
     if not path.is_dir() or path.is_symlink():
         return path.unlink(missing_ok=True)
     deleted = path.with_name(f".{path.name.lstrip('.')}.deleted")
@@ -62,53 +62,39 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name next to ``path`` and renames it to ``path`` if the block ends without an error.
-
-    Raises
-    ------
-    RunError
-        The disk is full; an older file ``path`` is unchanged.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
+def _renaming(path: Path, is_folder: bool) -> Iterator[Path]:
+    temporary, old = (path.with_name(f".{path.name}.{state}") for state in ("partial", "old"))
     try:
         with naming_file(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             remove(temporary)
+            (temporary if is_folder else path.parent).mkdir(parents=True, exist_ok=True)
             yield temporary
-            fsync(temporary)
+            _fsync_tree(temporary)
+            if is_folder and path.exists():  # a folder cannot be renamed over another
+                remove(old)
+                path.replace(old)
             temporary.replace(path)
             fsync(path.parent)
+        remove(old)
     finally:
         remove(temporary)
 
 
-@contextmanager
-def swapping(folder: Path) -> Iterator[Path]:
+def replacing(path: Path) -> AbstractContextManager[Path]:
+    """Yields a temporary name next to ``path`` and renames it to ``path`` if the block ends without an error.
+
+    If the disk is full (RunError), an older file ``path`` is unchanged.
+    """
+    return _renaming(path, is_folder=False)
+
+
+def swapping(folder: Path) -> AbstractContextManager[Path]:
     """Yields a new folder next to ``folder``, which replaces it if the block ends without an error.
 
     A process that is killed between the two renames leaves the old folder under another name: `swapped` restores it.
-
-    Raises
-    ------
-    RunError
-        The disk is full; an older ``folder`` is unchanged.
+    If the disk is full (RunError), an older ``folder`` is unchanged.
     """
-    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
-    remove(new)
-    try:
-        with naming_file(folder):
-            new.mkdir(parents=True)
-            yield new
-            _fsync_tree(new)
-            if folder.exists():
-                remove(old)
-                folder.replace(old)
-            new.replace(folder)
-            fsync(folder.parent)
-        remove(old)
-    finally:
-        remove(new)
+    return _renaming(folder, is_folder=True)
 
 
 def swapped(folder: Path) -> Path:
@@ -123,13 +109,8 @@ def swapped(folder: Path) -> Path:
 def merging(folder: Path, last: str) -> Iterator[Path]:
     """Yields a new folder whose files replace those of the same names in ``folder`` if the block ends without an error.
 
-    Other files of ``folder`` stay. The file named ``last`` is moved after the others are on the disk: it says that
-    they are complete.
-
-    Raises
-    ------
-    RunError
-        The disk is full; the files of ``folder`` are unchanged.
+    The file named ``last`` is moved after the others are on the disk: it says that they are complete. If the disk is
+    full (RunError), ``folder`` is unchanged.
     """
     new = folder / ".partial"
     remove(new)
@@ -159,7 +140,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
     """The file ``path``, or the files below it, sorted; without hidden ones, which are incomplete."""
     paths = [path] if path.is_file() else sorted(path.rglob("*"))
     return [file for file in paths if file.is_file() and not file.name.startswith(".")]

@@ -11,13 +11,12 @@ _locks: dict[Path, FileLock] = {}
 
 
 def hold(path: Path, timeout: float = 0) -> None:
-    """Locks the file ``path`` for this process; does nothing if this process holds it already.
+    """Locks the file ``path`` for this process, until `release` or its end; does nothing if this process holds it.
 
     Raises
     ------
     RunError
-        Another process still holds it after ``timeout`` seconds. The operating system releases a lock when its
-        process ends, however it ends.
+        Another process still holds it after ``timeout`` seconds.
     """
     lock = _locks.setdefault(path, FileLock(path, thread_local=False))
     path.parent.mkdir(parents=True, exist_ok=True)

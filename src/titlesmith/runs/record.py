@@ -1,4 +1,4 @@
-"""The run directory ``runs/<run>/`` and its ``run.json``: what each stage wrote, from what, and whether it still holds.
+"""The run directory ``runs/<run>/`` and its ``run.json``: what each stage wrote, from which inputs and settings.
 
 A stage is "running" from `Run.begin` to `Run.finish`, then "done". Only a running stage resumes from its own files;
 those of a finished stage must have the digests that ``run.json`` records.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from titlesmith.errors import RequestError, RunError, TitlesmithError
 from titlesmith.runs import locks
-from titlesmith.runs.files import digest, files, fsync, remove, write_json
+from titlesmith.runs.files import digest, fsync, list_files, remove, write_json
 from titlesmith.runs.locks import hold, release
 from titlesmith.runs.paths import STAGES, notebook, root
 
@@ -49,19 +49,8 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(UTC)
-
-
 class Run:
-    """One run directory and its ``run.json``.
-
-    Parameters
-    ----------
-    name
-        The folder below ``runs/``; the first write creates it.
-    """
+    """One directory below ``runs/`` and its ``run.json``; the first write creates them."""
 
     def __init__(self, name: str):
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
@@ -109,25 +98,23 @@ class Run:
         stages = self.info.get("stages", {})
         self.update(stages=stages | {stage: stages.get(stage, {}) | values})
 
-    # --- what a stage is made of
-
-    def outputs(self, stage: str) -> list[Path]:
-        """Every file that a stage wrote."""
-        return [file for name in OUTPUTS[stage] for file in files(self / name)]
+    # --- what a stage reads and writes
 
     def digests(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that a stage wrote, by its path in the run directory."""
-        return {file.relative_to(self.path).as_posix(): digest(file) for file in self.outputs(stage)}
+        written = (file for name in OUTPUTS[stage] for file in list_files(self / name))
+        return {file.relative_to(self.path).as_posix(): digest(file) for file in written}
 
     def inputs(self, stage: str) -> dict[str, str]:
-        """SHA-256 of every file that the stages before this one wrote, as their records say."""
+        """SHA-256 of every file that the stages before this one wrote, from their records."""
         earlier = (self.record(name).get("outputs", {}) for name in STAGES[: STAGES.index(stage)])
         return {path: value for outputs in earlier for path, value in outputs.items()}
 
     def fingerprint(self, stage: str, settings: dict, source: str) -> str:
         """Hash of all that decides a stage's result: settings, files it reads, its notebook's source, this version."""
         names = filter(None, (settings.get("path"), settings.get("model", "").removeprefix("hf:")))
-        read = [digest(f) for name in names for folder in (root(), root() / "models") for f in files(folder / name)]
+        paths = (folder / name for name in names for folder in (root(), root() / "models"))
+        read = [digest(file) for path in paths for file in list_files(path)]
         settings = {key: value for key, value in settings.items() if key not in EXECUTION_ONLY}
         made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -137,38 +124,30 @@ class Run:
     def begin(self, stage: str, settings: dict, source: str = "") -> None:
         """Locks the run for this process and starts a stage.
 
-        What an interrupted attempt wrote stays if it was made of the same things: the stage resumes from it. Everything
-        else is removed, so that the stage is rebuilt.
-
-        Raises
-        ------
-        RunError
-            Another process is writing this run, or an earlier stage is missing.
+        Files of an interrupted stage with the same fingerprint stay, and the stage resumes from them; others are
+        removed. If another process writes this run, or an earlier stage is missing, it is a RunError.
         """
         hold(self / ".stage.lock", locks.LOCK_TIMEOUT)
         self.require(*STAGES[: STAGES.index(stage)])
         fingerprint, record = self.fingerprint(stage, settings, source), self.record(stage)
         if damaged := self.damaged(stage):
-            print(rebuilding(damaged))
+            print(describe_damage(damaged))
         if damaged or record.get("fingerprint") != fingerprint or record.get("status") not in ("running", "done"):
             self.clear(stage)
         self.update(versions=versions())
-        self.update_stage(
-            stage,
-            status="running",
-            fingerprint=fingerprint,
-            settings=settings,
-            inputs=self.inputs(stage),
-            started=now().isoformat(timespec="seconds"),
-        )
+        made_of = {"fingerprint": fingerprint, "settings": settings, "inputs": self.inputs(stage)}
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.update_stage(stage, status="running", **made_of, started=started)
 
     def finish(self, stage: str, **facts: object) -> None:
-        """Ends a stage: its files are complete and on the disk. ``facts`` are added to its record."""
-        for path in {self.path, *self.outputs(stage), *(file.parent for file in self.outputs(stage))}:
+        """Ends a stage, once its files are on the disk. ``facts`` are added to its record."""
+        outputs, now = self.digests(stage), datetime.now(UTC)
+        written = [self / name for name in outputs]
+        for path in {self.path, *written, *(file.parent for file in written)}:
             fsync(path)
-        seconds = (now() - datetime.fromisoformat(self.record(stage)["started"])).total_seconds()
-        ended = {"ended": now().isoformat(timespec="seconds"), "seconds": round(seconds)}
-        self.update_stage(stage, status="done", outputs=self.digests(stage), **ended, **facts)
+        seconds = round((now - datetime.fromisoformat(self.record(stage)["started"])).total_seconds())
+        ended = now.isoformat(timespec="seconds")
+        self.update_stage(stage, status="done", outputs=outputs, ended=ended, seconds=seconds, **facts)
         release(self / ".stage.lock")
 
     def clear(self, stage: str) -> None:
@@ -191,7 +170,7 @@ class Run:
     # --- is a stage's result still valid?
 
     def is_current(self, stage: str) -> bool:
-        """Whether a stage is finished and its inputs are what the stages before it hold now."""
+        """Whether a stage is finished, and the stages before it have not changed since."""
         record = self.record(stage)
         return record.get("status") == "done" and record.get("inputs") == self.inputs(stage)
 
@@ -202,13 +181,7 @@ class Run:
         return [self / name for name, value in outputs.items() if not _has_digest(self / name, value)]
 
     def verify(self, stage: str) -> None:
-        """Checks the files of a finished stage against their recorded digests.
-
-        Raises
-        ------
-        RunError
-            A file is missing or differs; the message names it and the command that rebuilds it.
-        """
+        """Checks the files of a finished stage against their recorded digests (RunError)."""
         for path in self.damaged(stage)[:1]:
             state = "is damaged: its content has changed" if path.is_file() else "is missing"
             raise RunError(f"{path} {state} since the stage {stage} wrote it. Rebuild it: {self.rerun_command}")
@@ -237,10 +210,9 @@ class Run:
         """Checks that these stages are current (RunError)."""
         for stage in stages:
             if not self.is_current(stage):
-                first = next((name for name in STAGES[: STAGES.index(stage)] if not self.is_current(name)), stage)
-                status = self.record(first).get("status")
+                first = next(name for name in STAGES if not self.is_current(name))
                 why = {None: "has not run", "running": "was interrupted, or is still running"}.get(
-                    status, "is out of date: an earlier stage has changed"
+                    self.record(first).get("status"), "is out of date: an earlier stage has changed"
                 )
                 raise RunError(
                     f"{self.name}: its {first} {why}. Run it: {self.rerun_command}; or open {notebook(first).name}"
@@ -252,9 +224,9 @@ class Run:
         sweep, overrides = self.info.get("sweep"), self.info.get("overrides")
         if isinstance(sweep, dict):
             return f"the command of the sweep {sweep.get('name')} again"
-        words = [word for override in overrides or () for word in ("-p", override)]
-        command = ["titlesmith", "run", self.info.get("experiment") or "EXPERIMENT", "--name", self.name, *words]
-        return shlex.join(command)
+        options = [word for override in overrides or () for word in ("-p", override)]
+        experiment = self.info.get("experiment") or "EXPERIMENT"
+        return shlex.join(["titlesmith", "run", experiment, "--name", self.name, *options])
 
     # --- what readers show
 
@@ -265,7 +237,7 @@ class Run:
 
     @property
     def source_label(self) -> str:
-        """What was harvested, in a few words for titles of figures and pages."""
+        """The source of the papers, for titles of figures and pages."""
         settings = self.record("harvest").get("settings", {})
         return "made-up sample papers" if self.made_up else Path(settings.get("path") or settings["source"]).name
 
@@ -286,13 +258,13 @@ def _has_digest(path: Path, value: str) -> bool:
     return path.is_file() and digest(path) == value
 
 
-def rebuilding(damaged: list[Path]) -> str:
-    """A sentence for people about the damaged files of a stage."""
+def describe_damage(damaged: list[Path]) -> str:
+    """A message about the damaged files of a stage."""
     more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
     return f"{damaged[0]}{more}: changed or damaged since the stage finished; the stage is rebuilt from nothing"
 
 
-def runs() -> list[Run]:
+def list_runs() -> list[Run]:
     """Every run directory, the latest first; damaged ones are named on standard error."""
     ended: dict[Run, str] = {}
     for path in sorted((root() / "runs").glob("*/run.json")):
@@ -300,13 +272,13 @@ def runs() -> list[Run]:
             run = Run(path.parent.name)
             ended[run] = max((run.record(stage).get("ended", "") for stage in STAGES), default="")
         except TitlesmithError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
     return sorted(ended, key=ended.get, reverse=True)
 
 
-def existing(name: str) -> Run:
-    """The run of this name (RequestError if there is none)."""
+def open_run(name: str) -> Run:
+    """The run with this name (RequestError if it does not exist)."""
     run = Run(name)
     if not run.info:
-        raise RequestError(f"there is no run {name}; there are {', '.join(r.name for r in runs()) or 'none'}")
+        raise RequestError(f"there is no run {name}; there are {', '.join(r.name for r in list_runs()) or 'none'}")
     return run

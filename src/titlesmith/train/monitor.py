@@ -9,7 +9,8 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from titlesmith.runs import Run, fsync, naming_file, replacing
+from titlesmith.runs import Run, replacing
+from titlesmith.runs.files import fsync, naming_file
 
 COLUMNS = (
     "step", "epoch", "tokens", "seconds", "loss", "loss_smoothed", "valid_loss", "copy_rate", "learning_rate",

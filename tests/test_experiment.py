@@ -75,7 +75,7 @@ def test_a_notebook_that_cannot_be_read_is_named(project, monkeypatch):
     declared.cache_clear()
 
 
-def test_yaml_dates_and_whole_numbers_become_what_notebooks_take(project):
+def test_yaml_dates_and_integers_become_the_declared_types(project):
     e = read(project, text="harvest: {since: 2020-01-02}\nfinetune: {loss_floor: 0}\n")
     assert e.settings["harvest"]["since"] == date(2020, 1, 2).isoformat()
     assert repr(e.settings["finetune"]["loss_floor"]) == "0.0"
@@ -208,10 +208,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
 )
 def test_hostile_files_are_refused_in_one_short_line_within_a_second(project, text, said):
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(RequestError) as error:
         read(project, text=text)
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
     assert said in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
@@ -368,6 +368,6 @@ def test_long_names_are_refused_in_one_short_line(project, monkeypatch, capsys, 
         (("corpus.template=title-to-abstract", "generate.prompts={titel: x}"), "takes title; given is titel"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_anything_runs(project, overrides, match):
+def test_texts_that_cannot_be_generated_are_refused_before_anything_runs(project, overrides, match):
     with pytest.raises(RequestError, match=match):
         Experiment.read(project / "experiments" / "sample-titles.yml", overrides)

@@ -100,7 +100,7 @@ def papers(project, finished_project):
     return project
 
 
-def test_a_change_runs_its_stage_and_those_behind_it(papers):
+def test_a_change_runs_its_stage_and_those_after_it(papers):
     chain(experiment(), until="corpus", echo=lambda line: None)
     lines = []
     chain(experiment("corpus.order=random"), until="corpus", echo=lines.append)
@@ -139,7 +139,7 @@ def test_from_runs_again_what_has_not_changed(papers):
         ("run.update_stage('corpus', status='running')", "it wrote no result"),
     ],
 )
-def test_a_failed_notebook_is_no_success_and_can_be_opened(papers, cell, said):
+def test_a_failed_notebook_fails_its_stage_and_can_be_opened(papers, cell, said):
     path = papers / "notebooks" / "02_corpus.ipynb"
     book = nbformat.read(path, 4)
     book.cells.append(nbformat.v4.new_code_cell(cell))
@@ -183,14 +183,14 @@ def execute(project, name, run):
     )
 
 
-def test_a_notebook_opened_on_its_own_runs_the_ones_before_it(project):
+def test_a_notebook_opened_alone_runs_the_ones_before_it(project):
     execute(project, "02_corpus.ipynb", "alone")
     run = Run("alone")
     assert run.is_current("corpus")
     assert run.record("harvest")["settings"]["source"] == "sample" and run.made_up
 
 
-def test_a_notebook_opened_on_its_own_keeps_what_was_harvested(papers):
+def test_a_notebook_opened_alone_keeps_what_was_harvested(papers):
     chain(experiment(), until="harvest", echo=lambda line: None)
     run = Run("archive-titles")
     before = run.digests("harvest")
@@ -199,7 +199,7 @@ def test_a_notebook_opened_on_its_own_keeps_what_was_harvested(papers):
     assert run.digests("harvest") == before and not run.made_up
 
 
-def test_a_stage_that_leaves_what_was_there_leaves_the_stages_behind_it_alone(papers):
+def test_a_stage_with_an_unchanged_result_does_not_rerun_later_stages(papers):
     chain(experiment(), until="corpus", echo=lambda line: None)
     lines = []
     chain(experiment("harvest.until=2099-01-01"), until="corpus", echo=lines.append)
@@ -229,9 +229,9 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
             [*words, *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=papers, env=dict(os.environ)
         )
 
-    whole = command("whole")
-    _, progress = whole.communicate(timeout=300)
-    assert whole.returncode == 0, progress
+    complete = command("complete")
+    _, progress = complete.communicate(timeout=300)
+    assert complete.returncode == 0, progress
     killed, seen = command("killed"), []
     reader = threading.Thread(target=lambda: seen.extend(iter(lambda: killed.stderr.read1(), b"")))
     reader.start()
@@ -249,7 +249,7 @@ def test_kill_9_while_training_and_the_same_command_again(papers):
     again.communicate(timeout=300)
     assert again.returncode == 0
     reader.join()
-    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "killed")]
+    histories = [monitor.read(Run(name) / "history.csv") for name in ("complete", "killed")]
     assert len(histories[0]) == 300 and len(before) >= 10
     assert histories[1][:step] == before, "what was done before the kill was not done again"
     for a, b in zip(*histories, strict=True):

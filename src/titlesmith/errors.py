@@ -20,11 +20,11 @@ class RunError(TitlesmithError):
 
 
 class FetchError(TitlesmithError):
-    """A server cannot be reached, or what it sent is not what was asked for; what is good of it is kept."""
+    """A server cannot be reached, or its answer is not what was requested; the usable part is kept."""
 
 
 class StageError(TitlesmithError):
-    """A notebook failed: which cell, with what error, and where the executed notebook lies."""
+    """A notebook failed: which cell, with what error, and the path of the executed notebook."""
 
 
 class InterruptError(TitlesmithError):
@@ -34,7 +34,7 @@ class InterruptError(TitlesmithError):
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """A value as messages show it: its repr, with the middle left out where a text exceeds ``limit`` characters."""
+    """A value as messages show it: its repr, shortened in the middle if a text exceeds ``limit`` characters."""
     short = Repr()
     short.maxstring = short.maxother = short.maxlong = limit
     short.maxlist = short.maxtuple = short.maxdict = 6

@@ -21,18 +21,9 @@ EMPTY = (None, "", "~", "null")  # of a section without keys
 
 @dataclass(frozen=True)
 class Experiment:
-    """The settings of all five stages, checked.
+    """The settings of all five stages, checked: ``settings[stage][parameter]``.
 
-    Attributes
-    ----------
-    name
-        The default name of its runs.
-    path
-        Its file; None if only the notebooks' defaults apply.
-    settings
-        For each stage, every parameter that its notebook declares, by name.
-    overrides
-        The command-line overrides, as in `read`.
+    ``name`` is the default name of its runs. ``path`` is None if there is no file. ``overrides`` are those of `read`.
     """
 
     name: str
@@ -44,15 +35,12 @@ class Experiment:
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> "Experiment":
         """Reads an experiment file; ``overrides`` are ``section.key=value`` or ``model=...``, ``seed=...``.
 
-        Raises
-        ------
-        RequestError
-            The file is missing or not a YAML mapping, a key is unknown, or a value is not allowed. Nothing has run.
+        If the file is not a YAML mapping, a key is unknown, or a value is not allowed, it is a RequestError.
         """
         content = read_file(path)
         if not isinstance(content, dict):
             raise RequestError(f"{path} is not an experiment: it needs keys such as model:, seed:, harvest:, finetune:")
-        # The file: the shared keys at its top, then a section a stage
+        # The file: the shared keys at its top, then a section for each stage
         shared = {key: declared("finetune")[key].read(content.pop(key)) for key in SHARED if key in content}
         sections: dict[str, dict] = {}
         for section, values in content.items():
@@ -72,7 +60,7 @@ class Experiment:
             if not equals:
                 raise RequestError(f"{label}it needs the form section.key=value, such as finetune.steps=100")
             if not dot:
-                _check_shared(section, label)
+                _check_name(section, SHARED, label, "; others need their section, such as finetune.steps=100")
                 shared[section] = declared("finetune")[section].parse(text)
             else:
                 _check_name(section, STAGES, f"{label}section ")
@@ -98,19 +86,19 @@ class Experiment:
         """Checks parameters of several stages together (RequestError): files exist, rows fit the model."""
         harvest.check(self.settings["harvest"])
         corpora.check(self.settings["corpus"], self.settings["harvest"])
-        model, corpus, generate = (self.settings[stage] for stage in ("finetune", "corpus", "generate"))
-        if corpus["model"] != model["model"]:
-            both = f"{corpus['model']!r} and {model['model']!r}"
+        training, corpus, generate = (self.settings[stage] for stage in ("finetune", "corpus", "generate"))
+        if corpus["model"] != training["model"]:
+            both = f"{corpus['model']!r} and {training['model']!r}"
             raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
-        models.check_training(model)
-        context = models.context(model["model"])
-        if model["block_size"] > context:
-            raise RequestError(f"finetune.block_size: {model['block_size']} exceeds the model's context of {context}")
+        models.check_training(training)
+        context, block_size = models.context(training["model"]), training["block_size"]
+        if block_size > context:
+            raise RequestError(f"finetune.block_size: {block_size} exceeds the model's context of {context}")
         prompts.check(template(corpus["template"]), generate)
-        longest = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
-        if 1 + longest + generate["max_tokens"] > context:
+        max_words = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
+        if 1 + max_words + generate["max_tokens"] > context:
             raise RequestError(
-                f"generate.max_tokens: {generate['max_tokens']} tokens after a prefix of {longest} words exceed the "
+                f"generate.max_tokens: {generate['max_tokens']} tokens after a prefix of {max_words} words exceed the "
                 f"model's context of {context}"
             )
 
@@ -124,7 +112,7 @@ def read_file(path: Path) -> object:
 
 
 def find(path: str, pattern: str = "*.yml") -> Path:
-    """An experiment's file: as given, or by its name below ``experiments/``; ``pattern`` is what else to name there."""
+    """An experiment's file: a path, or a name below ``experiments/``; a message names the files of this ``pattern``."""
     folder = root() / "experiments"
     for candidate in (Path(path), folder / path, folder / f"{path}.yml"):
         if os.path.lexists(candidate) and candidate.is_file():
@@ -137,30 +125,14 @@ def find(path: str, pattern: str = "*.yml") -> Path:
     )
 
 
-def _check_name(name: str, names: typing.Iterable[str], where: str) -> None:
+def _check_name(name: str, names: typing.Iterable[str], where: str, remedy: str = "") -> None:
     """Checks that a section or key exists; else names the nearest, or the section that has it (RequestError)."""
     if name in names:
         return
     hint = did_you_mean(name, names)
-    if not hint and (full := _full_names(name)):
-        hint = f" Did you mean {' or '.join(full)}?"
-    raise RequestError(f"{where}{shorten(name)[1:-1]} is unknown.{hint} There are: {', '.join(names)}")
-
-
-def _check_shared(name: str, label: str) -> None:
-    """Checks a key without a section (RequestError)."""
-    if name in SHARED:
-        return
-    full = _full_names(name)
-    hint = f" Did you mean {' or '.join(full)}?" if full else did_you_mean(name, SHARED)
-    raise RequestError(
-        f"{label}{shorten(name)[1:-1]} is unknown.{hint} Keys other than {' and '.join(SHARED)} need their section, "
-        "such as finetune.steps=100"
-    )
-
-
-def _full_names(name: str) -> list[str]:
-    """The parameters, with their sections, that are called ``name``, or else what it is most likely meant to be."""
-    everything = {key for stage in STAGES for key in declared(stage) if key not in SHARED}
-    meant = name if name in everything else nearest(name, everything, 0.7)
-    return [f"{stage}.{meant}" for stage in STAGES if meant in declared(stage)]
+    if not hint:
+        everything = {key for stage in STAGES for key in declared(stage) if key not in SHARED}
+        key = name if name in everything else nearest(name, everything, 0.7)
+        with_section = [f"{stage}.{key}" for stage in STAGES if key in declared(stage)]
+        hint = f" Did you mean {' or '.join(with_section)}?" if with_section else ""
+    raise RequestError(f"{where}{shorten(name)[1:-1]} is unknown.{hint} There are: {', '.join(names)}{remedy}")

@@ -71,7 +71,7 @@ NAME = {other.lower(): name for name, others in COMMON.items() for other in othe
 
 
 def nearest(name: object, names: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The one of ``names`` that is most likely meant; None where none is near (``cutoff``: similarity, 0 to 1)."""
+    """The one of ``names`` that is most likely meant, with a similarity of at least ``cutoff``; else None."""
     by_lower = {known.lower(): known for known in names}
     lower = str(name)[:100].lower().strip()
     if (common := NAME.get(lower)) in by_lower.values():
@@ -82,6 +82,6 @@ def nearest(name: object, names: Iterable[str], cutoff: float = 0.5) -> str | No
 
 
 def did_you_mean(name: object, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """The hint at the end of a message, with the space before it; empty where no name is near."""
+    """A hint for the end of a message, with a space before it; empty if no name is near."""
     near = nearest(name, names, cutoff)
     return f" Did you mean {near}?" if near else ""

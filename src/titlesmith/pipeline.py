@@ -57,7 +57,7 @@ def chain(
     run = Run(name or experiment.name)
     last = STAGES.index(until)
     if start and STAGES.index(start) > last:
-        raise RequestError(f"--from {start} is behind --until {until}: nothing would run")
+        raise RequestError(f"--from {start} is after --until {until}: nothing would run")
     training, trained = experiment.settings["finetune"], run.record("finetune")
     if last >= STAGES.index("finetune") and (trained.get("status"), trained.get("settings")) != ("done", training):
         vocabulary = experiment.settings["corpus"]["vocabulary"]
@@ -158,7 +158,7 @@ def failed(run: Run, stage: str) -> Path:
 
 
 def unfinished(path: Path) -> str:
-    """Why an executed notebook is no success although papermill raised nothing; empty where it is one.
+    """Why an executed notebook failed although papermill raised nothing; empty if it succeeded.
 
     A cell that ends its kernel (``sys.exit``) and a kernel that dies leave notebooks that papermill calls completed.
     """
@@ -182,7 +182,7 @@ def source(stage: str) -> str:
 def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
     """The first call of each notebook: its run, taken for this kernel, and its parameters, checked.
 
-    Where an earlier stage is missing (the notebook was opened on its own), the notebooks before it are run first:
+    Where an earlier stage is missing (the notebook was opened alone), the notebooks before it are run first:
     those that ran before with the settings that they had, the others with their defaults and this one's model and seed.
 
     Parameters

@@ -1,9 +1,10 @@
-"""Settings: what the parameters of the notebooks are, how values are read from text, and what is allowed.
+"""Settings: the parameters of the notebooks, how their values are read from text, and which values are allowed.
 
 The ``parameters`` cell of a notebook is the only list of that stage's parameters. papermill reads names, annotated
 types, defaults and help from it. The last clauses of the help are the constraint, for people and for `Constraint.parse`
 alike: ``1 or more``, ``0 to 1``, ``> 0``, ``> 0 to 1``, ``0 to < 1``, ``each > 0``, ``3 values``, ``sum 1``, ``one of
-date, random``, ``not empty``, ``YYYY-MM-DD or ""``. There is no ``>= 1``: papermill skips a line with a second ``=``.
+date, random``, ``not empty``, ``YYYY-MM-DD or ""``. ``>= 1`` is not possible: papermill skips a line with a second
+``=``.
 """
 
 import ast
@@ -13,7 +14,7 @@ import re
 import typing
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
+from functools import cache, cached_property
 
 from papermill import inspect_notebook
 
@@ -26,22 +27,15 @@ KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str
 TYPES = {kind.__name__ if typing.get_origin(kind) is None else str(kind): kind for kind in KINDS}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 MAX_INTEGER = 2**63 - 1
+NUMBER = r"(-?\d+(?:\.\d+)?)"
 
 
 @dataclass(frozen=True)
 class Constraint:
     """Which values a parameter allows; of a list, each item must be in range.
 
-    Attributes
-    ----------
-    low, high, open_low, open_high
-        The range, and whether it excludes its ends.
-    choices
-        All allowed values; empty where there is no such list.
-    length, total
-        How many items a list must have, and their sum; None where any is allowed.
-    not_empty, is_date
-        Whether a value is needed, and whether it must be a date (YYYY-MM-DD) or empty.
+    ``open_low`` and ``open_high`` exclude the ends of the range. ``choices`` are all allowed values, if there are any.
+    ``length`` and ``total`` are the number of a list's items and their sum.
     """
 
     low: float = -math.inf
@@ -58,13 +52,13 @@ class Constraint:
     def parse(cls, help: str) -> tuple[str, "Constraint"]:
         """Divides a parameter's help into the description and the constraint that its last clauses are."""
         clauses, fields = help.split("; "), {}
-        while clauses and (found := _clause(clauses[-1].removeprefix("each "))):
-            fields |= found
+        while clauses and (clause := _parse_clause(clauses[-1].removeprefix("each "))):
+            fields |= clause
             clauses.pop()
         return "; ".join(clauses), cls(**fields)
 
     def violation(self, value: object) -> str:
-        """Why a value is not allowed, as the end of a sentence; empty where it is."""
+        """Why a value is not allowed, as the end of a sentence; empty if it is allowed."""
         items = value if isinstance(value, list) else [value]
         if self.choices and value not in self.choices:
             return f"is not one of {', '.join(self.choices)}"
@@ -87,39 +81,30 @@ class Constraint:
         return above and (value < self.high if self.open_high else value <= self.high)
 
 
-def _clause(text: str) -> dict | None:
-    """The fields of a `Constraint` that one clause sets; None where the clause is not a constraint."""
-    number = r"(-?\d+(?:\.\d+)?)"
-    if text in ("not empty", 'YYYY-MM-DD or ""'):
-        return {"not_empty": True} if text == "not empty" else {"is_date": True}
-    if found := re.fullmatch(r"one of (.+)", text):
-        return {"choices": tuple(found[1].split(", "))}
-    if found := re.fullmatch(rf"(> )?{number}(?: or more| to (< )?{number})?", text):
-        above, low, below, high = found.groups()
-        if above or text != low:
-            ends = {"open_low": bool(above), "open_high": bool(below)}
-            return {"low": _number(low), "high": _number(high) if high else math.inf} | ends
-    if found := re.fullmatch(r"(\d+) values", text):
-        return {"length": int(found[1])}
-    if found := re.fullmatch(rf"sum {number}", text):
-        return {"total": float(found[1])}
+def _parse_clause(text: str) -> dict | None:
+    """The fields of a `Constraint` that one clause sets; None if the clause is not a constraint."""
+    if text == "not empty":
+        return {"not_empty": True}
+    if text == 'YYYY-MM-DD or ""':
+        return {"is_date": True}
+    if match := re.fullmatch(r"one of (.+)", text):
+        return {"choices": tuple(match[1].split(", "))}
+    if match := re.fullmatch(r"(\d+) values", text):
+        return {"length": int(match[1])}
+    if match := re.fullmatch(rf"sum {NUMBER}", text):
+        return {"total": float(match[1])}
+    if (match := re.fullmatch(rf"(> )?{NUMBER}(?: or more| to (< )?{NUMBER})?", text)) and text != match[2]:
+        above, low, below, high = match.groups()
+        ends = {"open_low": bool(above), "open_high": bool(below)}
+        return {"low": ast.literal_eval(low), "high": ast.literal_eval(high) if high else math.inf} | ends
     return None
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a parameters cell.
+    """One line of a parameters cell: ``name: annotation = default  # help``.
 
-    Attributes
-    ----------
-    stage, name
-        Its name in an experiment is ``stage.name``.
-    annotation
-        Its type as written, one of `TYPES`.
-    default
-        Its value where the experiment sets none.
-    help
-        The comment on its line: what it does, then its constraint.
+    An experiment names it ``stage.name``. The help is a description, then the constraint.
     """
 
     stage: str
@@ -138,29 +123,24 @@ class Parameter:
         """The help without the constraint."""
         return Constraint.parse(self.help)[0]
 
-    @property
+    @cached_property
     def constraint(self) -> Constraint:
         """The allowed values."""
         return Constraint.parse(self.help)[1]
 
     def parse(self, text: str) -> object:
-        """A value typed on the command line, checked.
+        """A value typed on the command line, checked (RequestError).
 
         Text is taken as typed. Items of a list are separated by commas, also without brackets; a list in brackets and
         a mapping are YAML, in which quotes protect commas.
-
-        Raises
-        ------
-        RequestError
-            It is not of the type, or not allowed.
         """
-        kind, tree = self.type, text
+        tree = text
         try:
-            if typing.get_origin(kind) is dict:
+            if self.type == dict[str, str]:
                 tree = read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
-            elif kind == list[dict[str, str]]:
+            elif self.type == list[dict[str, str]]:
                 tree = read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
-            elif typing.get_origin(kind) is list:
+            elif typing.get_origin(self.type) is list:
                 tree = split_items(text)
         except ValueError as error:
             self._refuse(text, f"is not of type {self.annotation}: {error}")
@@ -175,24 +155,17 @@ class Parameter:
         return self.check(value)
 
     def check(self, value: object) -> object:
-        """The value if it is allowed, a whole number as float where the type is float.
-
-        Raises
-        ------
-        RequestError
-            It has another type, is not allowed, or holds text that is not valid UTF-8.
-        """
+        """The value if it is allowed (else RequestError); an integer becomes a float where the type is float."""
         if not fits(value, self.type):
             self._refuse(value, f"is not of type {self.annotation}")
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             self._refuse(value, "is not valid UTF-8")
-        constraint = self.constraint
         if self.type is float and abs(value) <= MAX_INTEGER:
             value = float(value)
-        if why := constraint.violation(value):
-            self._refuse(value, why, did_you_mean(value, constraint.choices) if isinstance(value, str) else "")
+        if why := self.constraint.violation(value):
+            self._refuse(value, why, did_you_mean(value, self.constraint.choices) if isinstance(value, str) else "")
         return value
 
     def _refuse(self, value: object, why: str, hint: str = "") -> typing.NoReturn:
@@ -202,12 +175,11 @@ class Parameter:
 
 
 def fits(value: object, kind: object) -> bool:
-    """Whether a Python value has a type; whole numbers are floats too, and booleans are not numbers."""
+    """Whether a Python value has a type; integers are floats too, and booleans are not numbers."""
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(fits(v, *typing.get_args(kind)) for v in value)
     if typing.get_origin(kind) is dict:
-        of_key, of_value = typing.get_args(kind)
-        return isinstance(value, dict) and all(fits(k, of_key) and fits(v, of_value) for k, v in value.items())
+        return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
@@ -230,28 +202,21 @@ def declared(stage: str) -> dict[str, Parameter]:
 
 
 def _convert(tree: object, kind: object) -> object:
-    """A tree of texts as a value of a type (ValueError where it is not one)."""
+    """A tree of texts as a value of a type (ValueError if it is not one)."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if tree is None and kind is str:
         return ""
     if origin is list and isinstance(tree, list):
         return [_convert(item, *inner) for item in tree]
     if origin is dict and isinstance(tree, dict) and None not in tree.values():
-        return {key: _convert(value, inner[1]) for key, value in tree.items()}
+        return {key: _convert(value, str) for key, value in tree.items()}
     if kind is str and isinstance(tree, dict) and len(tree) == 1:  # Deep: a study
-        ((key, value),) = tree.items()
-        return f"{key}: {_convert(value, str)}"
+        return ": ".join([*tree, _convert(*tree.values(), str)])
     if origin or not isinstance(tree, str):
         raise ValueError
-    if kind is bool:
-        if tree.lower() not in BOOLEANS:
-            raise ValueError
-        return BOOLEANS[tree.lower()]
-    return kind(tree)
-
-
-def _number(text: str) -> float:
-    return float(text) if "." in text else int(text)
+    if kind is bool and tree.lower() not in BOOLEANS:
+        raise ValueError
+    return BOOLEANS[tree.lower()] if kind is bool else kind(tree)
 
 
 def _is_date(text: str) -> bool:

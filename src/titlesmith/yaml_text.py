@@ -33,10 +33,7 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
 def read_yaml(text: str) -> object:
     """YAML as a tree of str, list and dict in which every scalar is the text as written: ``On``, ``12:30``, ``null``.
 
-    Raises
-    ------
-    ValueError
-        It is not one YAML document, has a key twice, or exceeds `MAX_YAML` or `MAX_DEPTH`. The message is one line.
+    A ValueError of one line says why it is not one document, or that it exceeds a limit.
     """
     if len(text) > MAX_YAML:
         raise TooLargeError(f"it has {len(text):,} characters, and at most {MAX_YAML:,} are read")
@@ -56,13 +53,7 @@ def read_yaml(text: str) -> object:
 
 
 def split_items(text: str) -> list:
-    """The items of a list as typed, trees as of `read_yaml`: YAML in brackets, else texts between commas.
-
-    Raises
-    ------
-    ValueError
-        It is YAML of a size or depth that is not read.
-    """
+    """The items of a list as typed: YAML in brackets (`read_yaml`; TooLargeError), else texts between commas."""
     if text.startswith("[") and text.endswith("]"):
         try:
             if isinstance(tree := read_yaml(text), list):

@@ -198,7 +198,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "adapter", "--base", "llama"], "--base 'llama': an adapter needs a model"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "the hub cannot be reached"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
-        (["--adapter", "adapter", "--base", "hf:short"], "4 of its matrices have no place there"),
+        (["--adapter", "adapter", "--base", "hf:short"], "4 matrices are only in one of them"),
         (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),
         (["--adapter", "adapter", "--template", "chat"], "none"),
         (["--adapter", "adapter", "--held-out", "3"], "a run's corpus has held-out papers"),

@@ -29,17 +29,23 @@ def own(project):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("124M", 124_439_808), ("355M", 354_823_168), ("774M", 774_030_080), ("1558M", 1_557_611_200)],
+    [
+        ("82M", 81_912_576),
+        ("124M", 124_439_808),
+        ("355M", 354_823_168),
+        ("774M", 774_030_080),
+        ("1558M", 1_557_611_200),
+    ],
 )
-def test_openais_models_have_as_many_parameters_as_published(name, count):
+def test_gpt2_models_have_their_published_number_of_parameters(name, count):
     assert models.num_parameters(models.GPT2[name]) == count
 
 
-def test_openais_models_are_known_before_they_are_downloaded(project):
+def test_gpt2_models_are_known_before_they_are_downloaded(project):
     assert models.context("774M") == 1024 and models.hyperparameters("774M", 0)["n_layer"] == 36
     with pytest.raises(RequestError, match="nearby") as error:
         models.hyperparameters("nearby", 0)
-    assert "scratch, 124M" in str(error.value)
+    assert "scratch, 82M, 124M" in str(error.value)
 
 
 def test_the_error_for_a_missing_model_says_what_to_copy_where(project):
@@ -50,7 +56,7 @@ def test_the_error_for_a_missing_model_says_what_to_copy_where(project):
 
 
 def test_folders_are_listed(own):
-    assert models.names() == ["scratch", "124M", "355M", "774M", "1558M", "models/own", "hf:scratch"]
+    assert models.names() == ["scratch", "82M", "124M", "355M", "774M", "1558M", "models/own", "hf:scratch"]
     assert models.hyperparameters("models/own", 0) == TINY and models.folder("models/own") == own
 
 

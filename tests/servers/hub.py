@@ -51,7 +51,9 @@ class Answer(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> None:
         self.server.requests.append((self.command, self.path, self.headers.get("Range", ""), status))
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
+        pinned = re.search(r"/(?:resolve|revision|tree)/([0-9a-f]{40})\b", self.path)
+        commit = pinned[1] if pinned else COMMIT
+        for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": commit, **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command == "GET":
@@ -100,7 +102,7 @@ class Answer(BaseHTTPRequestHandler):
         if kind == "tree":
             rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
             return self._send(200, json.dumps(rows).encode(), **{"Content_Type": "application/json"})
-        info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": f.name} for f in files], "tags": []}
+        info = {"id": repository, "sha": revision if re.fullmatch("[0-9a-f]{40}", revision or "") else COMMIT, "siblings": [{"rfilename": f.name} for f in files], "tags": []}
         return self._send(200, json.dumps(info).encode(), **{"Content_Type": "application/json"})
 
 

@@ -15,7 +15,7 @@ from titlesmith.models.catalogue import (
     vocabulary,
 )
 from titlesmith.models.devices import available_memory, cpu_count, cpu_name, device_name, gpus, has_fast_bfloat16
-from titlesmith.models.gpt2_checkpoint import fetch
+from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_processes, check_training
 from titlesmith.models.memory import check_memory, training_memory
 

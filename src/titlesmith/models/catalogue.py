@@ -1,8 +1,8 @@
 """The catalogue: model names, where their files are, and their hyperparameters.
 
-``scratch`` is a small GPT-2 with random weights. ``124M 355M 774M 1558M`` are OpenAI's GPT-2 (Radford et al. 2019)
-below ``models/<name>/`` in gpt-2-simple's layout. ``hf:NAME-OR-PATH`` is a causal model of the transformers library
-(`titlesmith.models.hub`). Any other name is a folder in gpt-2-simple's layout.
+``scratch`` is a small GPT-2 with random weights. ``82M`` is DistilGPT2 (Sanh et al. 2019), ``124M 355M 774M 1558M`` are
+OpenAI's GPT-2 (Radford et al. 2019), below ``models/<name>/`` in gpt-2-simple's layout. ``hf:NAME-OR-PATH`` is a causal
+model of the transformers library (`titlesmith.models.hub`). Any other name is a folder in gpt-2-simple's layout.
 """
 
 import json
@@ -17,16 +17,26 @@ from titlesmith.models import hub
 from titlesmith.runs import root
 
 HYPERPARAMETERS = "hparams.json"
+RANDOM = ("scratch", "hf:scratch")  # models without pretrained weights
 # 4 layers of width 192: 2.8 million parameters with a vocabulary of 5,000
 SCRATCH = {"n_ctx": 256, "n_embd": 192, "n_head": 6, "n_layer": 4}
 GPT2 = {
     name: {"n_vocab": 50257, "n_ctx": 1024, "n_embd": width, "n_head": heads, "n_layer": layers}
     for name, width, heads, layers in (
+        ("82M", 768, 12, 6),
         ("124M", 768, 12, 12),
         ("355M", 1024, 16, 24),
         ("774M", 1280, 20, 36),
         ("1558M", 1600, 25, 48),
     )
+}
+# Name on the Hugging Face hub, and licence
+PUBLISHED = {
+    "82M": ("distilbert/distilgpt2", "apache-2.0"),
+    "124M": ("openai-community/gpt2", "mit"),
+    "355M": ("openai-community/gpt2-medium", "mit"),
+    "774M": ("openai-community/gpt2-large", "mit"),
+    "1558M": ("openai-community/gpt2-xl", "mit"),
 }
 
 
@@ -54,8 +64,8 @@ def shapes(hyperparameters: dict) -> dict[str, list[int]]:
 
 
 def num_parameters(hyperparameters: dict) -> int:
-    """The number of trainable parameters of a GPT-2."""
-    return sum(map(math.prod, shapes(hyperparameters).values()))
+    """The number of trainable parameters: ``parameters`` if it is known, or that of a GPT-2 of this shape."""
+    return hyperparameters.get("parameters") or sum(map(math.prod, shapes(hyperparameters).values()))
 
 
 def model_path(name: str) -> Path:
@@ -84,52 +94,31 @@ def missing_files(path: Path) -> list[str]:
 
 
 def folder(name: str) -> Path:
-    """The folder with a pretrained model's files.
-
-    Raises
-    ------
-    RequestError
-        A file is missing; the message says which and how to get it.
-    """
+    """The folder with a pretrained model's files (RequestError that says which file is missing and how to get it)."""
     if hub.is_hub(name):
         return hub.folder(name)
     path = model_path(name)
-    if not path.is_dir() and name not in GPT2:
-        known = ", ".join(("scratch", *GPT2, "hf:scratch", "hf:NAME"))
-        raise RequestError(
-            f"model: {shorten(name)} does not exist.{did_you_mean(name, names(), 0.7)} Names: {known}, or a folder. "
-            f"{remedy(name)}"
+    layout = f"{HYPERPARAMETERS}, {', '.join(FILES)}, checkpoint and the model.ckpt files that it names"
+    remedy = f"It needs {layout}, in gpt-2-simple's layout"
+    if name in GPT2:
+        remedy = (
+            f"`titlesmith models get {name}` downloads them. Without a network, run it on another machine and copy its "
+            f"models/{name} to {path}: {layout}"
         )
+    elif not path.is_dir():
+        known = ", ".join(("scratch", *GPT2, "hf:scratch", "hf:NAME"))
+        hint = did_you_mean(name, names(), 0.7)
+        raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}, or a folder. {remedy}")
     if missing := missing_files(path):
-        raise RequestError(f"model: {path} lacks {', '.join(missing)}. {remedy(name)}")
+        raise RequestError(f"model: {path} lacks {', '.join(missing)}. {remedy}")
     return path
 
 
-def remedy(name: str) -> str:
-    """What to do when a model's files are missing."""
-    layout = f"{HYPERPARAMETERS}, {', '.join(FILES)}, checkpoint and the model.ckpt files that it names"
-    if name in GPT2:
-        return (
-            f"`titlesmith models get {name}` downloads them. Without a network, run it on another machine and copy its "
-            f"models/{name} to {model_path(name)}: {layout}"
-        )
-    return f"It needs {layout}, in gpt-2-simple's layout"
-
-
 def hyperparameters(name: str, vocabulary: int) -> dict:
-    """A model's ``n_vocab n_ctx n_embd n_head n_layer``; OpenAI's are known before their files are downloaded.
+    """A model's ``n_vocab n_ctx n_embd n_head n_layer``, known for the catalogue's names before a download.
 
-    Parameters
-    ----------
-    name
-        The model.
-    vocabulary
-        ``n_vocab`` of ``scratch`` and ``hf:scratch``, whose vocabulary is learned from the corpus.
-
-    Raises
-    ------
-    RequestError
-        The model is unknown and does not exist as a folder.
+    ``vocabulary`` is the number of tokens that ``scratch`` and ``hf:scratch`` learn from the corpus. RequestError if
+    the model does not exist.
     """
     if name == "scratch":
         return SCRATCH | {"n_vocab": vocabulary}
@@ -142,16 +131,16 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
 
 def _read(path: Path) -> dict:
     try:
-        found = json.loads((path / HYPERPARAMETERS).read_text("utf-8"))
-        return {key: int(found[key]) for key in GPT2["124M"]}
+        content = json.loads((path / HYPERPARAMETERS).read_text("utf-8"))
+        return {key: int(content[key]) for key in GPT2["124M"]}
     except (ValueError, KeyError, TypeError) as error:
         keys = ", ".join(GPT2["124M"])
         raise RequestError(f"{path / HYPERPARAMETERS} is damaged ({error!r}): it needs {keys}") from None
 
 
 def vocabulary(name: str) -> Path | None:
-    """The folder with a model's vocabulary; None for ``scratch``, which learns one from the corpus."""
-    return None if name in ("scratch", "hf:scratch") else folder(name)
+    """The folder with a model's vocabulary; None for models that learn one from the corpus."""
+    return None if name in RANDOM else folder(name)
 
 
 def context(name: str) -> int:

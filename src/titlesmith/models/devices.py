@@ -13,29 +13,23 @@ import psutil
 
 GIB = 2**30
 CGROUP_ROOT, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Files with a control group's memory limit and use, and the key of reclaimable caches in memory.stat, by version
-CGROUP_FILES = {
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
 
 
 @contextmanager
 def silence_stderr() -> Iterator[None]:
-    """Redirects the process's standard error to nowhere.
+    """Discards what C++ code writes to standard error.
 
-    TensorFlow's C++ code prints a dozen lines on instruction sets and missing GPUs when it is imported, whatever
-    TF_CPP_MIN_LOG_LEVEL says. Exceptions are not affected.
+    TensorFlow reports instruction sets and missing GPUs when it is imported, whatever TF_CPP_MIN_LOG_LEVEL says.
     """
     sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+    saved = os.dup(2)
     try:
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(null)
 
 
 def tensorflow() -> ModuleType:
@@ -71,24 +65,20 @@ def gpus() -> list:
 
 def device_name() -> str:
     """The device that the TensorFlow engine trains on, in words for people."""
-    found = gpus()
-    if not found:
+    cards = gpus()
+    if not cards:
         return cpu_name()
-    details = tensorflow().config.experimental.get_device_details(found[0])
-    words = [f"GPU: {details.get('device_name', 'unknown name')}"]
+    details = tensorflow().config.experimental.get_device_details(cards[0])
+    words = f"GPU: {details.get('device_name', 'unknown name')}"
     if total := gpu_memory():
-        words.append(f"{total / GIB:.0f} GiB")
-    if details.get("compute_capability", (0, 0)) >= (8, 0):
-        words.append("bf16")
-    more = (
-        f". The TensorFlow engine uses the first of {len(found)} GPUs; models hf:NAME use as many as "
-        "finetune.processes says"
-    )
-    return ", ".join(words) + more * (len(found) > 1)
+        words += f", {total / GIB:.0f} GiB"
+    if len(cards) > 1:
+        words += f", the first of {len(cards)} (models hf:NAME use as many as finetune.processes says)"
+    return words
 
 
 def gpu_memory() -> int | None:
-    """Memory of the first visible NVIDIA GPU in bytes; None without a GPU or without nvidia-smi."""
+    """Memory of the first visible NVIDIA GPU in bytes; None without nvidia-smi."""
     tool = shutil.which("nvidia-smi")
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     if not tool:
@@ -105,17 +95,12 @@ def available_memory() -> int:
 
 
 def _free_in_cgroups() -> Iterator[int]:
-    """The free memory of each control group with a limit that contains this process, such as a container's."""
+    """The free memory of each control group (version 2) with a limit that contains this process, as in containers."""
     lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        version, top = (1, CGROUP_ROOT / "memory") if controllers else (2, CGROUP_ROOT)
-        limit, used, cached = CGROUP_FILES[version]
-        own = top / path.lstrip("/")  # does not exist in a container that sees its own group as the top
+    for path in (line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
+        own = CGROUP_ROOT / path  # does not exist in a container that sees its own group as the top
         for group in (own, *own.parents):
-            if group.is_relative_to(top) and (group / limit).exists():
-                allowed = (group / limit).read_text().strip()
+            limit = group / "memory.max"
+            if group.is_relative_to(CGROUP_ROOT) and limit.exists() and (allowed := limit.read_text().strip()) != "max":
                 stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                if allowed != "max":
-                    yield int(allowed) - int((group / used).read_text()) + int(stat.get(cached, 0))
+                yield int(allowed) - int((group / "memory.current").read_text()) + int(stat["inactive_file"])

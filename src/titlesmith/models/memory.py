@@ -5,12 +5,12 @@ import shutil
 from bisect import bisect_right
 
 from titlesmith.errors import RequestError
-from titlesmith.models.catalogue import shapes
+from titlesmith.models.catalogue import num_parameters, shapes
 from titlesmith.models.devices import GIB, available_memory, gpu_memory
 from titlesmith.models.hub import is_hub
 
-# Bytes for TensorFlow, see `tensorflow_memory`: the process; a parameter of the blocks, a trained and a frozen
-# embedding; a float32 gradient; a summed gradient under accumulation
+# Bytes for TensorFlow, see `tensorflow_memory`: the process; per parameter of a block, of a trained and of a frozen
+# embedding; per float32 gradient; per summed gradient with accumulation
 TF_PROCESS, BLOCK, EMBEDDING, FROZEN, FLOAT32_GRADIENT, SUMMED_GRADIENT = 1.12e9, 25, 38, 6, 6.4, 13
 TORCH_PROCESS = 0.7e9  # bytes
 MIN_VOCABULARY = 257  # single bytes and the end-of-text token
@@ -32,30 +32,13 @@ def tensorflow_memory(
 
     Activations follow from the graph: per layer and token, two float32 streams and sixteen widths of operands, plus the
     attention weights; then four logits per vocabulary entry, two of them in float32. The cost of the process and of a
-    parameter (weight, two Adam moments, gradient, new values before they replace the old) is fitted to peaks measured
-    on two CPU cores with random weights, 1.4 to 7.1 GB: GPT-2 124M with 1x64, 8x128, 16x128, 4x512 and 2x1024 tokens in
-    both types, with checkpointing, accumulation, a vocabulary of 4,608 and frozen embeddings; 2 of its layers; 6 layers
-    of width 1,024; ``scratch`` with 16x128. Estimates are 2% below to 13% above the measured peaks. Larger models and
-    GPUs are extrapolated.
-
-    Parameters
-    ----------
-    hyperparameters
-        As in hparams.json.
-    batch_size, block_size
-        Rows, and tokens per row.
-    bf16
-        Whether matrix products use bfloat16 operands rather than float32.
-    checkpointing
-        Whether a block's activations are recomputed rather than kept.
-    accumulate
-        Batches per optimizer step.
-    layers
-        ``all``, or ``transformer`` for the blocks without embeddings.
-    used_vocabulary
-        Vocabulary entries in a sampled softmax; all of them by default.
+    parameter (weight, two Adam moments, gradient, new values before they replace the old) is fitted to peaks of 1.4 to
+    7.1 GB, measured on two CPU cores for GPT-2 124M, parts of it, and ``scratch``; estimates are 2% below to 13% above
+    them. Larger models and GPUs are extrapolated. ``bf16`` says the type of the operands of matrix products,
+    ``used_vocabulary`` the number of entries in a sampled softmax; other arguments are settings of the fine-tune stage.
     """
-    whole, used = hyperparameters["n_vocab"], used_vocabulary or hyperparameters["n_vocab"]
+    size_of_vocabulary = hyperparameters["n_vocab"]
+    used = used_vocabulary or size_of_vocabulary
     width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
     counts = {name: math.prod(shape) for name, shape in shapes(hyperparameters | {"n_vocab": used}).items()}
     embeddings = counts["model/wte"] + counts["model/wpe"]
@@ -63,7 +46,7 @@ def tensorflow_memory(
     trained = blocks + embeddings * (layers == "all")
     # Memory that does not depend on the batch: process, weights, optimizer state
     fixed = TF_PROCESS + BLOCK * blocks + (EMBEDDING if layers == "all" else FROZEN) * embeddings
-    fixed += SUMMED_GRADIENT * trained * (accumulate > 1) + 4 * whole * width * (used < whole)
+    fixed += SUMMED_GRADIENT * trained * (accumulate > 1) + 4 * size_of_vocabulary * width * (used < size_of_vocabulary)
     # Memory per token: activations kept for the backward pass, and logits
     streams = (8 + 16 * size) * width + size * hyperparameters["n_head"] * block_size
     activations = depth * (4 + size) * width + streams if checkpointing else depth * streams
@@ -82,24 +65,16 @@ def torch_memory(
     layers: str = "all",
     lora_rank: int = 0,
     quantize: str = "none",
-    **others: object,
+    **_: object,
 ) -> int:
     """Estimates the peak memory of a training in PyTorch, in bytes.
 
     A trained parameter takes 16 bytes (weight, gradient, two Adam moments), a frozen one its stored size. A token's
     activations take 34 widths per layer in bfloat16 (Korthikanti et al. 2023, without attention weights, which are not
-    kept) and twice as much in float32; logits as in `tensorflow_memory`.
-
-    Parameters
-    ----------
-    hyperparameters
-        As in hparams.json, with ``parameters`` where the exact number is known.
-    batch_size, block_size, bf16, checkpointing, layers
-        As in `tensorflow_memory`.
-    lora_rank, quantize
-        Settings of the fine-tune stage.
+    kept) and twice as much in float32; logits as in `tensorflow_memory`. ``hyperparameters`` has ``parameters`` and
+    ``itemsize`` where they are known.
     """
-    count = hyperparameters.get("parameters") or sum(map(math.prod, shapes(hyperparameters).values()))
+    count = num_parameters(hyperparameters)
     width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
     if lora_rank:
         adapters = 8 * depth * width * lora_rank  # two pairs per layer, some of them wider
@@ -130,23 +105,10 @@ def check_memory(
     used_vocabulary: int | None = None,
     gpu: bool | None = None,
 ) -> None:
-    """Checks that a training fits into memory. What is not known yet counts as the case that needs least.
+    """Checks that a training fits into memory (RequestError with the largest batch and block sizes that do).
 
-    Parameters
-    ----------
-    hyperparameters
-        As in hparams.json.
-    settings
-        Settings of the fine-tune stage.
-    bf16, used_vocabulary
-        As in `tensorflow_memory`; None while unknown.
-    gpu
-        Whether the training runs on a GPU; None while unknown. Then a machine that may have one is not checked.
-
-    Raises
-    ------
-    RequestError
-        The training does not fit. The message gives the largest batch and block sizes that do.
+    ``bf16`` and ``used_vocabulary`` are None while unknown, and the smaller case is assumed. ``gpu`` says whether the
+    training runs on a GPU; None while unknown, and then a machine that may have one is not checked.
     """
     if gpu is None and shutil.which("nvidia-smi"):
         return

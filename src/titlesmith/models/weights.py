@@ -1,7 +1,6 @@
-"""Weights of models of the transformers library, read from folders: whole models, adapters (peft), both merged.
+"""Weights of models of the transformers library, read from folders: models, adapters (peft), both merged.
 
-They come from safetensors, or from files of `torch.save` that hold nothing but tensors and plain values. No code of a
-model's folder is run.
+Files are safetensors, or of `torch.save` with only tensors and plain values. No code of a model's folder is run.
 """
 
 import warnings
@@ -21,7 +20,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, 
 
 
 def read(path: Path, quantize: str) -> PreTrainedModel:
-    """A model of a folder, in the type it is stored in (float32 for float16 where there is no GPU)."""
+    """The model of a folder, in its stored type (float32 instead of float16 without a GPU)."""
     limits.check_quantize(quantize)
     options: dict = {"dtype": "auto"}
     if quantize != "none":
@@ -43,26 +42,25 @@ def read(path: Path, quantize: str) -> PreTrainedModel:
 
 
 def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> PeftModel:
-    """A model with the adapter of a folder in peft's layout (RequestError where it is none of this model's)."""
+    """A model with the adapter of a folder in peft's layout (RequestError if it is another model's)."""
     hub.check_adapter(path)
     try:
-        with warnings.catch_warnings():  # of settings that peft does not know, and of what is refused below
+        with warnings.catch_warnings():  # of unknown settings, and of missing matrices, which are an error below
             warnings.simplefilter("ignore")
             adapted = PeftModel.from_pretrained(model, str(path), is_trainable=train, local_files_only=True)
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the hub
         given = load_peft_weights(str(path), device="cpu")
     except UNREADABLE as error:
         raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {_reason(error)}") from None
-    if amiss := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
+    if wrong := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
         raise RequestError(
-            f"adapter: {path} does not fit the model: {len(amiss)} of its matrices have no place there, or are missing "
-            f"for one, such as {amiss[0]}"
+            f"adapter: {path} does not fit the model: {len(wrong)} matrices are only in one of them, such as {wrong[0]}"
         )
     return adapted
 
 
 def merged(path: Path) -> PreTrainedModel:
-    """The model of a checkpoint, with adapters added to the weights that they stand beside, in these weights' type."""
+    """The model of a checkpoint, with adapters merged into the weights, in the weights' type."""
     if not (path / "adapter_config.json").exists():
         return read(path, "none")
     base = read_state(path / STATE)["base"]
@@ -70,7 +68,7 @@ def merged(path: Path) -> PreTrainedModel:
 
 
 def read_state(path: Path) -> dict:
-    """The content of a file of `torch.save`: tensors and plain values (RunError if it is damaged or holds others)."""
+    """The tensors and plain values in a file of `torch.save` (RunError if it is damaged or holds other objects)."""
     try:
         return torch.load(path, weights_only=True)
     except UNREADABLE as error:

@@ -15,7 +15,7 @@ from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment, find
-from titlesmith.models import gpt2_checkpoint
+from titlesmith.models import catalogue, download, gpt2_checkpoint
 from titlesmith.pipeline import chain
 from titlesmith.runs import Run, digest
 
@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 def repositories(tmp_path_factory):
     """A folder of repositories, with a tiny model in place of OpenAI's 124M, as the transformers library stores it."""
     folder = tmp_path_factory.mktemp("hub")
-    repository = folder / gpt2_checkpoint.REPOSITORIES["124M"][0]
+    repository = folder / catalogue.PUBLISHED["124M"][0]
     repository.mkdir(parents=True)
     Tokenizer.learn([f"word{i} word{i}" for i in range(100)], 300).save(repository)
     for theirs, ours in gpt2_checkpoint.VOCABULARY.items():
@@ -46,13 +46,12 @@ def repositories(tmp_path_factory):
 def hub(repositories, project, monkeypatch, tmp_path):
     """A server of the tiny model under the name 124M."""
     monkeypatch.setitem(models.GPT2, "124M", TINY)
-    repository = repositories / gpt2_checkpoint.REPOSITORIES["124M"][0]
-    sums = {name: digest(repository / name) for name in gpt2_checkpoint.VOCABULARY} | {
-        "124M": digest(repository / WEIGHTS)
-    }
-    monkeypatch.setattr(gpt2_checkpoint, "SHA256", sums)
+    repository = repositories / catalogue.PUBLISHED["124M"][0]
+    monkeypatch.setattr(download, "WEIGHTS_SHA256", {"124M": digest(repository / WEIGHTS)})
+    sums = {name: digest(repository / name) for name in gpt2_checkpoint.VOCABULARY}
+    monkeypatch.setattr(download, "VOCABULARY_SHA256", sums)
     with serving(repositories) as server:
-        monkeypatch.setenv(gpt2_checkpoint.ENDPOINT_VARIABLE, server.url)
+        monkeypatch.setenv(download.ENDPOINT_VARIABLE, server.url)
         yield server
 
 
@@ -65,9 +64,10 @@ def script(hub, *lines):
     """A program for another process that sees the tiny model."""
     return "\n".join([
         "from titlesmith import cli, models",
-        "from titlesmith.models import gpt2_checkpoint",
+        "from titlesmith.models import download",
         f"models.GPT2['124M'] = {TINY}",
-        f"gpt2_checkpoint.SHA256 = {gpt2_checkpoint.SHA256}",
+        f"download.WEIGHTS_SHA256 = {download.WEIGHTS_SHA256}",
+        f"download.VOCABULARY_SHA256 = {download.VOCABULARY_SHA256}",
         *lines,
     ])  # fmt: skip
 
@@ -75,11 +75,11 @@ def script(hub, *lines):
 def test_a_model_is_downloaded_and_converted(hub, folder, repositories):
     assert models.fetch("124M") == folder == models.folder("124M")
     weights, hyperparameters = gpt2_checkpoint.read(folder)
-    stored = load_file(repositories / gpt2_checkpoint.REPOSITORIES["124M"][0] / WEIGHTS)
+    stored = load_file(repositories / catalogue.PUBLISHED["124M"][0] / WEIGHTS)
     assert hyperparameters == TINY and {n: list(v.shape) for n, v in weights.items()} == models.shapes(TINY)
     for name, value in weights.items():
         np.testing.assert_array_equal(value.squeeze(), stored[gpt2_checkpoint.parameter_name(name)])
-    sums = subprocess.run(["sha256sum", "-c", gpt2_checkpoint.CHECKSUMS], cwd=folder, stdout=subprocess.DEVNULL)
+    sums = subprocess.run(["sha256sum", "-c", download.CHECKSUMS], cwd=folder, stdout=subprocess.DEVNULL)
     assert sums.returncode == 0
     assert sorted(path.name for path in folder.parent.iterdir()) == [".124M.lock", "124M"]
     count = len(hub.requests)
@@ -112,14 +112,14 @@ def test_a_download_resumes_where_the_connection_broke(hub, folder, repositories
     hub.faults[WEIGHTS] = "cut once"
     models.fetch("124M")
     whole, rest = hub.ranges(WEIGHTS)
-    size = (repositories / gpt2_checkpoint.REPOSITORIES["124M"][0] / WEIGHTS).stat().st_size
+    size = (repositories / catalogue.PUBLISHED["124M"][0] / WEIGHTS).stat().st_size
     assert whole == "" and size // 2 < int(rest.removeprefix("bytes=").rstrip("-")) < size
     assert models.folder("124M") == folder
 
 
 def test_complete_files_are_not_downloaded_again_after_a_failure(hub, folder):
     hub.faults[WEIGHTS] = "missing"
-    with pytest.raises(FetchError, match=r"124M"):
+    with pytest.raises(FetchError, match=r"the hub refused it.*model\.safetensors"):
         models.fetch("124M")
     with pytest.raises(RequestError, match="lacks"):
         models.folder("124M")
@@ -133,7 +133,8 @@ def test_complete_files_are_not_downloaded_again_after_a_failure(hub, folder):
 @pytest.mark.parametrize("pinned", [True, False])
 def test_a_wrong_byte_is_found_and_the_next_download_is_right(hub, folder, monkeypatch, name, pinned):
     if not pinned:  # the hub's own SHA-256 of the file
-        monkeypatch.setattr(gpt2_checkpoint, "SHA256", {})
+        monkeypatch.setattr(download, "WEIGHTS_SHA256", {})
+        monkeypatch.setattr(download, "VOCABULARY_SHA256", {})
     hub.faults[name] = "wrong byte"
     with pytest.raises(FetchError, match=f"{name}: its SHA-256 is not .* downloads it again"):
         models.fetch("124M")
@@ -152,7 +153,7 @@ def test_weights_of_another_shape_are_refused(hub, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
     [
-        ("missing", FetchError, "124M"),
+        ("missing", FetchError, "the hub refused it .*vocab.json"),
         ("gated", RequestError, "is gated: accept its terms on its page on the hub, and set HF_TOKEN"),
         ("nowhere", FetchError, "cannot be reached.*TITLESMITH_MODELS.*mirror"),
     ],
@@ -162,7 +163,7 @@ def test_the_hubs_errors_say_what_to_do(hub, folder, monkeypatch, fault, error, 
         hub.faults["vocab.json"] = fault
     hub.gated = fault == "gated"
     if fault == "nowhere":
-        monkeypatch.setenv(gpt2_checkpoint.ENDPOINT_VARIABLE, "http://127.0.0.1:9")
+        monkeypatch.setenv(download.ENDPOINT_VARIABLE, "http://127.0.0.1:9")
     with pytest.raises(error, match=words):
         models.fetch("124M")
     assert not folder.exists()
@@ -193,7 +194,7 @@ def test_a_changed_file_is_found(hub, folder):
 
 def test_a_folder_made_by_gpt_2_simple_is_used_unchanged(hub, folder):
     models.fetch("124M")
-    (folder / gpt2_checkpoint.CHECKSUMS).unlink()  # which gpt_2_simple.download_gpt2 does not write
+    (folder / download.CHECKSUMS).unlink()  # which gpt_2_simple.download_gpt2 does not write
     (folder / "model.ckpt.meta").write_bytes(b"x")
     hub.requests.clear()
     assert models.fetch("124M") == folder and not hub.requests

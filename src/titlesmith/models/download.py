@@ -1,0 +1,83 @@
+"""Downloads of the catalogue's models into ``models/<name>/``."""
+
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from titlesmith.errors import RunError
+from titlesmith.models import gpt2_checkpoint, hub
+from titlesmith.models.catalogue import GPT2, PUBLISHED, RANDOM, folder, missing_files, model_path
+from titlesmith.runs import digest, swapping
+
+ENDPOINT_VARIABLE = "TITLESMITH_MODELS"  # address of a mirror of the hub, for GPT-2 alone
+CHECKSUMS = "SHA256SUMS"
+REVISIONS = {  # pinned commits of the hub's repositories
+    "82M": "2290a62682d06624634c1f46a6ad5be0f47f38aa",
+    "124M": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "355M": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "774M": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "1558M": "15ea56dee5df4983c59b2538573817e1667135e2",
+}
+WEIGHTS_SHA256 = {
+    "82M": "e1ff18884359fe8beb795a5f414feb85a6ce3d929ad019c0d958c039d2b94a1b",
+    "124M": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    "1558M": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+}
+VOCABULARY_SHA256 = {
+    "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+
+
+def fetch(name: str) -> Path | None:
+    """The folder of a model, downloaded if it is missing; None for a model with random weights.
+
+    Raises
+    ------
+    FetchError
+        A server cannot be reached, or a file is damaged. Complete files are kept for the next attempt.
+    RequestError
+        There is no such model, or a folder is incomplete.
+    RunError
+        A file has changed since its download.
+    """
+    if name in ("", *RANDOM):
+        return None
+    if name in GPT2:
+        path = model_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
+            if not path.is_dir():
+                _download(name, path)
+            elif (path / CHECKSUMS).is_file() and not missing_files(path):
+                _verify_checksums(path, name)
+    return folder(name)
+
+
+def _download(name: str, path: Path) -> None:
+    """Downloads a GPT-2 from the hub and converts it into gpt-2-simple's layout, with checksums of the result."""
+    endpoint, repository = os.environ.get(ENDPOINT_VARIABLE) or None, PUBLISHED[name][0]
+    downloads = path.with_name(f".{name}.download")  # kept after an interruption, so that the client resumes
+    print(f"downloading {name} from {endpoint or 'the Hugging Face hub'}: {repository}")
+    pinned = f"{hub.PREFIX}{repository}@{REVISIONS[name]}"
+    sha256 = {gpt2_checkpoint.WEIGHTS: WEIGHTS_SHA256.get(name)} | (VOCABULARY_SHA256 if name != "82M" else {})
+    remedy = f"`{ENDPOINT_VARIABLE}` or `HF_ENDPOINT` set a mirror"
+    source = hub.download(pinned, [*gpt2_checkpoint.FILES], remedy, sha256, cache_dir=downloads, endpoint=endpoint)
+    with swapping(path) as new:
+        gpt2_checkpoint.convert(source, new, GPT2[name])
+        sums = [f"{digest(file)}  {file.name}\n" for file in sorted(new.iterdir())]
+        (new / CHECKSUMS).write_text("".join(sums), "utf-8")
+    shutil.rmtree(downloads)
+
+
+def _verify_checksums(path: Path, name: str) -> None:
+    """Compares a downloaded model's files with the checksums of their download (RunError)."""
+    for line in (path / CHECKSUMS).read_text("utf-8").splitlines():
+        expected, _, file = line.partition("  ")
+        if not (path / file).is_file() or digest(path / file) != expected:
+            raise RunError(
+                f"{path / file} has changed since its download: its SHA-256 is not {expected}. Remove {path}, and "
+                f"`titlesmith models get {name}` downloads it again"
+            )

@@ -105,8 +105,8 @@ def test_characters_that_are_none_are_counted_and_their_paper_stays(project):
     content = FORMS["lines"](GOOD).encode().replace(b"Title 2", b"Title \xff").replace(b"Title 3", b"Title \\ud83d")
     found = papers(project, content)
     assert found.scan().collect()["title"].to_list()[2:4] == ["Title \ufffd"] * 2
-    assert found.faults["characters that are none"]["rows"] == 2
-    assert found.faults["characters that are none"]["examples"][0].startswith("a.json, line 3: ")
+    assert found.faults["invalid characters"]["rows"] == 2
+    assert found.faults["invalid characters"]["examples"][0].startswith("a.json, line 3: ")
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_hidden_and_empty_members_of_a_zip_are_skipped(project):
     junk = ["__MACOSX/._t.csv", ".DS_Store", "data/.hidden.csv", "Thumbs.db", "data/desktop.ini"]
     content = packed(**dict.fromkeys(junk, "\0\1"), **{"empty.csv": "", "data/t.csv": "title\nOne\n"})
     assert papers(project, content).scan().collect()["title"].to_list() == ["One"]
-    for members, said in [({"a.csv": ""}, "holds no file"), ({"[Content_Types].xml": "x"}, "save its table as CSV")]:
+    for members, said in [({"a.csv": ""}, "contains no file"), ({"[Content_Types].xml": "x"}, "save its table as CSV")]:
         with pytest.raises(RequestError, match=said):
             papers(project, packed(**members))
 

@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TextIO
 
 import polars as pl
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import Faults, at
+from titlesmith.harvest.schema import row_ids
 
 AHEAD = 1 << 20  # characters read before an object is parsed; the maximum length of an object
 BATCH = 10_000  # papers
@@ -30,8 +31,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: an invalid byte, 
 def check(settings: dict) -> None:
     """Checks that the beginning of a file has such an object (RequestError)."""
     path, faults = inputs.find(settings), Faults()
-    for name, stream in inputs.opened(path):
-        if not any(_records(io.BytesIO(stream.read(AHEAD)), name, faults)):
+    for name, text in inputs.opened(path):
+        if not any(_records(io.StringIO(text.read(AHEAD)), name, faults)):
             raise RequestError(
                 f"harvest.path: {path} is not a list of instructions. {faults if faults.reasons else 'It is empty'}"
             )
@@ -43,32 +44,35 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     Other values than objects with an output and an input or an instruction are counted in ``faults``.
     """
     number = 0
-    for name, stream in inputs.opened(inputs.find(settings)):
-        records = _records(stream, name, faults)
+    for name, text in inputs.opened(inputs.find(settings)):
+        records = _records(text, name, faults)
         while batch := list(islice(records, BATCH)):
-            rows = pl.int_range(number + 1, number + len(batch) + 1).cast(pl.String)
-            yield pl.DataFrame(batch, COLUMNS, orient="row").with_columns(id="row." + rows.str.zfill(7))
+            yield pl.DataFrame(batch, COLUMNS, orient="row").with_columns(id=row_ids(number))
             number += len(batch)
 
 
-def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str, str, str]]:
+def _records(text: TextIO, name: str, faults: Faults) -> Iterator[tuple[str, str, str]]:
     """Input, output and instruction of each object."""
-    text = inputs.decoded(stream)
     parse = json.JSONDecoder().raw_decode
     buffer, position, line = "", 0, 1
     while True:
-        more = text.read(AHEAD) if len(buffer) - position < AHEAD else ""
-        buffer, position = (buffer[position:] + more, 0) if more else (buffer, position)
+        # Read on until the buffer holds a complete object, and skip what separates objects
+        if len(buffer) - position < AHEAD and (more := text.read(AHEAD)):
+            buffer, position = buffer[position:] + more, 0
         start = BETWEEN.match(buffer, position).end()
         line += buffer.count("\n", position, start)
-        if start == len(buffer) and not more:
-            return
+        if start == len(buffer):
+            if position == start:
+                return
+            position = start
+            continue
+        # Parse it; what cannot be parsed ends where the next object begins
         try:
             value, position = parse(buffer, start)
         except (ValueError, RecursionError):
             following = NEXT.search(buffer, start + 1)
             value, position = None, following.end() if following else len(buffer)
-        what = buffer[start:position]
+        source = buffer[start:position]
         value = value if isinstance(value, dict) else {}
         # An instruction may need no input
         given = value.get("input") if value.get("input") is not None or not value.get("instruction") else ""
@@ -76,8 +80,8 @@ def _records(stream: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[str,
         if all(isinstance(field, str) for field in fields):
             fields.append(str(value.get("instruction") or ""))
             if any(map(SURROGATE.search, fields)):
-                faults.add("characters that are none", at(name, line, SURROGATE.sub("\ufffd", what)))
+                faults.add("invalid characters", at(name, line, source))
             yield tuple(SURROGATE.sub("\ufffd", field) for field in fields)
-        elif start < len(buffer):
-            faults.add("no object with input and output", at(name, line, SURROGATE.sub("\ufffd", what)))
-        line += what.count("\n")
+        else:
+            faults.add("no object with input and output", at(name, line, source))
+        line += source.count("\n")

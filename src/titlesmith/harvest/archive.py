@@ -36,40 +36,34 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
     Rows with a wrong number of columns, without an id or with an invalid date are counted in ``faults``.
     """
+    published, updated = (pl.col(name).str.to_date("%Y-%m-%d", strict=False) for name in ("created", "updated"))
+    rules = [
+        ("no id", "title", pl.col("arxiv_id").is_not_null()),
+        ("invalid date", "created", published.is_not_null()),
+        ("invalid date", "updated", pl.col("updated").is_null() | updated.is_not_null()),
+    ]
     for name, rows in _tables(settings, faults):
         for table in rows.batches():
-            yield _converted(table, name, faults)
+            yield faults.sift(table, name, rules).select(
+                id=pl.col("arxiv_id").map_elements(identifier, pl.String),
+                title="title",
+                abstract="abstract",
+                authors=pl.col("author_text").str.split(", "),
+                categories=pl.col("categories").str.split(","),
+                primary_category="primary_cat",
+                published=published,
+                updated=updated,
+                doi="doi",
+                comments="comments" if "comments" in table.columns else pl.lit(None),
+            )
 
 
 def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows]]:
     path = inputs.find(settings, folder=True)
-    for name, stream in inputs.opened(path):
-        rows = Rows(stream, name, faults, delimiter="\t")
+    for name, text in inputs.opened(path):
+        rows = Rows(text, name, faults, delimiter="\t")
         if missing := set(COLUMNS) - set(rows.header):
             raise RequestError(
                 f"harvest.path: {path} is not a table of the ArXiV Archive: {name} lacks {', '.join(sorted(missing))}"
             )
         yield name, rows
-
-
-def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
-    table = table.with_columns(
-        published=pl.col("created").str.to_date("%Y-%m-%d", strict=False),
-        changed=pl.col("updated").str.to_date("%Y-%m-%d", strict=False),
-    )
-    table = faults.sift(table, pl.col("arxiv_id").is_not_null(), "no id", "title", name)
-    table = faults.sift(table, pl.col("published").is_not_null(), "invalid date", "created", name)
-    dated = pl.col("updated").is_null() | pl.col("changed").is_not_null()
-    table = faults.sift(table, dated, "invalid date", "updated", name)
-    return table.select(
-        id=pl.col("arxiv_id").map_elements(identifier, pl.String),
-        title="title",
-        abstract="abstract",
-        authors=pl.col("author_text").str.split(", "),
-        categories=pl.col("categories").str.split(","),
-        primary_category="primary_cat",
-        published="published",
-        updated="changed",
-        doi="doi",
-        comments="comments" if "comments" in table.columns else pl.lit(None),
-    )

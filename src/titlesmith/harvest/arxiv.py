@@ -82,9 +82,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
             for window in search.window(start, end):
                 seen += window.height
                 bar.update(min(window.height, bar.total - bar.n))
-                for number, fault in window.filter(pl.col("fault").is_not_null()).select("id", "fault").iter_rows():
-                    faults.add("entries that lack a field or have a wrong date", f"{number}: {fault}")
-                yield window.filter(pl.col("fault").is_null()).select(*SCHEMA)
+                yield faults.sift_records(window).select(*SCHEMA)
             if settings["max_results"] and seen >= wanted:
                 return
     if seen < total:

@@ -31,33 +31,37 @@ REWRITES = (  # each pattern as year-month-day, or as words that FORMATS cover
 )
 
 
+def without_missing(cells: pl.Series) -> pl.Series:
+    """The cells, null where a program wrote that there is no value."""
+    return cells.set(cells.str.strip_chars().str.contains(MISSING), None)
+
+
 def dates(cells: pl.Series, day_first: bool) -> pl.Series:
     """Cells as dates, null if invalid. A year or a month becomes its first day.
 
     Two-digit years, numbers of days and other ambiguous formats are invalid, except 3/8/2019 and 3-8-2019, for which
     ``day_first`` decides.
     """
-    text = cells.str.strip_chars().str.replace(TIME, "").str.replace(WEEKDAY, "")
+    text = _without_time(cells).str.replace(WEEKDAY, "")
     words = text.str.replace_all(r"[-/.,\s]+", " ").str.strip_chars()
-    text = pl.select(pl.when(text.str.contains(r"\p{L}")).then(words).otherwise(text)).to_series()
+    text = words.zip_with(text.str.contains(r"\p{L}"), text)
     for pattern, written in ((NUMERIC, "$4-$3-$1" if day_first else "$4-$1-$3"), *REWRITES):
         text = text.str.replace(pattern, written)
-    found = pl.select(pl.coalesce(pl.lit(text).str.to_date(form, strict=False) for form in FORMATS)).to_series()
-    return pl.select(pl.when(found.dt.year() > 999).then(found)).to_series()  # 19 is not a year
+    days = pl.select(pl.coalesce(pl.lit(text).str.to_date(form, strict=False) for form in FORMATS)).to_series()
+    return days.set(days.dt.year() < 1000, None)  # 19 is not a year
 
 
 def day_orders(cells: pl.Series) -> pl.Series:
     """What comes first in dates such as 3/8/2019: ``day``, ``month`` or ``unknown``; null for other cells."""
-    numbers = cells.str.strip_chars().str.replace(TIME, "").str.extract_groups(NUMERIC)
-    first, second = (numbers.struct.field(group).cast(pl.Int64) for group in ("1", "3"))
-    return pl.select(
-        pl.when((first > 12) & (second <= 12))
-        .then(pl.lit("day"))
-        .when((second > 12) & (first <= 12))
-        .then(pl.lit("month"))
-        .when((first != second) & (first <= 12))
-        .then(pl.lit("unknown"))
-    ).to_series()
+    numbers = _without_time(cells).str.extract_groups(NUMERIC)
+    first, second = (pl.lit(numbers.struct.field(group).cast(pl.Int64)) for group in ("1", "3"))
+    day = pl.when(first > 12, second <= 12).then(pl.lit("day"))
+    month = day.when(first <= 12, second > 12).then(pl.lit("month"))
+    return pl.select(month.when(first != second, first <= 12).then(pl.lit("unknown"))).to_series()
+
+
+def _without_time(cells: pl.Series) -> pl.Series:
+    return cells.str.strip_chars().str.replace(TIME, "")
 
 
 def lists(cells: pl.Series, by_space: bool = False) -> pl.Series:
@@ -85,9 +89,11 @@ def _items(text: str, by_space: bool) -> list[str] | None:
         separator = next((s for s in SEPARATORS if s in text), None)
         names = any(word[0].isupper() for word in text.split())  # Machine Learning is one item
         items = text.split(separator) if separator or (by_space and not names) else [text]
-    words = ([item, *item.split()] for item in items)
-    parts = (rest if all(map(CODE.fullmatch, rest)) else [item.strip()] for item, *rest in words)
-    return [part for some in parts for part in some if part] or None
+    parts = []
+    for item in items:
+        words = item.split()
+        parts += words if all(map(CODE.fullmatch, words)) else [item.strip()]
+    return parts or None
 
 
 def _literal(text: str) -> list[str]:
@@ -98,7 +104,7 @@ def _literal(text: str) -> list[str]:
         with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError), warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # LaTeX in the items looks like wrong escapes
             value = parse(written)
-            return [name for item in (value if isinstance(value, list) else [value]) if (name := _name(item))]
+            return [_name(item) for item in (value if isinstance(value, list) else [value])]
     return [item.strip(" \"'") for item in re.split(r"[;,\n]", inner)]
 
 

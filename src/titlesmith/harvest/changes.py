@@ -118,7 +118,7 @@ def _compare(run: Run, settings: dict) -> dict[str, dict]:
     for number, path in enumerate(pages):
         page = pl.read_parquet(path).with_row_index("row", first)
         first += page.height
-        page = oai.sound(page, faults).join(latest, on="row", how="semi")
+        page = faults.sift_records(page).join(latest, on="row", how="semi")
         before = old.filter(pl.col("id").is_in(page["id"].implode())).collect()
         now = matching(page.filter(~pl.col("deleted")), settings).select(*SCHEMA)
         same = _folded(now, fields).join(_folded(before, fields), on=fields, how="semi", nulls_equal=True)

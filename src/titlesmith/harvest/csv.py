@@ -11,6 +11,7 @@ from titlesmith.errors import RequestError, shorten
 from titlesmith.harvest import SCHEMA, cells, inputs
 from titlesmith.harvest.faults import LINE, Faults
 from titlesmith.harvest.rows import Rows
+from titlesmith.harvest.schema import row_ids
 from titlesmith.hints import did_you_mean
 
 DATED = ("published", "updated")
@@ -56,15 +57,15 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 
 def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[str, str]]]:
+    encoding = settings["encoding"]
     try:
-        if not codecs.lookup(settings["encoding"])._is_text_encoding:
-            raise LookupError
+        "".encode(encoding)
     except LookupError:
         raise RequestError(
-            f"harvest.encoding: {settings['encoding']!r} is unknown; common ones are utf-8, utf-16, latin-1, cp1252"
+            f"harvest.encoding: {encoding!r} is unknown; common ones are utf-8, utf-16, latin-1, cp1252"
         ) from None
-    for name, stream in inputs.opened(inputs.find(settings), settings["encoding"]):
-        rows = Rows(stream, name, faults, settings["encoding"])
+    for name, text in inputs.opened(inputs.find(settings), encoding):
+        rows = Rows(text, name, faults, encoding)
         yield name, rows, _columns(settings, rows.header, name)
 
 
@@ -73,12 +74,10 @@ def _columns(settings: dict, header: list[str], name: str) -> dict[str, str]:
     given, encoding = settings["columns"], settings["encoding"]
     doubt = "" if codecs.lookup(encoding).name == "utf-8" else f" Is harvest.encoding {encoding} right?"
     for field, column in given.items():
-        for asked, known, what in ((field, SCHEMA, "field"), (column, header, f"column of {name}")):
-            if asked not in known:
-                listed = ", ".join(known)[:300]
-                hint = did_you_mean(asked, known)
-                message = f"{shorten(asked)} is not a {what}.{hint} There are: {listed}{doubt}"
-                raise RequestError(f"harvest.columns: {message}")
+        for word, known, what in ((field, SCHEMA, "field"), (column, header, f"column of {name}")):
+            if word not in known:
+                hint = f"{did_you_mean(word, known)} There are: {', '.join(known)[:300]}{doubt}"
+                raise RequestError(f"harvest.columns: {shorten(word)} is not a {what}.{hint}")
     columns = {field: field for field in SCHEMA if field in header} | given
     if not columns.keys() & {"title", "abstract"}:
         raise RequestError(
@@ -89,16 +88,16 @@ def _columns(settings: dict, header: list[str], name: str) -> dict[str, str]:
 
 
 def _conventions(settings: dict) -> Conventions:
-    orders, by_space = {"day": 0, "month": 0}, True
+    day = month = 0  # cells that can only be read with the day, or the month, first
+    by_space = True
     for _, rows, columns in _tables(settings, Faults()):
-        dated = [columns[field] for field in DATED if field in columns]
-        listed = [columns[field] for field in ("categories",) if field in columns]
-        for table in rows.batches() if dated or listed else ():
-            for column in dated:
-                found = cells.day_orders(table[column])
-                orders = {order: count + (found == order).sum() for order, count in orders.items()}
-            by_space = by_space and not any(cells.has_separator(table[column]) for column in listed)
-    day, month = orders.values()
+        if not columns.keys() & {*DATED, "categories"}:
+            continue
+        for table in rows.batches():
+            orders = [cells.day_orders(table[columns[field]]) for field in DATED if field in columns]
+            day += sum((order == "day").sum() for order in orders)
+            month += sum((order == "month").sum() for order in orders)
+            by_space &= "categories" not in columns or not cells.has_separator(table[columns["categories"]])
     return Conventions(day > month, bool(day) == bool(month), by_space)
 
 
@@ -106,36 +105,32 @@ def _converted(
     table: pl.DataFrame, columns: dict[str, str], before: int, conventions: Conventions, name: str, faults: Faults
 ) -> pl.DataFrame:
     """The rows as papers; ``before`` is the number of rows read earlier."""
-    day_first = conventions.day_first
-    extra = [column for column in table.columns if column not in (*columns.values(), LINE)]
-    dated = [field for field in DATED if field in columns]
-    fields = {field: pl.col(column) for field, column in columns.items()}
-    if "id" not in columns:
-        fields["id"] = "row." + (pl.int_range(pl.len()) + before + 1).cast(pl.String).str.zfill(7)
-    for field in dated:
-        text = table[columns[field]]
-        text = text.set(text.str.strip_chars().str.contains(cells.MISSING), None)
-        fields |= {field: cells.dates(text, day_first), f"({field})": text}
+    fields = {"id": row_ids(before)} | {field: pl.col(column) for field, column in columns.items()}
+    rules = []
+    # Dates: invalid ones are faults; ambiguous ones are counted, and their papers stay
+    for field in DATED:
+        if field in columns:
+            text = cells.without_missing(table[columns[field]])
+            fields |= {field: cells.dates(text, conventions.day_first), f"({field})": text}
+            rules.append(("invalid date", f"({field})", pl.col(field).is_not_null() | pl.col(f"({field})").is_null()))
+    # Lists, and the primary category from the categories or the other way round
     if "authors" in columns:
         fields["authors"] = cells.lists(table[columns["authors"]])
     if "categories" in columns:
         fields["categories"] = cells.lists(table[columns["categories"]], conventions.by_space)
         fields.setdefault("primary_category", fields["categories"].list.first())
-    if "primary_category" in columns and "categories" not in columns:
+    elif "primary_category" in columns:
         primary = fields["primary_category"].str.strip_chars()
         fields["categories"] = pl.when(primary != "").then(pl.concat_list(primary))
-    # A column may have the name of a field for which another column was chosen
-    fields |= {f"{column} (column)" if column in SCHEMA else column: pl.col(column) for column in extra}
-    papers = table.select(LINE, **fields)
-    for field in dated:
-        good = pl.col(field).is_not_null() | pl.col(f"({field})").is_null()
-        papers = faults.sift(papers, good, "invalid date", f"({field})", name)
-        if conventions.doubtful:  # counted, and their papers stay
-            clear = cells.day_orders(papers[f"({field})"]).ne_missing("unknown")
-            reading = f"ambiguous date, read as {'day, month' if day_first else 'month, day'}, year"
-            faults.sift(papers, pl.lit(clear), reading, f"({field})", name)
-    if "id" in columns:
-        papers = faults.sift(
-            papers, pl.col("id").is_not_null(), "no id", "title" if "title" in columns else "abstract", name
-        )
-    return papers.drop(LINE, *(f"({field})" for field in dated))
+    # Other columns; one may have the name of a field for which another column was chosen
+    for column in table.columns:
+        if column not in (*columns.values(), LINE):
+            fields[f"{column} (column)" if column in SCHEMA else column] = pl.col(column)
+    papers = faults.sift(table.select(LINE, **fields), name, rules)
+    if conventions.doubtful:
+        reading = f"ambiguous date, read as {'day, month' if conventions.day_first else 'month, day'}, year"
+        for _, text, _ in rules:
+            faults.sift(papers, name, [(reading, text, cells.day_orders(papers[text]).ne_missing("unknown"))])
+    shown = "title" if "title" in columns else "abstract"
+    papers = faults.sift(papers, name, [("no id", shown, pl.col("id").is_not_null())])
+    return papers.drop(LINE, *(text for _, text, _ in rules))

@@ -59,16 +59,9 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
         The service fails. The next start resumes with the page that failed.
     """
     for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
-        yield sound(page, faults).filter(~pl.col("deleted")).select(*SCHEMA)
+        yield faults.sift_records(page).filter(~pl.col("deleted")).select(*SCHEMA)
     if first := next(iter(sorted(folder.glob("*.parquet"))), None):
         store.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
-
-
-def sound(page: pl.DataFrame, faults: Faults) -> pl.DataFrame:
-    """The records of a page that are papers, or were before they were deleted; the others are counted."""
-    for number, fault in page.filter(pl.col("fault").is_not_null()).select("id", "fault").iter_rows():
-        faults.add("records that lack a field or have a wrong date", f"{number}: {fault}")
-    return page.filter(pl.col("fault").is_null())
 
 
 class Lists:

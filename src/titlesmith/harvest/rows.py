@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import BinaryIO
+from typing import TextIO
 
 import polars as pl
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest.faults import LINE, Faults, at
-from titlesmith.harvest.inputs import MARK, decoded
+from titlesmith.harvest.inputs import MARK
 
 BATCH = 10_000  # rows
 AHEAD = 100  # lines searched for the header and the delimiter
@@ -25,63 +25,15 @@ DECLARED = re.compile(r'"?sep=(.)"?[,;\t|\s]*', re.IGNORECASE)  # Excel's declar
 csv.field_size_limit(1 << 24)  # characters of a cell; an unmatched quote joins no more than this
 
 
-class Lines:
-    """The lines of a text file, some of which can be given back.
-
-    Parameters
-    ----------
-    stream
-        The file in UTF-8, as `titlesmith.harvest.inputs.opened` has it.
-    encoding
-        Its original encoding, for messages. Bytes that cannot be decoded become U+FFFD and are counted in ``faults``.
-
-    Attributes
-    ----------
-    number
-        The number of the last line read, counted from 1.
-    taken
-        The lines read since the last `start`.
-    """
-
-    def __init__(self, stream: BinaryIO, name: str, encoding: str, faults: Faults):
-        self._text = decoded(stream)
-        self._name, self._encoding, self._faults = name, encoding.removesuffix("-sig"), faults
-        self.number = 0
-        self.taken: list[str] = []
-        self._back: deque[str] = deque()
-
-    def __iter__(self) -> "Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._back.popleft() if self._back else next(self._text)
-        self.number += 1
-        if MARK in line:
-            line = line.replace(MARK, "\ufffd")
-            reason = f"bytes that are not {self._encoding} (see harvest.encoding)"
-            self._faults.add(reason, at(self._name, self.number, line))
-        self.taken.append(line)
-        return line
-
-    def start(self) -> int:
-        """Begins a row; returns the number of its first line."""
-        self.taken = []
-        return self.number + 1
-
-    def give_back(self, keep: int) -> None:
-        """Gives back all lines read since `start` except the first ``keep``."""
-        self.taken, back = self.taken[:keep], self.taken[keep:]
-        self._back.extendleft(reversed(back))
-        self.number -= len(back)
-
-
 class Rows:
     """The rows of a table with a header.
 
     Parameters
     ----------
-    stream, name, encoding, faults
-        As in `Lines`.
+    text
+        The file, as `titlesmith.harvest.inputs.opened` yields it.
+    encoding
+        Its encoding, for messages. Bytes that cannot be decoded become U+FFFD and are counted in ``faults``.
     delimiter
         The separator of columns; "" to detect it from the first lines.
 
@@ -91,22 +43,25 @@ class Rows:
         The unique names of the columns.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):
-        self._name, self._faults = name, faults
-        self._lines = Lines(stream, name, encoding, faults)
+    def __init__(self, text: TextIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):
+        self._text, self._name, self._faults, self._encoding = text, name, faults, encoding.removesuffix("-sig")
+        self._number = 0  # of the last line read
+        self._row_lines: list[str] = []  # of the current row
+        self._returned: deque[str] = deque()  # lines to be read once more
         # Skip empty lines before the header, and the line with which Excel declares the delimiter
-        ahead = list(islice(self._lines, AHEAD))
-        skipped, declared = 0, ""
+        ahead = list(islice(self._lines(), AHEAD))
+        skipped = 0
         for line in ahead:
-            if found := DECLARED.fullmatch(line.rstrip("\r\n")):
-                declared = found[1]
+            if declared := DECLARED.fullmatch(line.rstrip("\r\n")):
+                delimiter = delimiter or declared[1]
             elif line.strip(DELIMITERS + " \r\n"):
                 break
             skipped += 1
-        self._lines.give_back(skipped)
-        self._dialect = {"delimiter": delimiter or declared or _detect(ahead[skipped:]), "skipinitialspace": True}
-        self._reader = csv.reader(self._lines, strict=True, **self._dialect)
+        self._return_lines(keep=skipped)
+        # Read the header; columns without a name or with the name of another one are numbered
         try:
+            self._dialect = {"delimiter": delimiter or _detect(ahead[skipped:]), "skipinitialspace": True}
+            self._reader = csv.reader(self._lines(), strict=True, **self._dialect)
             names = next(self._reader, [])
         except csv.Error as error:
             raise RequestError(f"harvest.path: {name} does not begin with the header of a table: {error}") from None
@@ -116,7 +71,7 @@ class Rows:
             self.header.append(title if title not in (LINE, *self.header) else f"{title} {number}")
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The rows as text, with their numbers in `LINE`; empty cells are null. Rows of another width are counted."""
+        """Yields the rows as text, with line numbers in `LINE`; empty cells are null. Counts rows of another width."""
         rows = self._rows()
         while batch := list(islice(rows, BATCH)):
             columns = zip((LINE, *self.header), zip(*batch, strict=True), strict=True)
@@ -126,39 +81,49 @@ class Rows:
     def _rows(self) -> Iterator[list]:
         width = len(self.header)
         while True:
-            number = self._lines.start()
+            number, self._row_lines = self._number + 1, []
             try:
                 row = next(self._reader)
             except StopIteration:
                 return
-            except csv.Error:  # an unmatched quote: read the line as if it were text
-                self._lines.give_back(1)
-                row = self._leniently(self._lines.taken[0])
-            if not any(row) and '"' not in self._lines.taken[0]:
+            except csv.Error:  # an unmatched quote: read the first line as if it were text
+                self._return_lines(keep=1)
+                row = self._row_lines[:1]
+                with suppress(csv.Error):  # a cell longer than the limit
+                    row = next(csv.reader(row, **self._dialect))
+                self._reader = csv.reader(self._lines(), strict=True, **self._dialect)
+            first = self._row_lines[0]
+            if not any(row) and '"' not in first:
                 continue  # an empty line; Excel writes only the delimiters
             if len(row) == width:
                 yield [number, *row]
             else:
-                what = at(self._name, number, self._lines.taken[0])
-                self._faults.add("wrong number of columns", f"{what}: {len(row)} instead of {width}")
-                self._lines.give_back(1)
+                example = f"{at(self._name, number, first)}: {len(row)} instead of {width}"
+                self._faults.add("wrong number of columns", example)
+                self._return_lines(keep=1)
 
-    def _leniently(self, line: str) -> list[str]:
-        try:
-            return next(csv.reader([line], **self._dialect))
-        except csv.Error:  # a cell longer than the limit
-            return [line]
+    def _lines(self) -> Iterator[str]:
+        while (line := self._returned.popleft() if self._returned else next(self._text, None)) is not None:
+            self._number += 1
+            if MARK in line:
+                line = line.replace(MARK, "\ufffd")
+                reason = f"bytes that are not {self._encoding} (see harvest.encoding)"
+                self._faults.add(reason, at(self._name, self._number, line))
+            self._row_lines.append(line)
+            yield line
+
+    def _return_lines(self, keep: int) -> None:
+        """Makes all lines of the current row, except the first ``keep``, the next lines to be read."""
+        self._row_lines, again = self._row_lines[:keep], self._row_lines[keep:]
+        self._returned.extendleft(reversed(again))
+        self._number -= len(again)
 
 
 def _detect(lines: list[str]) -> str:
     """The delimiter that splits most rows into as many columns as the first row, if these are more than one."""
 
     def alike(delimiter: str) -> tuple[int, int]:
-        reader, widths = csv.reader(lines, delimiter=delimiter, skipinitialspace=True), []
-        with suppress(StopIteration):
-            while True:
-                with suppress(csv.Error):
-                    widths.append(len(next(reader)))
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
         return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
 
     best = max(DELIMITERS, key=alike)

@@ -20,8 +20,8 @@ SCHEMA = {
 
 def conform(batch: pl.DataFrame) -> pl.DataFrame:
     """The batch with all columns of `SCHEMA` in their types, followed by those that only its source has."""
-    absent = [pl.lit(None, dtype).alias(name) for name, dtype in SCHEMA.items() if name not in batch.columns]
-    batch = batch.with_columns(absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
+    absent = {name: pl.lit(None, dtype) for name, dtype in SCHEMA.items() if name not in batch.columns}
+    batch = batch.with_columns(**absent).cast(SCHEMA).select(*SCHEMA, pl.exclude(*SCHEMA))
     return batch.with_columns(cs.by_dtype(pl.Null).cast(pl.String))  # a column that is empty so far
 
 
@@ -34,3 +34,8 @@ def matching(batch: pl.DataFrame, settings: dict) -> pl.DataFrame:
     if settings["until"]:
         batch = batch.filter(pl.col("published") <= pl.lit(settings["until"]).str.to_date())
     return batch
+
+
+def row_ids(before: int) -> pl.Expr:
+    """Ids of rows that have none: their numbers, after ``before`` earlier rows."""
+    return "row." + (pl.int_range(pl.len()) + before + 1).cast(pl.String).str.zfill(7)

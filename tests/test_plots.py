@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from titlesmith import plots
+from titlesmith.notebook import Built, Evaluation, Harvested, History, Texts
 
 HISTORY = [
     {"step": i, "loss": 5 / i, "loss_smoothed": 5 / i, "copy_rate": i / 9, "valid_loss": 4 / i if i % 2 else None}
@@ -14,25 +15,56 @@ NOVELTY = {f"novelty_{n}": n / 5 for n in range(1, 5)} | {
     "intervals": {f"novelty_{n}": [0.1, 0.9] for n in range(1, 5)}
 }
 NOVELTY["human"] = {"novelty_1": 0.2, "novelty_2": None, "intervals": {"novelty_1": [0.1, 0.3]}}
-PAPERS = pl.LazyFrame(
+PAPERS = pl.DataFrame(
     {"published": [date(2020, 1, 1), date(2021, 1, 1), None], "primary_category": ["cs.$x$", "cs.CL", None]}
 )
-UNDATED = PAPERS.tail(1)
+
+
+class Table:
+    """Papers in memory rather than in a file."""
+
+    def __init__(self, table):
+        self.scan = table.lazy
+
+
+class Lengths:
+    """A corpus of which only the lengths of documents are known."""
+
+    def __init__(self, words, tokens, documents):
+        self.info = {"splits": {"train": {"documents": documents}}}
+        self.lengths = lambda _: (words, tokens)
+
+
+def harvested(table, label="papers"):
+    return Harvested(Table(table), 1, label)
+
+
+def history(floor=0.1):
+    return History(HISTORY, floor, 0.5, 2, "all 8 steps were done", [], "papers")
+
+
+def texts(similarities=(), words=()):
+    rows = [{"nearest_similarity": value} for value in similarities]
+    return rows or [{"text": "word " * count} for count in words]
+
+
+def evaluation(metrics, words=(), held_out=()):
+    return Evaluation(metrics, "scratch", texts(words=words), ["word " * count for count in held_out], "papers")
 
 
 @pytest.mark.parametrize(
     "figure",
     [
-        plots.papers(PAPERS, "$file$.tsv"),
-        plots.papers(UNDATED, "synopses.csv"),
-        plots.lengths([3, 3, 3], [5, 6, 90], "papers", 3),
-        plots.history(HISTORY, 0.1, 2, "papers"),
-        plots.memory(HISTORY, 0.1, 0.5, "papers"),
-        plots.similarities([0.2, 1.0]),
-        plots.lengths_beside([3, 5, 9], [4], "papers"),
-        plots.lengths_beside([], [], "papers"),
-        plots.novelty(NOVELTY, "papers"),
-        plots.novelty({"human": {}}, "papers"),
+        plots.papers(harvested(PAPERS, "$file$.tsv")),
+        plots.papers(harvested(PAPERS.tail(1), "synopses.csv")),
+        plots.lengths(Built(Lengths([3, 3, 3], [5, 6, 90], 3), "papers")),
+        plots.loss(history()),
+        plots.copies(history()),
+        plots.similarities(Texts(texts([0.2, 1.0]), "run")),
+        plots.word_counts(evaluation({}, [3, 5, 9], [4])),
+        plots.word_counts(evaluation({})),
+        plots.novelty(evaluation(NOVELTY)),
+        plots.novelty(evaluation({"human": {}})),
     ],
 )
 def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_path):
@@ -45,7 +77,7 @@ def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_
 
 def test_the_floor_is_drawn_only_where_there_is_one():
     def lines(floor):
-        return [line.get_label() for line in plots.history(HISTORY, floor, 2, "").axes[0].get_lines()]
+        return [line.get_label() for line in plots.loss(history(floor)).axes[0].get_lines()]
 
     assert "floor at 0.1" in lines(0.1)
     assert len(lines(0.0)) == 4
@@ -54,8 +86,8 @@ def test_the_floor_is_drawn_only_where_there_is_one():
 
 def test_labels_are_text_and_not_mathematics(tmp_path):
     formula = r"$$\def\x{\x\x}\x$$"
-    table = pl.LazyFrame({"published": [date(2020, 1, 1)], "primary_category": [formula]})
-    figure = plots.papers(table, formula)
+    table = pl.DataFrame({"published": [date(2020, 1, 1)], "primary_category": [formula]})
+    figure = plots.papers(harvested(table, formula))
     figure.axes[0].set(xlabel=formula, title=formula)
     figure.axes[0].plot([1, 2], label=formula)
     figure.axes[0].legend()
@@ -65,4 +97,5 @@ def test_labels_are_text_and_not_mathematics(tmp_path):
 
 
 def test_lengths_of_a_sample_say_of_how_many():
-    assert "3 of 2,250,000 training documents" in plots.lengths([3, 3, 3], [5, 6, 90], "", 2_250_000).get_suptitle()
+    built = Built(Lengths([3, 3, 3], [5, 6, 90], 2_250_000), "")
+    assert "3 of 2,250,000 training documents" in plots.lengths(built).get_suptitle()

@@ -17,8 +17,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError
-from titlesmith.experiment import SHARED, Experiment
-from titlesmith.runs import LOCK_TIMEOUT, MADE_UP, STAGES, Run, hold, notebook, release, root
+from titlesmith.experiment import Experiment
+from titlesmith.runs import LOCK_TIMEOUT, STAGES, Run, hold, notebook, release, root
 from titlesmith.runs.record import describe_damage
 from titlesmith.settings import declared
 
@@ -177,36 +177,3 @@ def source(stage: str) -> str:
     cells = nbformat.read(notebook(stage), 4).cells
     cells = [(c.cell_type, c.source) for c in cells if "parameters" not in c.metadata.get("tags", [])]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
-
-
-def begin(stage: str, namespace: dict) -> tuple[Run, dict]:
-    """The first call of each notebook: its run, taken for this kernel, and its parameters, checked.
-
-    Where an earlier stage is missing (the notebook was opened alone), the notebooks before it are run first:
-    those that ran before with the settings that they had, the others with their defaults and this one's model and seed.
-
-    Parameters
-    ----------
-    stage
-        The notebook's stage.
-    namespace
-        Its ``globals()``, from which the parameters are taken.
-
-    Raises
-    ------
-    RequestError
-        A parameter is not allowed, or not with the others.
-    """
-    settings = {k: p.check(namespace[k]) for k, p in declared(stage).items()}
-    models.check_processes(settings)
-    run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
-    if not all(map(run.is_current, earlier)):
-        print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one")
-        made = {name: run.record(name).get("settings", {}) for name in earlier}
-        shared = {k: settings[k] for k in SHARED if k in settings}
-        chain(Experiment.make(run.name, made | {stage: settings}, shared), until=earlier[-1])
-    models.fetch(settings.get("model", ""))
-    run.begin(stage, settings, source(stage))
-    if run.made_up:
-        print(MADE_UP)
-    return run, settings

@@ -1,10 +1,15 @@
-"""Figures, one function each; they return a matplotlib figure and leave showing it to the notebook."""
+"""Figures of the results of `titlesmith.notebook`, one function each; each returns a matplotlib figure."""
+
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:  # plots are below notebook
+    from titlesmith.notebook import Built, Evaluation, Harvested, History, Texts
 
 # Okabe and Ito's colours, told apart by colour-blind readers; line styles tell them apart in black and white.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -27,10 +32,11 @@ def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list
     return figure, list(axes[0])
 
 
-def papers(table: pl.LazyFrame, source: str) -> Figure:
+def papers(harvested: "Harvested") -> Figure:
     """Papers by year of publication, and by primary category (the ten most frequent)."""
+    table = harvested.scan()
     rows = table.select(pl.len()).collect().item()
-    figure, (left, right) = _figure(2, f"{rows:,} papers: {source}")
+    figure, (left, right) = _figure(2, f"{rows:,} papers: {harvested.label}")
     years = _counts(table, pl.col("published").dt.year()).sort("value")
     left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -56,10 +62,11 @@ def _counts(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
     return counts.collect(engine="streaming")
 
 
-def lengths(words: list[int], tokens: list[int], source: str, of: int) -> Figure:
-    """Histograms of the lengths of documents, or of some among ``of``, in words and in tokens, the mean drawn in."""
-    sample = f"{len(words):,} of " if len(words) < of else ""
-    figure, axes = _figure(2, f"Lengths of {sample}{of:,} training documents: {source}", 3.0)
+def lengths(built: "Built") -> Figure:
+    """Histograms of the lengths of training documents, or of a sample of them, in words and in tokens."""
+    (words, tokens), total = built.corpus.lengths("train"), built.corpus.info["splits"]["train"]["documents"]
+    sample = f"{len(words):,} of " if len(words) < total else ""
+    figure, axes = _figure(2, f"Lengths of {sample}{total:,} training documents: {built.label}", 3.0)
     for axis, values, unit, color in zip(axes, (words, tokens), ("words", "tokens"), (BLUE, ORANGE), strict=True):
         wide = max(1, (max(values) - min(values)) // 40)
         axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)
@@ -70,9 +77,10 @@ def lengths(words: list[int], tokens: list[int], source: str, of: int) -> Figure
     return figure
 
 
-def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
+def loss(history: "History") -> Figure:
     """Loss, smoothed loss and validation loss against steps, floor and kept step marked, and the learning rate."""
-    figure, (left, right) = _figure(2, f"Training on {source}", 4.3)
+    figure, (left, right) = _figure(2, f"Training on {history.label}", 4.3)
+    rows, floor, kept = history.rows, history.loss_floor, history.kept_step
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["loss"] for row in rows], color=BLUE, alpha=0.35, label="training loss, each step")
     left.plot(steps, [row["loss_smoothed"] for row in rows], color=BLUE, label="training loss, smoothed")
@@ -98,21 +106,19 @@ def history(rows: list[dict], floor: float, kept: int, source: str) -> Figure:
     return figure
 
 
-def memory(rows: list[dict], floor: float, memorization_floor: float, source: str) -> Figure:
-    """Share of copies among the texts written while training, against steps and against the smoothed loss.
-
-    ``memorization_floor`` is the loss of a model that knows every training document (see `titlesmith.train.monitor`).
-    """
-    figure, (left, right) = _figure(2, f"Copies of training texts while training on {source}", 3.0)
-    rows = [row for row in rows if row["copy_rate"] is not None]
-    copies = [100 * row["copy_rate"] for row in rows]
-    left.plot([row["step"] for row in rows], copies, color=ORANGE, marker="o", markersize=4)
-    left.set_title("As training goes on", loc="left")
+def copies(history: "History") -> Figure:
+    """Share of copies among the texts sampled during training, against steps and against the smoothed loss."""
+    figure, (left, right) = _figure(2, f"Copies of training texts during training on {history.label}", 3.0)
+    floor, memorized = history.loss_floor, history.memorization_floor
+    rows = [row for row in history.rows if row["copy_rate"] is not None]
+    share = [100 * row["copy_rate"] for row in rows]
+    left.plot([row["step"] for row in rows], share, color=ORANGE, marker="o", markersize=4)
+    left.set_title("During training", loc="left")
     left.set(xlabel="optimizer steps", ylabel="copies, % of texts", ylim=(-3, 103))
-    right.plot([row["loss_smoothed"] for row in rows], copies, color=ORANGE, marker="o", markersize=4)
+    right.plot([row["loss_smoothed"] for row in rows], share, color=ORANGE, marker="o", markersize=4)
     if floor:
         right.axvline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
-    right.axvline(memorization_floor, color=BLUE, linestyle="--", label=f"all known by heart: {memorization_floor:.2f}")
+    right.axvline(memorized, color=BLUE, linestyle="--", label=f"all memorized: {memorized:.2f}")
     right.legend(loc="upper left")
     right.set_title("As the loss falls (to the right)", loc="left")
     right.set(xlabel="smoothed training loss, nats a token", ylabel="copies, % of texts", ylim=(-3, 103))
@@ -120,20 +126,22 @@ def memory(rows: list[dict], floor: float, memorization_floor: float, source: st
     return figure
 
 
-def similarities(values: list[float]) -> Figure:
-    """Histogram of how like its nearest training text each generated text is; copies are at 1."""
-    figure, (axis,) = _figure(1, f"How near {len(values):,} generated texts are to the training texts", 2.8)
+def similarities(texts: "Texts") -> Figure:
+    """Histogram of the similarity of each generated text to its nearest training text; copies are at 1."""
+    values = texts.similarities()
+    figure, (axis,) = _figure(1, f"Similarity of {len(values):,} generated texts to the training texts", 2.8)
     axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
-    axis.axvline(0.9, color=GREY, linestyle=":", label="near copies from here on")
+    axis.axvline(0.9, color=GREY, linestyle=":", label="near copies: 0.9 or more")
     axis.set(xlabel="similarity to the nearest training text (1 is a copy)", ylabel="texts", xlim=(0, 1.02))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     return figure
 
 
-def lengths_beside(generated: list[int], people: list[int], source: str) -> Figure:
+def word_counts(evaluation: "Evaluation") -> Figure:
     """Histograms of the lengths in words of generated texts and of held-out texts by people, as shares."""
-    figure, (axis,) = _figure(1, f"Lengths of generated texts beside those by people: {source}", 3.0)
+    generated, people = evaluation.word_counts()
+    figure, (axis,) = _figure(1, f"Lengths of generated texts and of texts by people: {evaluation.label}", 3.0)
     both = [*generated, *people] or [0]
     wide = max(1, (max(both) - min(both)) // 30)
     bins = np.arange(min(both) - 0.5, max(both) + wide + 0.5, wide)
@@ -151,9 +159,10 @@ def lengths_beside(generated: list[int], people: list[int], source: str) -> Figu
     return figure
 
 
-def novelty(metrics: dict, source: str) -> Figure:
+def novelty(evaluation: "Evaluation") -> Figure:
     """Share of n-grams that no training text has, by n, of generated texts and of texts by people (metrics.json)."""
-    figure, (axis,) = _figure(1, f"Runs of words that no training text has: {source}", 3.0)
+    figure, (axis,) = _figure(1, f"Runs of words that no training text has: {evaluation.label}", 3.0)
+    metrics = evaluation.metrics
     for of, name, color, line, place in (
         (metrics, "generated", ORANGE, "-", -0.03),
         (metrics["human"], "by people", BLUE, "--", 0.03),

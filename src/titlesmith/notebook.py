@@ -1,0 +1,312 @@
+"""The Python API of the notebooks: a stage begins, does its work in one call, and returns a result that shows tables.
+
+The functions of `titlesmith.plots` draw the same results.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+from IPython.display import HTML
+
+from titlesmith import models
+from titlesmith import train as engines
+from titlesmith.corpus import Corpus
+from titlesmith.corpus import build as build_corpus
+from titlesmith.evaluate import evaluate, held_out_texts, report
+from titlesmith.experiment import SHARED, Experiment
+from titlesmith.finetune import finetune_run
+from titlesmith.generate import open_backend, relevance, texts
+from titlesmith.harvest import Papers, harvest
+from titlesmith.pipeline import chain, source
+from titlesmith.runs import MADE_UP, STAGES, Run
+from titlesmith.settings import declared
+from titlesmith.tables import table
+from titlesmith.train import monitor
+
+
+def begin(stage: str, namespace: dict) -> "Stage":
+    """Checks a notebook's parameters and locks its run for this kernel.
+
+    If an earlier stage is missing, because the notebook was opened by itself, the notebooks before it run first: those
+    that ran before with the settings that they had, the others with their defaults and this notebook's model and seed.
+
+    Parameters
+    ----------
+    stage
+        harvest, corpus, finetune, generate or evaluate.
+    namespace
+        The notebook's ``globals()``, which hold the parameters.
+
+    Raises
+    ------
+    RequestError
+        A value is not allowed, or not in combination with the others.
+    """
+    settings = {name: parameter.check(namespace[name]) for name, parameter in declared(stage).items()}
+    models.check_processes(settings)
+    run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
+    if not all(map(run.is_current, earlier)):
+        print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one")
+        recorded = {name: run.record(name).get("settings", {}) for name in earlier}
+        shared = {name: settings[name] for name in SHARED if name in settings}
+        chain(Experiment.make(run.name, recorded | {stage: settings}, shared), until=earlier[-1])
+    models.fetch(settings.get("model", ""))
+    run.begin(stage, settings, source(stage))
+    if run.made_up:
+        print(MADE_UP)
+    return Stage(run, settings)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run. Each method does the work of one notebook and records that the stage is done.
+
+    Attributes
+    ----------
+    run
+        The run directory.
+    settings
+        The values of the parameters cell.
+    """
+
+    run: Run
+    settings: dict
+
+    def harvest(self) -> "Harvested":
+        """Harvests papers from the source; resumes an interrupted harvest."""
+        return Harvested(harvest(self.run, self.settings), self.settings["seed"], self.run.source_label)
+
+    def build_corpus(self) -> "Built":
+        """Cleans, splits and tokenizes the papers."""
+        model = self.settings["model"]
+        corpus = build_corpus(self.run, self.settings, models.vocabulary(model), models.context(model))
+        return Built(corpus, self.run.source_label)
+
+    def finetune(self) -> "History":
+        """Trains the model; resumes an interrupted training from its last checkpoint."""
+        finetune_run(self.run, self.settings)
+        self.run.finish("finetune")
+        corpus, record = Corpus(self.run), self.run.record("finetune")
+        train = corpus.documents("train")
+        return History(
+            rows=monitor.read(self.run / "history.csv"),
+            loss_floor=self.settings["loss_floor"],
+            memorization_floor=monitor.memorization_floor(len(train), train.target_tokens, corpus.has_prompt),
+            kept_step=record["kept_step"],
+            stop_reason=record["stop_reason"],
+            first_samples=monitor.first_samples(self.run),
+            label=self.run.source_label,
+        )
+
+    def look_up_prefixes(self) -> HTML:
+        """A table of the prefixes: how many training texts begin with each or contain its words."""
+        counts = relevance.relevance(Corpus(self.run), self.settings["prefixes"])
+        return table([prefix.row for prefix in counts])
+
+    def generate(self) -> "Texts":
+        """Generates the texts; resumes after the last block that was written."""
+        rows = texts.write_texts(self.run, open_backend(self.run), Corpus(self.run), self.settings)
+        return Texts(rows, self.run.name)
+
+    def evaluate(self) -> "Evaluation":
+        """Measures the model and its texts."""
+        corpus = Corpus(self.run)
+        metrics = evaluate(self.run, engines.load_engine(self.run), corpus, self.settings)
+        generated = [row["text"] for row in self.run.texts]
+        return Evaluation(
+            metrics=metrics,
+            model=self.run.record("finetune")["settings"]["model"],
+            rows=self.run.texts,
+            held_out=held_out_texts(corpus, len(generated)),
+            label=self.run.source_label,
+        )
+
+
+@dataclass(frozen=True)
+class Harvested:
+    """The papers of a harvest.
+
+    Attributes
+    ----------
+    papers
+        The table of papers, on disk.
+    seed
+        Decides which papers `sample` shows.
+    label
+        What was harvested, for titles of figures.
+    """
+
+    papers: Papers
+    seed: int
+    label: str
+
+    def scan(self) -> pl.LazyFrame:
+        """The table of papers, to read the rows and columns that are needed."""
+        return self.papers.scan()
+
+    def sample(self, count: int = 8) -> HTML:
+        """A table of random papers, oldest first."""
+        names = {"id": "id", "published": "published", "primary_category": "category", "title": "title"}
+        return table(self.papers.sample(count, self.seed).to_dicts(), names)
+
+    def counts(self) -> HTML:
+        """A table of the rows that were read, filtered, repeated and kept."""
+        names = {"read": "rows read", "outside": "outside the filters", "repeated": "with a repeated id"}
+        return table([self.papers.counts], names | {"beyond": "beyond max_results", "kept": "papers kept"})
+
+    def faults(self) -> HTML:
+        """A table of the rows that are not papers, by reason."""
+        return table([{"reason": reason} | fault for reason, fault in self.papers.faults.items()])
+
+
+@dataclass(frozen=True)
+class Built:
+    """A corpus, as the corpus stage built it.
+
+    Attributes
+    ----------
+    corpus
+        Its documents.
+    label
+        What was harvested, for titles of figures.
+    """
+
+    corpus: Corpus
+    label: str
+
+    def splits(self) -> HTML:
+        """A table of documents, tokens and dates of each split."""
+        return table(self.corpus.counts)
+
+    def categories(self, count: int = 10) -> HTML:
+        """A table of the most frequent categories."""
+        return table(self.corpus.categories[:count])
+
+    def dropped(self) -> HTML:
+        """A table of the papers that were dropped, by reason, with examples."""
+        return table(self.corpus.dropped)
+
+    def show_tokens(self, count: int = 60) -> None:
+        """Prints the first tokens of the first training document."""
+        ids = self.corpus.documents("train")[0][:count]
+        print(*(self.corpus.tokenizer.decode([token]) for token in ids), sep=" | ")
+
+
+@dataclass(frozen=True)
+class History:
+    """A training that has stopped.
+
+    Attributes
+    ----------
+    rows
+        The rows of ``history.csv``, one for each step.
+    loss_floor
+        The setting, in nats a token; 0 for none.
+    memorization_floor
+        Loss in nats a token of a model that knows every training document but not their order.
+    kept_step, stop_reason
+        The step whose weights were kept, and why training stopped.
+    first_samples
+        The first text of each sample that was generated during training.
+    label
+        What was trained on, for titles of figures.
+    """
+
+    rows: list[dict]
+    loss_floor: float
+    memorization_floor: float
+    kept_step: int
+    stop_reason: str
+    first_samples: list[dict]
+    label: str
+
+    def __str__(self) -> str:
+        return f"Training stopped because {self.stop_reason}. Kept: step {self.kept_step}."
+
+    def samples(self) -> HTML:
+        """A table of the first text of each sample."""
+        return table(self.first_samples)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The generated texts.
+
+    Attributes
+    ----------
+    rows
+        The rows of ``texts.jsonl``.
+    name
+        Of the run; names the CSV file that readers of the book can download.
+    """
+
+    rows: list[dict]
+    name: str
+
+    def table(self) -> HTML:
+        """A table of the texts, each with its nearest training text."""
+        return table(self.rows, texts.columns(self.rows), f"{self.name}-texts.csv")
+
+    def similarities(self) -> list[float]:
+        """For each text, the similarity to its nearest training text; 1 is a copy."""
+        return [row["nearest_similarity"] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measurements of a model and of its texts.
+
+    Attributes
+    ----------
+    metrics
+        The content of ``metrics.json``.
+    model
+        The model that was fine-tuned.
+    rows
+        The rows of ``texts.jsonl``.
+    held_out
+        Texts by people, as many as were generated if the test split has that many.
+    label
+        What was trained on, for titles of figures.
+    """
+
+    metrics: dict
+    model: str
+    rows: list[dict]
+    held_out: list[str]
+    label: str
+
+    def perplexity(self) -> HTML:
+        """A table of the perplexity of each split, with the number of documents that were measured."""
+        counts = self.metrics["perplexity_documents"].items()
+        names = {"model": "model"} | {name: f"{name} ({count:,} documents)" for name, count in counts}
+        return table(report.perplexities(self.metrics, self.model), names)
+
+    def style(self) -> HTML:
+        """A table of lengths, distinct words and self-BLEU, next to texts by people."""
+        return table(report.comparison(self.metrics, report.STYLE))
+
+    def faults(self) -> HTML:
+        """A table of copies and artifacts, next to texts by people."""
+        return table(report.comparison(self.metrics, report.FAULTS))
+
+    def nearest(self, count: int = 10) -> HTML:
+        """A table of the generated texts that are most similar to a training text."""
+        rows = sorted(self.rows, key=lambda row: -row["nearest_similarity"])[:count]
+        names = {"text": "generated text", "nearest": "nearest training text", "nearest_similarity": "similarity"}
+        return table(rows, names)
+
+    def overlap(self) -> HTML:
+        """A table of the overlap with the real texts of the same papers."""
+        return table(report.comparison(self.metrics, report.PROMPTED))
+
+    def new_words(self) -> HTML:
+        """A table of the prompts' words that no training text has, and how many texts use them."""
+        names = {"word": "new word", "prompts": "prompts with it", "generated": "generated texts with it"}
+        names |= {"texts": "of", "people": "real texts with it"}
+        return table(self.metrics.get("future", {}).get("examples", []), names)
+
+    def word_counts(self) -> tuple[list[int], list[int]]:
+        """Lengths in words of the generated texts and of the texts by people."""
+        generated = [len(row["text"].split()) for row in self.rows]
+        return generated, [len(text.split()) for text in self.held_out]

@@ -66,7 +66,7 @@ def test_lists_and_values_with_commas_are_yaml(project):
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "message"),
     [
         (("finetune.batchsize=1,2",), r"--set finetune\.batchsize.* Did you mean batch_size\?"),
         (("finetun.steps=1,2",), "Did you mean finetune"),
@@ -77,7 +77,10 @@ def test_lists_and_values_with_commas_are_yaml(project):
         (("finetune.steps=",), "--set finetune.steps=: finetune.steps: '' is not of type int"),
         (("learning_rate=1e-3",), r"Did you mean finetune\.learning_rate\?"),
         (("finetune.batch_size=2,3", "finetune.stepz=1"), r"^--set finetune\.stepz=1: finetune\.stepz is unknown"),
-        (("finetune.steps=9", "finetune.batch_size=2,2"), r"-9-2: finetune\.batch_size: a value is there twice"),
+        (
+            ("finetune.steps=9", "finetune.batch_size=2,2"),
+            "are the same, sample-titles-steps-batch_size-9-2: remove the repeated value",
+        ),
         (("finetune.block_size=64,512",), "512 exceeds the model's context"),
         (("finetune.learning_rate=1e-4,0.0001",), "two runs of this sweep are the same"),
         (("finetune.steps=[1",), "'\\[1' is not of type int"),
@@ -92,9 +95,9 @@ def test_lists_and_values_with_commas_are_yaml(project):
         (("generate.prefixes=" + "[" * 3000 + "]" * 3000,), "nested too deeply"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(project, sets, said):
+def test_a_mistake_is_reported_before_anything_runs(project, sets, message):
     begun = time.monotonic()
-    with pytest.raises(RequestError, match=said) as error:
+    with pytest.raises(RequestError, match=message) as error:
         sweep.read("sample-titles", sets)
     assert time.monotonic() - begun < 1 and len(str(error.value)) < 1000
     assert not (project / "runs").exists() and not (project / "sweeps").exists()
@@ -106,7 +109,7 @@ def write(project, text: str) -> str:
     return str(path)
 
 
-def test_a_sweep_file_says_the_same(project):
+def test_a_sweep_file_sets_the_same_values(project):
     path = write(project, "experiment: sample-titles\nset: {finetune.learning_rate: [1e-4, 0.002]}\nrepeat: 2\n")
     plan = sweep.read(path)
     assert [point.name for point in plan.points] == [f"mine-{rate}-r{n}" for rate in (0.0001, 0.002) for n in (1, 2)]
@@ -116,7 +119,7 @@ def test_a_sweep_file_says_the_same(project):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("experiment: sample-titles\nsett: {finetune.steps: [1]}", "key 'sett' is unknown. Did you mean set"),
         ("experiment: sample-title\nset: {finetune.steps: [1]}", "did you mean sample-titles"),
@@ -126,13 +129,13 @@ def test_a_sweep_file_says_the_same(project):
         ("experiment: sample-titles\nset: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: needs"),
     ],
 )
-def test_a_sweep_file_that_is_wrong_is_refused(project, text, said):
-    with pytest.raises(RequestError, match=said):
+def test_a_mistake_in_a_sweep_file_is_reported(project, text, message):
+    with pytest.raises(RequestError, match=message):
         sweep.read(write(project, text))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
-def test_the_sweep_files_can_be_run(project, archive, path):
+def test_the_sweep_files_are_valid(project, archive, path):
     base = (f"harvest.path={archive}",) if "gpt2" in path.read_text("utf-8") else ()
     plan = sweep.read(f"sweeps/{path.stem}", base=base)
     assert len(plan.points) >= 2 and plan.name == path.stem
@@ -146,11 +149,11 @@ def test_a_run_of_something_else_is_not_overwritten(project):
     assert len(sweep.read("sample-titles", ("finetune.steps=1,2",), name="mine").points) == 2
 
 
-# Who makes what
+# Shared stages
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 1)] * 3), min_size=1, max_size=8, unique=True))
-def test_every_stage_is_made_once_for_all_runs_that_share_it(grid):
+def test_every_stage_is_executed_once_for_all_runs_that_share_it(grid):
     points = []
     for number, values in enumerate(grid):
         settings = {stage: {"value": value} for stage, value in zip(STAGES, (0, *values, 0), strict=True)}
@@ -177,7 +180,7 @@ def test_every_stage_is_made_once_for_all_runs_that_share_it(grid):
 # Workers of this machine
 
 
-def test_as_many_workers_as_memory_and_cores_take(project, monkeypatch):
+def test_there_are_as_many_workers_as_fit_into_memory_and_cores(project, monkeypatch):
     plan = sweep.read("sample-titles", ("finetune.batch_size=1,2,4,8,16",))
     need = max(cluster.memory_of(point.experiment.settings) for point in plan.points)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
@@ -187,17 +190,23 @@ def test_as_many_workers_as_memory_and_cores_take(project, monkeypatch):
     assert cluster.num_workers(plan, 2, None) == 2
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "memory_of", lambda settings: 0)
-        assert cluster.num_workers(plan, None, "8GB") == 1, "nobody knows what they take"
-    for workers, memory, said in ((0, None, "at least one"), (None, "much", "needs a size"), (None, "1MB", "smallest")):
-        with pytest.raises(RequestError, match=said):
+        assert cluster.num_workers(plan, None, "8GB") == 1, "the needed memory is unknown"
+    for workers, memory, message in (
+        (0, None, "at least one"),
+        (None, "much", "needs a size"),
+        (None, "1MB", "smallest"),
+    ):
+        with pytest.raises(RequestError, match=message):
             cluster.num_workers(plan, workers, memory)
 
 
-# How far runs are
+# Progress
 
 
-def test_a_run_is_followed_step_by_step(finished, tmp_path):
-    lines = (finished / "history.csv").read_text().splitlines(True)
+HISTORY = "step,epoch,loss,loss_smoothed,valid_loss,seconds\n1,,4,4,,1\n2,,3,3.5,,2\n3,,2,3,2.5,4.5\n4,,2,"
+
+
+def test_a_run_is_followed_step_by_step(tmp_path):
     run, settings = Run("followed"), {"steps": 6, "epochs": 0.0}
     run.path = tmp_path
     record = {
@@ -205,29 +214,26 @@ def test_a_run_is_followed_step_by_step(finished, tmp_path):
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert progress.read(run, settings, "1") == progress.State("running", "finetune")
-    (tmp_path / "history.csv").write_text("".join(lines[:4]) + lines[4][:7])
-    state = progress.read(run, settings, "1")
-    assert (state.stage, state.step, state.steps) == ("finetune", 3, 6)
-    assert state.loss == pytest.approx(float(lines[3].split(",")[5]))
-    assert state.left == pytest.approx(float(lines[3].split(",")[3]))
+    (tmp_path / "history.csv").write_text(HISTORY)
+    assert progress.read(run, settings, "1") == progress.State("running", "finetune", 3, 6, 3.0, 4.5)
     assert progress.read(run, settings, "4").state == "waiting", "what an earlier start left is not running"
     (tmp_path / "run.json").write_text('{"sta')
     assert progress.read(run, settings, "1").state == "waiting"
 
 
-def test_a_table_shows_runs_at_work_and_hides_what_does_not_fit(monkeypatch, capsys):
+def test_a_table_shows_running_runs_first_and_cuts_the_others(monkeypatch, capsys):
     from rich.console import Console
 
     monkeypatch.setattr(
         sys, "stdout", type("Terminal", (), {"isatty": lambda self: True, "write": lambda self, t: None})()
     )
-    table = progress.Table()
+    table = progress.Progress()
     states = {f"run-{n}": progress.State("waiting") for n in range(50)}
     states["run-40"] = progress.State("running", "finetune", 5, 10, 3.25, 61)
     states["run-41"] = progress.State("failed")
     table._live.console = Console(width=100, height=20)
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(table.render(states, 100))
+    console.print(table.table(states, 100))
     text = console.export_text()
     assert re.search(r"run-40 .*finetune .*5/10 .*3\.250 .*0:01:01", text)
     assert "run-41" in text and "48 waiting" in text and "more" in text and len(text.splitlines()) < 20
@@ -237,7 +243,7 @@ def test_a_table_shows_runs_at_work_and_hides_what_does_not_fit(monkeypatch, cap
 
 
 def slow(project, seconds: float) -> None:
-    """Gives the corpus notebook a cell that waits once the stage has begun, so that there is time to interrupt it."""
+    """Gives the corpus notebook a cell that waits once the stage has begun, to leave time for an interruption."""
     path = project / "notebooks" / "02_corpus.ipynb"
     book = nbformat.read(path, 4)
     (begun,) = (n for n, cell in enumerate(book.cells) if "= begin(" in cell.source)
@@ -256,7 +262,7 @@ def until(check, seconds: float = 180):
 
 
 def kernel_of(process: psutil.Process, names) -> str | None:
-    """The run, of these, at whose stage a worker's kernel is."""
+    """The one of these runs whose stage a worker's kernel executes."""
     locks = {str(Run(name) / ".stage.lock"): name for name in names}
     for child in process.children(recursive=True):
         try:
@@ -269,7 +275,7 @@ def kernel_of(process: psutil.Process, names) -> str | None:
 
 @pytest.fixture
 def dask(project, tmp_path_factory):
-    """A scheduler and two workers, processes of their own; the scheduler's address, and the workers."""
+    """A scheduler and two workers in separate processes; the scheduler's address, and the workers."""
     folder = tmp_path_factory.mktemp("dask")
     command = [sys.executable, "-m"]
     environment = {k: v for k, v in os.environ.items() if k != "TITLESMITH_ROOT"}
@@ -287,7 +293,7 @@ def dask(project, tmp_path_factory):
         process.wait()
 
 
-def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, dask, request):
+def test_the_run_of_a_killed_worker_is_executed_by_another(project, dask, request):
     slow(project, 2)
     address, workers = dask
     plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="k", until="corpus")
@@ -304,16 +310,16 @@ def test_a_killed_worker_loses_only_its_run_which_is_done_elsewhere(project, das
 
     victim, lost = until(lambda: next(((w, n) for w in workers if (n := corpus_of(w))), None))
     victim.send_signal(signal.SIGKILL)
-    # The same sweep a second time is refused while the first goes on, and nothing of it is disturbed
+    # The same sweep cannot be started a second time, and the first continues
     with pytest.raises(RunError, match="sweep k is already running"):
         sweep.run(plan, address, echo=quiet)
-    said, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, said
-    assert f"{lost}: done" in said
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    assert f"{lost}: done" in output
     for name in names:
         assert Run(name).is_current("corpus") and Run(name).executed("corpus").exists()
     takers = [Run(name).record("harvest").get("taken_from") for name in names]
-    assert takers == [None, names[0], names[0]], "the harvest was made once"
+    assert takers == [None, names[0], names[0]], "the harvest was executed once"
     record = json.loads((project / "sweeps" / "k.json").read_text())
     assert record["state"] == "done" and {run["state"] for run in record["runs"]} == {"done"}
     assert Run(names[2]).info["sweep"] == {"name": "k", "set": {"corpus.min_words": 3}, "repeat": 1}
@@ -329,18 +335,18 @@ def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, d
     request.addfinalizer(driver.kill)
     until(lambda: sum(kernel_of(w, ["i-1", "i-2"]) is not None for w in workers) == 2)
     driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130, said
-    assert "the same command resumes" in said
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert "the same command resumes" in output
     assert [len(worker.children(recursive=True)) for worker in workers] == [0, 0]
     assert json.loads((project / "sweeps" / "i.json").read_text())["state"] == "interrupted"
-    for name in ("i-1", "i-2"):  # nobody holds it, and nothing of it counts as made
+    for name in ("i-1", "i-2"):  # not locked, and without a result
         hold(Run(name) / ".chain.lock")
         release(Run(name) / ".chain.lock")
         assert not Run(name).executed("corpus").exists()
 
 
-def test_a_run_that_fails_by_its_own_fault_fails_alone_and_is_all_that_is_run_again(project):
+def test_a_failed_run_fails_alone_and_only_it_is_run_again(project):
     plan = sweep.read("sample-titles", ("corpus.min_words=1,99,2",), FEW, name="f", until="corpus")
     with pytest.raises(RunError, match=r"1 of 3 runs of sweep f failed.*\n  f-99: corpus failed in") as error:
         sweep.run(plan, workers=2, echo=quiet)
@@ -350,7 +356,7 @@ def test_a_run_that_fails_by_its_own_fault_fails_alone_and_is_all_that_is_run_ag
     before = {name: Run(name).record("corpus")["ended"] for name in ("f-1", "f-2")}
     papers = [(Run(name) / "papers.parquet").stat().st_ino for name in states]
     assert len(set(papers)) == 1, "one file, three names"
-    # With one value more, and without the one that cannot be, only what is missing runs
+    # With an additional value, and without the one that fails, only the missing run is executed
     plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="f", until="corpus")
     done = sweep.run(plan, workers=2, echo=quiet)
     assert [run["name"] for run in done["runs"]] == ["f-1", "f-2", "f-3"]
@@ -359,7 +365,7 @@ def test_a_run_that_fails_by_its_own_fault_fails_alone_and_is_all_that_is_run_ag
         sweep.run(sweep.read("sample-titles", ("corpus.max_words=90",), FEW, name="f"), echo=quiet)
 
 
-def test_a_scheduler_that_is_not_there_is_said_within_seconds(project, capfd):
+def test_a_missing_scheduler_is_reported_within_seconds(project, capfd):
     plan = sweep.read("sample-titles", ("finetune.steps=1,2",))
     begun = time.monotonic()
     with pytest.raises(FetchError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .*`dask scheduler`"):
@@ -371,7 +377,7 @@ def test_a_scheduler_that_is_not_there_is_said_within_seconds(project, capfd):
     with pytest.raises(RequestError, match="--scheduler has its own workers"):
         sweep.run(plan, "tcp://127.0.0.1:9", workers=2, echo=quiet)
     gc.collect()
-    assert not [*(project / "sweeps").iterdir()] and not capfd.readouterr().err, "nothing is left, nothing more is said"
+    assert not [*(project / "sweeps").iterdir()] and not capfd.readouterr().err, "no file and no further message"
 
 
 def test_without_dask_the_extra_is_named(project, monkeypatch):

@@ -1,4 +1,4 @@
-"""The TLS commands of the page about clusters, as they are written there."""
+"""The TLS commands of the page about clusters, executed as written."""
 
 import os
 import re
@@ -15,7 +15,7 @@ PAGE = (ROOT / "book" / "cluster.md").read_text("utf-8")
 CONNECT = "from distributed import Client; print(Client('{}', timeout=5).submit(sum, [1, 2]).result(60))"
 
 
-def test_a_scheduler_with_tls_takes_only_holders_of_a_certificate(tmp_path):
+def test_a_scheduler_with_tls_accepts_only_holders_of_a_certificate(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     (keys,) = [block for block in blocks if "openssl" in block]
     (commands,) = [block for block in blocks if "dask scheduler" in block]

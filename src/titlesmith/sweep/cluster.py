@@ -2,12 +2,11 @@
 
 import logging
 import shutil
-import signal
 import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from titlesmith import models
@@ -22,14 +21,8 @@ if TYPE_CHECKING:
 TIMEOUT = 5  # seconds for a scheduler to answer
 MEMORY_SHARE = 0.9  # because estimates of a training's memory are some per cent off
 GIB = 2**30
-
-
-def check_installed() -> None:
-    """Checks that Dask is installed (RequestError)."""
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise RequestError(f"sweeps need Dask ({error}): pip install 'titlesmith[sweep]'") from None
+# Ctrl-C reaches all processes of a terminal: workers ignore it, and the driver stops their kernels
+IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def memory_of(settings: dict[str, dict]) -> int:
@@ -43,16 +36,7 @@ def memory_of(settings: dict[str, dict]) -> int:
 
 
 def num_workers(plan: Plan, workers: int | None, memory: str | None) -> int:
-    """The number of workers on this machine.
-
-    Parameters
-    ----------
-    plan
-        The sweep; its largest run that fits into the memory decides.
-    workers
-        This many, whatever fits. Default: as many as fit.
-    memory
-        Memory for all workers, such as ``8GB``. Default: what is free.
+    """The number of workers on this machine: ``workers``, or as many as fit into ``memory`` (default: free memory).
 
     Raises
     ------
@@ -68,7 +52,7 @@ def num_workers(plan: Plan, workers: int | None, memory: str | None) -> int:
     except ValueError:
         raise RequestError(f"--memory {shorten(memory)}: it needs a size such as 8GB or 500MiB") from None
     needed = [memory_of(point.experiment.settings) for point in plan.points]
-    fitting = [size for size in needed if size <= available]  # the others fail alone
+    fitting = [size for size in needed if size <= available]  # larger runs fail alone
     if memory and not fitting:
         raise RequestError(f"--memory {memory}: the smallest run needs about {min(needed) / GIB:.1f} GiB")
     if workers:
@@ -87,16 +71,20 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
     FetchError
         No scheduler answers at the address.
     RequestError
-        The address is not valid, or limits of this machine are given with it.
+        Dask is not installed, the address is not valid, or limits of this machine are given with it.
     """
-    import dask
-    from distributed import Client, LocalCluster
-    from distributed.comm import get_address_host_port
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+        from distributed.comm import get_address_host_port
+    except ImportError as error:
+        raise RequestError(f"sweeps need Dask ({error}): pip install 'titlesmith[sweep]'") from None
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # `_Driver` reports what matters
-    if scheduler and (workers or memory):
-        raise RequestError("--workers and --memory limit workers on this machine; --scheduler has its own workers")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the driver reports what matters
+    # A running cluster
     if scheduler:
+        if workers or memory:
+            raise RequestError("--workers and --memory limit workers on this machine; --scheduler has its own workers")
         try:  # the address first: a Client that was never connected complains once more when it is deleted
             socket.create_connection(get_address_host_port(scheduler), TIMEOUT).close()
             client = Client(scheduler, timeout=TIMEOUT, set_as_default=False)
@@ -112,10 +100,15 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         with client:
             yield client
         return
-    quiet = {"distributed.admin.tick.limit": "1h", "distributed.worker.multiprocessing-method": "spawn"}
+    # Workers on this machine
+    settings = {
+        "distributed.admin.tick.limit": "1h",
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.worker.preload": [IGNORE_INTERRUPTS],
+    }
     with (
         tempfile.TemporaryDirectory(prefix="titlesmith-", ignore_cleanup_errors=True) as folder,
-        dask.config.set(quiet),
+        dask.config.set(settings),
         LocalCluster(
             n_workers=num_workers(plan, workers, memory),
             threads_per_worker=1,
@@ -127,23 +120,7 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.register_plugin(_quiet())
         yield client
-
-
-def _quiet() -> object:
-    from distributed import WorkerPlugin
-
-    class Quiet(WorkerPlugin):
-        """Ignores Ctrl-C in workers: the terminal sends it to all processes, and the driver handles it."""
-
-        name = "titlesmith-quiet"
-
-        def setup(self, worker: object) -> None:
-            with suppress(ValueError):  # not in the main thread
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    return Quiet()
 
 
 def threads(client: "Client", plan: Plan) -> dict[str, int]:
@@ -159,15 +136,15 @@ def threads(client: "Client", plan: Plan) -> dict[str, int]:
     RequestError
         A worker lacks titlesmith, has another version, or does not see the project's folder.
     """
-    slots = {address: w["nthreads"] for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+    workers = client.scheduler_info(n_workers=-1)["workers"]
     try:
-        machines = client.run(inspect, str(root()), plan.name) if slots else {}
+        machines = client.run(inspect, str(root()), plan.name) if workers else {}
     except Exception as error:  # whatever unpickling raises there
         raise RequestError(
             f"the workers cannot run titlesmith ({type(error).__name__}: {error}): install the same version of "
             "titlesmith[sweep] there as here"
         ) from None
-    version = inspect("", "")["version"]
+    version, slots = inspect("", "")["version"], Counter()
     for address, machine in machines.items():
         if machine["version"] != version:
             raise RequestError(f"worker {address} has titlesmith {machine['version']}; here it is {version}")
@@ -176,9 +153,9 @@ def threads(client: "Client", plan: Plan) -> dict[str, int]:
                 f"worker {address} on {machine['host']} does not see {record(plan.name)}: the workers of a sweep must "
                 "share the project's folder, at the same path, as on a cluster's common file system"
             )
-    cores = {address: (machine["host"], tuple(machine["cores"])) for address, machine in machines.items()}
-    total = Counter()
-    for address, machine in cores.items():
-        total[machine] += slots[address]
-    shares = {address: max(1, len(machine[1]) // total[machine]) for address, machine in cores.items()}
+        slots[machine["host"], tuple(machine["cores"])] += workers[address]["nthreads"]
+    shares = {
+        address: max(1, len(machine["cores"]) // slots[machine["host"], tuple(machine["cores"])])
+        for address, machine in machines.items()
+    }
     return shares | {"": min(shares.values(), default=1)}

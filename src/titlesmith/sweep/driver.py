@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from titlesmith.errors import FetchError, RequestError, RunError
@@ -15,6 +16,7 @@ from titlesmith.sweep.work import explained, stop, work
 
 RETRIES = 2  # of a job whose worker's machine failed
 INTERVAL = 0.5  # seconds between polls
+SHARES = "what it shares with "
 
 
 def run(
@@ -24,23 +26,14 @@ def run(
     memory: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict:
-    """Executes the missing runs of a sweep.
+    """Executes the missing runs of a sweep and returns its record, which is also in ``sweeps/<name>.json``.
 
     Parameters
     ----------
-    plan
-        The sweep.
     scheduler
         Address of a Dask scheduler whose workers share this file system. Default: workers on this machine.
     workers, memory
         Limits of the workers on this machine, see `cluster.num_workers`.
-    echo
-        Prints a line.
-
-    Returns
-    -------
-    dict
-        The record, which is also in ``sweeps/<name>.json``.
 
     Raises
     ------
@@ -51,7 +44,6 @@ def run(
     RunError
         The sweep is already running, or runs failed; the message names them and their errors.
     """
-    cluster.check_installed()
     lock = root() / "sweeps" / f".{plan.name}.lock"
     try:
         hold(lock)
@@ -61,12 +53,13 @@ def run(
         ) from None
     try:
         # A sweep may grow by values, but not by keys: its runs' names would not be unique
-        keys = tuple(_read(plan.name).get("keys", plan.keys))
-        if keys != plan.keys:
-            raise RequestError(
-                f"sweep {plan.name} varies {', '.join(keys) or 'seeds'}, and not {', '.join(plan.keys) or 'seeds'}: "
-                "choose another name with --name"
-            )
+        with suppress(OSError, ValueError, LookupError, TypeError):  # no record, or a damaged one
+            keys = tuple(json.loads(record(plan.name).read_text("utf-8"))["keys"])
+            if keys != plan.keys:
+                raise RequestError(
+                    f"sweep {plan.name} varies {', '.join(keys) or 'seeds'}, and not "
+                    f"{', '.join(plan.keys) or 'seeds'}: choose another name with --name"
+                )
         with cluster.connect(plan, scheduler, workers, memory) as client:
             return _Driver(plan, client, echo).run()
     finally:
@@ -75,36 +68,24 @@ def run(
         release(lock)
 
 
-def _read(name: str) -> dict:
-    """The record of a sweep; empty if there is none that can be read."""
-    try:
-        content = json.loads(record(name).read_text("utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 class _Driver:
     """A running sweep."""
 
     def __init__(self, plan: Plan, client: object, echo: Callable[[str], None]):
         self.plan, self.client, self.session = plan, client, uuid.uuid4().hex
-        self.echo, self.table = echo, progress.Table(echo)
-        self.points = {point.name: point for point in plan.points}
+        self.echo, self.table = echo, progress.Progress(echo)
         self.results: dict[str, dict] = {}  # of finished runs, by name
         self.started, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
 
     def run(self) -> dict:
         """Runs the sweep, see `run`."""
         self.write("running")
-        state = "interrupted"
+        state, total = "interrupted", len(self.plan.points)
         try:
             threads = cluster.threads(self.client, self.plan)
             count = len(threads) - 1
-            self.echo(
-                f"sweep {self.plan.name}: {len(self.points)} runs on {count} worker{'s' * (count != 1)}"
-                + ("" if count else ": it starts as soon as one joins")
-            )
+            later = "" if count else ": it starts as soon as one joins"
+            self.echo(f"sweep {self.plan.name}: {total} runs on {count} worker{'s' * (count != 1)}{later}")
             with self.table.live():
                 self.follow(threads)
             failed = {name: result for name, result in self.results.items() if result["state"] == "failed"}
@@ -114,14 +95,14 @@ class _Driver:
             self.client.run(stop, self.session, str(root()), on_error="ignore")
             raise
         finally:
-            self.write(state)
+            content = self.write(state)
         if failed:
             reasons = "".join(f"\n  {name}: {result['reason']}" for name, result in failed.items())
             raise RunError(
-                f"{len(failed)} of {len(self.points)} runs of sweep {self.plan.name} failed; the same command "
-                f"runs them again:{reasons}"
+                f"{len(failed)} of {total} runs of sweep {self.plan.name} failed; the same command runs them again:"
+                f"{reasons}"
             )
-        return _read(self.plan.name)
+        return content
 
     def follow(self, threads: dict[str, int]) -> None:
         """Submits each job as soon as the one before it is done, and polls until all are finished."""
@@ -132,11 +113,15 @@ class _Driver:
             for job in [job for job in waiting if job.after is None or job.after in results]:
                 waiting.remove(job)
                 before = results.get(job.after, {})
-                if before.get("state") == "failed":
-                    self.end(job, before | {"reason": _shared(job, before["reason"])}, results)
-                else:
+                if before.get("state") != "failed":
                     running[self.submit(job, threads)] = job
-            self.table.show({name: self.progress(name) for name in self.points}, time.monotonic() - self.clock)
+                    continue
+                # The job before it failed: in this run, or in the run whose stages this one links
+                other, reason = job.after.point, before["reason"]
+                if other is not job.point and not reason.startswith(SHARES):
+                    reason = f"{SHARES}{other.name} failed: {reason}"
+                self.end(job, {"state": "failed", "reason": reason}, results)
+            self.table.show(self.states(), time.monotonic() - self.clock)
             if running:
                 time.sleep(INTERVAL)
 
@@ -149,7 +134,10 @@ class _Driver:
             self.session,
             str(root()),
             threads,
-            key=(f"titlesmith-{self.session}", job.key),  # one group, which Dask spreads as workers become free
+            key=(
+                f"titlesmith-{self.session}",
+                f"{job.point.name}/{job.until}",
+            ),  # one group, which Dask spreads as workers become free
             retries=RETRIES,
             priority=0 if job.last else 1,  # jobs that others wait for go first
             pure=False,
@@ -176,14 +164,17 @@ class _Driver:
             return {"state": "failed", "reason": "its worker was killed, and so were those that retried it"}
         return {"state": "failed", "reason": explained(f"{type(error).__name__}: {error}")}
 
-    def progress(self, name: str) -> progress.State:
-        """The progress of a run."""
-        if name in self.results:
-            return progress.State(self.results[name]["state"])
-        return progress.read(Run(name), self.points[name].experiment.settings["finetune"], self.started)
+    def states(self) -> dict[str, progress.State]:
+        """The states of all runs, by name."""
+        return {
+            point.name: progress.State(self.results[point.name]["state"])
+            if point.name in self.results
+            else progress.read(Run(point.name), point.experiment.settings["finetune"], self.started)
+            for point in self.plan.points
+        }
 
-    def write(self, state: str) -> None:
-        """Writes the record."""
+    def write(self, state: str) -> dict:
+        """Writes the record, and returns it."""
         plan, unfinished = self.plan, {"state": "waiting", "reason": ""}
         content = {
             "name": plan.name,
@@ -205,10 +196,4 @@ class _Driver:
             write_json(record(plan.name), content)
         except OSError as error:
             raise RunError(explained(f"{record(plan.name)} cannot be written: {error}")) from None
-
-
-def _shared(job: Job, reason: str) -> str:
-    """The reason why a job cannot run after the one before it failed."""
-    prefix = "what it shares with "
-    own = job.after.point is job.point or reason.startswith(prefix)
-    return reason if own else f"{prefix}{job.after.point.name} failed: {reason}"
+        return content

@@ -37,7 +37,7 @@ class Job:
     Attributes
     ----------
     after
-        The job that must be done before this one; None if there is none.
+        The job that must be done before this one, or None.
     shared
         Stages to link from the run of ``after`` instead of executing them.
     last
@@ -50,15 +50,10 @@ class Job:
     shared: tuple[str, ...]
     last: bool
 
-    @property
-    def key(self) -> str:
-        """Run and last stage."""
-        return f"{self.point.name}/{self.until}"
-
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and published figures."""
+    """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and published results."""
 
     name: str
     path: Path
@@ -108,17 +103,13 @@ def read(
     ----------
     request
         A sweep file or an experiment: a path, or a name below ``experiments/``.
-    sets
-        ``section.key=value,value``, in addition to the sweep file. Values with commas, and lists, need YAML:
-        ``section.key=[[a, b], [c]]``.
-    base
-        ``section.key=value`` for all runs.
+    sets, base
+        Values to vary, ``section.key=value,value`` or ``section.key=[[a, b], [c]]``, in addition to the sweep file; and
+        values of all runs, ``section.key=value``.
     repeat
         Runs of each combination, with consecutive seeds of training and sampling.
     name
         The sweep's name, the beginning of its runs' names. Default: the sweep file's, or experiment and keys.
-    until
-        The last stage.
 
     Raises
     ------
@@ -129,8 +120,7 @@ def read(
     # The file: a sweep, or an experiment
     file = path = find(request, "**/*.yml")
     content = read_file(file)
-    if not isinstance(content, dict) or "experiment" not in content:
-        content = {}
+    content = content if isinstance(content, dict) and "experiment" in content else {}
     for key in content:
         if key not in FILE:
             hint = did_you_mean(key, FILE)
@@ -138,9 +128,12 @@ def read(
     if content:
         path = file.parent / str(content["experiment"])
         path = path if path.is_file() else find(str(content["experiment"]))
-    # The grid
-    typed = dict(map(_parse, sets))
-    values = _values(content.get("set") or {}, request) | typed
+    reference = _reference(content.get("reference") or [], request)
+    # The grid: the values of each key as texts that `Parameter.parse` reads
+    values, typed = content.get("set") or {}, dict(map(_parse, sets))
+    if not isinstance(values, dict) or not all(isinstance(v, list) and v for v in values.values()):
+        raise RequestError(f"{request}: set: needs keys with lists of values, such as finetune.batch_size: [1, 8]")
+    values = {str(key): list(map(_text, items)) for key, items in (values | typed).items()}
     repeats = str(content.get("repeat", 1) if repeat is None else repeat)
     if not re.fullmatch(r"0*[1-9]\d{0,8}", repeats):
         raise RequestError(f"repeat: {shorten(repeats)} is not a number of runs: it needs an int, 1 or more")
@@ -150,93 +143,71 @@ def read(
         raise RequestError(f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values")
     # The runs
     name = name or (file.stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in values)]))
-    Run(name)  # checks the name
     labels = {key: "--set " if key in typed else f"{request}: set: " for key in values}
-    points = _points(name, path, values, base, int(repeats), labels)
-    _check_names(name, points)
-    reference = _reference(content.get("reference") or [], request)
-    return Plan(name, path, tuple(values), tuple(points), int(repeats), until, reference)
-
-
-def _points(
-    name: str, path: Path, values: dict[str, list[str]], base: tuple[str, ...], repeats: int, labels: dict[str, str]
-) -> list[Point]:
-    """All combinations of values, checked; ``labels`` say where a key's values come from."""
+    points: dict[str, Point] = {}  # by settings and by name
     Experiment.read(path, base)  # so that an error without any --set is reported without one
-    points, known = [], {}
     for texts in itertools.product(*values.values()):
-        given = {key: f"{key}={text}" for key, text in zip(values, texts, strict=True)}
-        for number in range(1, repeats + 1):
-            try:
-                experiment = Experiment.read(path, (*base, *given.values()))
-                seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
-                experiment = Experiment.read(path, (*base, *given.values(), *seeds)) if seeds else experiment
-            except RequestError as error:
-                raise _labelled(path, base, given, labels, str(error)) from None
-            chosen = {key: _setting(experiment, key) for key in values}
-            words = [name, *map(_word, chosen.values()), *([f"r{number}"] if repeats > 1 else [])]
-            point = Point("-".join(words), chosen, number, experiment)
+        overrides = {key: f"{key}={text}" for key, text in zip(values, texts, strict=True)}
+        experiment = _read_labelled(path, base, overrides, labels)
+        chosen = {key: _setting(experiment, key) for key in values}
+        for number in range(1, int(repeats) + 1):
+            words = [name, *map(_word, chosen.values()), *([f"r{number}"] if int(repeats) > 1 else [])]
+            seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
+            repeated = Experiment.read(path, (*base, *overrides.values(), *seeds)) if seeds else experiment
+            point = Point("-".join(words), chosen, number, repeated)
             # Two runs with the same settings, or with the same name, cannot both exist
-            settings = json.dumps(experiment.settings, sort_keys=True)
-            if twin := known.get(settings) or known.get(point.name):
-                other, before = twin
-                repeated = [key for key in values if values[key].count(given[key].partition("=")[2]) > 1]
-                keys = [key for key in values if given[key] != before[key]] or repeated
-                raise RequestError(
-                    f"two runs of this sweep are the same, {' and '.join(dict.fromkeys((other, point.name)))}: "
-                    f"{', '.join(keys)}: a value is there twice"
-                )
-            known |= dict.fromkeys((settings, point.name), (point.name, given))
-            points.append(point)
-    return points
+            for identity in (json.dumps(repeated.settings, sort_keys=True), point.name):
+                if (other := points.setdefault(identity, point)) is not point:
+                    names = " and ".join(dict.fromkeys((other.name, point.name)))
+                    raise RequestError(f"two runs of this sweep are the same, {names}: remove the repeated value")
+            _check_owner(point.name, name)
+    return Plan(name, path, tuple(values), tuple(dict.fromkeys(points.values())), int(repeats), until, reference)
 
 
-def _labelled(
-    path: Path, base: tuple[str, ...], given: dict[str, str], labels: dict[str, str], message: str
-) -> RequestError:
-    """The error with the setting that causes it: of several, the one that causes it alone."""
-    for key, one in given.items():
+def _read_labelled(path: Path, base: tuple[str, ...], overrides: dict[str, str], labels: dict[str, str]) -> Experiment:
+    """The experiment with the overrides of one run.
+
+    An error names the override that causes it alone, or else all of them; ``labels`` say where a key's values are from.
+    """
+    try:
+        return Experiment.read(path, (*base, *overrides.values()))
+    except RequestError as error:
+        message = str(error)
+    for key, override in overrides.items():
         try:
-            Experiment.read(path, (*base, one))
+            Experiment.read(path, (*base, override))
         except RequestError as error:
             if str(error) == message:
-                given = {key: one}
+                overrides = {key: override}
                 break
-    for one in given.values():
-        message = message.removeprefix(f"-p {shorten(one)}: ")
-    return RequestError(f"{' '.join(labels[key] + shorten(one)[1:-1] for key, one in given.items())}: {message}")
+    for override in overrides.values():
+        message = message.removeprefix(f"-p {shorten(override)}: ")
+    raise RequestError(f"{' '.join(labels[key] + shorten(text)[1:-1] for key, text in overrides.items())}: {message}")
 
 
-def _check_names(name: str, points: list[Point]) -> None:
-    """Checks that no run of these names belongs to another sweep, or to none (RequestError)."""
-    for point in points:
-        path = Run(point.name) / "run.json"
-        try:
-            owner = json.loads(path.read_text("utf-8")).get("sweep", {}).get("name")
-        except (OSError, ValueError, AttributeError):  # missing, or damaged, which the run itself will report
-            continue
-        if owner != name:
-            raise RequestError(
-                f"{path.parent} is a run of {f'another sweep, {owner}' if owner else 'no sweep'}, and would be "
-                "overwritten: choose another name with --name"
-            )
+def _check_owner(name: str, sweep: str) -> None:
+    """Checks that a run of this name does not belong to another sweep, or to none (RequestError)."""
+    path = Run(name) / "run.json"
+    try:
+        owner = json.loads(path.read_text("utf-8")).get("sweep", {}).get("name")
+    except (OSError, ValueError, AttributeError):  # missing, or damaged, which the run itself will report
+        return
+    if owner != sweep:
+        raise RequestError(
+            f"{path.parent} is a run of {f'another sweep, {owner}' if owner else 'no sweep'}, and would be "
+            "overwritten: choose another name with --name"
+        )
 
 
-def _values(sets: object, where: str) -> dict[str, list[str]]:
-    if not isinstance(sets, dict) or not all(isinstance(v, list) and v for v in sets.values()):
-        raise RequestError(f"{where}: set: needs keys with lists of values, such as finetune.batch_size: [1, 8]")
-    return {str(key): list(map(_text, values)) for key, values in sets.items()}
-
-
-def _parse(text: str) -> tuple[str, list[str]]:
-    """Key and values of a ``--set``, the values as texts that `Parameter.parse` reads."""
+def _parse(text: str) -> tuple[str, list]:
+    """Key and values of a ``--set``."""
     key, equals, values = text.partition("=")
     if not equals:
         raise RequestError(
             f"--set {shorten(text)}: it needs the form section.key=value,value, such as finetune.batch_size=1,8"
         )
     try:
-        return key, list(map(_text, split_items(values))) or [""]
+        return key, split_items(values) or [""]
     except ValueError as error:
         raise RequestError(f"--set {shorten(text)}: {error}") from None
 
@@ -260,7 +231,7 @@ def _word(value: object) -> str:
 
 
 def _reference(rows: object, where: str) -> list[dict]:
-    """Published figures of other systems: ``set``, ``perplexity`` by split, and ``source``."""
+    """Published results of other systems: ``set``, ``perplexity`` by split, and ``source``."""
     try:
         return [
             {"set": row.get("set", {}), "source": row["source"]}

@@ -9,6 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.live import Live
+from rich.table import Table
+
 from titlesmith.runs import STAGES, Run
 
 MAX_ROW = 2048  # bytes of a row of history.csv
@@ -28,17 +31,7 @@ class State(NamedTuple):
 
 
 def read(run: Run, settings: dict, since: str) -> State:
-    """The state of an unfinished run.
-
-    Parameters
-    ----------
-    run
-        Its directory, which may not exist yet.
-    settings
-        Of its fine-tune stage.
-    since
-        When the sweep started: older entries are of an earlier attempt.
-    """
+    """The state of an unfinished run, whose fine-tune stage has ``settings``; entries before ``since`` do not count."""
     try:
         stages = json.loads((run / "run.json").read_text("utf-8"))["stages"]
         stage = next((s for s in STAGES if stages.get(s, {}).get("status") == "running"), None)
@@ -56,7 +49,7 @@ def read(run: Run, settings: dict, since: str) -> State:
 
 
 def last_row(path: Path) -> dict[str, float]:
-    """The last complete row of a history; empty if there is none."""
+    """The last complete row of a history, or an empty dictionary."""
     try:
         with path.open("rb") as file:
             header = file.readline().decode().rstrip("\n").split(",")
@@ -68,35 +61,29 @@ def last_row(path: Path) -> dict[str, float]:
         return {}
 
 
-class Table:
+class Progress:
     """Shows the states: a live table in a terminal, else a line for each change, printed by ``echo``."""
 
     def __init__(self, echo: Callable[[str], None] = print):
-        self._echo, self._before, self._live, self._done = echo, {}, None, None
-        if sys.stdout.isatty():
-            from rich.live import Live
-
-            self._live = Live(auto_refresh=False)
+        self._echo, self._events, self._done = echo, {}, None
+        self._live = Live(auto_refresh=False) if sys.stdout.isatty() else None
 
     def live(self) -> AbstractContextManager:
-        """The block in which the table is shown."""
+        """The block in which the states are shown."""
         return self._live or nullcontext()
 
     def show(self, states: dict[str, State], seconds: float) -> None:
         """Shows the states of all runs, by name, ``seconds`` after the start."""
         if self._live:
-            self._live.update(self.render(states, seconds), refresh=True)
-            return
+            return self._live.update(self.table(states, seconds), refresh=True)
         for name, state in states.items():
             event = state.stage or state.state
-            if event not in ("waiting", "running", self._before.get(name)):
-                self._before[name] = event
+            if event not in ("waiting", "running", self._events.get(name)):
+                self._events[name] = event
                 self._echo(f"{name}: {event}")
 
-    def render(self, states: dict[str, State], seconds: float) -> object:
+    def table(self, states: dict[str, State], seconds: float) -> Table:
         """The table, with as many rows as the terminal has lines: first the running runs."""
-        from rich.table import Table
-
         # Title: counts, and the time left at the speed since the start
         counts = Counter(state.state for state in states.values())
         finished = counts["done"] + counts["failed"]
@@ -114,9 +101,8 @@ class Table:
             state = states[name]
             step = f"{state.step:,}/{state.steps:,}" if state.step else ""
             loss = f"{state.loss:.3f}" if state.loss is not None else ""
-            table.add_row(
-                name, state.stage or state.state, step, loss, _duration(state.left), style=STYLES[state.state]
-            )
+            cells = (name, state.stage or state.state, step, loss, _duration(state.left))
+            table.add_row(*cells, style=STYLES[state.state])
         if len(order) > room:
             table.add_row(f"and {len(order) - room} more", style="dim")
         return table

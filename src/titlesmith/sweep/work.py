@@ -16,7 +16,7 @@ from titlesmith.runs import LOCK_TIMEOUT, Run, hold, release, replacing
 from titlesmith.settings import declared
 from titlesmith.sweep.plan import Job, record
 
-# Environment variables with which TensorFlow, polars and tokenizers limit their threads
+# Environment variables with which TensorFlow, OpenMP, polars and tokenizers limit their threads
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS",
            "RAYON_NUM_THREADS")  # fmt: skip
 STOP_SECONDS = 10  # for kernels to end
@@ -33,10 +33,8 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
 
     Parameters
     ----------
-    job
-        The stages and their run.
-    sweep, session
-        The sweep's name, and an id of this start of it.
+    session
+        An id of this start of the sweep.
     root
         The project's folder, which this machine must share.
     threads
@@ -45,8 +43,8 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
     Returns
     -------
     dict
-        ``state`` (done, failed) and ``reason``. Errors that are not titlesmith's are raised: they are the machine's,
-        and Dask retries the job elsewhere.
+        ``state`` (done, failed) and ``reason``. Errors other than titlesmith's are raised, and Dask retries the job
+        on another machine.
     """
     from distributed import get_worker
 
@@ -83,20 +81,13 @@ def explained(reason: str) -> str:
     """An error with its remedy, if that is not in the run's parameters."""
     if "No space left on device" in reason:
         return f"{reason}. Free some space; the same command resumes"
-    if "kernel was killed" in reason:
-        return f"{reason}. Try fewer --workers, or a smaller batch"
-    return reason
+    return f"{reason}. Try fewer --workers, or a smaller batch" if "kernel was killed" in reason else reason
 
 
 def share(run: Run, other: Run, stage: str, settings: dict) -> None:
-    """Gives a run the finished stage of another one, as hard links if the file system has them.
+    """Gives a run the finished stage of another one (RunError if that has no such stage with these settings).
 
-    Links are safe because files of a run are replaced, never changed.
-
-    Raises
-    ------
-    RunError
-        The other run has no such stage with these settings.
+    Files are hard links if possible. Links are safe because files of a run are replaced, never changed.
     """
     made = source(stage)
     if run.is_done(stage, settings, made):
@@ -120,7 +111,6 @@ def share(run: Run, other: Run, stage: str, settings: dict) -> None:
 def link(old: Path, new: Path) -> None:
     """Links a file, or copies it if that is not possible."""
     with replacing(new) as temporary:
-        temporary.unlink(missing_ok=True)
         try:
             temporary.hardlink_to(old)
         except OSError:
@@ -142,10 +132,10 @@ async def stop(session: str, root: str) -> None:
     _stopped.add(session)
     for _ in range(STOP_SECONDS * 5):
         locks = {str(Path(root) / "runs" / name / ".stage.lock") for name in _working.get(session, ())}
+        if not locks:
+            return
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if locks & {file.path for file in child.open_files()}:
                     child.kill()
-        if not locks:
-            return
         await asyncio.sleep(0.2)

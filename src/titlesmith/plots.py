@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:  # plots are below notebook
     from titlesmith.notebook import Built, Evaluation, Harvested, History, Texts
 
-# Okabe and Ito's colours, told apart by colour-blind readers; line styles tell them apart in black and white.
+# Okabe and Ito's colours, which colour-blind readers distinguish; line styles distinguish them in black and white
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 STYLE = {
     "figure.dpi": 110,
@@ -24,12 +25,18 @@ STYLE = {
 plt.rcParams["text.parse_math"] = False  # labels hold text of papers and files, which is not mathematics
 
 
+def panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
+    """A figure with axes side by side; sizes in inches."""
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    return figure, list(axes[0])
+
+
 def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(9, height), layout="constrained", squeeze=False)
+        figure, axes = panels(columns, height, 9)
     figure.suptitle(title, x=0.01, ha="left", parse_math=False)  # a file's name is text
-    plt.close(figure)  # the notebook shows what the cell returns, once
-    return figure, list(axes[0])
+    plt.close(figure)  # the notebook shows the cell's result, once
+    return figure, axes
 
 
 def papers(harvested: "Harvested") -> Figure:
@@ -39,8 +46,8 @@ def papers(harvested: "Harvested") -> Figure:
     figure, (left, right) = _figure(2, f"{rows:,} papers: {harvested.label}")
     years = _counts(table, pl.col("published").dt.year()).sort("value")
     left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.set_title("By year", loc="left")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.set(xlabel="year of first publication", ylabel="papers")
     categories = _counts(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
     right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
@@ -57,7 +64,7 @@ def papers(harvested: "Harvested") -> Figure:
 
 
 def _counts(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
-    """How often each value occurs, unknown ones left out."""
+    """The count of each value, without unknown ones."""
     counts = table.select(value=value).drop_nulls().group_by("value").agg(count=pl.len())
     return counts.collect(engine="streaming")
 
@@ -71,10 +78,24 @@ def lengths(built: "Built") -> Figure:
         wide = max(1, (max(values) - min(values)) // 40)
         axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)
         axis.axvline(np.mean(values), color="black", linestyle="--", label=f"mean {np.mean(values):.1f}")
-        axis.set(xlabel=f"{unit} a document", ylabel="documents")
+        axis.set(xlabel=f"{unit} per document", ylabel="documents")
         axis.set_title(f"In {unit}", loc="left")
         axis.legend()
     return figure
+
+
+def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
+    """Draws loss, smoothed loss and validation loss against steps, and the step whose weights were kept."""
+    steps = [row["step"] for row in rows]
+    style = {"color": BLUE, "alpha": 0.3, "linewidth": 0.8}
+    axis.plot(steps, [row["loss"] for row in rows], label="training loss, each step", **style)
+    axis.plot(steps, [row["loss_smoothed"] for row in rows], color=BLUE, label="training loss, smoothed")
+    measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
+    if measured:
+        axis.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
+    axis.axvline(kept, color=plt.rcParams["text.color"], linestyle="--", linewidth=1, label=f"kept: step {kept:,}")
+    axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
+    axis.set_ylim(bottom=0)
 
 
 def loss(history: "History") -> Figure:
@@ -82,17 +103,10 @@ def loss(history: "History") -> Figure:
     figure, (left, right) = _figure(2, f"Training on {history.label}", 4.3)
     rows, floor, kept = history.rows, history.loss_floor, history.kept_step
     steps = [row["step"] for row in rows]
-    left.plot(steps, [row["loss"] for row in rows], color=BLUE, alpha=0.35, label="training loss, each step")
-    left.plot(steps, [row["loss_smoothed"] for row in rows], color=BLUE, label="training loss, smoothed")
-    measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
-    if measured:
-        left.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
+    draw_losses(left, rows, kept)
     if floor:
         left.axhline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
-    left.axvline(kept, color="black", linestyle="--", linewidth=1, label=f"kept: step {kept}")
     left.set_title("Loss", loc="left")
-    left.set(xlabel="optimizer steps", ylabel="nats a token")
-    left.set_ylim(bottom=0)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}  # the curves fill the axes
     left.legend(**below)
     right.plot(steps, [row["learning_rate"] for row in rows], color=GREEN, label="learning rate")
@@ -120,8 +134,8 @@ def copies(history: "History") -> Figure:
         right.axvline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
     right.axvline(memorized, color=BLUE, linestyle="--", label=f"all memorized: {memorized:.2f}")
     right.legend(loc="upper left")
-    right.set_title("As the loss falls (to the right)", loc="left")
-    right.set(xlabel="smoothed training loss, nats a token", ylabel="copies, % of texts", ylim=(-3, 103))
+    right.set_title("Against the loss, falling to the right", loc="left")
+    right.set(xlabel="smoothed training loss, nats per token", ylabel="copies, % of texts", ylim=(-3, 103))
     right.set_xlim(right.get_xlim()[1], 0)
     return figure
 
@@ -147,12 +161,10 @@ def word_counts(evaluation: "Evaluation") -> Figure:
     bins = np.arange(min(both) - 0.5, max(both) + wide + 0.5, wide)
     for values, name, color, line in ((generated, "generated", ORANGE, "-"), (people, "by people", BLUE, "--")):
         if values:
-            weights = np.full(len(values), 100 / len(values))
-            label = f"{name}, mean {np.mean(values):.1f}"
-            axis.hist(
-                values, bins, weights=weights, histtype="step", color=color, linestyle=line, linewidth=2, label=label
-            )
-    axis.set(xlabel="words a text", ylabel="texts, %")
+            style = {"histtype": "step", "color": color, "linestyle": line, "linewidth": 2}
+            weights, label = np.full(len(values), 100 / len(values)), f"{name}, mean {np.mean(values):.1f}"
+            axis.hist(values, bins, weights=weights, label=label, **style)
+    axis.set(xlabel="words per text", ylabel="texts, %")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if generated or people:
         axis.legend()
@@ -161,19 +173,19 @@ def word_counts(evaluation: "Evaluation") -> Figure:
 
 def novelty(evaluation: "Evaluation") -> Figure:
     """Share of n-grams that no training text has, by n, of generated texts and of texts by people (metrics.json)."""
-    figure, (axis,) = _figure(1, f"Runs of words that no training text has: {evaluation.label}", 3.0)
+    figure, (axis,) = _figure(1, f"Word sequences that no training text has: {evaluation.label}", 3.0)
     metrics = evaluation.metrics
-    for of, name, color, line, place in (
+    for of, name, color, line, shift in (
         (metrics, "generated", ORANGE, "-", -0.03),
         (metrics["human"], "by people", BLUE, "--", 0.03),
     ):
-        found = [(n, of[key], of["intervals"][key]) for n in range(1, 5) if of.get(key := f"novelty_{n}") is not None]
-        if found:
-            sizes, values, ends = zip(*found, strict=True)
-            wings = 100 * np.abs(np.array(ends).T - np.array(values))
-            x, y = np.array(sizes) + place, 100 * np.array(values)
-            axis.errorbar(x, y, wings, color=color, linestyle=line, marker="o", capsize=4, label=name)
-    axis.set(xlabel="words in a run", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 4.3), xticks=range(1, 5))
+        keys = {n: f"novelty_{n}" for n in range(1, 5) if of.get(f"novelty_{n}") is not None}
+        if keys:
+            values, ends = np.array([of[key] for key in keys.values()]), [of["intervals"][key] for key in keys.values()]
+            errors = 100 * np.abs(np.array(ends).T - values)
+            style = {"color": color, "linestyle": line, "marker": "o", "capsize": 4}
+            axis.errorbar(np.array(list(keys)) + shift, 100 * values, errors, label=name, **style)
+    axis.set(xlabel="words in a sequence", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 4.3), xticks=range(1, 5))
     if axis.get_legend_handles_labels()[0]:
         axis.legend()
     return figure

@@ -65,7 +65,7 @@ def html(project):
         patch.setenv("TITLESMITH_ROOT", str(project))
         book = build()
     assert {run.name for run in book.shown} == {"small", "rates-0", "rates-1"}
-    assert set(book.left_out) == {"unfinished", "cut"}
+    assert set(book.omitted) == {"unfinished", "cut"}
     return book.page.parent
 
 

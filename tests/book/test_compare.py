@@ -33,15 +33,16 @@ def row(rows, name):
     return next(row for row in rows if row[""] == name)
 
 
-def test_parameters_that_differ_figures_and_texts_stand_side_by_side(two):
-    found = compare(open_reports(["small", "other"]))
-    assert found.parameters == [{"": "finetune.learning_rate", "small": "0.002", "other": "0.0001"}]
-    assert row(found.measurements, "perplexity, test")["other"] == "1.500 (best)"
-    assert "best" not in row(found.measurements, "perplexity, test")["small"]
-    assert "best" not in str(row(found.measurements, "perplexity, train")), "equal figures have no best"
-    assert row(found.measurements, "share of copies")["other"] == "-"
-    assert len(found.texts) == 9 and found.texts[0]["small"] == found.texts[0]["other"]
-    assert not found.remark
+def test_parameters_that_differ_measurements_and_texts_are_compared(two):
+    comparison = compare(open_reports(["small", "other"]))
+    parameters, measurements, texts = comparison.tables.values()
+    assert parameters == [{"": "finetune.learning_rate", "small": "0.002", "other": "0.0001"}]
+    assert row(measurements, "perplexity, test")["other"] == "1.500 (best)"
+    assert "best" not in row(measurements, "perplexity, test")["small"]
+    assert "best" not in str(row(measurements, "perplexity, train")), "no value is best if all are equal"
+    assert row(measurements, "share of copies")["other"] == "-"
+    assert len(texts) == 9 and texts[0]["small"] == texts[0]["other"]
+    assert not comparison.remark
 
 
 def test_perplexities_of_other_vocabularies_do_not_compare(two):
@@ -51,17 +52,17 @@ def test_perplexities_of_other_vocabularies_do_not_compare(two):
     Run("other").update_stage("corpus", outputs=outputs)
     for stage in ("finetune", "generate", "evaluate"):
         Run("other").update_stage(stage, inputs=Run("other").inputs(stage))
-    found = compare(open_reports(["small", "other"]))
-    assert "cannot be compared" in found.remark
-    assert "best" not in str(row(found.measurements, "perplexity, test"))
+    comparison = compare(open_reports(["small", "other"]))
+    assert "cannot be compared" in comparison.remark
+    assert "best" not in str(row(comparison.tables["Measurements"], "perplexity, test"))
 
 
 def test_a_page_and_the_terminal_show_text_as_text(two):
-    found = compare(open_reports(["small", "other"]))
-    page = html.document_fromstring(found.html())
+    comparison = compare(open_reports(["small", "other"]))
+    page = html.document_fromstring(comparison.html())
     assert not page.xpath("//script") and page.xpath("//table") and page.get("lang") == "en"
     out = io.StringIO()
-    found.print(Console(file=out, width=200))
+    comparison.print(Console(file=out, width=200))
     assert "finetune.learning_rate" in out.getvalue() and "1.500 (best)" in out.getvalue()
 
 
@@ -70,7 +71,7 @@ def test_one_run_and_unknown_runs_are_refused(two):
         open_reports(["small", "small"])
     with pytest.raises(RequestError, match=r"no run smal; there are .*small"):
         open_reports(["smal", "other"])
-    with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(RequestError, match=r"the folder .*nowhere does not exist"):
         cli.compare(["small", "other"], html=two / "nowhere" / "page.html")
     assert not (two / "nowhere").exists()
 

@@ -42,7 +42,7 @@ def test_runs_that_another_project_published_stay(finished_project, tmp_path, mo
     metrics = site / "runs" / "small" / "metrics.json"
     metrics.write_bytes(metrics.read_bytes()[:20])
     book = publish(str(site))
-    assert list(book.left_out) == ["small"] and "metrics.json" in book.left_out["small"]
+    assert list(book.omitted) == ["small"] and "metrics.json" in book.omitted["small"]
     assert (site / "book" / "runs" / "second" / "index.html").is_file()
     assert not (site / "book" / "runs" / "small").exists()
 

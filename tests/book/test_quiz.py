@@ -10,6 +10,7 @@ import pytest
 import browser
 from conftest import HOSTILE, ROOT
 from titlesmith.book import quiz
+from titlesmith.markup import render
 
 TEST = [f"Real title {i}" for i in range(40)]
 ROW = {"prefix": "", "finished": True, "nearest_id": "x", "nearest": "Near", "nearest_similarity": 0.5}
@@ -101,7 +102,7 @@ def show(chromium, tmp_path):
         shutil.copytree(ROOT / "book" / "_static", tmp_path / "_static", dirs_exist_ok=True)
         rows = [ROW | {"text": f"{HOSTILE} {i}"} for i in range(30)]
         head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Quiz</title><h1>Real or generated?</h1>'
-        (folder / "quiz.html").write_text(head + quiz.html(quiz.choose(Recorded(rows))), "utf-8")
+        (folder / "quiz.html").write_text(head + render("quiz.html.j2", items=quiz.choose(Recorded(rows))), "utf-8")
         context = chromium.new_context(offline=True, **options)
         page = context.new_page()
         page.faults = []

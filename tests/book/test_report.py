@@ -50,8 +50,8 @@ def test_a_damaged_run_is_named_with_what_to_do(run, name, harm):
         Report(run)
     assert path.name in str(error.value)
     assert any(word in str(error.value) for word in ("titlesmith run", "Remove it", "Move"))
-    found, left_out = reports()
-    assert not found and list(left_out) == ["small"]
+    found, omitted = reports()
+    assert not found and list(omitted) == ["small"]
 
 
 def test_a_run_of_an_older_version_is_left_out_and_the_others_stay(run):
@@ -62,10 +62,10 @@ def test_a_run_of_an_older_version_is_left_out_and_the_others_stay(run):
     with pytest.raises(RunError, match="has no 'test'"):
         change(run, **metrics)
     (run.parent / "stray").mkdir()
-    found, left_out = reports()
+    found, omitted = reports()
     assert [report.name for report in found] == ["whole"]
-    assert "has no 'test'" in left_out["small"] and "metrics.json" in left_out["small"]
-    assert "is not a run" in left_out["stray"]
+    assert "has no 'test'" in omitted["small"] and "metrics.json" in omitted["small"]
+    assert "is not a run" in omitted["stray"]
 
 
 def test_newer_keys_may_be_missing(run):
@@ -86,9 +86,9 @@ def test_runs_that_only_a_published_book_has_are_read_from_there(run, tmp_path):
     report = Report(run)
     for name in ("small", "earlier"):
         report.copy_to(published / "runs" / name, run / "notebooks")
-    found, left_out = reports(published)
+    found, omitted = reports(published)
     assert {r.name: r.path.parent.parent for r in found} == {"small": tmp_path, "earlier": published}
-    assert not left_out
+    assert not omitted
     assert found[0].texts == found[1].texts and found[0].samples == found[1].samples != []
     (published / "runs" / "earlier" / "history.csv").unlink()
     assert list(reports(published)[1]) == ["earlier"]

@@ -87,7 +87,7 @@ def pages(book):
 
 def test_hostile_runs_are_shown(book):
     assert {f"hostile-{i}" for i in range(len(VALUES))} | {"small"} == {report.name for report in book.shown}
-    assert not book.left_out
+    assert not book.omitted
 
 
 def test_nothing_of_them_runs_or_reads_a_file(book):

@@ -251,7 +251,7 @@ def slow(project, seconds: float) -> None:
     nbformat.write(book, path)
 
 
-def until(check, seconds: float = 180):
+def until(check, seconds: float = 300):
     """The first true value of a check."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 1_000_000  # bytes
 MAX_TARGET = 2_000  # characters of path and query
 BODY_SECONDS = 30  # to send a body
-LISTEN_WITHIN = 10  # seconds in which a client that joined the queue must ask for its result
+LISTEN_WITHIN = 10  # seconds in which a client that joined the queue must request its result
 LOCAL = ("localhost", "127.0.0.1", "::1")
 READ = re.compile(
     r"/|/config/?|/gradio_api/info/?|/theme\.css|/gradio_api/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json"
@@ -32,26 +32,17 @@ WRITE = re.compile(r"/gradio_api/(?:(?P<queue>queue/join|run/predict)|call/(?P<v
 
 
 class Guard:
-    """ASGI middleware around a Gradio app.
+    """ASGI middleware around the Gradio app that serves ``blocks``.
 
-    Parameters
-    ----------
-    app
-        The application that serves ``blocks``.
-    blocks
-        The page.
-    host
-        The address that the server listens to. Requests must name it or this machine; with 0.0.0.0 or ::, any IP
-        address, which no name server can redirect.
-    names
-        Other host names of this machine.
+    Requests must name ``host``, the address that the server listens to, or this machine, which has other ``names``.
+    With 0.0.0.0 or ::, they may name any IP address, which no name server can redirect.
     """
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks, host: str, names: tuple[str, ...] = ()):
         self.app, self.blocks = app, blocks
         self.hosts = {*LOCAL, host.lower(), *map(str.lower, names)}
         self.all_interfaces = host in ("0.0.0.0", "::")
-        self._joined: dict[str, float] = {}  # when clients joined the queue that have not asked for their results yet
+        self._joined: dict[str, float] = {}  # when clients joined the queue, until they request their results
         self._endpoints: dict[str, set[str]] = {}  # their parameters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +78,7 @@ class Guard:
         if len(path) + len(request.scope["query_string"]) > MAX_TARGET:
             raise HTTPException(414, "the address is too long")
         if not (READ if request.method in ("GET", "HEAD") else WRITE).fullmatch(path) or ".." in path:
-            raise HTTPException(404, "there is no such page")
+            raise HTTPException(404, "the page does not exist")
         if request.method not in ("GET", "HEAD", "POST"):
             raise HTTPException(405, "only GET and POST are allowed")
         if set(headers.getlist("content-encoding")) - {"identity"}:
@@ -119,7 +110,7 @@ class Guard:
             self._endpoints = self._endpoints or _endpoints(self.blocks)
             known = self._endpoints.get(route["name"])
             if known is None:
-                raise HTTPException(404, f"there is no endpoint {route['name'][:40]}")
+                raise HTTPException(404, f"the endpoint {route['name'][:40]} does not exist")
             if route["v2"]:
                 values = list(content.values())
                 if unknown := sorted(content.keys() - known):
@@ -133,13 +124,13 @@ class Guard:
             raise HTTPException(422, "data must be a list of texts and numbers")
 
     def _note_listener(self, scope: Scope) -> None:
-        """Notes that a client asks for its results; Gradio frees its place when this connection ends."""
+        """Notes that a client requests its results; Gradio frees its place when this connection ends."""
         for client in re.findall(r"session_hash=(\w+)", scope["query_string"].decode("latin-1")):
             self._joined.pop(client, None)
         self._joined.pop(scope["path"].rpartition("/")[2], None)
 
     def _note_joined(self, scope: Scope, body: bytes, send: Send) -> Send:
-        """Notes who joined the queue: a session of the page, or an event of the endpoint, whose id is in the answer."""
+        """Notes who joined the queue: a session of the page, or an event of the endpoint, by the id in the answer."""
 
         async def noting(message: Message) -> None:
             if event := re.search(rb'"event_id"\s*:\s*"(\w+)"', message.get("body", b"")):
@@ -150,7 +141,7 @@ class Guard:
         return noting
 
     async def _drop_abandoned(self) -> None:
-        """Frees the places of clients that joined and never asked for their results."""
+        """Frees the places of clients that joined and never requested their results."""
         now = time.monotonic()
         for client in [name for name, joined in self._joined.items() if now - joined > LISTEN_WITHIN]:
             del self._joined[client]
@@ -159,13 +150,13 @@ class Guard:
 
 
 def _endpoints(blocks: gr.Blocks) -> dict[str, set[str]]:
-    """The parameters of each endpoint."""
+    """The parameters of each endpoint, by its name."""
     named = blocks.get_api_info()["named_endpoints"]
     return {name.lstrip("/"): {p["parameter_name"] for p in info["parameters"]} for name, info in named.items()}
 
 
 async def _read(request: Request) -> bytes:
-    """A request's body."""
+    """A request's body, of at most `MAX_BODY` bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -175,7 +166,7 @@ async def _read(request: Request) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body once more, and then what the client sends."""
+    """Receives the body once more, then the client's messages."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

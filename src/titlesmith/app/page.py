@@ -39,7 +39,7 @@ def page(service: Service) -> gr.Blocks:
 
 
 def mounted(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> Guard:
-    """The page as an ASGI application behind a `Guard`; nothing is recorded, reported or shared."""
+    """The page as an ASGI application in a `Guard`; nothing is recorded, reported or shared."""
     # Fonts of the reader's machine, so that none is downloaded; grey text with enough contrast
     subdued = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
     subdued |= {f"{name}_dark": "*neutral_300" for name in subdued}
@@ -76,10 +76,8 @@ def _add_form(service: Service) -> None:
                 gr.Textbox(label=f"Your {name}", lines=8 if name == "abstract" else 2, max_lines=20)
                 for name in service.fields
             ]
-            begin = gr.Textbox(
-                label=f"How the {service.writes}{'' if service.fields else 's'} begin{'s' if service.fields else ''}",
-                info="Optional. The last word may be incomplete.",
-            )
+            label = f"How the {service.writes} begins" if service.fields else f"How the {service.writes}s begin"
+            begin = gr.Textbox(label=label, info="Optional. The last word may be incomplete.")
             button = gr.Button(f"Write {service.writes}s", variant="primary")
             with gr.Accordion("Settings", open=False):
                 settings = [_control(service, name) for name in service.controls]
@@ -113,11 +111,12 @@ def _add_form(service: Service) -> None:
     def check(*values: object) -> list[dict]:
         """Shows an error at the first text field, before the request waits for the model."""
         fields, beginning, chosen = request(values)
+        checks = [gr.validate(True, "")] * len(values)
         try:
             service.check(fields, beginning, **chosen)
         except RequestError as error:
-            return [gr.validate(False, str(error)), *[gr.validate(True, "")] * (len(values) - 1)]
-        return [gr.validate(True, "")] * len(values)
+            checks[0] = gr.validate(False, str(error))
+        return checks
 
     def write(*values: object) -> str:
         fields, beginning, chosen = request(values)
@@ -161,23 +160,22 @@ def _control(service: Service, name: str) -> gr.components.Component:
 def _add_endpoint(service: Service) -> None:
     """Adds the endpoint that Gradio's page "Use via API" describes, with the fields and settings as parameters."""
     fields = {re.sub(r"\W", "_", field): field for field in service.fields}
-    parameters = dict.fromkeys(fields, (str, inspect.Parameter.empty)) | {"begins_with": (str, "")}
-    parameters |= {name: (control.type, control.default) for name, control in service.controls.items()}
-    parameters["seed"] = (Optional[int], None)
+    types = dict.fromkeys([*fields, "begins_with"], str) | {name: c.type for name, c in service.controls.items()}
+    types["seed"] = Optional[int]
+    defaults = {"begins_with": ""} | {name: c.default for name, c in service.controls.items()} | {"seed": None}
 
     def endpoint(*args: object, **named: object) -> dict:
         chosen = endpoint.__signature__.bind(*args, **named).arguments
         texts = {field: chosen.pop(key) for key, field in fields.items()}
         return _answer(service, texts, chosen.pop("begins_with", ""), chosen)
 
-    endpoint.__signature__ = inspect.Signature(
-        [
-            inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
-            for key, (annotation, default) in parameters.items()
-        ],
-        return_annotation=dict,
-    )
-    endpoint.__annotations__ = {key: annotation for key, (annotation, _) in parameters.items()} | {"return": dict}
+    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    parameters = [
+        inspect.Parameter(key, kind, default=defaults.get(key, empty), annotation=annotation)
+        for key, annotation in types.items()
+    ]
+    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=dict)
+    endpoint.__annotations__ = types | {"return": dict}
     endpoint.__name__ = re.sub(r"\W+", "_", service.task.replace("my ", "")).lower()
     endpoint.__doc__ = f"{service.task.capitalize()}: `texts`, and the `seed` that gives them again."
     gr.api(endpoint, api_name=endpoint.__name__, **ONE_AT_A_TIME)

@@ -12,17 +12,9 @@ SHUTDOWN_SECONDS = 3  # for requests that are being answered
 
 
 def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serves the page until Ctrl-C.
+    """Serves the page until Ctrl-C; ``port`` 0 is any free one.
 
-    Parameters
-    ----------
-    run
-        Its model writes the texts.
-    host
-        The address to listen to. Requests must name it as their host; for 0.0.0.0 or ::, an IP address or a name of
-        this machine.
-    port
-        The port; 0 for any free one.
+    Requests must name ``host`` as their host; for 0.0.0.0 or ::, an IP address or a name of this machine.
 
     Raises
     ------
@@ -48,10 +40,8 @@ def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
         app = mounted(page(service), host, names)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
         if names:
-            print(
-                "everybody who reaches this machine can use the page; there is no password. It answers to this "
-                f"machine's IP addresses and to {' and '.join(dict.fromkeys(names))}"
-            )
+            print("everybody who reaches this machine can use the page: it has no password")
+            print(f"it answers to this machine's IP addresses and to {' and '.join(dict.fromkeys(names))}")
         print(f"open http://{shown}:{listening.getsockname()[1]} in a browser; Ctrl-C ends the page", flush=True)
         try:
             server.run(sockets=[listening])
@@ -66,11 +56,9 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < 65535 else 7860
             raise RequestError(
-                f"port {port} of {host} is in use, perhaps by another titlesmith app: end that, or choose another port "
-                f"with --port {port + 1 if port < 65535 else 7860}"
+                f"port {port} of {host} is in use: end the other program, or use --port {other}"
             ) from None
-        raise RequestError(
-            f"cannot listen to {host}, port {port} ({error.strerror or error}): --host needs an address of this "
-            "machine, or 0.0.0.0 for all of them; --port a number from 1024 to 65535"
-        ) from None
+        why = f"cannot listen to {host}, port {port} ({error.strerror or error})"
+        raise RequestError(f"{why}: --host needs an address of this machine; --port a number of 1024 or more") from None

@@ -35,12 +35,10 @@ class Service:
 
     Attributes
     ----------
-    run, corpus, backend
-        The run, what its model was trained on, and the model.
     fields
-        The fields of the prompt, in the template's order; empty where the model continues beginnings.
+        The fields of the prompt, in the template's order; empty for a model that continues beginnings.
     writes
-        What it writes, such as ``title``.
+        The kind of text, such as ``title``.
     controls
         The settings of a request: parameters of notebook 04, with the run's defaults and this page's bounds.
     """
@@ -65,10 +63,10 @@ class Service:
 
     @property
     def task(self) -> str:
-        """What the model does, in a few words, such as ``a title for my abstract``."""
-        if not self.fields:
-            return f"{self.writes}s from a beginning"
-        return f"{'an' if self.writes[0] in 'aeiou' else 'a'} {self.writes} for my {' and '.join(self.fields)}"
+        """The model's task in a few words, such as ``a title for my abstract``."""
+        article = "an" if self.writes[0] in "aeiou" else "a"
+        for_fields = f"{article} {self.writes} for my {' and '.join(self.fields)}"
+        return for_fields if self.fields else f"{self.writes}s from a beginning"
 
     def check(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> None:
         """Checks a request before it waits for the model (RequestError); parameters are those of `write`."""
@@ -82,17 +80,15 @@ class Service:
         fields
             Texts by the names of `fields`.
         begins_with
-            The beginning of the texts; white space counts as none.
+            The beginning of the texts; only white space is the same as no beginning.
         **settings
-            Values of `controls`, defaults otherwise; a random ``seed`` where it is None. A beam search returns at most
-            as many texts as it has beams.
+            Values of `controls`; a ``seed`` of None is random. A beam search returns at most one text for each beam.
 
         Returns
         -------
         dict
             ``seed``, which gives the same texts again; ``made_up``, whether the training papers are invented; and
-            ``texts``: for each ``text``, ``tokens``, ``logprob``, ``finished``, ``nearest_id``, ``nearest``,
-            ``nearest_similarity`` as in texts.jsonl and ``copy``: ``copy``, ``near copy`` or nothing.
+            ``texts``: the keys of texts.jsonl that describe a text, and ``copy``: ``copy``, ``near copy`` or nothing.
 
         Raises
         ------
@@ -104,7 +100,7 @@ class Service:
         return {"seed": checked["seed"], "made_up": self.run.made_up, "texts": list(map(self._row, rows))}
 
     def warm_up(self) -> None:
-        """Generates a text that nobody sees: the first one takes seconds longer than the next."""
+        """Generates a text and discards it: the first one takes seconds longer than the next."""
         self.write(dict.fromkeys(self.fields, "A study"), count=1, max_tokens=2, seed=1)
 
     def _checked(self, settings: dict) -> dict:
@@ -144,21 +140,17 @@ class Service:
 
     @cached_property
     def examples(self) -> list[tuple[list[str], str]]:
-        """Inputs to try, each with a label.
-
-        Held-out papers of the test split, labelled by their title where the model writes titles. Without a prompt, the
-        run's prefixes and the first two words of held-out texts.
-        """
+        """Inputs to try, each with a label: held-out papers, or without a prompt the run's prefixes and beginnings."""
         table = self.corpus.scan("test").select("id", "completion").collect()
         if not self.fields:
-            own = [prefix for prefix in self._settings.get("prefixes", []) if prefix.strip()]
-            every = table["completion"].gather_every(max(1, len(table) // NUM_EXAMPLES))
-            beginnings = dict.fromkeys([*own, *(" ".join(text.split()[:2]) for text in every)])
+            prefixes = [prefix for prefix in self._settings.get("prefixes", []) if prefix.strip()]
+            spread = table["completion"].gather_every(max(1, len(table) // NUM_EXAMPLES))
+            beginnings = dict.fromkeys([*prefixes, *(" ".join(text.split()[:2]) for text in spread)])
             return [([beginning], beginning) for beginning in islice(beginnings, NUM_EXAMPLES)]
         room = min(self.controls["max_tokens"].default, self.backend.context // 2)
         try:
             chosen = held_out(self.corpus, NUM_EXAMPLES, room)
-        except RequestError:  # none is short enough
+        except RequestError:  # no prompt is short enough
             return []
         completions, examples = dict(table.iter_rows()), []
         for prompt, paper in chosen:

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from titlesmith.book import lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
-from titlesmith.book.report import Report, damaged, reports
+from titlesmith.book.report import Report, explain, reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
 from titlesmith.runs import replacing, root, write_json
@@ -23,32 +23,17 @@ from titlesmith.runs import replacing, root, write_json
 
 @dataclass(frozen=True)
 class Book:
-    """A built book.
-
-    Attributes
-    ----------
-    page
-        Its home page.
-    shown
-        The runs in it, newest first.
-    left_out
-        By name, for each folder in ``runs/`` that is not in it: the reason and the remedy.
-    """
+    """A built book: its home page, its runs, newest first, and why folders in ``runs/`` are not in it, by name."""
 
     page: Path
     shown: list[Report]
-    left_out: dict[str, str]
+    omitted: dict[str, str]
 
 
 def build(commands: TyperGroup, published: Path | None = None) -> Book:
     """Builds ``_build/html`` from the pages in ``book/`` and every finished run. Warnings are errors.
 
-    Parameters
-    ----------
-    commands
-        The command line, for the reference.
-    published
-        A folder with an earlier publication of the book: runs that only it has stay in the book.
+    The reference describes ``commands``. Runs that only the folder ``published``, an earlier publication, has are kept.
 
     Raises
     ------
@@ -57,25 +42,25 @@ def build(commands: TyperGroup, published: Path | None = None) -> Book:
     RunError
         Another process is building the book.
     """
-    made = root() / "_build"
-    made.mkdir(exist_ok=True)
+    output = root() / "_build"
+    output.mkdir(exist_ok=True)
     try:
-        with FileLock(made / ".lock", timeout=0):
-            return _build(made, commands, published)
+        with FileLock(output / ".lock", timeout=0):
+            return _build(output, commands, published)
     except Timeout:
-        raise RunError(f"the book is being built by another titlesmith in {made}; wait for it, or stop it") from None
+        raise RunError(f"the book is being built by another titlesmith in {output}; wait for it, or stop it") from None
 
 
-def _build(made: Path, commands: TyperGroup, published: Path | None) -> Book:
-    shown, left_out = reports(published)
-    html, folder = made / "html", root() / "book" / "runs"
+def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
+    shown, omitted = reports(published)
+    html, folder = output / "html", root() / "book" / "runs"
     # Pages of runs
     for report in list(shown):
         try:
             files = pages.run_pages(report)
         except DAMAGE as error:  # the other runs stay
             shown.remove(report)
-            left_out[report.name] = damaged(report.path, error)
+            omitted[report.name] = explain(report.path, error)
             continue
         for name, text in files.items():
             write(folder / report.name / name, text)
@@ -88,34 +73,38 @@ def _build(made: Path, commands: TyperGroup, published: Path | None) -> Book:
         write(folder.with_name("sweeps") / f"{name}.md", sweeps.page(name, members, tables[name]))
     _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
     # Parts that the other pages include
-    parts = {"newest": pages.newest(shown), "gallery": pages.gallery(shown)}
-    parts |= {"three-abstracts": pages.three_abstracts(shown)}
-    parts |= {"parameters": reference.parameters(), "commands": reference.commands(commands)}
-    parts |= {f"lesson-{name}": text for name, text in lessons.parts(shown, made / "lessons").items()}
+    parts = {
+        "newest": pages.newest(shown),
+        "gallery": pages.gallery(shown),
+        "three-abstracts": pages.three_abstracts(shown),
+        "parameters": reference.parameters(),
+        "commands": reference.commands(commands),
+        **{f"lesson-{name}": text for name, text in lessons.parts(shown, output / "lessons").items()},
+    }
     for name, text in parts.items():
-        write(made / "parts" / f"{name}.md", text)
+        write(output / "parts" / f"{name}.md", text)
     # The table of contents lists the sweeps
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
     for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
         if chapter["file"] == "book/runs" and groups:
             chapter["sections"] = [{"file": f"book/sweeps/{name}"} for name in groups]
-    write(made / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
+    write(output / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
     mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
     if not mathjax.exists():  # formulas need no network
         (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
         with replacing(mathjax) as temporary:
             shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
-    _render(made)
+    _render(output)
     write(html / "index.html", render("home.html.j2"))
     # Records, from which the next publication shows these runs again
     for report in shown:
         report.copy_to(html / "runs" / report.name, folder / report.name)
-        lesson = made / "lessons" / f"{report.name}.json"
+        lesson = output / "lessons" / f"{report.name}.json"
         if lesson.is_file() and not (report / lessons.FILE).is_file():
             shutil.copyfile(lesson, html / "runs" / report.name / lessons.FILE)
     for name, rows in tables.items():
         write_json(html / "sweeps" / f"{name}.json", {"name": name, "reference": rows})
-    return Book(html / "index.html", shown, left_out)
+    return Book(html / "index.html", shown, omitted)
 
 
 def _prune(folder: Path, names: set[str], html: Path) -> None:
@@ -127,18 +116,18 @@ def _prune(folder: Path, names: set[str], html: Path) -> None:
         (html / relative).with_suffix(".html").unlink(missing_ok=True)
 
 
-def _render(made: Path) -> None:
+def _render(output: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "titlesmith.book.render", str(root())],
         capture_output=True,
         encoding="utf-8",
         env=os.environ | {"NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
     )
-    log = made / "book.log"
+    log = output / "book.log"
     log.write_text(done.stdout + done.stderr, "utf-8")
     if done.returncode:
         # Sphinx repeats a warning only for pages that it reads again: without its cache it reads them all
-        shutil.rmtree(made / ".doctrees", ignore_errors=True)
+        shutil.rmtree(output / ".doctrees", ignore_errors=True)
         lines = (done.stdout + done.stderr).splitlines()
         errors = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-10:]
         raise StageError("Jupyter Book failed:\n" + "\n".join(errors[:10]) + f"\nComplete output: {log}")

@@ -1,4 +1,4 @@
-"""Runs side by side: the parameters in which they differ, their measurements, their texts."""
+"""Comparisons of runs: the parameters that differ, their measurements, their texts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from titlesmith.experiment import SHARED
 from titlesmith.markup import Markup, number, render, text
 from titlesmith.runs import STAGES, open_run
 
-# Measurements of metrics.json to compare: their names in the table, and which value is the best
+# Measurements of metrics.json to compare: their names in the table, and whether the lowest or highest value is best
 MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
     **{f"perplexity.{split}": (f"perplexity, {split}", min) for split in SPLITS},
     "copy_rate": ("share of copies", min),
@@ -33,27 +33,25 @@ BEST = " (best)"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """A comparison of runs.
 
     Attributes
     ----------
     names
         The runs, in the requested order.
-    parameters, measurements, texts
-        Rows. The column ``""`` names the row; the other columns are the runs.
+    tables
+        Rows, by title: parameters, measurements, texts. The column ``""`` names the row; the others are the runs.
     remark
         Why perplexities cannot be compared; empty if they can.
     """
 
     names: list[str]
-    parameters: list[dict]
-    measurements: list[dict]
-    texts: list[dict]
+    tables: dict[str, list[dict]]
     remark: str
 
     def print(self, console: Console) -> None:
         """Prints the comparison."""
-        for title, rows in self._tables():
+        for title, rows in self.tables.items():
             table = Table("", *self.names, title=title, title_justify="left", show_lines=title == "Texts")
             for row in rows:
                 table.add_row(*(Text(str(value)) for value in row.values()))
@@ -63,16 +61,8 @@ class Comparison:
     def html(self) -> Markup:
         """A page that needs no other file."""
         title = f"{', '.join(self.names)} compared"
-        shown = [(heading, tables.html(rows)) for heading, rows in self._tables()]
+        shown = [(heading, tables.html(rows)) for heading, rows in self.tables.items()]
         return render("comparison.html.j2", title=title, tables=shown, remark=self.remark)
-
-    def _tables(self) -> list[tuple[str, list[dict]]]:
-        parts = {
-            "Parameters that differ": self.parameters,
-            "Measurements": self.measurements,
-            "Texts": self.texts,
-        }
-        return [(title, rows) for title, rows in parts.items() if rows]
 
 
 def compare(reports: list[Report], count: int = 10) -> Comparison:
@@ -95,7 +85,8 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
         for i in range(min(count, max(len(report.texts) for report in reports)))
     ]
     remark = "" if same_vocabulary else "These runs have different vocabularies: their perplexities cannot be compared."
-    return Comparison(names, parameters, measurements, texts, remark)
+    parts = {"Parameters that differ": parameters, "Measurements": measurements, "Texts": texts}
+    return Comparison(names, {title: rows for title, rows in parts.items() if rows}, remark)
 
 
 def open_reports(names: list[str]) -> list[Report]:
@@ -106,10 +97,7 @@ def open_reports(names: list[str]) -> list[Report]:
 
 
 def differing_settings(reports: list[Report]) -> dict[str, list[object]]:
-    """The parameters with different values: the value of each run, None if it has none.
-
-    Keys are ``stage.name``, or ``name`` for a parameter that stages share.
-    """
+    """Parameters that differ, ``stage.name`` or the ``name`` of a shared one, with the value of each run or None."""
     columns = []
     for report in reports:
         settings = {f"{s}.{key}": v for s in STAGES for key, v in report.record(s).get("settings", {}).items()}

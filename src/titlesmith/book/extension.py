@@ -15,7 +15,7 @@ def setup(app: Sphinx) -> dict:
 
 def prepare(app: Sphinx, config: Config) -> None:
     """Makes a book of hundreds of runs quick to build: in parallel, and each word stemmed once."""
-    # It numbers sections in the main process, and forgot to say that this is safe.
+    # It numbers sections in the main process, which is safe, but does not declare it.
     app.extensions["sphinx_multitoc_numbering"].parallel_read_safe = True
     app.extensions["sphinx_multitoc_numbering"].parallel_write_safe = True
     # The pages of all runs have nearly the same words.

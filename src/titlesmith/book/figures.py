@@ -12,12 +12,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith.book.report import Report
 from titlesmith.markup import Markup, render
-from titlesmith.plots import STYLE
+from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, draw_losses, panels
 from titlesmith.runs import replacing, root
 
 # Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
-BLUE, ORANGE, GREEN = COLOURS[:3]
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X"
 INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
@@ -47,12 +46,6 @@ def write(path: Path, text: str) -> None:
             temporary.write_text(text, "utf-8")
 
 
-def panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
-    """A figure with axes side by side; sizes in inches."""
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    return figure, list(axes[0])
-
-
 def spark(rows: list[dict]) -> Markup:
     """The smoothed training loss and the validation loss as a small SVG in the text's colour."""
     lines = (
@@ -78,16 +71,7 @@ def spark(rows: list[dict]) -> Markup:
 def loss(report: Report) -> Figure:
     """Losses against steps, and the step whose weights were kept."""
     figure, (axis,) = panels(height=4.2, width=5.5)
-    steps = [row["step"] for row in report.history]
-    axis.plot(steps, [row["loss"] for row in report.history], color=BLUE, alpha=0.3, linewidth=0.8)
-    axis.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training loss, smoothed")
-    if report.validation:
-        axis.plot(
-            *zip(*report.validation, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss"
-        )
-    axis.axvline(report.kept, color=plt.rcParams["text.color"], linestyle=":", label=f"kept: step {report.kept:,}")
-    axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
-    axis.set_ylim(bottom=0)
+    draw_losses(axis, report.history, report.kept)
     axis.legend()
     return figure
 
@@ -153,7 +137,7 @@ def memorising(report: Report) -> Figure:
 
 
 def curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
-    """Losses of several runs; each line has a label, the number of its style, and the rows of its history."""
+    """Losses of several runs: for each, the label, the number of its style, and the rows of its history."""
     figure, (left, right) = panels(2, 3.8)
     labelled = set()
     for label, number, rows in lines:
@@ -176,16 +160,9 @@ def curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
 
 
 def hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, float]]], measure: str) -> Figure:
-    """A measure against the values of a hyperparameter.
+    """A measure, with its unit, against the values of a hyperparameter.
 
-    Parameters
-    ----------
-    key
-        The hyperparameter.
-    lines
-        For each combination of the other hyperparameters: value, mean, and the ends of the interval.
-    measure
-        The measure, with its unit.
+    ``lines`` has value, mean, and the ends of the interval, for each combination of the other hyperparameters.
     """
     figure, (axis,) = panels(height=3.4)
     values = {point[0] for points in lines.values() for point in points}
@@ -194,18 +171,13 @@ def hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, f
         points = sorted(points, key=lambda point: ordered.index(point[0]))
         # Lines that share a value are shifted, so that their intervals do not overlap
         x = [ordered.index(value) + 0.06 * (number - (len(lines) - 1) / 2) for value, *_ in points]
-        means = [mean for _, mean, *_ in points]
-        errors = [
-            [max(0.0, mean - low) for _, mean, low, _ in points],
-            [max(0.0, high - mean) for _, mean, _, high in points],
-        ]
-        axis.errorbar(
-            x, means, yerr=errors, capsize=3, label=label or None, color=COLOURS[number % len(COLOURS)],
-            linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)], markersize=5,
-        )  # fmt: skip
-    axis.set_xticks(
-        range(len(ordered)), [f"{v:g}" if isinstance(v, float) else str(v) for v in ordered], parse_math=False
-    )
+        means, lows, highs = np.array([point[1:] for point in points]).T
+        errors = np.maximum(0, [means - lows, highs - means])
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)], "capsize": 3}
+        marker = MARKERS[number % len(MARKERS)]
+        axis.errorbar(x, means, yerr=errors, label=label or None, marker=marker, markersize=5, **style)
+    names = [f"{value:g}" if isinstance(value, float) else str(value) for value in ordered]
+    axis.set_xticks(range(len(ordered)), names, parse_math=False)
     axis.set_xlim(-0.5, len(ordered) - 0.5)
     axis.set(xlabel=key, ylabel=measure)
     if any(lines):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +20,30 @@ FILE = "lesson.json"
 
 
 def lesson(report: Report, cache: Path) -> dict | None:
-    """The result of `measure` for a run; None if its model is not available.
+    """The result of `measure` for a run, which is cached; None if its model is not available.
 
-    It is measured once, and kept in the folder ``cache`` and in the published record of the run.
+    The cache is the run's published record and the folder ``cache``.
     """
-    for path in (report / FILE, cache / f"{report.name}.json"):
-        try:
-            kept = _checked(json.loads(path.read_text("utf-8")))
-        except DAMAGE:
-            continue
-        if kept["fingerprint"] == report.training["fingerprint"]:
-            return kept
-    try:
+    cached = cache / f"{report.name}.json"
+    for path in (report / FILE, cached):
+        with suppress(*DAMAGE):
+            known = _checked(json.loads(path.read_text("utf-8")))
+            if known["fingerprint"] == report.training["fingerprint"]:
+                return known
+    with suppress(*DAMAGE):
         measured = measure(report)
-    except DAMAGE:
-        return None
-    write_json(cache / f"{report.name}.json", measured)
-    return measured
+        write_json(cached, measured)
+        return measured
+    return None
 
 
 def _label(token: str, space: str) -> str:
-    """A token as the label of a bar: without spaces, and with a box for what cannot be printed."""
+    """A token as the label of a bar: without spaces, and with a box for each character that cannot be printed."""
     return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
 
 
 def _checked(kept: dict) -> dict:
-    """A kept result of `measure` with its types checked, because the file may come from somebody else (DAMAGE)."""
+    """A cached result of `measure` with its types checked, because the file may come from somebody else (DAMAGE)."""
     checked = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
     checked |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
     if not checked["nats"] or len(checked["nats"]) != len(checked["tokens"]):
@@ -56,11 +55,8 @@ def _checked(kept: dict) -> dict:
 def measure(report: Report) -> dict:
     """Measures the loss of each token of a held-out text, and the probabilities of the next token after a prefix.
 
-    Returns
-    -------
-    dict
-        ``tokens`` and ``nats`` of the text, ``prefix``, the ``likeliest`` next tokens and their ``probabilities``,
-        ``nucleus`` (the number of tokens that reach ``top_p`` together) and ``vocabulary`` (the number of tokens).
+    ``nats`` are the losses of ``tokens``; ``probabilities`` those of the ``likeliest`` tokens after ``prefix``;
+    ``nucleus`` is the number of tokens that reach ``top_p`` together; ``vocabulary`` is the number of all tokens.
     """
     from titlesmith.corpus import Corpus
     from titlesmith.generate import open_backend
@@ -98,12 +94,12 @@ def measure(report: Report) -> dict:
 
 
 def parts(reports: list[Report], cache: Path) -> dict[str, Markup]:
-    """The part of each section of the page, by its name; a sentence if no run has what it needs."""
+    """The figure and text of each section of the page, by its name; a sentence if no run is suitable."""
     if not reports:
         return {name: _render(name, None) for name in ("finetuning", "loss", "perplexity", "nucleus", "memorising")}
     reports = sorted(reports, key=lambda r: bool(r.sweep))  # first runs in no sweep, newest first
     report = next((r for r in reports if r.validation), reports[0])
-    measured = next(((r, found) for r in reports[:5] if (found := lesson(r, cache))), None)
+    measured = next(((r, result) for r in reports[:5] if (result := lesson(r, cache))), None)
     return {
         "finetuning": _finetuning(report),
         "loss": _loss(*measured) if measured else _render("loss", None, runs=True),
@@ -129,8 +125,8 @@ def _finetuning(report: Report) -> Markup:
     return _render("finetuning", report, table=tables.html(rows))
 
 
-def _loss(report: Report, found: dict) -> Markup:
-    nats, tokens = found["nats"], [_label(token, "·") for token in found["tokens"]]
+def _loss(report: Report, measured: dict) -> Markup:
+    nats, tokens = measured["nats"], [_label(token, "·") for token in measured["tokens"]]
     if ended := "|" in tokens[-1]:  # the end-of-text token
         tokens[-1] = "(end)"
     most = max(range(len(nats)), key=nats.__getitem__)
@@ -138,7 +134,7 @@ def _loss(report: Report, found: dict) -> Markup:
         f"Bars: the loss of the model at each of {len(nats)} tokens of a held-out title. It is largest, "
         f"{max(nats):.1f} nats, at the token {tokens[most]!r}; the mean is {np.mean(nats):.2f}."
     )
-    title = "".join(found["tokens"][:-1] if ended else found["tokens"])
+    title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
     figure = figures.image("lesson-loss", lambda: figures.token_losses(tokens, nats), alt)
     return _render("loss", report, title=title, figure=figure)
 
@@ -155,16 +151,21 @@ def _perplexity(report: Report) -> Markup:
     return _render("perplexity", report, figure=figure, table=tables.html(rows))
 
 
-def _nucleus(report: Report, found: dict) -> Markup:
-    size, top_p, probabilities = found["nucleus"], found["top_p"], found["probabilities"]
-    tokens = [_label(token, "(space)") for token in found["likeliest"]]
+def _nucleus(report: Report, measured: dict) -> Markup:
+    size, top_p, probabilities = measured["nucleus"], measured["top_p"], measured["probabilities"]
+    tokens = [_label(token, "(space)") for token in measured["likeliest"]]
     alt = (
         f"Bars: the probability of the {len(tokens)} likeliest next tokens, from {tokens[0]!r} at "
         f"{probabilities[0]:.0%} down to {tokens[-1]!r} at {probabilities[-1]:.1%}; "
         f"the nucleus of {top_p:.0%} has {size:,} tokens."
     )
     figure = figures.image("lesson-nucleus", lambda: figures.nucleus(tokens, probabilities, size, top_p), alt)
-    values = {"prefix": found["prefix"], "size": size, "nucleus": f"{top_p:.0%}", "vocabulary": found["vocabulary"]}
+    values = {
+        "prefix": measured["prefix"],
+        "size": size,
+        "nucleus": f"{top_p:.0%}",
+        "vocabulary": measured["vocabulary"],
+    }
     return _render("nucleus", report, figure=figure, **values)
 
 
@@ -176,6 +177,5 @@ def _memorising(report: Report) -> Markup:
         f"{report.history[-1]['loss_smoothed']:.1f} and {report.validation[-1][1]:.1f} nats per token. Right: the "
         f"share of copies among the texts generated during training, at most {percent(_copies(report))}."
     )
-    return _render(
-        "memorising", report, figure=figures.image("lesson-memorising", lambda: figures.memorising(report), alt)
-    )
+    figure = figures.image("lesson-memorising", lambda: figures.memorising(report), alt)
+    return _render("memorising", report, figure=figure)

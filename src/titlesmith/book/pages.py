@@ -30,45 +30,45 @@ def run_pages(report: Report) -> dict[str, str]:
     """
     cards([report])  # fails here, not in the gallery
     items = quiz.items(report)
-    pages = {"index.md": index(report), quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n"}
-    pages[QUIZ] = quiz.page(report, items)
-    return pages | {notebook(stage).name: chapter(report, stage) for stage in STAGES}
+    return {
+        "index.md": index(report),
+        quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
+        QUIZ: quiz.page(report, items),
+        **{notebook(stage).name: chapter(report, stage) for stage in STAGES},
+    }
 
 
 def index(report: Report) -> Markup:
     """The first page of a run."""
-    curve = render("run_curve.html.j2", spark=figures.spark(report.history), caption=CURVES)
     return render(
         "run.md.j2",
         report=report,
         warning=warning(report),
         facts=facts(report),
         texts=texts(report),
-        curve=curve,
+        curve=render("run_curve.html.j2", spark=figures.spark(report.history), caption=CURVES),
         notebooks=[(title, notebook(stage).name) for stage, title in STAGE_TITLES.items()],
         files=render("run_files.html.j2", run=report.name, files=RECORD),
     )
 
 
 def facts(report: Report) -> Markup:
-    """A table of what was trained on what, why training stopped, and the main measurements."""
-    training = report.training
+    """A table of the model, its papers, why training stopped, and the main measurements."""
+    training, perplexities = report.training, [report.measurement(f"perplexity.{name}") for name in SPLITS]
     values = {
         "model": training["settings"]["model"],
         "papers": report.source_label,
         "documents (train, valid, test)": ", ".join(f"{report.splits[name]['documents']:,}" for name in SPLITS),
         "steps": f"{training['steps']:,}",
         "why training stopped": training["stop_reason"],
-        "perplexity (train, valid, test)": ", ".join(
-            number(report.measurement(f"perplexity.{name}")) for name in SPLITS
-        ),
+        "perplexity (train, valid, test)": ", ".join(map(number, perplexities)),
         "copies of training texts": percent(report.measurement("copy_rate")),
     }
     return tables.html([{"what": key, "value": value} for key, value in values.items()], {"what": "", "value": ""})
 
 
 def warning(report: Report) -> str:
-    """What every page says that shows a run of made-up papers; empty for other runs."""
+    """The warning on every page about a run of made-up papers; empty for other runs."""
     return MADE_UP if report.made_up else ""
 
 
@@ -90,9 +90,9 @@ def chapter(report: Report, stage: str) -> str:
             alt = (inspect.getdoc(getattr(plots, plot[1], None)) or "A figure").split("\n")[0]
             metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
     # Links to the run's other pages, after the title
-    links = [
-        title if name == stage else f"[{title}]({notebook(name).name})" for name, title in STAGE_TITLES.items()
-    ] + [f"[Quiz]({QUIZ})"]
+    titles = STAGE_TITLES.items()
+    links = [title if name == stage else f"[{title}]({notebook(name).name})" for name, title in titles]
+    links.append(f"[Quiz]({QUIZ})")
     source = f"[{myst(report.name)}](index.md): {' · '.join(links)}"
     title = next((i for i, cell in enumerate(book["cells"]) if "".join(cell["source"]).startswith("# ")), 0)
     book["cells"].insert(title + 1, {"cell_type": "markdown", "id": "links", "metadata": {}, "source": source})
@@ -107,7 +107,7 @@ def cards(reports: list[Report]) -> Markup:
 
 
 def gallery(reports: list[Report]) -> Markup:
-    """The cards of all runs."""
+    """The part of the page of runs: the cards of all runs."""
     return render("gallery.md.j2", reports=reports, caption=CURVES, cards=cards(reports))
 
 

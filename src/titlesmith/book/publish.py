@@ -21,12 +21,7 @@ BRANCH = "gh-pages"
 def publish(target: str, commands: TyperGroup) -> Book:
     """Builds the book, including runs that were published earlier, and publishes it.
 
-    Parameters
-    ----------
-    target
-        A folder; or ``gh-pages``, the branch of that name in the repository ``origin``.
-    commands
-        See `build`.
+    ``target`` is a folder; or ``gh-pages``, the branch of that name in the repository ``origin``.
 
     Raises
     ------
@@ -56,25 +51,22 @@ def _to_branch(commands: TyperGroup) -> Book:
     try:
         _git("remote", "get-url", "origin")
     except StageError as error:
-        raise RequestError(
-            f"--publish {BRANCH}: {root()} is not a git repository with a remote origin ({error})"
-        ) from None
+        why = f"{root()} is not a git repository with a remote origin ({error})"
+        raise RequestError(f"--publish {BRANCH}: {why}") from None
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / BRANCH
-        there = _git("ls-remote", "--heads", "origin", BRANCH)
-        if there:
-            _git("fetch", "origin", f"+refs/heads/{BRANCH}:refs/remotes/origin/{BRANCH}")
-        _git(
-            "worktree", "add", "--detach", *([str(tree), f"origin/{BRANCH}"] if there else ["--no-checkout", str(tree)])
-        )
+        remote = f"origin/{BRANCH}" if _git("ls-remote", "--heads", "origin", BRANCH) else ""
+        if remote:
+            _git("fetch", "origin", f"+refs/heads/{BRANCH}:refs/remotes/{remote}")
+        _git("worktree", "add", "--detach", *([str(tree), remote] if remote else ["--no-checkout", str(tree)]))
         try:
             check_target(tree, "book")
             book = build(commands, tree)
             _write(book, tree)
             _git("add", "--all", "--force", ".", at=tree)
             content = _git("write-tree", at=tree)
-            if not there or content != _git("rev-parse", f"origin/{BRANCH}^{{tree}}", at=tree):
-                parent = ["-p", f"origin/{BRANCH}"] if there else []  # a new branch shares no history
+            if not remote or content != _git("rev-parse", f"{remote}^{{tree}}", at=tree):
+                parent = ["-p", remote] if remote else []  # a new branch shares no history
                 commit = _git("commit-tree", content, *parent, "-m", f"The book with {len(book.shown)} runs", at=tree)
                 _git("push", "origin", f"{commit}:refs/heads/{BRANCH}", at=tree)
         finally:

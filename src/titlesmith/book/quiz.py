@@ -18,8 +18,9 @@ EACH = 10  # real texts, and as many generated ones
 
 
 def page(run: Run, chosen: list[dict]) -> Markup:
-    """The page of a run's quiz with the items of `choose`."""
-    return render("quiz.md.j2", items=chosen, quiz=html(chosen), warning=MADE_UP if run.made_up else "")
+    """The page of a run's quiz: a list of the items of `choose` with collapsed answers, which ``quiz.js`` improves."""
+    quiz = render("quiz.html.j2", items=chosen)
+    return render("quiz.md.j2", items=chosen, quiz=quiz, warning=MADE_UP if run.made_up else "")
 
 
 def items(run: Run) -> list[dict]:
@@ -66,8 +67,3 @@ def choose(run: Run) -> list[dict]:
     quiz = shuffled[:half] + chance.sample(list(real.values()), half)
     chance.shuffle(quiz)
     return quiz
-
-
-def html(chosen: list[dict]) -> Markup:
-    """A list of items with collapsed answers, which ``quiz.js`` turns into a quiz."""
-    return render("quiz.html.j2", items=chosen)

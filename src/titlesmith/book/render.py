@@ -1,4 +1,4 @@
-"""Sphinx as Jupyter Book sets it up, in a process of its own: ``python -m titlesmith.book.render ROOT``.
+"""Sphinx as Jupyter Book sets it up, in a separate process: ``python -m titlesmith.book.render ROOT``.
 
 ``jupyter-book build`` has no option for more than one process.
 """
@@ -11,7 +11,7 @@ from jupyter_book.sphinx import build_sphinx
 
 
 def main(root: Path) -> int:
-    """Renders ``ROOT`` into ``ROOT/_build/html``; the exit status is 0 where Sphinx had nothing to complain about."""
+    """Renders ``ROOT`` into ``ROOT/_build/html``; the exit status is 0 if Sphinx printed no warning or error."""
     result = build_sphinx(
         str(root),
         str(root / "_build" / "html"),

@@ -36,11 +36,10 @@ class Report(Run):
         self.path = path
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is not a run: it has no run.json. Move the folder out of {path.parent}")
-        for stage in STAGES:
-            if not self.is_current(stage):
-                raise RunError(
-                    f"{self.name} is unfinished: its {stage} is missing or out of date. Run {self.rerun_command}"
-                )
+        if missing := [stage for stage in STAGES if not self.is_current(stage)]:
+            raise RunError(
+                f"{self.name} is unfinished: its {missing[0]} is missing or out of date. Run {self.rerun_command}"
+            )
         written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
         for name in FILES[1:]:
             self._check(path / name, lambda name=name: digest(path / name) == written.get(name), "its content changed")
@@ -58,35 +57,22 @@ class Report(Run):
             self._check(self.executed(stage), lambda stage=stage: [self.chapter(stage)["cells"]])
 
     def _check(self, path: Path, needed: Callable[[], object], otherwise: str = "it is empty") -> None:
+        """Checks that ``needed`` returns something true (RunError, which names the file)."""
         try:
-            if not needed():
-                raise ValueError(otherwise)
-        except RunError:
-            raise
+            if needed():
+                return
+            why = f"damaged ({otherwise})"
         except OSError as error:
-            raise RunError(
-                f"{self.name}: {path} is missing ({error.strerror}). Rebuild it: {self.rerun_command}"
-            ) from None
+            why = f"missing ({error.strerror})"
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise RunError(
-                f"{self.name}: {path} is damaged or from an older version ({why}). Rebuild it: {self.rerun_command}"
-            ) from None
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            why = f"damaged or from an older version ({reason})"
+        raise RunError(f"{self.name}: {path} is {why}. Rebuild it: {self.rerun_command}")
 
-    @cached_property
-    def info(self) -> dict:
-        """The content of run.json."""
-        return super().info
-
-    @cached_property
-    def metrics(self) -> dict:
-        """The content of metrics.json."""
-        return super().metrics
-
-    @cached_property
-    def texts(self) -> list[dict]:
-        """The generated texts: a dictionary for each line of texts.jsonl."""
-        return super().texts
+    # Files are read once
+    info = cached_property(Run.info.fget)
+    metrics = cached_property(Run.metrics.fget)
+    texts = cached_property(Run.texts.fget)
 
     @cached_property
     def history(self) -> list[dict]:
@@ -120,7 +106,7 @@ class Report(Run):
 
     @property
     def sweep(self) -> dict:
-        """The sweep that the run is part of: ``name``, ``set`` (values by key), ``repeat``; empty if there is none."""
+        """The run's sweep: ``name``, ``set`` (values by key), ``repeat``; empty for other runs."""
         sweep = self.info.get("sweep")
         name = sweep.get("name") if isinstance(sweep, dict) and isinstance(sweep.get("set"), dict) else None
         return sweep if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name, re.ASCII) else {}
@@ -163,7 +149,7 @@ class Report(Run):
                 shutil.copyfile(source, target)
 
 
-def damaged(path: Path, error: Exception) -> str:
+def explain(path: Path, error: Exception) -> str:
     """Why a run is not in the book, and the remedy."""
     if isinstance(error, TitlesmithError):
         return str(error)
@@ -172,27 +158,17 @@ def damaged(path: Path, error: Exception) -> str:
 
 
 def reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:
-    """The runs that the book shows.
+    """The runs that the book shows, newest first; and the reason and the remedy for each other folder, by name.
 
-    Parameters
-    ----------
-    published
-        A folder with an earlier publication of the book: runs that only it has stay in the book.
-
-    Returns
-    -------
-    tuple
-        Reports, newest first; and by name, for each folder that is not in the book, the reason and the remedy.
+    Runs that only the folder ``published``, an earlier publication of the book, has are included.
     """
-    found: dict[str, Report] = {}
-    left_out: dict[str, str] = {}
+    shown: dict[str, Report] = {}
+    omitted: dict[str, str] = {}
     for folder in filter(None, (root() / "runs", published and published / "runs")):
-        for path in sorted(folder.glob("[!.]*/")):
-            if path.name in found:
-                continue
+        for path in [path for path in sorted(folder.glob("[!.]*/")) if path.name not in shown]:
             try:
-                found[path.name] = Report(path)
-                left_out.pop(path.name, None)
+                shown[path.name] = Report(path)
+                omitted.pop(path.name, None)
             except DAMAGE as error:
-                left_out.setdefault(path.name, damaged(path, error))
-    return sorted(found.values(), key=lambda report: (report.ended, report.name), reverse=True), left_out
+                omitted.setdefault(path.name, explain(path, error))
+    return sorted(shown.values(), key=lambda report: (report.ended, report.name), reverse=True), omitted

@@ -15,14 +15,9 @@ from titlesmith.markup import Markup, number, render
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement of one combination of values, over its repeats.
+    """A measurement of one combination of values, over its repeats; ``mean`` is None if no run measured it.
 
-    Attributes
-    ----------
-    mean
-        None if no run measured it.
-    low, high
-        Several repeats: the lowest and the highest. One run: the ends of the 95% interval, or None.
+    ``low`` and ``high`` are the lowest and the highest of several repeats, or the ends of one run's 95% interval.
     """
 
     mean: float | None
@@ -54,7 +49,7 @@ def grouped(reports: list[Report]) -> dict[str, list[Report]]:
 
 
 def references(name: str, folders: list[Path]) -> list[dict]:
-    """Published results that a sweep's file lists for comparison; none if no folder has a readable file."""
+    """Published results that a sweep's file lists for comparison, from the first folder with a readable file."""
     for folder in folders:
         try:
             rows = json.loads((folder / "sweeps" / f"{name}.json").read_text("utf-8")).get("reference", [])
@@ -65,17 +60,10 @@ def references(name: str, folders: list[Path]) -> list[dict]:
 
 
 def page(name: str, reports: list[Report], reference: list[dict]) -> Markup:
-    """The page of a sweep.
+    """The page of a sweep with its runs.
 
-    Parameters
-    ----------
-    name
-        The sweep.
-    reports
-        Its runs.
-    reference
-        Published results: ``set`` (values of the hyperparameters by key), ``perplexity`` (a number, which is that of
-        the test split, or numbers by split) and ``source``.
+    ``reference`` has published results: ``set`` (values of the hyperparameters by key), ``perplexity`` (a number, which
+    is that of the test split, or numbers by split) and ``source``.
     """
     keys = list(dict.fromkeys(key for report in reports for key in report.sweep["set"]))
     # Repeats of one combination of values share a row
@@ -114,20 +102,16 @@ def _sort_key(value: object) -> tuple:
 
 def table(keys: list[str], combinations: dict[tuple, list[Report]], reference: list[dict]) -> Markup:
     """Perplexity by split: a row for each combination of values, then the published results."""
-    cells = {
-        values: {split: Measurement.of(repeats, f"perplexity.{split}") for split in SPLITS}
-        for values, repeats in combinations.items()
-    }
     rows = [
-        dict(zip(keys, values, strict=True)) | {"runs": len(combinations[values]), **row, "whose": "this book"}
-        for values, row in cells.items()
+        dict(zip(keys, values, strict=True)) | {"runs": len(repeats), "whose": "this book"}
+        for values, repeats in combinations.items()
     ]
     # Mark the lowest perplexity of each split
     for split in SPLITS:
-        means = [row[split].mean for row in cells.values() if row[split].mean is not None]
-        for row in rows:
-            best = len(rows) > 1 and means and row[split].mean == min(means)
-            row[split] = f"{row[split]}{BEST if best else ''}"
+        cells = [Measurement.of(repeats, f"perplexity.{split}") for repeats in combinations.values()]
+        lowest = min((cell.mean for cell in cells if cell.mean is not None), default=None)
+        for row, cell in zip(rows, cells, strict=True):
+            row[split] = f"{cell}{BEST if len(rows) > 1 and lowest is not None and cell.mean == lowest else ''}"
     # Published results: values of unexpected types are shown as dashes
     for row in reference:
         perplexity = row["perplexity"] if isinstance(row.get("perplexity"), dict) else {"test": row.get("perplexity")}

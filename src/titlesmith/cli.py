@@ -20,34 +20,34 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Stage = Literal[STAGES]
 # What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
 codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
 MAX_LINE = 2000  # characters of a line of an error
+Stage = Literal[STAGES]
 ANY = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
+RunName = Annotated[str, typer.Argument(help="A run's name.")]
+Until = Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")]
+Overrides = Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Set a parameter.")]
 
 
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
     name: Annotated[Optional[str], typer.Option(help="The run's name. Default: the experiment's.")] = None,
-    p: Annotated[Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Set a parameter.")] = None,
+    p: Overrides = None,
     start: Annotated[
-        Optional[Stage],
-        typer.Option("--from", metavar="STAGE", help=f"Run this stage and all after it again: {ANY}."),
+        Optional[Stage], typer.Option("--from", metavar="STAGE", help=f"Run again from this stage on: {ANY}.")
     ] = None,
-    until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")] = STAGES[-1],
+    until: Until = STAGES[-1],
     force: Annotated[bool, typer.Option("--force", help="Run all stages again.")] = False,
-    processes: Annotated[
-        Optional[int], typer.Option(help="Number of training processes: -p finetune.processes=N.")
-    ] = None,
+    processes: Annotated[Optional[int], typer.Option(help="Training processes: -p finetune.processes=N.")] = None,
 ) -> None:
     """Run the notebooks of an experiment whose parameters, inputs or source changed, and print the results."""
     from titlesmith import experiment as experiments
     from titlesmith.pipeline import chain
 
-    given = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"])]
-    chosen = experiments.Experiment.read(experiments.find(experiment), tuple(given))
+    overrides = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"])]
+    chosen = experiments.Experiment.read(experiments.find(experiment), tuple(overrides))
     done = chain(chosen, name, STAGES[0] if force else start, until)
     if done.complete:
         show(done.name)
@@ -61,40 +61,36 @@ def list_() -> None:
     everything = list_runs()
     if not everything:
         print("no runs yet: titlesmith run sample-titles makes one")
-    for found in everything:
-        finished = [s for s in STAGES if found.record(s).get("status") == "done"]
-        state = "complete" if found.complete else f"until {finished[-1]}" if finished else "nothing done"
-        reason = found.record("finetune").get("stop_reason", "")
-        print(f"{found.name:<30} {state:<18} {found.source_label if finished else '':<24} {reason}")
+    for run in everything:
+        finished = [s for s in STAGES if run.record(s).get("status") == "done"]
+        state = "complete" if run.complete else f"until {finished[-1]}" if finished else "nothing done"
+        reason = run.record("finetune").get("stop_reason", "")
+        print(f"{run.name:<30} {state:<18} {run.source_label if finished else '':<24} {reason}")
 
 
 @app.command()
-def show(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
+def show(run: RunName) -> None:
     """Print a run's papers, why its training stopped, its perplexity and ten texts."""
-    found = open_run(run)
-    found.require("harvest")
-    training, current = found.record("finetune"), found.is_current
-    print(f"\nrun                    {found.name} ({found.source_label})")
-    if current("finetune"):
+    opened = open_run(run)
+    opened.require("harvest")
+    training, is_current = opened.record("finetune"), opened.is_current
+    print(f"\nrun                    {opened.name} ({opened.source_label})")
+    if is_current("finetune"):
         steps = training.get("steps")
         print(f"training stopped       {training.get('stop_reason')}")
         print(f"steps                  {steps}; the weights of step {training.get('kept_step', steps)} were kept")
-    if current("evaluate"):
-        perplexities = found.metrics.get("perplexity")
+    if is_current("evaluate"):
+        perplexities = opened.metrics.get("perplexity")
         perplexity = perplexities.get("valid") if isinstance(perplexities, dict) else None
         print(f"validation perplexity  {'unknown' if perplexity is None else format(perplexity, '.2f')}")
-    if current("generate"):
-        print("texts")
-        for row in found.texts[:10]:
-            print(f"  {row.get('text')}")
-    if missing := [stage for stage in STAGES if not current(stage)]:
-        print(f"not done yet           {', '.join(missing)}; run {found.rerun_command}")
+    if is_current("generate"):
+        print("texts", *(f"  {row.get('text')}" for row in opened.texts[:10]), sep="\n")
+    if missing := [stage for stage in STAGES if not is_current(stage)]:
+        print(f"not done yet           {', '.join(missing)}; run {opened.rerun_command}")
 
 
 @app.command()
-def params(
-    stage: Annotated[Optional[Stage], typer.Argument()] = None,
-) -> None:
+def params(stage: Annotated[Optional[Stage], typer.Argument()] = None) -> None:
     """Print the parameters of a stage, or of all: name, type, default, help, allowed values."""
     from titlesmith.settings import declared
 
@@ -115,28 +111,26 @@ def models(context: typer.Context) -> None:
     from titlesmith import models
     from titlesmith.settings import declared, defaults
 
-    settings = defaults("finetune") | {"vocabulary": "full"}
-    rows, block = settings["batch_size"], settings["block_size"]
+    settings, vocabulary = defaults("finetune") | {"vocabulary": "full"}, declared("corpus")["vocabulary"].default
     print(f"{'model':<16} {'parameters':>13} {'on disk':>10} {'to train':>9}  here")
     for name in models.names():
-        hyperparameters = models.hyperparameters(name, declared("corpus")["vocabulary"].default)
+        hyperparameters = models.hyperparameters(name, vocabulary)
         count = models.num_parameters(hyperparameters)
         memory = models.training_memory(hyperparameters, settings | {"model": name}, True)
         size = sum(file.stat().st_size for file in list_files(models.model_path(name))) or 4 * count
         print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {memory / 2**30:>5.1f} GiB  {_location(name)}")
     print(
-        f"\nTo train: estimated peak memory with {rows} rows of {block} tokens a step in bfloat16; "
-        f"{models.available_memory() / 2**30:.1f} GiB are free. scratch: with its largest vocabulary."
+        f"\nTo train: estimated peak memory with {settings['batch_size']} rows of {settings['block_size']} tokens a "
+        f"step in bfloat16; {models.available_memory() / 2**30:.1f} GiB are free. scratch: with its largest vocabulary."
     )
 
 
 def _location(name: str) -> str:
     from titlesmith import models
-    from titlesmith.models import hub
 
     if name in ("scratch", "hf:scratch"):
         return "initialized when it is trained"
-    missing_files = hub.missing_files if hub.is_hub(name) else models.missing_files
+    missing_files = models.hub.missing_files if models.hub.is_hub(name) else models.missing_files
     if missing := missing_files(models.model_path(name)):
         return f"no: titlesmith models get {name}" if name in models.GPT2 else f"lacks {', '.join(missing)}"
     return "yes"
@@ -151,15 +145,15 @@ def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M, 1558M or hf:
 
 
 @app.command()
-def update(run: Annotated[str, typer.Argument(help="A run's name.")]) -> None:
+def update(run: RunName) -> None:
     """Harvest the papers that arXiv has added, changed or deleted since a run's harvest."""
     from titlesmith.update import update
 
-    found = Run(run)
-    for kind, count in (update(found) | {"papers": found.record("harvest")["counts"]["kept"]}).items():
+    updated = Run(run)
+    for kind, count in (update(updated) | {"papers": updated.record("harvest")["counts"]["kept"]}).items():
         print(f"{kind:<10} {count:>10,}")
-    if found.record("corpus") and not found.is_current("corpus"):
-        print(f"later stages are out of date. {found.rerun_command}")
+    if updated.record("corpus") and not updated.is_current("corpus"):
+        print(f"later stages are out of date. {updated.rerun_command}")
 
 
 def commands() -> TyperGroup:
@@ -168,7 +162,6 @@ def commands() -> TyperGroup:
 
     group = typer.main.get_command(app)
     group.commands["generate"] = typer.main.get_command(command())  # its options are in notebook 04
-    group.commands["generate"].name = "generate"
     return group
 
 
@@ -178,22 +171,20 @@ def book(
         Optional[str],
         typer.Option(metavar="DIR|gh-pages", help="Also publish it, with the runs published there before."),
     ] = None,
-    zip: Annotated[
-        bool, typer.Option("--zip", help="Also write _build/book.zip, which opens without a server.")
-    ] = False,
+    zip: Annotated[bool, typer.Option("--zip", help="Also write _build/book.zip, which needs no server.")] = False,
 ) -> None:
     """Build the book from all complete runs."""
     from titlesmith.book import build
     from titlesmith.book import publish as publishing
 
-    made = publishing.publish(publish, commands()) if publish else build.build(commands())
-    print(f"\nbook                   {len(made.shown)} run{'s' * (len(made.shown) != 1)}", end="")
-    print(f": {', '.join(r.name for r in made.shown[:10])}{', ...' * (len(made.shown) > 10)}" if made.shown else "")
-    for why in made.left_out.values():
-        print(f"left out               {why}")
+    built = publishing.publish(publish, commands()) if publish else build.build(commands())
+    names = ", ".join([*(r.name for r in built.shown[:10]), *["..."] * (len(built.shown) > 10)])
+    print(f"\nbook                   {len(built.shown)} run{'s' * (len(built.shown) != 1)}{names and ': '}{names}")
+    for reason in built.omitted.values():
+        print(f"omitted                {reason}")
     if zip:
-        print(f"packed                 {build.pack(made)}")
-    print(f"published              {publish}" if publish else f"open                   {made.page}")
+        print(f"packed                 {build.pack(built)}")
+    print(f"published              {publish}" if publish else f"open                   {built.page}")
 
 
 @app.command()
@@ -208,22 +199,21 @@ def compare(
     from titlesmith.book import compare as comparing
 
     if html and not html.resolve().parent.is_dir():
-        raise RequestError(f"--html {html}: there is no folder {html.parent}; create it, or choose another")
-    found = comparing.compare(comparing.open_reports(run), count)
+        raise RequestError(f"--html {html}: the folder {html.parent} does not exist; create it, or choose another")
+    comparison = comparing.compare(comparing.open_reports(run), count)
     if html:
         with replacing(html.resolve()) as temporary:
-            temporary.write_text(found.html(), "utf-8")
+            temporary.write_text(comparison.html(), "utf-8")
         print(html)
     else:
-        found.print(Console())
+        comparison.print(Console())
 
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="A run's name.")],
+    run: RunName,
     to: Annotated[
-        Literal["ctranslate2", "hf"],
-        typer.Option(help="hf: a folder for the transformers library; ctranslate2: eight-bit integers, for generate."),
+        Literal["ctranslate2", "hf"], typer.Option(help="hf: for transformers; ctranslate2: int8, for generate.")
     ],
     out: Annotated[Optional[Path], typer.Option(help="A folder. Default: export/ in the run.")] = None,
 ) -> None:
@@ -251,28 +241,18 @@ def abstracts_() -> None:
 
 @app.command()
 def sweep(
-    experiment: Annotated[
-        str, typer.Argument(help="An experiment or a sweep file: a path, or a name in experiments/.")
-    ],
+    experiment: Annotated[str, typer.Argument(help="Experiment or sweep file: a path, or a name in experiments/.")],
     sets: Annotated[
         Optional[list[str]],
         typer.Option("--set", metavar="SECTION.KEY=V1,V2", help="Vary a parameter; of several, all combinations."),
     ] = None,
-    p: Annotated[
-        Optional[list[str]], typer.Option("-p", metavar="SECTION.KEY=VALUE", help="Set a parameter of all runs.")
-    ] = None,
-    repeat: Annotated[
-        Optional[int], typer.Option(help="Runs of each combination, with different training seeds.")
-    ] = None,
+    p: Overrides = None,
+    repeat: Annotated[Optional[int], typer.Option(help="Runs of each combination, with different seeds.")] = None,
     name: Annotated[Optional[str], typer.Option(help="The sweep's name, the beginning of its runs' names.")] = None,
-    until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage to run: {ANY}.")] = STAGES[-1],
-    workers: Annotated[
-        Optional[int], typer.Option(help="Parallel runs on this machine. Default: as many as fit.")
-    ] = None,
+    until: Until = STAGES[-1],
+    workers: Annotated[Optional[int], typer.Option(help="Parallel runs. Default: as many as fit.")] = None,
     memory: Annotated[Optional[str], typer.Option(help="Memory of all parallel runs, such as 8GB.")] = None,
-    scheduler: Annotated[
-        Optional[str], typer.Option(help="Address of a Dask scheduler, such as tls://host:8786.")
-    ] = None,
+    scheduler: Annotated[Optional[str], typer.Option(help="A Dask scheduler, such as tls://host:8786.")] = None,
 ) -> None:
     """Run an experiment with all combinations of parameters, on this machine or a Dask cluster."""
     from titlesmith import sweep
@@ -284,7 +264,7 @@ def sweep(
 
 @app.command("app")
 def app_(
-    run: Annotated[str, typer.Argument(help="A run's name.")],
+    run: RunName,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
@@ -305,17 +285,16 @@ def main() -> None:
         _exit(error.exit_code, str(error))
     except OSError as error:
         is_name = error.errno == errno.ENAMETOOLONG  # of a file in the request
-        why = f"{shorten(str(error.filename))}: {error.strerror}" if is_name else str(error)
-        why += ". Free some space; the same command resumes" * (error.errno == errno.ENOSPC)
-        _exit(RequestError.exit_code if is_name else 1, why)
+        reason = f"{shorten(str(error.filename))}: {error.strerror}" if is_name else str(error)
+        reason += ". Free some space; the same command resumes" * (error.errno == errno.ENOSPC)
+        _exit(RequestError.exit_code if is_name else 1, reason)
     except KeyboardInterrupt:
         _exit(130, "interrupted; the same command resumes")
 
 
-def _exit(code: int, why: str) -> None:
-    # Errors of libraries show values in full
-    lines = (
-        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-200:]}" for line in why.split("\n")
-    )
-    print("titlesmith: error: " + "\n".join(lines), file=sys.stderr)
+def _exit(code: int, reason: str) -> None:
+    lines = [  # errors of libraries show values in full
+        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-200:]}" for line in reason.split("\n")
+    ]
+    print("titlesmith: error:", "\n".join(lines), file=sys.stderr)
     sys.exit(code)

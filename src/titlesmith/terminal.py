@@ -5,10 +5,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal, NamedTuple, Optional
 
 import typer
 
@@ -39,7 +39,7 @@ def command() -> typer.Typer:
 
     run.__signature__, run.__doc__ = inspect.Signature([*fixed, *options]), _run.__doc__
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(run)
+    app.command(STAGE)(run)
     return app
 
 
@@ -68,9 +68,7 @@ def _run(
     field: Annotated[
         Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field of the prompt; repeatable.")
     ] = None,
-    adapter: Annotated[
-        Optional[Path], typer.Option(help="Generate with this adapter, a folder in peft's format.")
-    ] = None,
+    adapter: Annotated[Optional[Path], typer.Option(help="Generate with this adapter, a folder of peft.")] = None,
     base: Annotated[
         str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")
     ] = "",
@@ -84,7 +82,7 @@ def _run(
     **values: object,
 ) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    with _in_options({*values, "quantize", "template"}):
+    with _naming_options({*values, "quantize", "template"}):
         # Parameters of the notebook, then the prompt's fields
         parameters = declared(STAGE)
         given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
@@ -96,19 +94,21 @@ def _run(
         # The model
         trained = open_run(run) if run else None
         if adapter:
-            source = Source.of_adapter(adapter, base, quantize, named, trained)
+            source = open_adapter_source(adapter, base, quantize, named, trained)
         elif base or named or quantize != "none":
             option = "--base" if base else "--template" if named else "--quantize"
             raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
         elif trained:
-            source = Source.of_run(trained)
+            trained.require("finetune")
+            settings = trained.record(STAGE).get("settings", {})
+            source = Source(f"run {run}", Corpus(trained), partial(open_backend, trained), settings)
         else:
             raise RequestError("name a run, or an adapter with --adapter FOLDER")
         write(source, given, prefix or [], fields, as_json)
 
 
 @contextmanager
-def _in_options(names: set[str]) -> Iterator[None]:
+def _naming_options(names: set[str]) -> Iterator[None]:
     """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
     try:
         yield
@@ -119,22 +119,11 @@ def _in_options(names: set[str]) -> Iterator[None]:
         raise RequestError(f"--{parameter[1].replace('_', '-')}:{str(error)[parameter.end() :]}") from None
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A model to generate with.
 
-    Attributes
-    ----------
-    name
-        The run or adapter, for messages.
-    format
-        The format of its documents.
-    open
-        Opens its back end, which may take a while.
-    settings
-        Parameters of notebook 04 that differ from the defaults.
-    nearest
-        Finds the nearest training texts; None for those of ``format``, a corpus.
+    Its name in messages; the format of its documents; a function that opens its back end; its parameters of notebook
+    04; and what finds the nearest training texts, None for those of ``format``, a corpus.
     """
 
     name: str
@@ -143,57 +132,38 @@ class Source:
     settings: dict
     nearest: Unknown | None = None
 
-    @classmethod
-    def of_run(cls, run: Run) -> "Source":
-        """A run's model (RunError if it has none)."""
-        run.require("finetune")
-        return cls(f"run {run.name}", Corpus(run), lambda: open_backend(run), run.record(STAGE).get("settings", {}))
 
-    @classmethod
-    def of_adapter(cls, adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> "Source":
-        """A model with an adapter that was trained elsewhere (RequestError).
+def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> Source:
+    """A model with an adapter that was trained elsewhere (RequestError).
 
-        ``adapter, base, quantize`` as in `titlesmith.generate.open_adapter`; ``named`` is the template's name. If
-        there is a run, its template, settings and training texts are used; its vocabulary must be the model's.
-        """
-        if base and not hub.is_hub(base):
-            raise RequestError(f"--base {shorten(base)}: an adapter needs a model of the transformers library, hf:NAME")
-        if run and named:
-            raise RequestError(f"--template {shorten(named)}: run {run.name} has its own template; omit one of the two")
-        hub.check_installed()
-        hub.check_adapter(adapter)
-        limits.check_quantize(quantize)
-        chosen = template(named or ADAPTER_TEMPLATE)
-        base = base or hub.base_of(adapter)
-        tokenizer = Tokenizer.load(hub.folder(base))
-
-        def open() -> Backend:
-            return open_adapter(base, adapter, quantize)
-
-        if not run:
-            settings = {"prefixes": [""], "held_out": 0}
-            return cls(f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer), open, settings, Unknown())
-        corpus, settings = Corpus(run), run.record(STAGE).get("settings", {})
-        if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
-            raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: omit the run")
-        return cls(f"run {run.name}", corpus, open, settings)
+    ``adapter, base, quantize`` as in `titlesmith.generate.open_adapter`; ``named`` is the template's name. A run lends
+    its template, settings and training texts; its vocabulary must be the model's.
+    """
+    if base and not hub.is_hub(base):
+        raise RequestError(f"--base {shorten(base)}: an adapter needs a model of the transformers library, hf:NAME")
+    if run and named:
+        raise RequestError(f"--template {shorten(named)}: run {run.name} has its own template; omit one of the two")
+    hub.check_installed()
+    hub.check_adapter(adapter)
+    limits.check_quantize(quantize)
+    chosen = template(named or ADAPTER_TEMPLATE)
+    base = base or hub.base_of(adapter)
+    tokenizer = Tokenizer.load(hub.folder(base))
+    opening = partial(open_adapter, base, adapter, quantize)
+    if not run:
+        settings = {"prefixes": [""], "held_out": 0}
+        return Source(f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer), opening, settings, Unknown())
+    corpus = Corpus(run)
+    if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
+        raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: omit the run")
+    return Source(f"run {run.name}", corpus, opening, run.record(STAGE).get("settings", {}))
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
     """Generates texts and prints them as they are finished; remarks go to standard error.
 
-    Parameters
-    ----------
-    source
-        The model.
-    given
-        Parameters of notebook 04 that override the source's settings.
-    prefixes
-        Beginnings. Default: the source's.
-    fields
-        Of the prompt, by name. Default: the run's prompts, and those of held-out papers.
-    as_json
-        Whether to print lines of texts.jsonl.
+    ``given`` are parameters that override the source's, as are ``prefixes``; ``fields`` of the prompt replace the run's
+    prompts and those of held-out papers; ``as_json`` prints lines of texts.jsonl.
     """
     corpus = source.format
     settings = defaults(STAGE) | source.settings | given | ({"prefixes": prefixes} if prefixes else {})
@@ -247,11 +217,10 @@ def check_fields(template: Template, fields: dict[str, str], source: str) -> Non
             f"{source} continues a beginning, and has no prompt with {' or '.join(unknown)}. Set the beginning with "
             "--prefix"
         )
-    option = {"abstract": "--abstract FILE", "title": "--title TEXT"}
+    options = {"abstract": "--abstract FILE", "title": "--title TEXT"}
     problems = [f"{name} is not part of the prompt" for name in unknown]
-    problems += [
-        f"{name} is missing: {option.get(name, f'--field {name}=TEXT')}" for name in needed if name not in fields
-    ]
+    for name in [name for name in needed if name not in fields]:
+        problems.append(f"{name} is missing: {options.get(name, f'--field {name}=TEXT')}")
     if problems:
         written = ", ".join(template.completion_fields)
         raise RequestError(f"{source} writes {written} from {', '.join(needed)}: {'; '.join(problems)}")

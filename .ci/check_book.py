@@ -1,4 +1,4 @@
-"""Checks the built book: every run has its pages, no page shows an error, and every link within it leads somewhere."""
+"""Checks the built book: every run has its pages, no page shows an error, and every internal link has a target."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ ADDRESSES = ("href", "src", "data", "srcset", "poster")
 
 
 def missing(book: Path, runs: list[str]) -> list[str]:
-    """Pages that are not there."""
+    """Pages that do not exist."""
     wanted = [book / "index.html", book / "book" / "index.html", book / "search.html"]
     for run in runs:
         chapter = book / "book" / "runs" / run
@@ -24,27 +24,26 @@ def missing(book: Path, runs: list[str]) -> list[str]:
 
 
 def errors(book: Path) -> list[str]:
-    """Pages that show a traceback or what went to standard error."""
-    found = ((page, re.search(r"class=\"output (traceback|stderr)", page.read_text("utf-8"))) for page in pages(book))
-    return [f"error output in {page}: {match[0]}" for page, match in found if match]
+    """Pages that show a traceback or standard error."""
+    matches = ((page, re.search(r"class=\"output (traceback|stderr)", page.read_text("utf-8"))) for page in pages(book))
+    return [f"error output in {page}: {match[0]}" for page, match in matches if match]
 
 
 def dangling(book: Path) -> list[str]:
     """Links to files or anchors of the book that do not exist."""
-    found = []
+    problems = []
     for page in pages(book):
-        links, _ = _read(page)
-        for link in links:
+        for link in _read(page)[0]:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
-                found.append(f"{page}: {link} leads to no file")
+                problems.append(f"{page}: the file of the link {link} does not exist")
             elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in _read(target)[1]:
-                found.append(f"{page}: {link} leads to no such place")
-    return found
+                problems.append(f"{page}: the anchor of the link {link} does not exist")
+    return problems
 
 
 def pages(book: Path) -> list[Path]:
@@ -54,20 +53,19 @@ def pages(book: Path) -> list[Path]:
 
 @cache
 def _read(page: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """The addresses on a page, and the places on it that a link can lead to."""
+    """The addresses on a page, and its anchors."""
     tree = html.document_fromstring(page.read_bytes())
     links = {element.get(name) for name in ADDRESSES for element in tree.iter() if isinstance(element.tag, str)}
     return frozenset(filter(None, links)), frozenset([*tree.xpath("//@id"), *tree.xpath("//a/@name"), "", "top"])
 
 
 def main() -> int:
-    """Prints what is wrong."""
+    """Prints the problems; the exit status is 1 if there are any."""
     book, runs = root() / "_build" / "html", [report.name for report in reports()[0]]
-    problems = ([] if runs else ["no run is complete, so the book shows none"]) + missing(book, runs)
+    problems = ([] if runs else ["the book shows no run, because no run is complete"]) + missing(book, runs)
     problems += errors(book) + dangling(book)
     print(
-        "\n".join(problems)
-        or f"the book is whole: {len(pages(book))} pages of {len(runs)} run(s), every link leads somewhere"
+        "\n".join(problems) or f"the book is complete: {len(pages(book))} pages, {len(runs)} run(s), no dangling link"
     )
     return bool(problems)
 

@@ -2,8 +2,8 @@
 
     make pictures EXPERIMENT='archive-titles -p harvest.path=FILE'
 
-The experiment is run in a terminal of 110 columns, and what it shows half way through its training is drawn. Then the
-book is built, with that run as its newest, and photographed. Needs playwright and Chromium.
+The experiment is run in a terminal of 110 columns, whose content half way through training becomes the first picture.
+Then the book is built, with that run as its newest, for the second one. Needs playwright and Chromium.
 """
 
 import io
@@ -24,7 +24,7 @@ from titlesmith.cli import commands
 from titlesmith.runs import replacing, root
 
 WIDTH = 110
-LARGEST = 300_000  # bytes of a picture
+MAX_BYTES = 300_000  # of a picture
 
 
 def main(arguments: list[str]) -> None:
@@ -32,14 +32,14 @@ def main(arguments: list[str]) -> None:
     screen = train(arguments)
     console = Console(record=True, width=WIDTH, file=io.StringIO())
     console.print(Text.from_ansi(screen))
-    drawn = console.export_svg(title=f"titlesmith run {' '.join(arguments)}")
-    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # fonts from elsewhere
+    svg = console.export_svg(title=f"titlesmith run {' '.join(arguments)}")
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # fonts from the internet
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
         )
         tab = browser.new_page(viewport={"width": 1100, "height": 900})
-        tab.set_content(f"<body style='margin: 0'>{drawn}</body>")
+        tab.set_content(f"<body style='margin: 0'>{svg}</body>")
         photograph(tab.locator("svg"), "terminal")
         tab = browser.new_page(viewport={"width": 1300, "height": 1150})
         tab.goto((build(commands()).page.parent / "book" / "index.html").as_uri())
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 
 def train(arguments: list[str]) -> str:
-    """Runs an experiment to its end in a terminal; returns what that showed when training was half done."""
+    """Runs an experiment in a terminal; returns the terminal's content when training was half done."""
     command = [sys.executable, "-m", "titlesmith", "run", *arguments]
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (40, WIDTH))
@@ -71,18 +71,18 @@ def train(arguments: list[str]) -> str:
 
 
 def screen(shown: bytes) -> str:
-    """What stands on the terminal: a carriage return writes over its line."""
+    """The content of the terminal: a carriage return overwrites its line."""
     lines = shown.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
     lines = [next(filter(None, reversed(line.split("\r"))), "") for line in lines]
     return "\n".join(lines)
 
 
 def photograph(what, name: str) -> None:
-    """Writes a picture, smaller than `LARGEST`."""
+    """Writes a picture of at most `MAX_BYTES`."""
     with replacing(root() / "book" / "_static" / f"{name}.png") as path:
         path.write_bytes(what.screenshot(type="png"))
-        if path.stat().st_size > LARGEST:
-            raise SystemExit(f"{name}.png has {path.stat().st_size:,} bytes, more than {LARGEST:,}")
+        if path.stat().st_size > MAX_BYTES:
+            raise SystemExit(f"{name}.png has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
     print(f"book/_static/{name}.png")
 
 

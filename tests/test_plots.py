@@ -67,7 +67,7 @@ def evaluation(metrics, words=(), held_out=()):
         plots.novelty(evaluation({"human": {}})),
     ],
 )
-def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_path):
+def test_figures_have_titles_and_labels_with_units(figure, tmp_path):
     assert figure.get_suptitle()
     for axis in figure.axes:
         assert axis.get_ylabel() or axis.get_xlabel()
@@ -75,7 +75,7 @@ def test_figures_have_titles_and_labels_with_units_and_can_be_drawn(figure, tmp_
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
-def test_the_floor_is_drawn_only_where_there_is_one():
+def test_the_floor_is_shown_only_if_it_is_set():
     def lines(floor):
         return [line.get_label() for line in plots.loss(history(floor)).axes[0].get_lines()]
 
@@ -96,6 +96,6 @@ def test_labels_are_text_and_not_mathematics(tmp_path):
     assert r"\def" in (tmp_path / "a.svg").read_text()
 
 
-def test_lengths_of_a_sample_say_of_how_many():
+def test_lengths_of_a_sample_name_the_number_of_documents():
     built = Built(Lengths([3, 3, 3], [5, 6, 90], 2_250_000), "")
     assert "3 of 2,250,000 training documents" in plots.lengths(built).get_suptitle()

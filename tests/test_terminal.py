@@ -22,26 +22,26 @@ def generate(monkeypatch, *arguments) -> int:
     return ended.value.code
 
 
-def test_json_is_a_line_a_text_and_nothing_else(finished, monkeypatch, capsys):
-    asked = ["small", "--prefix", "Neur", "--prefix", "", "-n", "2", "--max-tokens", "8", "--json", "--seed", "3"]
-    assert generate(monkeypatch, *asked) == 0
-    said = capsys.readouterr()
-    rows = [json.loads(line) for line in said.out.splitlines()]
+def test_json_is_one_line_per_text(finished, monkeypatch, capsys):
+    arguments = ["small", "--prefix", "Neur", "--prefix", "", "-n", "2", "--max-tokens", "8", "--json", "--seed", "3"]
+    assert generate(monkeypatch, *arguments) == 0
+    output = capsys.readouterr()
+    rows = [json.loads(line) for line in output.out.splitlines()]
     assert [row["prefix"] for row in rows] == ["Neur", "Neur", "", ""]
     assert all(row["text"].startswith(row["prefix"]) and list(row) == list(finished.texts[0]) for row in rows)
-    assert "Neur: none of" in said.err
-    assert generate(monkeypatch, *asked) == 0
-    assert capsys.readouterr().out == said.out, "the same seed"
+    assert "Neur: none of" in output.err
+    assert generate(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out == output.out, "the same seed"
 
 
-def test_people_see_groups_and_marks(finished, monkeypatch, capsys):
+def test_texts_are_printed_in_groups_with_marks(finished, monkeypatch, capsys):
     assert generate(monkeypatch, "small", "--prefix", "a\tb", "-n", "1", "--max-tokens", "1", "--top-k", "1") == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("\na b\n  a b") and said.out.endswith("  [unfinished]\n")
-    assert "'a\\tb' is continued as 'a b'" in said.err and "\na b: " in said.err
+    output = capsys.readouterr()
+    assert output.out.startswith("\na b\n  a b") and output.out.endswith("  [unfinished]\n")
+    assert "'a\\tb' is continued as 'a b'" in output.err and "\na b: " in output.err
 
 
-def test_beams_end_with_a_text_each_where_no_count_is_given(finished, monkeypatch, capsys):
+def test_the_default_count_of_a_beam_search_is_the_number_of_beams(finished, monkeypatch, capsys):
     assert generate(monkeypatch, "small", "--prefix", "Neur", "--beams", "3", "--max-tokens", "8", "--json") == 0
     assert len(rows(capsys)) == 3
 
@@ -49,11 +49,11 @@ def test_beams_end_with_a_text_each_where_no_count_is_given(finished, monkeypatc
 def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
     assert generate(monkeypatch, "small", "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows == finished.texts, "what notebook 04 drew"
+    assert rows == finished.texts, "the texts of notebook 04"
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    ("arguments", "message"),
     [
         (["none"], "there is no run none; there are small"),
         (["small", "--temperature", "0"], "--temperature: 0.0 is out of range"),
@@ -73,13 +73,13 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
         (["small", "--prefix", "bad\udcff"], r"'bad\xff' is not valid UTF-8"),
     ],
 )
-def test_what_is_wrong_is_refused_in_a_sentence(finished, monkeypatch, capsys, arguments, said):
+def test_a_mistake_is_an_error_with_its_option(finished, monkeypatch, capsys, arguments, message):
     assert generate(monkeypatch, *arguments) == 2
-    found = capsys.readouterr()
-    assert said in found.err and not found.out
+    output = capsys.readouterr()
+    assert message in output.err and not output.out
 
 
-def test_an_unknown_option_is_refused(finished, monkeypatch, capsys):
+def test_an_unknown_option_is_an_error(finished, monkeypatch, capsys):
     assert generate(monkeypatch, "small", "--temprature", "1") == 2
 
 
@@ -95,13 +95,13 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
     assert f"<{'|'.join(kinds)}>" in shown
 
 
-def test_fields_are_those_of_the_template():
+def test_fields_must_be_those_of_the_template():
     terminal.check_fields(template("title-to-abstract"), {"title": "x"}, "r")
-    for fields, said in [
+    for fields, message in [
         ({"abstract": "x"}, "from title: abstract is not part of the prompt; title is missing: --title TEXT"),
         ({"title": "x", "year": "2024"}, "year is not part of the prompt"),
     ]:
-        with pytest.raises(RequestError, match=said):
+        with pytest.raises(RequestError, match=message):
             terminal.check_fields(template("title-to-abstract"), fields, "r")
     with pytest.raises(RequestError, match="category is missing: --field category=TEXT"):
         terminal.check_fields(template("category-title-to-abstract"), {"title": "x"}, "r")
@@ -117,7 +117,7 @@ def test_an_abstract_comes_from_a_file_or_from_standard_input(tmp_path, monkeypa
         terminal.read(str(tmp_path / "a.txt"))
 
 
-ASKED = ["-n", "2", "--max-tokens", "8", "--json"]
+SHORT = ["-n", "2", "--max-tokens", "8", "--json"]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def llama(project, monkeypatch):
     return project
 
 
-def in_the_old_form(folder) -> None:
+def save_in_the_old_format(folder) -> None:
     """Rewrites an adapter as peft of 2023 saved those of alpaca-lora."""
     weights = folder / "adapter_model.safetensors"
     torch.save(load_file(weights), folder / "adapter_model.bin")
@@ -146,45 +146,45 @@ def rows(capsys) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_an_adapter_that_others_trained_writes_titles_in_either_form(llama, monkeypatch, capsys):
-    asked = ["--adapter", "adapter", "--abstract", "a.txt", *ASKED]
-    assert generate(monkeypatch, *asked) == 0
-    found = rows(capsys)
+def test_an_adapter_trained_elsewhere_generates_titles_in_either_file_format(llama, monkeypatch, capsys):
+    arguments = ["--adapter", "adapter", "--abstract", "a.txt", *SHORT]
+    assert generate(monkeypatch, *arguments) == 0
+    first = rows(capsys)
     prompt = template("alpaca").prompt.format(abstract="We study speech.")
-    assert [row["prompt"] for row in found] == [prompt, prompt]
-    assert found[0]["nearest_id"] is found[0]["nearest_similarity"] is None, "no training text is known"
-    in_the_old_form(llama / "adapter")
-    assert generate(monkeypatch, *asked) == 0
-    assert rows(capsys) == found
+    assert [row["prompt"] for row in first] == [prompt, prompt]
+    assert first[0]["nearest_id"] is first[0]["nearest_similarity"] is None, "no training text is known"
+    save_in_the_old_format(llama / "adapter")
+    assert generate(monkeypatch, *arguments) == 0
+    assert rows(capsys) == first
 
 
-def test_an_adapter_draws_what_its_matrices_say(llama, monkeypatch, capsys):
-    asked = ["--adapter", "adapter", "--abstract", "a.txt", "--prefix", "Echo", *ASKED]
-    asked += ["--template", "abstract-to-title"]
-    assert generate(monkeypatch, *asked) == 0
-    found = rows(capsys)
-    assert all(row["text"].startswith("Echo") and row["prompt"].endswith("Title:") for row in found)
+def test_the_texts_depend_on_the_matrices_of_the_adapter(llama, monkeypatch, capsys):
+    arguments = ["--adapter", "adapter", "--abstract", "a.txt", "--prefix", "Echo", *SHORT]
+    arguments += ["--template", "abstract-to-title"]
+    assert generate(monkeypatch, *arguments) == 0
+    first = rows(capsys)
+    assert all(row["text"].startswith("Echo") and row["prompt"].endswith("Title:") for row in first)
     file = llama / "adapter" / "adapter_model.safetensors"
     save_file({name: -3 * weight for name, weight in load_file(file).items()}, file)
-    assert generate(monkeypatch, *asked) == 0
-    assert rows(capsys) != found
+    assert generate(monkeypatch, *arguments) == 0
+    assert rows(capsys) != first
 
 
 def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, capsys):
     run = quick("titles", "hf:llama", lora_rank=2)
     capsys.readouterr()
-    asked = ["titles", "--prefix", "Neural", "--seed", "5", *ASKED]
-    assert generate(monkeypatch, *asked) == 0
+    arguments = ["titles", "--prefix", "Neural", "--seed", "5", *SHORT]
+    assert generate(monkeypatch, *arguments) == 0
     own = rows(capsys)
-    assert generate(monkeypatch, *asked, "--adapter", str(run / "model")) == 0
+    assert generate(monkeypatch, *arguments, "--adapter", str(run / "model")) == 0
     assert rows(capsys) == own, "its own adapter"
-    assert generate(monkeypatch, *asked, "--adapter", "adapter") == 0
+    assert generate(monkeypatch, *arguments, "--adapter", "adapter") == 0
     other = rows(capsys)
     assert other != own and all(row["nearest"] for row in other)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "name a run, or an adapter with --adapter FOLDER"),
         (["--template", "alpaca"], "--template needs an adapter"),
@@ -206,17 +206,17 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "adapter", "--beams", "2", "-n", "3"], "3 texts of 2 beams"),
     ],
 )
-def test_an_adapter_that_cannot_write_is_refused_in_a_sentence(llama, monkeypatch, capsys, arguments, said):
+def test_an_unusable_adapter_is_an_error_with_a_remedy(llama, monkeypatch, capsys, arguments, message):
     if {"hf:narrow", "hf:short"} & set(arguments):
         made(llama, "llama", "sentencepiece", "narrow", hidden_size=16)
         made(llama, "llama", "sentencepiece", "short", num_hidden_layers=1)
-    abstract = [] if "abstract is missing" in said else ["--abstract", "a.txt"]
-    assert generate(monkeypatch, *arguments, *abstract) == (1 if "hub cannot be reached" in said else 2)
-    found = capsys.readouterr()
-    assert said in found.err and not found.out
+    abstract = [] if "abstract is missing" in message else ["--abstract", "a.txt"]
+    assert generate(monkeypatch, *arguments, *abstract) == (1 if "hub cannot be reached" in message else 2)
+    output = capsys.readouterr()
+    assert message in output.err and not output.out
 
 
-def test_nothing_in_an_adapter_is_run(llama, monkeypatch, capsys):
+def test_nothing_in_an_adapter_is_executed(llama, monkeypatch, capsys):
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(llama / "owned"),)
@@ -248,7 +248,7 @@ def test_output_fits_into_any_encoding_and_json_stays_json(monkeypatch, encoding
     assert "no run is named" in err.getvalue().decode(encoding)
 
 
-def test_prefixes_are_taken_as_typed(finished, monkeypatch, capsys):
+def test_prefixes_are_kept_as_typed(finished, monkeypatch, capsys):
     typed = ["On", "2020", "12:30", "What is AI?", "Deep: a study", "#1 x", "Deep ", "null", "[x", "- a", '"q"', "a, b"]
     options = [word for prefix in typed for word in ("--prefix", prefix)]
     assert generate(monkeypatch, "small", *options, "-n", "1", "--max-tokens", "2", "--json") == 0

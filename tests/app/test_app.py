@@ -76,13 +76,13 @@ def addresses(services):
 
 @pytest.fixture(scope="module")
 def chromium():
-    with browser.chromium() as found:
-        yield found
+    with browser.chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
 def tab(chromium):
-    """A tab that knows which addresses it asked, and whether a script of ours ran that should not."""
+    """A tab that records the requested addresses, and whether a hostile text ran as a script."""
     context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     tab = context.new_page()
     tab.requested, tab.alerts = [], []
@@ -94,7 +94,7 @@ def tab(chromium):
 
 
 def ask(address: str, name: str, **body) -> tuple[str, dict]:
-    """What the HTTP API answers, as its description says to ask it: the event and its data."""
+    """The answer of the HTTP API, requested as its description says: the event and its data."""
     call = f"{address}/gradio_api/call"
     number = requests.post(f"{call}/v2/{name}", json=body, timeout=60).json()["event_id"]
     answer = requests.get(f"{call}/{name}/{number}", timeout=60)
@@ -104,7 +104,7 @@ def ask(address: str, name: str, **body) -> tuple[str, dict]:
     return event, data[0] if isinstance(data, list) else data
 
 
-def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_machine(addresses, tab):
+def test_a_typed_abstract_gets_titles_and_nothing_leaves_this_machine(addresses, tab):
     tab.goto(addresses["abstracts"])
     assert "made up" in tab.get_by_role("note").inner_text()
     tab.get_by_role("tab", name="A title for my abstract").first.wait_for()
@@ -124,7 +124,7 @@ def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "message"),
     [
         ("", "abstract is empty"),
         (" \n\t ", "abstract is empty"),
@@ -133,16 +133,16 @@ def test_titles_are_read_for_an_abstract_that_was_typed_and_nothing_leaves_this_
     ],
     ids=["empty", "space", "100,000 characters", "beyond the context"],
 )
-def test_what_cannot_be_read_is_refused_beside_its_box(addresses, tab, text, why):
+def test_an_invalid_text_is_an_error_next_to_its_field(addresses, tab, text, message):
     tab.goto(addresses["abstracts"])
     tab.get_by_label("Your abstract").fill(text)
     tab.get_by_role("button", name="Write titles").click()
-    tab.get_by_text(why).first.wait_for(timeout=10_000)
+    tab.get_by_text(message).first.wait_for(timeout=10_000)
     assert tab.locator(".results li").count() == 0
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script><img src=x onerror=alert(2)> $x^2$ &amp;", "🎵🎶"])
-def test_html_and_emoji_are_text_like_any_other(addresses, tab, text):
+def test_html_and_emoji_are_shown_literally(addresses, tab, text):
     tab.goto(addresses["titles"])  # its training titles are hostile too
     tab.get_by_label("How the titles begin").fill(text)
     tab.get_by_role("button", name="Write titles").click()
@@ -152,14 +152,14 @@ def test_html_and_emoji_are_text_like_any_other(addresses, tab, text):
     assert tab.locator(".results script, .results img").count() == 0
 
 
-def test_an_example_fills_the_box(addresses, services, tab):
+def test_an_example_fills_the_field(addresses, services, tab):
     tab.goto(addresses["abstracts"])
     (given,), title = services["abstracts"].examples[0]
     tab.get_by_role("button", name=title[:40]).click()
     tab.wait_for_function("text => document.querySelector('textarea').value === text", arg=given)
 
 
-def test_a_tab_shows_nothing_that_another_was_given(addresses, chromium):
+def test_a_tab_shows_nothing_of_another(addresses, chromium):
     with chromium.new_context() as one, chromium.new_context() as other:
         first, second = one.new_page(), other.new_page()
         second.goto(addresses["titles"])
@@ -174,12 +174,12 @@ def test_a_tab_shows_nothing_that_another_was_given(addresses, chromium):
     assert "secret" not in requests.get(f"{addresses['titles']}/config", timeout=9).text
 
 
-def test_whoever_waits_is_told_the_place_in_the_line(addresses, services, tab, monkeypatch):
+def test_a_waiting_request_shows_its_position_in_the_queue(addresses, services, tab, monkeypatch):
     service, may_go = services["titles"], threading.Event()
     write = service.write
     monkeypatch.setattr(service, "write", lambda *args, **named: (may_go.wait(60), write(*args, **named))[1])
     with ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(ask, addresses["titles"], "titles_from_a_beginning", count=1) for _ in range(3)]
+        requests_ = [pool.submit(ask, addresses["titles"], "titles_from_a_beginning", count=1) for _ in range(3)]
         time.sleep(1)
         tab.goto(addresses["titles"])
         tab.get_by_role("button", name="Write titles").click()
@@ -188,10 +188,10 @@ def test_whoever_waits_is_told_the_place_in_the_line(addresses, services, tab, m
         finally:
             may_go.set()
         tab.locator(".results li").first.wait_for()
-        assert all(request.result()[0] == "complete" for request in asked)
+        assert all(request.result()[0] == "complete" for request in requests_)
 
 
-def test_ten_programs_at_once_get_what_each_asked_for(addresses):
+def test_ten_parallel_requests_get_their_own_answers(addresses):
     beginnings = [f"Study {i}" for i in range(10)]
     with ThreadPoolExecutor(10) as pool:
         answers = list(
@@ -204,12 +204,12 @@ def test_ten_programs_at_once_get_what_each_asked_for(addresses):
         assert all(row["text"].startswith(begin) for row in answer["texts"])
 
 
-def test_the_same_seed_writes_the_same_again(addresses):
-    asked = {"abstract": ABSTRACT, "count": 3, "temperature": 1.0}
-    _, first = ask(addresses["abstracts"], "a_title_for_abstract", **asked)
-    _, again = ask(addresses["abstracts"], "a_title_for_abstract", seed=first["seed"], **asked)
+def test_the_same_seed_generates_the_same_texts(addresses):
+    body = {"abstract": ABSTRACT, "count": 3, "temperature": 1.0}
+    _, first = ask(addresses["abstracts"], "a_title_for_abstract", **body)
+    _, again = ask(addresses["abstracts"], "a_title_for_abstract", seed=first["seed"], **body)
     assert again == first and first["made_up"] is True
-    _, other = ask(addresses["abstracts"], "a_title_for_abstract", **asked)
+    _, other = ask(addresses["abstracts"], "a_title_for_abstract", **body)
     assert other["seed"] != first["seed"]
 
 
@@ -227,7 +227,7 @@ def test_the_same_seed_writes_the_same_again(addresses):
     ],
     ids=str,
 )
-def test_programs_are_told_what_was_wrong(addresses, wrong, named):
+def test_programs_get_the_error_message(addresses, wrong, named):
     event, data = ask(addresses["titles"], "titles_from_a_beginning", **wrong)
     assert event == "error" and named in data["error"]
 
@@ -247,7 +247,7 @@ def test_the_page_describes_its_endpoint_and_the_description_works(addresses, ta
     assert printed.stdout.splitlines()[-1] == "3", printed.stderr
 
 
-def test_a_search_with_beams_gives_no_more_texts_than_it_has_beams(services):
+def test_a_beam_search_returns_at_most_one_text_per_beam(services):
     assert len(services["titles"].write({}, "Neural", beams=2, count=10)["texts"]) == 2
 
 
@@ -257,7 +257,7 @@ def test_controls_have_the_bounds_of_the_notebook_and_the_defaults_of_the_run(se
         for name, control in service.controls.items():
             outer, own = parameters[name].constraint, control.constraint
             assert outer.low <= own.low <= control.default <= own.high <= outer.high
-    assert services["titles"].controls["max_tokens"].default == 24, "what the run's texts were made with"
+    assert services["titles"].controls["max_tokens"].default == 24, "the run's setting"
 
 
 def test_a_copy_is_marked_and_every_text_is_escaped():
@@ -267,14 +267,14 @@ def test_a_copy_is_marked_and_every_text_is_escaped():
     assert "<script" not in html and "<b>" not in html and html.count("&lt;script&gt;") == 8
 
 
-def test_a_copy_is_known_whatever_its_case(services):
+def test_a_copy_is_recognized_in_any_case(services):
     service = services["titles"]
     text = service.corpus.table("train")["completion"][0]
     row = {"text": text.upper(), "prefix": "", "prompt": "", "paper": None, "nearest_similarity": 1.0}
     assert service._row(row) == {"text": text.upper(), "nearest_similarity": 1.0, "copy": "copy"}
 
 
-def test_a_port_that_is_taken_is_refused_with_a_remedy():
+def test_a_port_in_use_is_an_error_with_a_remedy():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RequestError, match=rf"port {port} .* is in use.*--port {port + 1}"):

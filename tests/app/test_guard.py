@@ -1,4 +1,4 @@
-"""What the page refuses: real requests to the page as it is served."""
+"""The guard: real requests to the served page."""
 
 import json
 import socket
@@ -41,7 +41,7 @@ def raw(address: str, request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("value", [FILE, [FILE], {"a": FILE}, ["x"]], ids=["file", "list", "nested", "text in a list"])
-def test_a_text_field_takes_text_alone(address, value):
+def test_a_text_field_accepts_only_text(address, value):
     joined = {"data": [value, *[None] * 8], "fn_index": 2, "session_hash": "abc", "event_data": None}
     for path, body in [
         ("queue/join", joined),
@@ -99,7 +99,7 @@ def test_a_body_over_the_limit_is_refused(address, path):
         assert requests.post(f"{address}/{path}", data=chunks, timeout=30).status_code == 413
 
 
-def test_lengths_that_lie_and_compressed_bodies_are_refused(address):
+def test_wrong_lengths_and_compressed_bodies_are_refused(address):
     host = address.removeprefix("http://")
     head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {host}\r\n".encode()
     assert b" 400 " in raw(address, head + b"Content-Length: -5\r\n\r\n").splitlines()[0]
@@ -135,7 +135,7 @@ def test_empty_and_unknown_requests_are_the_clients_fault(address, path, body, s
 
 
 @pytest.mark.parametrize("value", [1e400, -1, 2**70, "x", True], ids=str)
-def test_numbers_out_of_range_are_told(address, value):
+def test_numbers_out_of_range_are_errors(address, value):
     body = json.dumps({"count": value})
     answer = requests.post(f"{address}/gradio_api/call/v2/{NAME}", data=body, timeout=30)
     if answer.ok:
@@ -156,7 +156,7 @@ def test_abandoned_requests_free_their_places(services, monkeypatch):
 
     monkeypatch.setattr(service, "write", slowly)
     with serving(service) as address:
-        for _ in range(99):  # each is never asked for its result
+        for _ in range(99):  # their results are never requested
             requests.post(f"{address}/gradio_api/call/v2/{NAME}", json={"count": 1}, timeout=30)
         time.sleep(1.5)
         began = time.monotonic()

@@ -71,7 +71,7 @@ def html(project):
 
 @pytest.fixture(scope="module")
 def check():
-    """The checks that a change must pass before it lands."""
+    """The checks of the built book in CI."""
     spec = importlib.util.spec_from_file_location("check_book", ROOT / ".ci" / "check_book.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -82,7 +82,7 @@ def text(html, page: str) -> str:
     return (html / page).read_text("utf-8")
 
 
-def test_every_chapter_is_there_and_unfinished_runs_are_not(html):
+def test_finished_runs_have_every_chapter_and_unfinished_runs_have_none(html):
     for stage in STAGES:
         assert (html / "book" / "runs" / "small" / f"{notebook(stage).stem}.html").is_file()
     home = text(html, "book/index.html")
@@ -91,7 +91,7 @@ def test_every_chapter_is_there_and_unfinished_runs_are_not(html):
     assert "unfinished" not in home
 
 
-def test_links_and_anchors_lead_somewhere_and_a_wrong_one_is_found(html, check):
+def test_links_and_anchors_exist_and_dangling_ones_are_reported(html, check):
     assert check.missing(html, ["small", "rates-0"]) == check.errors(html) == check.dangling(html) == []
     assert check.missing(html, ["cut"])
     (html / "wrong.html").write_text('<a href="book/index.html#nowhere">a</a><img src="none.png">')
@@ -109,7 +109,7 @@ def test_titles_are_text_on_every_page(html):
         assert "mathjax_ignore" in shown
 
 
-def test_nothing_is_fetched_from_elsewhere(html):
+def test_no_page_loads_anything_from_the_internet(html):
     for page in html.rglob("*.html"):
         content = page.read_text("utf-8")
         fetched = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?://[^\"]*)", content)
@@ -118,7 +118,7 @@ def test_nothing_is_fetched_from_elsewhere(html):
     assert "mathjax/tex-svg.js" in text(html, "book/method.html")
 
 
-def test_parameters_and_imports_are_collapsed_and_progress_is_left_out(html):
+def test_parameters_and_imports_are_collapsed_and_progress_is_omitted(html):
     page = text(html, "book/runs/small/03_finetune.html")
     for words in ("Show the parameters and their defaults", "Show the parameters of this run", "Show the imports"):
         assert words in page
@@ -153,12 +153,14 @@ def test_the_surprise_of_a_text_is_its_loss(finished):
     from titlesmith.book.lessons import measure
     from titlesmith.corpus import Corpus
 
-    found, corpus = measure(Report(finished.path)), Corpus(finished)
+    measured, corpus = measure(Report(finished.path)), Corpus(finished)
     some = corpus.documents("test")
-    (same,) = [ids for ids in some if [corpus.tokenizer.decode([i]) for i in ids.tolist()][:24] == found["tokens"]][:1]
-    asked = len(found["nats"])  # the page shows so many tokens of a long text
-    ids, learned = np.array([[corpus.tokenizer.eos_id, *same]]), (np.arange(len(same)) < asked)[None].astype(np.float32)
-    assert sum(found["nats"]) == pytest.approx(engines.load_engine(finished).losses(ids, learned)[0], rel=0.05)
+    (same,) = [ids for ids in some if [corpus.tokenizer.decode([i]) for i in ids.tolist()][:24] == measured["tokens"]][
+        :1
+    ]
+    shown = len(measured["nats"])  # the page shows so many tokens of a long text
+    ids, learned = np.array([[corpus.tokenizer.eos_id, *same]]), (np.arange(len(same)) < shown)[None].astype(np.float32)
+    assert sum(measured["nats"]) == pytest.approx(engines.load_engine(finished).losses(ids, learned)[0], rel=0.05)
 
 
 def test_the_reference_has_every_parameter_and_command(html):
@@ -174,20 +176,20 @@ def test_the_reference_has_every_parameter_and_command(html):
     assert "--publish DIR|gh-pages" in page
 
 
-def test_the_page_of_a_sweep_shows_theirs_as_theirs(html):
+def test_the_page_of_a_sweep_labels_published_results(html):
     page = text(html, "book/sweeps/rates.html")
     assert "published: Liu and Zheng" in page and "17.61" in page
     assert 'href="../runs/rates-1/index.html"' in page
 
 
-def test_a_second_build_reads_nothing_anew(project, html, monkeypatch):
+def test_a_second_build_reads_no_page_again(project, html, monkeypatch):
     monkeypatch.setenv("TITLESMITH_ROOT", str(project))
     build()
     log = (project / "_build" / "book.log").read_text("utf-8")
     assert "0 added, 0 changed, 0 removed" in log
 
 
-def test_the_packed_book_is_whole(project, html, monkeypatch):
+def test_the_packed_book_is_complete(project, html, monkeypatch):
     monkeypatch.setenv("TITLESMITH_ROOT", str(project))
     path = pack(building.Book(html / "index.html", [], {}))
     with zipfile.ZipFile(path) as archive:
@@ -206,7 +208,7 @@ def test_a_page_of_a_run_shows_text_as_text_and_labels_made_up_papers(finished, 
         assert "\n# [a]" not in shown
 
 
-def test_a_page_with_a_fault_fails_the_build_and_says_where(project, html, monkeypatch):
+def test_a_page_with_an_error_fails_the_build_with_its_name(project, html, monkeypatch):
     monkeypatch.setenv("TITLESMITH_ROOT", str(project))
     page = project / "book" / "gpu.md"
     good = page.read_text("utf-8")
@@ -217,10 +219,10 @@ def test_a_page_with_a_fault_fails_the_build_and_says_where(project, html, monke
     page.write_text(good, "utf-8")
     shutil.rmtree(project / "runs" / "rates-1")
     build()
-    assert not list(html.rglob("rates-1*")), "what is no longer in the book goes"
+    assert not list(html.rglob("rates-1*")), "files of removed runs are deleted"
 
 
-def test_two_builds_at_once_are_refused(project, monkeypatch):
+def test_only_one_build_runs_at_a_time(project, monkeypatch):
     from filelock import FileLock
 
     monkeypatch.setenv("TITLESMITH_ROOT", str(project))
@@ -229,7 +231,7 @@ def test_two_builds_at_once_are_refused(project, monkeypatch):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(html, theme):
+def test_axe_reports_no_serious_problem(html, theme):
     script = axe()
     with chromium() as browser:
         page = browser.new_page(color_scheme=theme)

@@ -45,7 +45,7 @@ def test_parameters_that_differ_measurements_and_texts_are_compared(two):
     assert not comparison.remark
 
 
-def test_perplexities_of_other_vocabularies_do_not_compare(two):
+def test_perplexities_of_different_vocabularies_are_not_compared(two):
     vocabulary = Run("other") / "corpus" / "vocab.bpe"
     vocabulary.write_text(vocabulary.read_text("utf-8") + "a b\n", "utf-8")
     outputs = Run("other").record("corpus")["outputs"] | {"corpus/vocab.bpe": digest(vocabulary)}
@@ -57,7 +57,7 @@ def test_perplexities_of_other_vocabularies_do_not_compare(two):
     assert "best" not in str(row(comparison.tables["Measurements"], "perplexity, test"))
 
 
-def test_a_page_and_the_terminal_show_text_as_text(two):
+def test_the_page_and_the_terminal_show_texts_literally(two):
     comparison = compare(open_reports(["small", "other"]))
     page = html.document_fromstring(comparison.html())
     assert not page.xpath("//script") and page.xpath("//table") and page.get("lang") == "en"
@@ -66,7 +66,7 @@ def test_a_page_and_the_terminal_show_text_as_text(two):
     assert "finetune.learning_rate" in out.getvalue() and "1.500 (best)" in out.getvalue()
 
 
-def test_one_run_and_unknown_runs_are_refused(two):
+def test_one_run_and_unknown_runs_are_errors(two):
     with pytest.raises(RequestError, match="two runs"):
         open_reports(["small", "small"])
     with pytest.raises(RequestError, match=r"no run smal; there are .*small"):

@@ -1,10 +1,10 @@
 from titlesmith.book import pages
 
 
-def test_runs_show_their_titles_for_the_three_abstracts_or_that_they_have_none():
+def test_runs_show_their_titles_for_the_three_abstracts_or_how_to_get_them():
     class Shown:
-        def __init__(self, name, found):
-            self.name, self.metrics = name, found
+        def __init__(self, name, metrics):
+            self.name, self.metrics = name, metrics
 
         def record(self, stage):
             return {"settings": {"template": "title" if self.name == "other" else "abstract-to-title"}}

@@ -76,7 +76,7 @@ def repository(project, tmp_path_factory, monkeypatch):
     return origin, build
 
 
-def test_a_branch_is_published_with_a_history_of_its_own_and_runs_stay(repository, project):
+def test_a_branch_is_published_with_a_separate_history_and_keeps_its_runs(repository, project):
     origin, build = repository
     publish("gh-pages")
     build.words = ["two"]
@@ -90,7 +90,7 @@ def test_a_branch_is_published_with_a_history_of_its_own_and_runs_stay(repositor
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
-def test_a_push_that_is_refused_says_so_and_leaves_all_as_it_was(repository, project):
+def test_a_rejected_push_is_an_error_and_changes_nothing(repository, project):
     origin, build = repository
     publish("gh-pages")
     before = git(origin, "rev-parse", "gh-pages")
@@ -104,7 +104,7 @@ def test_a_push_that_is_refused_says_so_and_leaves_all_as_it_was(repository, pro
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
-def test_what_is_no_place_for_a_book_is_refused_before_anything_is_built(project, monkeypatch):
+def test_an_invalid_target_is_an_error_before_anything_is_built(project, monkeypatch):
     monkeypatch.setattr(publishing, "build", lambda commands, published: pytest.fail("built"))
     with pytest.raises(RequestError, match="origin"):
         publish("gh-pages")

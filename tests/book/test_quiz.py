@@ -17,7 +17,7 @@ ROW = {"prefix": "", "finished": True, "nearest_id": "x", "nearest": "Near", "ne
 
 
 class Recorded:
-    """What the page reads of a run."""
+    """The part of a run that the page reads."""
 
     def __init__(self, rows, test=TEST, made_up=False, seed=1):
         self.texts, self.test, self.made_up, self.seed = rows, test, made_up, seed
@@ -52,7 +52,7 @@ def test_ten_and_ten_shuffled_by_the_seed():
     assert items == quiz.choose(Recorded(written(30))) != quiz.choose(Recorded(written(30), seed=2))
 
 
-def test_copies_faults_repeats_and_test_titles_are_left_out():
+def test_copies_faults_repeats_and_test_titles_are_omitted():
     bad = [
         ROW | {"text": "near", "nearest_similarity": 0.95},
         ROW | {"text": "unfinished", "finished": False},
@@ -72,11 +72,11 @@ def test_texts_without_a_prefix_come_first():
 
 
 @pytest.mark.parametrize("run", [Recorded([]), Recorded(written(9), test=[]), Recorded(written(3, finished=False))])
-def test_a_run_without_texts_for_it_says_so(run):
+def test_a_run_without_suitable_texts_has_a_page_that_says_so(run):
     assert "There is no quiz for this run" in quiz.page(run, quiz.choose(run))
 
 
-def test_made_up_papers_are_told_and_text_is_text():
+def test_made_up_papers_are_labelled_and_text_is_escaped():
     run = Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True)
     page = quiz.page(run, quiz.choose(run))
     assert "The papers of this run are made up" in page
@@ -88,8 +88,8 @@ def test_made_up_papers_are_told_and_text_is_text():
 
 @pytest.fixture(scope="module")
 def chromium():
-    with browser.chromium() as found:
-        yield found
+    with browser.chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_played_by_keyboard_alone(show):
 
 
 @pytest.mark.browser
-def test_without_a_script_it_is_a_list_with_folded_answers(show):
+def test_without_a_script_it_is_a_list_with_collapsed_answers(show):
     page = show(java_script_enabled=False)
     assert page.get_by_role("listitem").count() == 20
     answer = page.locator("details p").first

@@ -40,7 +40,7 @@ def test_a_report_needs_neither_papers_nor_weights(run):
 
 @pytest.mark.parametrize("name", [*FILES, "notebooks/03_finetune.ipynb"])
 @pytest.mark.parametrize("harm", ["missing", "cut", "empty"])
-def test_a_damaged_run_is_named_with_what_to_do(run, name, harm):
+def test_a_damaged_run_is_named_with_a_remedy(run, name, harm):
     path = run / name
     content = path.read_bytes()
     path.unlink()
@@ -50,20 +50,20 @@ def test_a_damaged_run_is_named_with_what_to_do(run, name, harm):
         Report(run)
     assert path.name in str(error.value)
     assert any(word in str(error.value) for word in ("titlesmith run", "Remove it", "Move"))
-    found, omitted = reports()
-    assert not found and list(omitted) == ["small"]
+    shown, omitted = reports()
+    assert not shown and list(omitted) == ["small"]
 
 
-def test_a_run_of_an_older_version_is_left_out_and_the_others_stay(run):
-    whole = run.parent / "whole"
-    shutil.copytree(run, whole)
+def test_a_run_of_an_older_version_is_omitted_and_the_others_stay(run):
+    complete = run.parent / "complete"
+    shutil.copytree(run, complete)
     metrics = json.loads((run / "metrics.json").read_text())
     del metrics["perplexity"]["test"]
     with pytest.raises(RunError, match="has no 'test'"):
         change(run, **metrics)
     (run.parent / "stray").mkdir()
-    found, omitted = reports()
-    assert [report.name for report in found] == ["whole"]
+    shown, omitted = reports()
+    assert [report.name for report in shown] == ["complete"]
     assert "has no 'test'" in omitted["small"] and "metrics.json" in omitted["small"]
     assert "is not a run" in omitted["stray"]
 
@@ -73,7 +73,7 @@ def test_newer_keys_may_be_missing(run):
     assert report.measurement("copy_rate") is None and report.measurement("perplexity.valid") is None
 
 
-def test_intervals_are_read_where_there_are_some(run):
+def test_intervals_are_read_if_they_exist(run):
     metrics = {"perplexity": dict.fromkeys(("train", "valid", "test"), 2.0), "rouge1": 0.5, "self_bleu": None}
     intervals = {"perplexity_interval": {"test": [1.5, 2.5], "train": None}, "intervals": {"rouge1": [0.4, 0.6]}}
     report = change(run, **metrics, **intervals)
@@ -86,16 +86,16 @@ def test_runs_that_only_a_published_book_has_are_read_from_there(run, tmp_path):
     report = Report(run)
     for name in ("small", "earlier"):
         report.copy_to(published / "runs" / name, run / "notebooks")
-    found, omitted = reports(published)
-    assert {r.name: r.path.parent.parent for r in found} == {"small": tmp_path, "earlier": published}
+    shown, omitted = reports(published)
+    assert {r.name: r.path.parent.parent for r in shown} == {"small": tmp_path, "earlier": published}
     assert not omitted
-    assert found[0].texts == found[1].texts and found[0].samples == found[1].samples != []
+    assert shown[0].texts == shown[1].texts and shown[0].samples == shown[1].samples != []
     (published / "runs" / "earlier" / "history.csv").unlink()
     assert list(reports(published)[1]) == ["earlier"]
 
 
 @pytest.mark.parametrize("name", ["../out", "", None])
-def test_a_sweep_with_a_name_that_is_none_is_no_sweep(run, name):
+def test_a_sweep_with_an_invalid_name_is_ignored(run, name):
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(info | {"sweep": {"name": name, "set": {}}}))
     assert Report(run).sweep == {}

@@ -27,13 +27,13 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_repeats_give_a_mean_and_its_range_and_one_run_its_own_interval():
+def test_repeats_have_a_mean_with_its_range_and_one_run_its_interval():
     assert str(Measurement.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
     assert str(Measurement.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
     assert str(Measurement.of([Fake(1, {}, None)], "perplexity.test")) == "-"
 
 
-def test_the_table_marks_the_best_and_shows_theirs_as_theirs(root):
+def test_the_table_marks_the_best_and_labels_published_results(root):
     runs = [
         Fake(i, {"finetune.learning_rate": rate, "finetune.batch_size": size}, 10 * size + repeat, repeat)
         for i, (rate, size, repeat) in enumerate((r, s, n) for r in (1e-4, 5e-5) for s in (1, 8) for n in (1, 2))
@@ -52,21 +52,21 @@ def test_the_table_marks_the_best_and_shows_theirs_as_theirs(root):
 
 def test_runs_of_sweeps_are_grouped(monkeypatch):
     runs = [Fake(1, {}, 2.0, sweep="b"), Fake(2, {}, 2.0, sweep=None), Fake(3, {}, 2.0, sweep="a")]
-    assert {name: [run.name for run in found] for name, found in grouped(runs).items()} == {
+    assert {name: [run.name for run in members] for name, members in grouped(runs).items()} == {
         "a": ["run-3"],
         "b": ["run-1"],
     }
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"reference": [1]}', "{}"])
-def test_a_sweep_file_that_cannot_be_read_gives_no_reference(root, content):
+def test_an_unreadable_sweep_file_has_no_reference(root, content):
     (root / "sweeps").mkdir()
     if content is not None:
         (root / "sweeps" / "s.json").write_text(content)
     assert references("s", [root]) == []
 
 
-def test_values_that_are_no_numbers_and_missing_figures_are_drawn(root):
+def test_values_that_are_not_numbers_and_missing_measurements_are_shown(root):
     runs = [Fake(1, {"corpus.template": "title"}, 9.0), Fake(2, {"corpus.template": "year-title"}, None)]
     assert "corpus.template" in page("s", runs, [])
     assert "No run measured" in sweeps.page("s", [Fake(1, {"model": "124M"}, None)], [])

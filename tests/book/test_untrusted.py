@@ -90,7 +90,7 @@ def test_hostile_runs_are_shown(book):
     assert not book.omitted
 
 
-def test_nothing_of_them_runs_or_reads_a_file(book):
+def test_nothing_in_them_is_executed_or_reads_a_file(book):
     hostname = open("/etc/hostname").read().strip()  # noqa: PTH123, SIM115
     for path, text in pages(book).items():
         tree = parser.document_fromstring(text)
@@ -125,7 +125,7 @@ def test_myst_escapes_every_ascii_punctuation_character():
     assert markup.myst(" a\n\n b ") == "a b"
 
 
-def test_the_projects_own_notebooks_stay_as_they_are(finished):
+def test_the_projects_own_notebooks_stay_unchanged(finished):
     for stage in STAGES:
         executed = json.loads(finished.executed(stage).read_text("utf-8"))
         own = json.loads(notebook(stage).read_text("utf-8"))

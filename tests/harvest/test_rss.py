@@ -5,10 +5,10 @@ import pytest
 from servers.base import Paper
 from servers.rss import Rss
 from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import SCHEMA, client, rss
+from titlesmith.harvest import SCHEMA, check, client, rss
 from titlesmith.harvest.faults import Faults
 
-SETTINGS = {"query": "", "categories": ["eess.AS", "cs.CL"]}
+SETTINGS = {"source": "rss", "since": "", "until": "", "query": "", "categories": ["eess.AS", "cs.CL"]}
 DAY = datetime(2024, 1, 5)
 PAPERS = [
     Paper("2401.01234", DAY, title="new approaches to\n  hearing"),
@@ -79,8 +79,8 @@ def test_a_day_without_announcements_says_when_there_are_some(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"), [({"categories": []}, "needs the categories"), ({"query": "ti:x"}, "take source arxiv")]
+    ("settings", "said"), [({"categories": []}, "needs the categories"), ({"query": "ti:x"}, "use source arxiv")]
 )
-def test_wrong_requests_are_refused_before_anything_is_asked(settings, said):
+def test_wrong_requests_are_refused_before_the_first_request(settings, said):
     with pytest.raises(RequestError, match=said):
-        rss.check(SETTINGS | settings)
+        check(SETTINGS | settings)

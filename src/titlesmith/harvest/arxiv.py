@@ -1,4 +1,4 @@
-"""Source ``arxiv``: arXiv's search API (https://info.arxiv.org/help/api/user-manual.html), month by month.
+"""Source ``arxiv``: arXiv's search API (https://info.arxiv.org/help/api/user-manual.html), in windows of dates.
 
 The service does not serve long lists reliably: some pages are empty or repeat earlier ones. So papers are requested in
 windows of submission dates, each window is compared with the service's own count, and complete windows are stored: an
@@ -6,7 +6,6 @@ interrupted harvest resumes with the next one.
 """
 
 import re
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import client, store
-from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import SCHEMA
 
@@ -26,11 +24,9 @@ SERVICE = "https://export.arxiv.org/api/query"
 ATOM = "{http://www.w3.org/2005/Atom}"
 TOTAL = "{http://a9.com/-/spec/opensearch/1.1/}totalResults"
 PAGE = 1000  # papers per request; the service allows 2,000, and longer pages are empty more often
-CAP = 10_000  # papers per window, which is split above that; the service refuses lists of more than 30,000
-MAX_TOTAL = 10**8  # papers; a larger count is a mistake, as arXiv has 3 million
-ATTEMPTS = 4  # at a window
-FIRST = 10  # papers from which the oldest day is taken, since one of them may have a wrong date
+CAP = 5000  # papers per window, which is halved above that; the service refuses lists of more than 30,000
 EARLIEST = datetime(1980, 1, 1)  # before the oldest paper: some are older than arXiv
+ALL_MINUTES = 1 << 26  # from EARLIEST until 2107, a power of two so that halves have the same bounds in each harvest
 MINUTE = timedelta(minutes=1)
 WINDOW = {**SCHEMA, "fault": pl.String}
 
@@ -41,14 +37,12 @@ def check(settings: dict) -> None:
         raise RequestError(
             "harvest: source arxiv needs harvest.categories or harvest.query; for all of arXiv use source snapshot"
         )
-    check_categories(settings["categories"])
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Yields papers by categories (any of them), dates of submission and free query, one window at a time.
 
-    Windows are months, halved as long as one holds more than `CAP` papers. If ``max_results`` is set, they are taken
-    from the newest backwards until it is reached.
+    The windows come in order, from the newest backwards if ``max_results`` is set, until it is reached.
 
     Parameters
     ----------
@@ -66,27 +60,20 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     RunError
         The service fails, or a window keeps differing from the service's own count. The next start resumes there.
     """
-    search = Windows(settings, folder, faults)
-    first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
-    last = datetime.fromisoformat(settings["until"] or client.today().isoformat()) + timedelta(days=1) - MINUTE
-    oldest, total = search.oldest(first, last)
+    search = Windows(settings, folder)
+    total, wanted, seen = search.count(), settings["max_results"], 0
     store.keep_first_day(folder, search.session.day)
-    if oldest is None:
+    if total is None:
         return
-    # a day more than the service's own, whose time zone may be another; our clock may be years ahead
-    last = min(last, datetime.combine(search.session.day, datetime.min.time()) + timedelta(days=2) - MINUTE)
-    months = list(_months(max(first, oldest), last))
-    wanted, seen = settings["max_results"] or total, 0
-    with tqdm(total=min(wanted, total), desc="arXiv", unit=" papers") as bar:
-        for start, end in reversed(months) if settings["max_results"] else months:
-            for window in search.window(start, end):
-                seen += window.height
-                bar.update(min(window.height, bar.total - bar.n))
-                yield faults.sift_records(window).select(*SCHEMA)
-            if settings["max_results"] and seen >= wanted:
+    with tqdm(total=min(wanted or total, total), desc="arXiv", unit=" papers") as bar:
+        for window in search.windows(EARLIEST, ALL_MINUTES):
+            seen += window.height
+            bar.update(min(window.height, bar.total - bar.n))
+            yield faults.sift_records(window).select(*SCHEMA)
+            if 0 < wanted <= seen:
                 return
     if seen < total:
-        faults.add("counted by arXiv and in no month", f"arXiv counts {total:,}, its months {seen:,}", total - seen)
+        faults.add("counted by arXiv and in no window", f"arXiv counts {total:,}, its windows {seen:,}", total - seen)
 
 
 class Windows:
@@ -95,106 +82,97 @@ class Windows:
     Parameters
     ----------
     settings
-        As for `papers`.
+        As for `read`.
     folder
         Where complete windows are stored.
-    faults
-        Counts answers without a count.
     """
 
-    def __init__(self, settings: dict, folder: Path, faults: Faults):
-        self.folder, self.faults = folder, faults
+    def __init__(self, settings: dict, folder: Path):
+        self.address, self.folder, self.session = settings["service"], folder, new_session()
         self.newest_first = bool(settings["max_results"])
         self.terms = [f"({settings['query']})"] if settings["query"] else []
         if settings["categories"]:
             self.terms.append("(" + " OR ".join(f"cat:{name}" for name in settings["categories"]) + ")")
-        self.address = settings["service"]
-        self.session = new_session()
+        self.first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
+        last = datetime.fromisoformat(settings["until"] or client.today().isoformat())
+        self.last = last + timedelta(days=1) - MINUTE
 
-    def oldest(self, start: datetime, end: datetime) -> tuple[datetime | None, int]:
-        """The first minute of the oldest paper's month, and the number of papers between two minutes.
+    def count(self) -> int | None:
+        """The number of papers by the service's count; None if there are none."""
+        for _ in client.attempts(2):  # the service answers so by mistake, too: it must say it twice
+            rows, total, _ = self._request(self.first, self.last, 1)
+            if rows or total:
+                return total
+        return None
 
-        None where there is no paper. A number of 0 where the service's is not one.
-        """
-        empty = 0
-        for attempt in _attempts():
-            rows, total, _ = self._request(start, end, FIRST)
-            if rows and (total is not None or attempt == ATTEMPTS - 1):
-                days = [row["published"] for row in rows if not row["fault"]]
-                days = [day for day in days if start.date() <= day <= end.date()]
-                return (datetime.combine(min(days).replace(day=1), start.time().min) if days else start), total or 0
-            empty += not rows and not total  # the service answers so by mistake, too: it must say it twice
-            if empty == 2:
-                return None, 0
-        raise RunError(f"arXiv counts {total:,} papers and sends none, {ATTEMPTS} times; try again later")
-
-    def window(self, start: datetime, end: datetime) -> Iterator[pl.DataFrame]:
-        """The papers submitted between two minutes, as stored or from the service, halved where there are many."""
-        path = self.folder / f"{start:%Y%m%d%H%M}-{end:%Y%m%d%H%M}.parquet"
+    def windows(self, start: datetime, minutes: int) -> Iterator[pl.DataFrame]:
+        """Yields the papers submitted within some minutes, stored or from the service, in windows of at most `CAP`."""
+        first, last = max(start, self.first), min(start + (minutes - 1) * MINUTE, self.last)
+        if first > last:
+            return
+        name = f"{first:%Y%m%d%H%M}-{last:%Y%m%d%H%M}"
+        path = self.folder / f"{name}.parquet"
         if path.exists():
             yield pl.read_parquet(path)
             return
-        rows = self._complete(start, end)
-        if rows is None:
-            middle = start + (end - start) // MINUTE // 2 * MINUTE
-            halves = [(start, middle), (middle + MINUTE, end)]
+        # A window that holds a stored one was halved
+        bounds, stored = name.split("-"), [file.stem.split("-") for file in self.folder.glob("*.parquet")]
+        halved = any(bounds[0] <= begin and end <= bounds[1] for begin, end in stored)
+        papers = None if halved else self._complete(first, last)
+        if papers is None:
+            halves = [start, start + minutes // 2 * MINUTE]
             for half in reversed(halves) if self.newest_first else halves:
-                yield from self.window(*half)
+                yield from self.windows(half, minutes // 2)
             return
-        store.write_parquet(path, rows)
-        yield rows
+        store.write_parquet(path, papers)
+        yield papers
 
     def _complete(self, start: datetime, end: datetime) -> pl.DataFrame | None:
-        """The papers of a window, compared with the service's count; None where they are more than `CAP`."""
-        empty, window = 0, f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
-        for attempt in _attempts():
+        """The papers of a window, compared with the service's count; None if there are more than `CAP`."""
+        empty = 0
+        for _ in client.attempts():
             rows, total, sent = self._request(start, end)
-            if total is not None and total > CAP and end > start:
+            if total > CAP and end > start:
                 return None
-            different = {row["id"] for row in rows}
             empty += not rows and not total
-            uncounted = total is None and attempt == ATTEMPTS - 1
-            if uncounted:
-                self.faults.add("windows without a count by arXiv", window)
-            if 0 < len(different) == sent == total or empty == 2 or (uncounted and len(different) == sent):
+            if 0 < len(rows) == sent == total or empty == 2:
                 return pl.DataFrame(rows, WINDOW)
         raise RunError(
-            f"arXiv counts {total if total is None else format(total, ',')} papers from {window} and sends "
-            f"{len(different):,} different ones in {sent:,}, {ATTEMPTS} times; {client.RESUMES}, with this window"
+            f"arXiv counts {total:,} papers from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} and sends "
+            f"{len(rows):,} different ones in {sent:,}, {client.PAGE_ATTEMPTS} times; {client.RESUMES}"
         )
 
-    def _request(self, start: datetime, end: datetime, limit: int = 0) -> tuple[list[dict], int | None, int]:
-        """Papers of a window, oldest first; only the first ``limit``, or the first page where they exceed `CAP`.
+    def _request(self, start: datetime, end: datetime, limit: int = 0) -> tuple[list[dict], int, int]:
+        """Papers of a window, oldest first; only the first ``limit``, or the first page if they exceed `CAP`.
 
         Returns
         -------
         rows
             Each id once.
         total
-            The service's count; None where it is not a count.
+            The service's count.
         sent
-            How many entries came.
+            The number of entries in its answers.
         """
         query = " AND ".join([*self.terms, f"submittedDate:[{start:%Y%m%d%H%M} TO {end:%Y%m%d%H%M}]"])
-        rows, sent, size = {}, 0, limit or PAGE
+        rows, sent = {}, 0
         while True:
             known = len(rows)
-            page, total = search(self.session, self.address, {"search_query": query}, sent, size)
+            page, total = search(self.session, self.address, {"search_query": query}, sent, limit or PAGE)
             for row in page:
                 if row["published"] and not start.date() <= row["published"] <= end.date():
                     row["fault"] = f"published {row['published']}, which is outside {start.date()} to {end.date()}"
                 rows[row["id"] or f"without id {len(rows)}"] = row
             sent += len(page)
-            many = total is not None and (sent >= total or (total > CAP and end > start))
             # a page without a new paper is the end, too: the next one may be like it for ever
-            if limit or many or len(rows) == known or (total is None and len(page) < size):
+            if limit or sent >= total or len(rows) == known or (total > CAP and end > start):
                 return list(rows.values()), total, sent
 
 
 def search(
     session: client.Session, address: str, query: dict[str, str], start: int = 0, size: int = 10
-) -> tuple[list[dict], int | None]:
-    """A page of the papers that the service finds, oldest first, and its count of all.
+) -> tuple[list[dict], int]:
+    """A page of the papers that match a query, oldest first, with the columns of `WINDOW`, and the count of all.
 
     Parameters
     ----------
@@ -202,13 +180,6 @@ def search(
         ``search_query`` or ``id_list``, as the service's manual describes them.
     start, size
         The number of the first paper, from 0, and the maximum number of papers.
-
-    Returns
-    -------
-    rows
-        The columns of `WINDOW`.
-    total
-        None where the service's count is not one.
 
     Raises
     ------
@@ -222,8 +193,7 @@ def search(
         reason = entries[0].findtext(f"{ATOM}summary", "") if entries else "it does not say why"
         raise RequestError(f"arXiv refuses {query}: HTTP {response.status_code}, {reason.strip()}")
     count = session.document.findtext(TOTAL, "").strip()
-    total = int(count) if re.fullmatch(r"[0-9]{1,9}", count) else MAX_TOTAL
-    return [_row(entry) for entry in entries], total if total < MAX_TOTAL else None
+    return [_row(entry) for entry in entries], int(count) if re.fullmatch(r"[0-9]{1,8}", count) else 0
 
 
 def new_session() -> client.Session:
@@ -237,7 +207,7 @@ def _row(entry: etree._Element) -> dict:
     row = dict.fromkeys(WINDOW) | {"id": number}
     try:
         paper = _build_result(entry)  # arxiv's Client would lose the complete page by one wrong date
-        days = [client.check_day(moment.date()) for moment in (paper.published, paper.updated)]
+        published, updated = (client.check_day(moment.date()) for moment in (paper.published, paper.updated))
     except AttributeError:
         return row | {"fault": "no id or no date"}
     except (ValueError, OverflowError) as error:
@@ -250,23 +220,9 @@ def _row(entry: etree._Element) -> dict:
         "authors": [author.name for author in paper.authors],
         "categories": paper.categories,
         "primary_category": paper.primary_category or None,
-        "published": days[0],
-        "updated": days[1],
+        "published": published,
+        "updated": updated,
         "doi": paper.doi,
         "journal_ref": paper.journal_ref,
         "comments": paper.comment,
     }
-
-
-def _months(first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """The first and last minutes of each month from ``first`` to ``last``."""
-    while first <= last:
-        following = (first.replace(day=1) + timedelta(days=31)).replace(day=1, hour=0, minute=0)
-        yield first, min(following - MINUTE, last)
-        first = following
-
-
-def _attempts() -> Iterator[int]:
-    for attempt in range(ATTEMPTS):
-        time.sleep(attempt * client.BACKOFF)
-        yield attempt

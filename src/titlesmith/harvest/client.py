@@ -25,30 +25,27 @@ from urllib3.util import Retry
 from titlesmith.errors import RunError
 from titlesmith.runs import root
 
-ARXIV = ("arxiv.org",)  # hosts that require the pace below (https://info.arxiv.org/help/api/tou.html)
+ARXIV = ("arxiv.org",)  # hosts that require the delay below (https://info.arxiv.org/help/api/tou.html)
 DELAY = 3.0  # seconds between requests of all processes of this project together
 TIMEOUT = (10, 90)  # seconds until a connection is made, and between two pieces of an answer
 DEADLINE = float(os.environ.get("TITLESMITH_HTTP_SECONDS", 300))  # for one attempt: redirects, headers and body
 MAX_BYTES = int(os.environ.get("TITLESMITH_HTTP_BYTES", 64 << 20))  # of a decompressed body; arXiv's have 5 MB
 PIECE_BYTES = 1 << 16  # of a body read at once
 ATTEMPTS = 7  # per request
+PAGE_ATTEMPTS = 4  # at answers that are complete documents, but not the expected papers
 CONNECT_ATTEMPTS = 2  # while no server has answered yet: the network is probably absent
 BACKOFF, MAX_BACKOFF = 2.0, 60.0  # seconds before the second attempt, doubled before each further one
-MAX_RETRY_AFTER = 900.0  # seconds; the harvest stops where a service requests a longer pause
+MAX_RETRY_AFTER = 900.0  # seconds; the harvest stops if a service requests a longer pause
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 RESUMES = "what was harvested is kept, and the next start resumes there"
 
 
-class RetryableError(Exception):
-    """A failure that another attempt may cure, after ``seconds`` where the service states them."""
+class _RetryableError(Exception):
+    """A failure that another attempt may cure, after ``seconds`` if the service states them."""
 
-    def __init__(self, reason: str, seconds: float | None = None):
+    def __init__(self, reason: str, seconds: float | None = None, unreachable: bool = False):
         super().__init__(reason)
-        self.seconds = seconds
-
-
-class UnreachableError(RetryableError):
-    """No connection could be made: no network, an unknown host, or a port on which nothing listens."""
+        self.seconds, self.unreachable = seconds, unreachable
 
 
 class _BoundedAdapter(HTTPAdapter):
@@ -57,12 +54,11 @@ class _BoundedAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, **arguments: object) -> requests.Response:
         end = time.monotonic() + DEADLINE
         response = super().send(request, **arguments | {"stream": True})
-        pieces, size = [], 0
+        body = bytearray()
         # read1 returns what has arrived, so that a server which sends single bytes does not block the loop
         while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BYTES:
+            body += piece
+            if len(body) > MAX_BYTES:
                 response.close()
                 raise RunError(
                     f"{request.url}: the answer is larger than {MAX_BYTES:,} bytes (decompressed). Set the "
@@ -70,9 +66,9 @@ class _BoundedAdapter(HTTPAdapter):
                 )
             if time.monotonic() > end:
                 response.close()
-                raise Timeout(_late())
+                raise _timeout()
         response.raw.release_conn()
-        response._content, response._content_consumed = b"".join(pieces), True
+        response._content, response._content_consumed = bytes(body), True
         return response
 
 
@@ -80,8 +76,8 @@ class Session(requests.Session):
     """Sends requests and repeats those that fail.
 
     Each attempt has a deadline and a maximum size, and waits for its turn (arXiv: one request in `DELAY` seconds). It
-    is repeated where the connection breaks, the status is one of `RETRY_STATUS`, or the answer is not a complete
-    document: with exponential backoff and jitter, or when the service's Retry-After says.
+    is repeated if the connection breaks, the status is one of `RETRY_STATUS`, or the answer is not a complete document:
+    with exponential backoff and jitter, or when the service's Retry-After says.
 
     Parameters
     ----------
@@ -114,17 +110,18 @@ class Session(requests.Session):
         RunError
             No attempt had a usable answer, or the service requests a longer pause than `MAX_RETRY_AFTER`.
         """
-        for attempt in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._attempt(method, url, **arguments | {"timeout": TIMEOUT})
-            except RetryableError as error:
-                absent = isinstance(error, UnreachableError)
-                if (absent and not self.has_connected and attempt + 1 == CONNECT_ATTEMPTS) or attempt + 1 == ATTEMPTS:
-                    problem = f"no network? {url} cannot be reached" if absent else f"{url} sent no usable answer"
-                    raise RunError(f"{problem} in {attempt + 1} attempts: {error}; {RESUMES}") from None
-                seconds = error.seconds
-                if seconds is None:
-                    seconds = min(BACKOFF * 2**attempt, MAX_BACKOFF) + random.uniform(0, BACKOFF)
+            except _RetryableError as error:
+                absent = error.unreachable and not self.has_connected
+                if attempt == (min(ATTEMPTS, CONNECT_ATTEMPTS) if absent else ATTEMPTS):
+                    problem = (
+                        f"no network? {url} cannot be reached" if error.unreachable else f"{url} sent no usable answer"
+                    )
+                    raise RunError(f"{problem} in {attempt} attempts: {error}; {RESUMES}") from None
+                backoff = min(BACKOFF * 2 ** (attempt - 1), MAX_BACKOFF) + random.uniform(0, BACKOFF)
+                seconds = backoff if error.seconds is None else error.seconds
                 if seconds > DELAY:
                     tqdm.write(f"{urlsplit(url).hostname}: {error}; next attempt in {seconds:.0f} s", sys.stderr)
                 time.sleep(seconds)
@@ -138,24 +135,33 @@ class Session(requests.Session):
                 response = _within_deadline(lambda: super(Session, self).request(method, url, **arguments))
         except (ConnectionError, Timeout, HTTPError) as error:
             reason = getattr(error.args[0] if error.args else None, "reason", None)
-            if isinstance(error, ConnectTimeout | ProxyError | SSLError) or isinstance(reason, NewConnectionError):
-                raise UnreachableError(_cause(error)) from None
-            raise RetryableError(f"no answer, {_cause(error)}") from None
+            unreachable = isinstance(error, ConnectTimeout | ProxyError | SSLError)
+            unreachable |= isinstance(reason, NewConnectionError)
+            raise _RetryableError(f"no answer, {_cause(error)}", unreachable=unreachable) from None
         self.has_connected = True
         if response.status_code in RETRY_STATUS:
-            raise RetryableError(f"HTTP {response.status_code} {response.reason}", _retry_after(response))
+            raise _RetryableError(f"HTTP {response.status_code} {response.reason}", _retry_after(response))
         self.document = _complete_document(response.content, self.root_tag)
         if self.document is None:
             problem = f"HTTP {response.status_code} with {response.content[:60]!r}..., not a complete document"
-            raise RetryableError(problem) if response.ok else RunError(f"{url}: {problem}")
-        self.day = min(today(), _http_day(response.headers.get("Date", "")))
+            raise _RetryableError(problem) if response.ok else RunError(f"{url}: {problem}")
+        self.day = today()
+        with suppress(TypeError, ValueError, OverflowError):  # a service without a valid date
+            self.day = min(self.day, parsedate_to_datetime(response.headers.get("Date")).astimezone(UTC).date())
         return response
+
+
+def attempts(count: int = PAGE_ATTEMPTS) -> Iterator[int]:
+    """Yields the numbers of attempts from 0, with increasing pauses."""
+    for attempt in range(count):
+        time.sleep(attempt * BACKOFF)
+        yield attempt
 
 
 def _within_deadline(request: Callable[[], requests.Response]) -> requests.Response:
     """The answer to a request, or Timeout after `DEADLINE` seconds.
 
-    A thread makes it, since only that bounds all of it: name resolution, TLS, and headers that come byte by byte.
+    A thread makes it, since only that bounds everything: name resolution, TLS, and headers that come byte by byte.
     """
     answer: Future[requests.Response] = Future()
 
@@ -169,11 +175,11 @@ def _within_deadline(request: Callable[[], requests.Response]) -> requests.Respo
     try:
         return answer.result(timeout=DEADLINE)
     except TimeoutError:
-        raise Timeout(_late()) from None
+        raise _timeout() from None
 
 
-def _late() -> str:
-    return f"the answer is not complete after {DEADLINE:g} s"
+def _timeout() -> Timeout:
+    return Timeout(f"the answer is not complete after {DEADLINE:g} s")
 
 
 def today() -> date:
@@ -188,18 +194,10 @@ def check_day(day: date) -> date:
     return day
 
 
-def _http_day(header: str) -> date:
-    """The day (UTC) in an HTTP date; our own where there is none."""
-    try:
-        return parsedate_to_datetime(header).astimezone(UTC).date()
-    except (TypeError, ValueError, OverflowError):
-        return today()
-
-
 def _complete_document(content: bytes, root_tag: str) -> etree._Element | None:
     """The root element of an XML document that has this tag and is not cut off, else None.
 
-    A character that XML does not allow is dropped, as some abstracts have one.
+    Characters that XML does not allow, as in some abstracts, are dropped.
     """
     with suppress(etree.XMLSyntaxError):
         document = etree.fromstring(content, etree.XMLParser(recover=True, resolve_entities=False, huge_tree=True))
@@ -215,7 +213,7 @@ def turn(url: str) -> Iterator[None]:
     if not f".{urlsplit(url).hostname}".endswith(tuple(f".{host}" for host in ARXIV)):
         yield
         return
-    last = root() / "runs" / ".arxiv.asked"
+    last = root() / "runs" / ".arxiv.last"
     last.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(last.with_name(".arxiv.lock")):
         if last.exists():
@@ -227,18 +225,15 @@ def turn(url: str) -> Iterator[None]:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """The seconds of Retry-After, in either of its forms; None where it is absent or invalid."""
+    """The seconds of Retry-After, in either of its forms; None if it is absent or invalid."""
     header = response.headers.get("Retry-After", "")
     try:
         seconds = Retry().parse_retry_after(header)
     except (HTTPError, ValueError, OverflowError):
         return None
     if seconds > MAX_RETRY_AFTER:
-        host = urlsplit(response.url).hostname
-        raise RunError(
-            f"{host} requests a pause (HTTP {response.status_code}, Retry-After: {header}): start again after it; "
-            f"{RESUMES}"
-        )
+        pause = f"requests a pause (HTTP {response.status_code}, Retry-After: {header}): start again after it"
+        raise RunError(f"{urlsplit(response.url).hostname} {pause}; {RESUMES}")
     return seconds
 
 

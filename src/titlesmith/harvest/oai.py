@@ -8,7 +8,6 @@ Records are requested as ``arXivRaw``: only this format has the day on which the
 """
 
 import re
-import time
 from collections.abc import Iterator
 from datetime import date
 from email.utils import parsedate_to_datetime
@@ -20,23 +19,15 @@ from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError, shorten
 from titlesmith.harvest import client, store
-from titlesmith.harvest.categories import check_categories, oai_set
+from titlesmith.harvest.categories import oai_set
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import SCHEMA
 
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 PREFIX = "oai:arXiv.org:"
-ATTEMPTS = 4  # at a page without records, at a list whose tokens are refused, and at pages without a new record
 PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
 RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list is requested again
-
-
-def check(settings: dict) -> None:
-    """Checks that the categories are arXiv's and that there is no query, which OAI-PMH lacks (RequestError)."""
-    check_categories(settings["categories"])
-    if settings["query"]:
-        raise RequestError("harvest.query: OAI-PMH lists complete categories and has no search; use source arxiv")
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -60,7 +51,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     """
     for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
         yield faults.sift_records(page).filter(~pl.col("deleted")).select(*SCHEMA)
-    if first := next(iter(sorted(folder.glob("*.parquet"))), None):
+    if first := min(folder.glob("*.parquet"), default=None):
         store.keep_first_day(folder, date.fromisoformat(pl.read_parquet_metadata(first)["day"]))
 
 
@@ -81,7 +72,7 @@ class Lists:
 
     def today(self) -> date:
         """The day (UTC), by our own clock or by the service's: the earlier one."""
-        self._ask({"verb": "Identify"})
+        self._request({"verb": "Identify"})
         return self._day()
 
     def pages(self, categories: list[str], since: str) -> Iterator[pl.DataFrame]:
@@ -97,9 +88,9 @@ class Lists:
         Yields
         ------
         polars.DataFrame
-            A page: the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change; null where the
-            service states none, or one in the future), and ``fault``, why a record is not a paper. Such records and
-            deleted ones have only an id.
+            A page: the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change; null if the service
+            states none, or one in the future), and ``fault``, why a record is not a paper. Such records and deleted
+            ones have only an id.
         """
         with tqdm(desc="OAI-PMH", unit=" records") as bar:
             for name in map(oai_set, categories) if categories else [""]:
@@ -110,51 +101,47 @@ class Lists:
     def _list(self, name: str, since: str) -> Iterator[pl.DataFrame]:
         start = {"metadataPrefix": "arXivRaw"} | ({"set": name} if name else {})
         stem, query = name.replace(":", "-") or "all", start | ({"from": since} if since else {})
+        # Yield the stored pages, and resume with the token of the last one
         progress = _Progress(since)
         for path in sorted(self.folder.glob(f"*.{stem}.parquet")):
             page = pl.read_parquet(path)
             progress.add(page)
             query = {"resumptionToken": pl.read_parquet_metadata(path)["token"]}
             yield page
-        progress.repeats = len(progress.seen)  # a list that was requested again may have been interrupted
-
-        lost = stale = 0  # failures, and pages without a new record, since the last new record
+        progress.repeats = len(progress.seen)  # the stored list may have been requested again
+        failures = 0  # since the last new record
         while query.get("resumptionToken") != "":
             page, token = self._page(query)
+            # Without a page, request the list again from the day reached, then from its beginning
             if page is None:
-                lost += 1
-                if token == "noRecordsMatch" and "resumptionToken" not in query:
-                    if not progress.seen and lost == 2:  # said twice: there are none
-                        return
-                    progress.ordered = False  # nothing since a day on which there was something: start from the first
-                if lost == ATTEMPTS:
+                failures += 1
+                if token == "noRecordsMatch" and not progress.seen and failures == 2:  # said twice: there are none
+                    return
+                if failures == client.PAGE_ATTEMPTS:
                     raise RunError(
-                        f"{self.address} refuses its own tokens at once, or has no records where it listed some "
+                        f"{self.address} refuses its own tokens at once, or has no records after it listed some "
                         f"({token}); {client.RESUMES}"
                     )
-                day = progress.restart(lost)
+                day = progress.restart(since if failures > 1 else progress.day)
                 query = start | ({"from": day} if day else {})
                 continue
-            # the names keep the pages of all lists in order
+            # Store it; the names keep the pages of all lists in order
             path = self.folder / f"{len(list(self.folder.glob('*.parquet'))):06d}.{stem}.parquet"
             store.write_parquet(path, page, token=token, day=f"{self._day()}")
             if progress.add(page):
-                lost = stale = 0
-            elif progress.repeats < 0 and token:
-                stale += 1
-            if stale == ATTEMPTS:
+                failures = 0
+            elif token and progress.repeats <= -client.PAGE_ATTEMPTS * page.height:
                 raise RunError(
-                    f"{self.address} makes no progress: {ATTEMPTS} pages had only records of earlier pages, the last "
-                    f"one {page.height} with the token {shorten(token)}; {client.RESUMES}"
+                    f"{self.address} makes no progress: {client.PAGE_ATTEMPTS} pages had only records of earlier "
+                    f"pages, the last one {page.height} with the token {shorten(token)}; {client.RESUMES}"
                 )
             query = {"resumptionToken": token}
             yield page
 
     def _page(self, query: dict) -> tuple[pl.DataFrame | None, str]:
         """A page and the token for the next one, empty on the last page; or None and one of `RESTART`."""
-        for attempt in range(ATTEMPTS):
-            time.sleep(attempt * client.BACKOFF)
-            content, error = self._ask({"verb": "ListRecords"} | query)
+        for _ in client.attempts():
+            content, error = self._request({"verb": "ListRecords"} | query)
             if error:
                 return None, error
             document, sent = self.session.document, len(re.findall(rb"<(?:\w+:)?header\b", content))
@@ -164,12 +151,12 @@ class Lists:
                 day = self._day()
                 return pl.DataFrame([_row(record, day) for record in records], PAGE), token.strip()
         raise RunError(
-            f"{self.address} sent {ATTEMPTS} times a page of {sent} records of which {len(records)} can be read; "
-            f"{client.RESUMES}"
+            f"{self.address} sent {client.PAGE_ATTEMPTS} times a page of {sent} records of which {len(records)} can be "
+            f"read; {client.RESUMES}"
         )
 
-    def _ask(self, query: dict) -> tuple[bytes, str]:
-        """The content of an answer, and its error where that is one of `RESTART`, else empty (RequestError)."""
+    def _request(self, query: dict) -> tuple[bytes, str]:
+        """The content of an answer, and its error if that is one of `RESTART`, else empty (RequestError)."""
         response = self.session.get(self.address, params=query)
         error = self.session.document.find(f"{OAI}error")
         code = "" if error is None else error.get("code", "unknown error")
@@ -185,46 +172,44 @@ class Lists:
 
 
 class _Progress:
-    """How far a list has come, by its records: neither their days nor the service's tokens are believed alone.
+    """The progress of a list, by its records: neither their days nor the service's tokens are trusted alone.
 
     Attributes
     ----------
     seen
         Hashes of the records and their days of change.
-    ordered
-        Whether the days came in order so far.
+    day
+        From which the list can be requested again: the first of the last page, whose other days may be wrong, or the
+        beginning if the days are not in order.
     repeats
-        How many records of earlier pages may come once more since the list was requested again.
+        Number of records of earlier pages that may come once more after the list was requested again.
     """
 
     def __init__(self, since: str):
-        self.since = self.before = self.reached = self.position = since
+        self.since = self.day = self._position = since
         self.seen: set[int] = set()
-        self.ordered, self.repeats = True, 0
+        self.repeats = 0
+        self._ordered = True
 
     def add(self, page: pl.DataFrame) -> bool:
-        """Takes a page into account; whether it has a record that no earlier page had."""
+        """Takes a page into account; returns whether it has a record that no earlier page had."""
         known, days = len(self.seen), page["changed"].drop_nulls()
         self.seen.update(page.select("id", "changed").hash_rows())
-        fresh = len(self.seen) > known
+        is_new = len(self.seen) > known
+        self.repeats = max(self.repeats, 0) if is_new else self.repeats - page.height
         if not days.is_empty():
-            self.ordered &= days.is_sorted() and days[0] >= self.position
-            self.position = days[-1]
-            if fresh:
-                self.before, self.reached = self.reached, max(self.reached, self.position)
-        if not fresh:
-            self.repeats -= page.height
-        return fresh
+            self._ordered &= days.is_sorted() and days[0] >= self._position
+            self._position = days[-1]
+            if not self._ordered:
+                self.day = self.since
+            elif is_new:
+                self.day = days[0]
+        return is_new
 
-    def restart(self, lost: int) -> str:
-        """The day from which to request the list again.
-
-        The last page's last day may be wrong, so the first attempt starts a page earlier. The second one starts from
-        the last day, as the earlier one has led no further. A list whose days are in no order is repeated completely.
-        """
-        self.repeats = len(self.seen)
-        self.position = self.since if not self.ordered else self.before if lost == 1 else self.reached
-        return self.position
+    def restart(self, day: str) -> str:
+        """Returns the day, from which the list is now requested again."""
+        self._position, self.repeats = day, len(self.seen)
+        return day
 
 
 def _row(record: etree._Element, today: date) -> dict:
@@ -263,7 +248,7 @@ def _row(record: etree._Element, today: date) -> dict:
 
 
 def _parse_day(text: str | None) -> date | None:
-    """The day that a text of OAI-PMH begins with, such as 2024-05-31T12:00:00Z; None where there is none."""
+    """The day that a text of OAI-PMH begins with, such as 2024-05-31T12:00:00Z; None if there is none."""
     try:
         return date.fromisoformat((text or "").strip()[:10])
     except ValueError:

@@ -16,6 +16,7 @@ from types import ModuleType
 import polars as pl
 
 from titlesmith.errors import RequestError
+from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import conform, matching
 from titlesmith.harvest.store import Spool
@@ -23,7 +24,7 @@ from titlesmith.runs import Run, list_files
 
 SOURCES = ("sample", "arxiv", "oai", "rss", "snapshot", "archive", "csv", "alpaca")
 STATE = "state.json"  # what an update needs of a source's folder after the harvest
-SEARCHABLE = ("arxiv", "oai", "rss")  # the last two explain themselves why they have no search
+SERVICES = ("arxiv", "oai", "rss")  # sources whose categories are arXiv's
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ def check(settings: dict) -> None:
     source = settings["source"]
     if "" < settings["until"] < settings["since"]:
         raise RequestError(f"harvest.since: {settings['since']} is after harvest.until, {settings['until']}")
-    if settings.get("query") and source not in SEARCHABLE:
+    if settings.get("query") and source != "arxiv":
         raise RequestError(f"harvest.query: source {source} has no search; use source arxiv")
+    if source in SERVICES:
+        check_categories(settings["categories"])
     module = import_module(f"titlesmith.harvest.{source}")
     if hasattr(module, "check"):
         module.check(settings)

@@ -1,8 +1,8 @@
 """Source ``rss``: what arXiv announces today in some categories (https://info.arxiv.org/help/rss.html).
 
-A feed tells neither when a paper was submitted nor which category is its first by name: a new paper is dated by the
-announcement, a paper of another category that is listed here too (cross) by the month in its identifier, and the first
-of its categories counts as its primary one.
+A feed tells neither when a paper was submitted nor its primary category: a new paper is dated by the announcement, a
+paper of another category that is also listed here (cross) by the month in its identifier, and the first of its
+categories counts as its primary one.
 """
 
 import re
@@ -16,7 +16,6 @@ from lxml import etree
 
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import client, store
-from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.oai import authors
 from titlesmith.harvest.schema import SCHEMA
@@ -28,16 +27,13 @@ PREFIX = re.compile(r"arXiv:\S+\s+Announce Type:\s*[\w-]+\s+Abstract:\s*")
 
 
 def check(settings: dict) -> None:
-    """Checks that there are categories, and that nothing is asked that a feed cannot do (RequestError)."""
+    """Checks that there are categories (RequestError)."""
     if not settings["categories"]:
         raise RequestError("harvest.categories: source rss needs the categories whose announcements are wanted")
-    if settings["query"]:
-        raise RequestError("harvest.query: a feed holds today's announcements and searches nothing; take source arxiv")
-    check_categories(settings["categories"])
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Today's new papers and cross-lists, in one request; ``announced`` says which a paper is.
+    """Yields today's new papers and cross-lists, from one request; the column ``announced`` says which a paper is.
 
     Parameters
     ----------
@@ -46,12 +42,12 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     folder
         Keeps the day of the request.
     faults
-        Takes replacements of earlier papers, which are left out, and items that are no papers.
+        Counts replacements of earlier papers, which are skipped, and items that are not papers.
 
     Raises
     ------
     RequestError
-        The service knows no such category.
+        The service refuses the categories.
     RunError
         The service fails, or announces nothing today.
     """
@@ -59,27 +55,24 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     address = f"{settings['service'] or SERVICE}/{'+'.join(settings['categories'])}"
     response = session.get(address)
     if not response.ok:
-        raise RequestError(
-            f"{address} is refused: HTTP {response.status_code}, {session.document.findtext('channel/description')}"
-        )
+        reason = session.document.findtext("channel/description")
+        raise RequestError(f"{address} is refused: HTTP {response.status_code}, {reason}")
     store.keep_first_day(folder, session.day)
     rows = []
     for item in session.document.iterfind("channel/item"):
-        announced = item.findtext(f"{ARXIV}announce_type", "none")
+        announced, guid = item.findtext(f"{ARXIV}announce_type", "none"), item.findtext("guid", "")
         if announced not in KEPT:
-            faults.add(f"announced as {announced}, no new papers", item.findtext("guid", ""))
+            faults.add(f"announced as {announced}, no new papers", guid)
             continue
         try:
             rows.append(_row(item, announced))
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            faults.add(
-                "items without an identifier, a title, an abstract or a date", f"{item.findtext('guid')}: {error}"
-            )
+            faults.add("items without an identifier, a title, an abstract or a date", f"{guid}: {error}")
     if not rows:
         day = session.document.findtext("channel/pubDate") or "today"
         raise RunError(
             f"{address} announces no new paper ({day}); arXiv announces papers on Sunday to Thursday evenings (US "
-            "Eastern time): harvest again on another day, or take source arxiv or oai"
+            "Eastern time): harvest again on another day, or use source arxiv or oai"
         )
     yield pl.DataFrame(rows, {**SCHEMA, "announced": pl.String})
 

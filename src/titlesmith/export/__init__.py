@@ -1,5 +1,3 @@
 """Exports: a run's model as a folder that other programs read."""
 
 from titlesmith.export.folder import FORMATS, export
-
-__all__ = ["FORMATS", "export"]

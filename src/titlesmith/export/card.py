@@ -17,10 +17,10 @@ from titlesmith.corpus.tokenizer import END
 from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.generate import GenerationSettings
-from titlesmith.models import GPT2, hub
+from titlesmith.models import hub
+from titlesmith.models.catalogue import PUBLISHED
 from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, notebook, root, versions
 
-HUB = dict(zip(GPT2, (f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")), strict=True))
 SOURCES = {
     "sample": "titlesmith's sample grammar, which invented them",
     "arxiv": "arXiv's search",
@@ -35,10 +35,7 @@ OF_ARXIV = ("arxiv", "oai", "rss", "snapshot", "archive")
 FILES = ("snapshot", "archive", "csv", "alpaca")
 COUNTS = {"outside": "outside the filters", "repeated": "repeated", "beyond": "beyond the limit", "kept": "kept"}
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize")
-CHANGED = {  # generation settings that transformers interprets slightly differently
-    "repetition_penalty": "also counts the end-of-text token at the start of a document",
-    "no_repeat_ngram": "also counts the end-of-text token at the start of a document",
-}
+CHANGED = ("repetition_penalty", "no_repeat_ngram")  # transformers counts the document's first token too
 EXAMPLES = {
     "abstract": "We study how people hear speech in noise. Listeners understand more when the noise moves.",
     "title": "How people hear speech in noise",
@@ -71,35 +68,27 @@ TEMPLATES = Environment(
 
 
 def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
-    """The card of a run's model, in Markdown.
+    """The card of a trained run's model, in Markdown, without paths of this machine.
 
-    It names no path of this machine, and no number that is not finite.
-
-    Parameters
-    ----------
-    run
-        Its training is done.
-    corpus
-        What it was trained on.
-    settings
-        The parameters of notebook 04 that generation_config.json has.
-    precision
-        The type of the weights, such as ``float32``.
+    ``settings`` are the parameters of notebook 04 that generation_config.json has; ``precision`` is the type of the
+    weights, such as ``float32``.
     """
     training, model = run.record("finetune"), run.record("finetune")["settings"]["model"]
     evaluated = run.is_current("evaluate")
     stored, now = run.info.get("versions", {}), versions()
     categories = [row["category"] for row in corpus.categories if row["category"] not in (None, "other")]
+    adapted = bool(training["settings"].get("lora_rank"))
+    unused = {"model", "run_name", *EXECUTION_ONLY, *(() if adapted else LORA)}
     return TEMPLATES.get_template("card.md.j2").render(
-        adapted=bool(training["settings"].get("lora_rank")),
+        adapted=adapted,
         base=base_model(model),
         categories=categories[:3],
-        changed={key: why for key, why in CHANGED.items() if settings[key] != getattr(GenerationSettings, key)},
+        changed=[key for key in CHANGED if settings[key] != getattr(GenerationSettings, key)],
         corpus=corpus,
         data=_data(run),
         end=END,
         evaluation=_evaluation(run, corpus) if evaluated else None,
-        front_matter=Markup(front_matter(run)),
+        front_matter=Markup(_front_matter(run)),
         kept=run.record("harvest").get("counts", {}).get("kept", 0),
         last_paper=next((row["last"] for row in corpus.counts if row["split"] == "train"), None),
         made_up=MADE_UP if run.made_up else "",
@@ -111,7 +100,9 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
         settings=settings,
         snippet=Markup(snippet(corpus, settings)),
         training=training,
-        training_settings=_training_settings(training["settings"]),
+        training_settings=[
+            {"setting": key, "value": value} for key, value in training["settings"].items() if key not in unused
+        ],
         versions=[
             {"package": name, "trained with": stored.get(name, ""), "exported with": now.get(name, "")}
             for name in stored | now
@@ -120,7 +111,7 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     )
 
 
-def front_matter(run: Run) -> str:
+def _front_matter(run: Run) -> str:
     """The metadata that the hub reads, in YAML between two lines of hyphens."""
     settings, source = run.record("finetune")["settings"], run.record("harvest").get("settings", {}).get("source")
     model = settings["model"]
@@ -139,17 +130,17 @@ def front_matter(run: Run) -> str:
 
 def base_model(model: str) -> str | None:
     """A model's name on the hub; None for ``scratch`` models and for folders."""
-    source = model.removeprefix(hub.PREFIX)
+    if model in PUBLISHED:
+        return PUBLISHED[model][0]
+    source, _ = hub.split_name(model)
     is_name = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source, re.ASCII) and source != "scratch"
-    if not hub.is_hub(model) or not is_name or (root() / source).is_dir():
-        return HUB.get(model)
-    return source
+    return source if hub.is_hub(model) and is_name and not (root() / source).is_dir() else None
 
 
 def _license(model: str) -> str | None:
-    """The license of OpenAI's GPT-2, or the one that the card of a local model names."""
-    if model in GPT2:
-        return "mit"
+    """The licence of a model of the catalogue, or the one that the card of a local model names."""
+    if model in PUBLISHED:
+        return PUBLISHED[model][1]
     path = hub.model_path(model) / "README.md"
     if not base_model(model) or not path.is_file():
         return None
@@ -157,7 +148,7 @@ def _license(model: str) -> str | None:
 
     try:
         found = (metadata_load(path) or {}).get("license")
-    except Exception:  # the card has no valid front matter
+    except Exception:  # the card's front matter is not valid YAML
         return None
     return found if isinstance(found, str) else None
 
@@ -178,12 +169,6 @@ def _data(run: Run) -> list[dict]:
     return [{"what": key, "value": value} for key, value in facts.items()]
 
 
-def _training_settings(settings: dict) -> list[dict]:
-    """The settings of the training as rows of a table, without those that change no result."""
-    unused = {"model", "run_name", *EXECUTION_ONLY, *(() if settings.get("lora_rank") else LORA)}
-    return [{"setting": key, "value": value} for key, value in settings.items() if key not in unused]
-
-
 def _evaluation(run: Run, corpus: Corpus) -> tuple[list[dict], list[dict]]:
     """The tables of perplexities and of measurements."""
     names = (*report.FAULTS, *report.STYLE, *(report.PROMPTED if corpus.has_prompt else ()))
@@ -200,7 +185,7 @@ def snippet(corpus: Corpus, settings: dict) -> str:
     """A Python program, run in the exported folder, that lets the model write with transformers."""
     count = f", num_return_sequences={min(settings['count'], 5)}" if settings["beams"] == 1 else ""
     stop = f'.partition("{END}")[0]' if corpus.layout.markers[2] == END else ""
-    shown, options, lines = 'row["generated_text"]', "", []
+    shown, options = 'row["generated_text"]', ""
     if corpus.has_prompt:
         fields = {name: _example(name, corpus) for name in corpus.template.prompt_fields}
         filled = (repr(text) if name is None else f"fields[{name!r}]" for text, name in pieces(corpus.template.prompt))

@@ -32,21 +32,9 @@ FORMATS = {"ctranslate2": ctranslate2, "hf": hf}
 
 
 def export(run: Run, to: str, out: Path | None = None) -> Path:
-    """Writes a run's model in another format; an older export in the same folder is replaced.
+    """Writes a run's model in a format of `FORMATS` and returns the folder, by default ``export/FORMAT`` in the run.
 
-    Parameters
-    ----------
-    run
-        Its training is done.
-    to
-        One of `FORMATS`.
-    out
-        The folder to write; ``export/FORMAT`` in the run by default. Files that titlesmith did not write stay.
-
-    Returns
-    -------
-    Path
-        The folder.
+    An older export in the folder is replaced; files that titlesmith did not write stay.
 
     Raises
     ------

@@ -20,16 +20,10 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def write(run: Run, folder: Path) -> None:
-    """Writes a run's model into an empty folder.
-
-    Raises
-    ------
-    RunError
-        The library would make other tokens of the run's texts than the model has learned.
-    """
+    """Writes a run's model into an empty folder (RunError if the library encodes the run's texts differently)."""
     logging.disable_progress_bar()
     corpus, settings = Corpus(run), generation_parameters(run)
-    model = _merged_model(run / "model")
+    model = _load_merged(run / "model")
     model.generation_config = _generation_config(settings, corpus, model.get_input_embeddings().num_embeddings)
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):  # safetensors lets only this user read them
@@ -51,7 +45,7 @@ def generation_parameters(run: Run) -> dict:
     return defaults("generate") | run.record("generate").get("settings", {})
 
 
-def _merged_model(path: Path) -> PreTrainedModel:
+def _load_merged(path: Path) -> PreTrainedModel:
     """The model of a checkpoint, with its adapters merged into the weights."""
     if (path / "checkpoint").exists():
         return gpt2_checkpoint.to_transformers(*gpt2_checkpoint.read(path))

@@ -18,29 +18,3 @@ from titlesmith.models.devices import available_memory, cpu_count, cpu_name, dev
 from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_processes, check_training
 from titlesmith.models.memory import check_memory, training_memory
-
-__all__ = [
-    "GPT2",
-    "HYPERPARAMETERS",
-    "SCRATCH",
-    "available_memory",
-    "check_memory",
-    "check_processes",
-    "check_training",
-    "context",
-    "cpu_count",
-    "cpu_name",
-    "device_name",
-    "fetch",
-    "folder",
-    "gpus",
-    "has_fast_bfloat16",
-    "hyperparameters",
-    "missing_files",
-    "model_path",
-    "names",
-    "num_parameters",
-    "shapes",
-    "training_memory",
-    "vocabulary",
-]

@@ -2,7 +2,8 @@
 
 ``scratch`` is a small GPT-2 with random weights. ``82M`` is DistilGPT2 (Sanh et al. 2019), ``124M 355M 774M 1558M`` are
 OpenAI's GPT-2 (Radford et al. 2019), below ``models/<name>/`` in gpt-2-simple's layout. ``hf:NAME-OR-PATH`` is a causal
-model of the transformers library (`titlesmith.models.hub`). Any other name is a folder in gpt-2-simple's layout.
+model of the transformers library (`titlesmith.models.hub`), as is ``smollm2`` (Allal et al. 2025). Any other name is a
+folder in gpt-2-simple's layout.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from titlesmith.corpus.tokenizer import FILES
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
-from titlesmith.models import hub
+from titlesmith.models import gguf, hub
 from titlesmith.runs import root
 
 HYPERPARAMETERS = "hparams.json"
@@ -37,6 +38,7 @@ PUBLISHED = {
     "355M": ("openai-community/gpt2-medium", "mit"),
     "774M": ("openai-community/gpt2-large", "mit"),
     "1558M": ("openai-community/gpt2-xl", "mit"),
+    gguf.SMOLLM2: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
 }
 
 
@@ -101,12 +103,9 @@ def folder(name: str) -> Path:
     layout = f"{HYPERPARAMETERS}, {', '.join(FILES)}, checkpoint and the model.ckpt files that it names"
     remedy = f"It needs {layout}, in gpt-2-simple's layout"
     if name in GPT2:
-        remedy = (
-            f"`titlesmith models get {name}` downloads them. Without a network, run it on another machine and copy its "
-            f"models/{name} to {path}: {layout}"
-        )
+        remedy = f"`titlesmith models get {name}` downloads them. {gguf.copy_remedy(name)}: {layout}"
     elif not path.is_dir():
-        known = ", ".join(("scratch", *GPT2, "hf:scratch", "hf:NAME"))
+        known = ", ".join(("scratch", *PUBLISHED, "hf:scratch", "hf:NAME"))
         hint = did_you_mean(name, names(), 0.7)
         raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}, or a folder. {remedy}")
     if missing := missing_files(path):
@@ -151,4 +150,4 @@ def context(name: str) -> int:
 def names() -> list[str]:
     """Every model that can be named: the catalogue's, folders below ``models/``, and the hub's cache."""
     own = [p.parent for p in sorted((root() / "models").glob(f"*/{HYPERPARAMETERS}")) if p.parent.name not in GPT2]
-    return ["scratch", *GPT2, *(str(p.relative_to(root())) for p in own), *hub.names()]
+    return ["scratch", *PUBLISHED, *(str(p.relative_to(root())) for p in own), *hub.names()]

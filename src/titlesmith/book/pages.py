@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 
-from titlesmith import plots, tables
+from titlesmith import models, plots, tables
 from titlesmith.book import figures, quiz
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import inert_notebook
@@ -117,8 +117,7 @@ def newest(reports: list[Report]) -> Markup:
     if not report:
         return render("newest.md.j2", report=None)
     training, last = report.training, report.history[-1]
-    model, epochs = training["settings"]["model"], last.get("epoch") or 0
-    scratch = {"scratch": "A small GPT-2 with random weights", "hf:scratch": "A small LLaMA with random weights"}
+    model, epochs = models.describe(training["settings"]["model"]), last.get("epoch") or 0
     alt = (
         f"Loss against optimizer steps for the run {report.name}. The smoothed training loss falls from "
         f"{report.history[0]['loss_smoothed']:.1f} to {last['loss_smoothed']:.1f} nats per token in "
@@ -127,7 +126,7 @@ def newest(reports: list[Report]) -> Markup:
     return render(
         "newest.md.j2",
         report=report,
-        model=scratch.get(model, f"The model {model}"),
+        model=model[0].upper() + model[1:],
         epochs=f"{epochs:.0f}" if epochs >= 1.5 else "",
         warning=warning(report),
         tiles=render("tiles.html.j2", report=report, human=report.measurement("human.ngram_novelty")),

@@ -156,9 +156,9 @@ def check(settings: dict, harvest: dict) -> None:
         raise RequestError("corpus.order: papers of source alpaca have no dates; set it to random")
     if chosen.chat and settings["delimiters"] != "ids":
         raise RequestError("corpus.delimiters: template chat uses the markers of the model; set it to ids")
-    if chosen.chat and (not settings["model"].startswith("hf:") or settings["model"] == "hf:scratch"):
+    if chosen.chat and (not settings["model"].startswith(("hf:", "smollm2")) or settings["model"] == "hf:scratch"):
         raise RequestError(
-            f"corpus.template: chat needs a model with a chat template (model: hf:NAME), and "
+            f"corpus.template: chat needs a model with a chat template (model: smollm2 or hf:NAME), and "
             f"{shorten(settings['model'])} has none; abstract-to-title and alpaca need none"
         )
     check_patterns(settings["drop"])

@@ -17,7 +17,7 @@ from titlesmith.corpus.tokenizer import END
 from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.generate import GenerationSettings
-from titlesmith.models import hub
+from titlesmith.models import gguf, hub
 from titlesmith.models.catalogue import PUBLISHED
 from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, notebook, root, versions
 
@@ -91,9 +91,11 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
         front_matter=Markup(_front_matter(run)),
         kept=run.record("harvest").get("counts", {}).get("kept", 0),
         last_paper=next((row["last"] for row in corpus.counts if row["split"] == "train"), None),
+        licence=_licence(model),
         made_up=MADE_UP if run.made_up else "",
         metrics=run.metrics if evaluated else {},
         order=run.record("corpus").get("settings", {}).get("order", "date"),
+        origin=gguf.ORIGIN if model == gguf.SMOLLM2 else "",
         precision=precision,
         run=run,
         scratch={"scratch": "GPT-2", "hf:scratch": "LLaMA"}.get(model),
@@ -119,7 +121,7 @@ def _front_matter(run: Run) -> str:
         "base_model": base_model(model),
         "language": "en" if source in OF_ARXIV or source == "sample" else None,
         "library_name": "transformers",
-        "license": _license(model),
+        "license": _licence(model),
         "model_name": run.name,
         "pipeline_tag": "text-generation",
         "tags": ["titlesmith", *["arxiv"] * (source in OF_ARXIV), *["lora"] * bool(settings.get("lora_rank"))],
@@ -133,11 +135,11 @@ def base_model(model: str) -> str | None:
     if model in PUBLISHED:
         return PUBLISHED[model][0]
     source, _ = hub.split_name(model)
-    is_name = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source, re.ASCII) and source != "scratch"
+    is_name = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(?<!\.gguf)", source, re.ASCII) and source != "scratch"
     return source if hub.is_hub(model) and is_name and not (root() / source).is_dir() else None
 
 
-def _license(model: str) -> str | None:
+def _licence(model: str) -> str | None:
     """The licence of a model of the catalogue, or the one that the card of a local model names."""
     if model in PUBLISHED:
         return PUBLISHED[model][1]

@@ -3,8 +3,10 @@
 from titlesmith.models.catalogue import (
     GPT2,
     HYPERPARAMETERS,
+    PUBLISHED,
     SCRATCH,
     context,
+    describe,
     folder,
     hyperparameters,
     missing_files,

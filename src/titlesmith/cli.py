@@ -128,8 +128,10 @@ def models(context: typer.Context) -> None:
 def _location(name: str) -> str:
     from titlesmith import models
 
-    if name in ("scratch", "hf:scratch"):
+    if name in models.RANDOM:
         return "initialized when it is trained"
+    if name == "base":
+        return "yes, in the package"
     missing_files = models.hub.missing_files if models.hub.is_hub(name) else models.missing_files
     if missing := missing_files(models.model_path(name)):
         return f"no: titlesmith models get {name}" if name in models.PUBLISHED else f"lacks {', '.join(missing)}"

@@ -16,16 +16,27 @@ from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate import Backend, GenerationSettings, generate, open_adapter, open_backend, requests, texts
+from titlesmith.generate import (
+    Backend,
+    GenerationSettings,
+    generate,
+    open_adapter,
+    open_backend,
+    open_base,
+    requests,
+    texts,
+)
 from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
+from titlesmith.models import base as base_model
 from titlesmith.models import hub, limits
 from titlesmith.runs import Run, open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
 OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
+BASE = "base"  # a model that generates titles without a run
 ADAPTER_TEMPLATE = "alpaca"  # alpaca-lora's and ChatGenTitle's
 
 
@@ -59,7 +70,10 @@ def _option(parameter: Parameter) -> inspect.Parameter:
 
 def _run(
     *,
-    run: Annotated[Optional[str], typer.Argument(help="A run's name; not needed with --adapter.")] = None,
+    run: Annotated[
+        Optional[str],
+        typer.Argument(help="A run's name, or base: the package's model. Not with --adapter."),
+    ] = None,
     prefix: Annotated[Optional[list[str]], typer.Option(help="A beginning; repeatable. Default: the run's.")] = None,
     title: Annotated[Optional[str], typer.Option(help="The title that the prompt needs.")] = None,
     abstract: Annotated[
@@ -92,12 +106,15 @@ def _run(
         fields = parse(field or []) | ({} if title is None else {"title": title})
         fields |= {} if abstract is None else {"abstract": read(abstract)}
         # The model
-        trained = open_run(run) if run else None
+        untrained = run == BASE and not (Run(run) / "run.json").exists()
+        trained = open_run(run) if run and not untrained else None
         if adapter:
             source = open_adapter_source(adapter, base, quantize, named, trained)
         elif base or named or quantize != "none":
             option = "--base" if base else "--template" if named else "--quantize"
             raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
+        elif untrained:
+            source = open_base_source()
         elif trained:
             trained.require("finetune")
             settings = trained.record(STAGE).get("settings", {})
@@ -131,6 +148,13 @@ class Source(NamedTuple):
     open: Callable[[], Backend]
     settings: dict
     nearest: Unknown | None = None
+
+
+def open_base_source() -> Source:
+    """The model of the package, before any training."""
+    settings = {"prefixes": [""], "held_out": 0, "temperature": 0.8}
+    format = DocumentFormat(template("title"), Tokenizer.load(base_model.FOLDER))
+    return Source("the base model", format, open_base, settings, Unknown())
 
 
 def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> Source:

@@ -45,7 +45,7 @@ def test_gpt2_models_are_known_before_they_are_downloaded(project):
     assert models.context("774M") == 1024 and models.hyperparameters("774M", 0)["n_layer"] == 36
     with pytest.raises(RequestError, match="nearby") as error:
         models.hyperparameters("nearby", 0)
-    assert "scratch, smollm2, 82M, 124M" in str(error.value)
+    assert "base, smollm2, 82M, 124M" in str(error.value)
 
 
 def test_the_error_for_a_missing_model_says_what_to_copy_where(project):

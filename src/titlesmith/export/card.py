@@ -98,7 +98,7 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
         origin=gguf.ORIGIN if model == gguf.SMOLLM2 else "",
         precision=precision,
         run=run,
-        scratch={"scratch": "GPT-2", "hf:scratch": "LLaMA"}.get(model),
+        scratch={"scratch": "GPT-2", "scratch-base": "GPT-2", "hf:scratch": "LLaMA"}.get(model),
         settings=settings,
         snippet=Markup(snippet(corpus, settings)),
         training=training,

@@ -9,7 +9,7 @@ import numpy as np
 from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.generate.settings import GenerationSettings
-from titlesmith.models import hub
+from titlesmith.models import base, hub
 from titlesmith.runs import Run
 from titlesmith.train import Engine, load_engine
 
@@ -98,6 +98,14 @@ def open_backend(run: Run) -> Backend:
     return CTranslate2Backend.open(run / "model", run / CTRANSLATE2)
 
 
+def open_base() -> Backend:
+    """The model ``base`` of the package, unchanged."""
+    from titlesmith.generate.ctranslate2 import CTranslate2Backend
+
+    weights, tokenizer = base.read()
+    return CTranslate2Backend.of_weights(weights, models.BASE, tokenizer)
+
+
 def save_backend(engine: Engine, run: Run) -> None:
     """Writes what `open_backend` reads of an engine's weights, where that is not the checkpoint itself."""
     if hasattr(engine, "hyperparameters"):  # a GPT-2; importing its class takes seconds
@@ -106,12 +114,12 @@ def save_backend(engine: Engine, run: Run) -> None:
         save_ctranslate2(engine, run / CTRANSLATE2)
 
 
-def open_adapter(base: str, adapter: Path, quantize: str = "none") -> Backend:
+def open_adapter(model: str, adapter: Path, quantize: str = "none") -> Backend:
     """A model with an adapter that was trained elsewhere, as peft saves it.
 
     Parameters
     ----------
-    base
+    model
         ``hf:NAME-OR-PATH`` of the adapter's model; empty for the model that the adapter names itself.
     adapter
         Its folder, with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
@@ -128,7 +136,7 @@ def open_adapter(base: str, adapter: Path, quantize: str = "none") -> Backend:
     from titlesmith.generate.huggingface import TransformersBackend
     from titlesmith.models.weights import read, with_adapter
 
-    path = models.folder(base or hub.base_of(adapter))
+    path = models.folder(model or hub.base_of(adapter))
     return TransformersBackend(with_adapter(read(path, quantize), adapter), Tokenizer.load(path))
 
 

@@ -114,16 +114,17 @@ class CTranslate2Backend:
             files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".bin", ".json")}
             return cls(files, hyperparameters, tokenizer, str(folder))
         weights, hyperparameters = gpt2_checkpoint.read(model)
-        weights = {name.removeprefix("model/"): value for name, value in weights.items()}
-        return cls._converted(weights, hyperparameters, tokenizer)
+        return cls.of_weights(weights, hyperparameters, tokenizer)
 
     @classmethod
     def of_engine(cls, engine: Engine) -> "CTranslate2Backend":
         """The model of a `GPT2Engine` as it is now."""
-        return cls._converted(engine.weights(), engine.hyperparameters, engine.tokenizer)
+        return cls.of_weights(engine.weights(), engine.hyperparameters, engine.tokenizer)
 
     @classmethod
-    def _converted(cls, weights: dict, hyperparameters: dict, tokenizer: Tokenizer) -> "CTranslate2Backend":
+    def of_weights(cls, weights: dict, hyperparameters: dict, tokenizer: Tokenizer) -> "CTranslate2Backend":
+        """A GPT-2 by the names of gpt-2-simple's variables, with or without ``model/``; the arrays are overwritten."""
+        weights = {name.removeprefix("model/"): value for name, value in weights.items()}
         with TemporaryDirectory(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
             convert_gpt2(weights, hyperparameters, tokenizer, Path(folder))
             files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}

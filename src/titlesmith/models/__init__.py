@@ -1,9 +1,11 @@
 """Models by name: catalogue, downloads, memory estimates, and the devices that they run on."""
 
 from titlesmith.models.catalogue import (
+    BASE,
     GPT2,
     HYPERPARAMETERS,
     PUBLISHED,
+    RANDOM,
     SCRATCH,
     context,
     describe,

@@ -1,8 +1,10 @@
 """The catalogue: model names, where their files are, and their hyperparameters.
 
-``scratch`` is a small GPT-2 with random weights. ``82M`` is DistilGPT2 (Sanh et al. 2019), ``124M 355M 774M 1558M`` are
-OpenAI's GPT-2 (Radford et al. 2019), below ``models/<name>/`` in gpt-2-simple's layout. ``hf:NAME-OR-PATH`` is a causal
-model of the transformers library (`titlesmith.models.hub`), as is ``smollm2`` (Allal et al. 2025). Any other name is a
+``scratch`` is a small GPT-2 with random weights. ``base`` was trained on titles of arXiv and is shipped with the
+package (`titlesmith.models.base`); ``scratch-base`` has its size and random weights. ``82M`` is DistilGPT2 (Sanh et al.
+2019), ``124M 355M 774M 1558M`` are OpenAI's GPT-2 (Radford et al. 2019), below ``models/<name>/`` in gpt-2-simple's
+layout. ``hf:NAME-OR-PATH`` is a causal model of the transformers library (`titlesmith.models.hub`), as is ``smollm2``
+(Allal et al. 2025). Any other name is a
 folder in gpt-2-simple's layout.
 """
 
@@ -18,10 +20,14 @@ from titlesmith.models import gguf, hub
 from titlesmith.runs import root
 
 HYPERPARAMETERS = "hparams.json"
-RANDOM = ("scratch", "hf:scratch")  # models without pretrained weights
-# 4 layers of width 192: 2.8 million parameters with a vocabulary of 5,000
-SCRATCH = {"n_ctx": 256, "n_embd": 192, "n_head": 6, "n_layer": 4}
-GPT2 = {
+# GPT-2 with random weights: 2.8 million parameters with a vocabulary of 5,000, and 6.9 million with one of 8,192
+SCRATCH = {
+    "scratch": {"n_ctx": 256, "n_embd": 192, "n_head": 6, "n_layer": 4},
+    "scratch-base": {"n_ctx": 128, "n_embd": 256, "n_head": 4, "n_layer": 6},
+}
+RANDOM = (*SCRATCH, "hf:scratch")  # models without pretrained weights
+BASE = SCRATCH["scratch-base"] | {"n_vocab": 8192}
+GPT2 = {"base": BASE} | {
     name: {"n_vocab": 50257, "n_ctx": 1024, "n_embd": width, "n_head": heads, "n_layer": layers}
     for name, width, heads, layers in (
         ("82M", 768, 12, 6),
@@ -46,8 +52,13 @@ def describe(name: str) -> str:
     """A model in words, with the licence of published weights."""
     if name in PUBLISHED:
         return f"the model {name} ({', licence '.join(PUBLISHED[name])})"
-    random = {"scratch": "a small GPT-2 with random weights", "hf:scratch": "a small LLaMA with random weights"}
-    return random.get(name, f"the model {name}")
+    ours = {
+        "scratch": "a small GPT-2 with random weights",
+        "scratch-base": "a GPT-2 of 7 million parameters with random weights",
+        "base": "titlesmith's base model, a GPT-2 of 7 million parameters trained on titles of arXiv (licence cc0-1.0)",
+        "hf:scratch": "a small LLaMA with random weights",
+    }
+    return ours.get(name, f"the model {name}")
 
 
 def shapes(hyperparameters: dict) -> dict[str, list[int]]:
@@ -113,7 +124,7 @@ def folder(name: str) -> Path:
     if name in GPT2:
         remedy = f"`titlesmith models get {name}` downloads them. {gguf.copy_remedy(name)}: {layout}"
     elif not path.is_dir():
-        known = ", ".join(("scratch", *PUBLISHED, "hf:scratch", "hf:NAME"))
+        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch", "hf:NAME"))
         hint = did_you_mean(name, names(), 0.7)
         raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}, or a folder. {remedy}")
     if missing := missing_files(path):
@@ -124,11 +135,11 @@ def folder(name: str) -> Path:
 def hyperparameters(name: str, vocabulary: int) -> dict:
     """A model's ``n_vocab n_ctx n_embd n_head n_layer``, known for the catalogue's names before a download.
 
-    ``vocabulary`` is the number of tokens that ``scratch`` and ``hf:scratch`` learn from the corpus. RequestError if
+    ``vocabulary`` is the number of tokens that a model with random weights learns from the corpus. RequestError if
     the model does not exist.
     """
-    if name == "scratch":
-        return SCRATCH | {"n_vocab": vocabulary}
+    if name in SCRATCH:
+        return SCRATCH[name] | {"n_vocab": vocabulary}
     if hub.is_hub(name):
         return hub.hyperparameters(name, vocabulary)
     if name in GPT2 and missing_files(model_path(name)):
@@ -158,4 +169,4 @@ def context(name: str) -> int:
 def names() -> list[str]:
     """Every model that can be named: the catalogue's, folders below ``models/``, and the hub's cache."""
     own = [p.parent for p in sorted((root() / "models").glob(f"*/{HYPERPARAMETERS}")) if p.parent.name not in GPT2]
-    return ["scratch", *PUBLISHED, *(str(p.relative_to(root())) for p in own), *hub.names()]
+    return [*SCRATCH, "base", *PUBLISHED, *(str(p.relative_to(root())) for p in own), *hub.names()]

@@ -52,10 +52,16 @@ def fetch(name: str) -> Path | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
             if not path.is_dir():
-                _download(name, path)
+                _unpack_base(path) if name == "base" else _download(name, path)
             elif (path / CHECKSUMS).is_file():
                 _verify_checksums(path, name)
     return folder(name)
+
+
+def _unpack_base(path: Path) -> None:
+    from titlesmith.models import base
+
+    base.unpack(path)
 
 
 def _download(name: str, path: Path) -> None:

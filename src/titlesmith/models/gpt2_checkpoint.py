@@ -31,10 +31,7 @@ def convert(source: Path, target: Path, hyperparameters: dict) -> None:
     for theirs, ours in VOCABULARY.items():
         shutil.copyfile(source / theirs, target / ours)
     write_json(target / HYPERPARAMETERS, hyperparameters)
-    save(target / "model.ckpt", weights)
-    (target / "checkpoint").write_text(
-        'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
-    )
+    save_folder(target, weights)
 
 
 def read_safetensors(path: Path, hyperparameters: dict) -> dict[str, np.ndarray]:
@@ -49,6 +46,13 @@ def read_safetensors(path: Path, hyperparameters: dict) -> dict[str, np.ndarray]
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise FetchError(f"{path} is not the model's weights: {error}. Remove it, and repeat the command") from None
     return weights
+
+
+def save_folder(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Writes variables as the checkpoint of a folder: ``checkpoint`` and the files of ``model.ckpt``."""
+    save(folder / "model.ckpt", weights)
+    lines = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    (folder / "checkpoint").write_text(lines, "utf-8")
 
 
 def save(prefix: Path, weights: Mapping[str, np.ndarray]) -> None:

@@ -5,7 +5,7 @@ import shutil
 from bisect import bisect_right
 
 from titlesmith.errors import RequestError
-from titlesmith.models.catalogue import num_parameters, shapes
+from titlesmith.models.catalogue import RANDOM, num_parameters, shapes
 from titlesmith.models.devices import GIB, available_memory, gpu_memory
 from titlesmith.models.hub import is_hub
 
@@ -92,7 +92,7 @@ def training_memory(hyperparameters: dict, settings: dict, bf16: bool, used_voca
     hub = is_hub(settings["model"])
     keys = {"checkpointing", "accumulate", "layers", *({"lora_rank", "quantize"} if hub else ())}
     options = {key: settings[key] for key in keys & settings.keys()}
-    if settings.get("vocabulary") in (("corpus",) if settings["model"] == "scratch" else ("corpus", "auto")):
+    if settings.get("vocabulary") in (("corpus",) if settings["model"] in RANDOM else ("corpus", "auto")):
         options["used_vocabulary"] = used_vocabulary or MIN_VOCABULARY
     estimate = torch_memory if hub else tensorflow_memory
     return estimate(hyperparameters, settings["batch_size"], settings["block_size"], bf16=bf16, **options)

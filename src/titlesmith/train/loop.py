@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from titlesmith import models
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RunError
@@ -56,7 +57,7 @@ class Engine(ABC):
         attends to the documents before (`benchmarks/attention.py`).
         """
         setting = settings["attention"]
-        return setting == "document" or (setting == "auto" and settings["model"].removeprefix("hf:") != "scratch")
+        return setting == "document" or (setting == "auto" and settings["model"] not in models.RANDOM)
 
     @abstractmethod
     def device(self, settings: dict) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokenizer import Tokenizer
 
@@ -69,7 +70,7 @@ def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
     ``vocabulary: auto`` selects those of the corpus when the model is pretrained and they are less than half.
     """
     setting, size = settings["vocabulary"], len(corpus.tokenizer)
-    if setting == "full" or (setting == "auto" and settings["model"] == "scratch"):
+    if setting == "full" or (setting == "auto" and settings["model"] in models.RANDOM):
         return None
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
     return used if len(used) < (size if setting == "corpus" else size // 2) else None

@@ -1,0 +1,79 @@
+"""The model ``base``: a small GPT-2 trained on titles of arXiv, shipped with the package as 8-bit integers.
+
+``base/weights.npz`` has two arrays for each matrix: its rows as int8, and the scale of each row as float16, so that a
+row is scale * int8 (symmetric quantization; the largest weight of a row becomes 127). Rows of the embeddings are tokens
+and positions, rows of the other matrices are outputs. Vectors are float16. ``base/`` also has the vocabulary in GPT-2's
+files and a model card.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from titlesmith.corpus.tokenizer import FILES, Tokenizer
+from titlesmith.models import gpt2_checkpoint
+from titlesmith.models.catalogue import BASE, HYPERPARAMETERS, shapes
+from titlesmith.runs import replacing, swapping, write_json
+
+FOLDER = Path(__file__).with_name("base")
+WEIGHTS = "weights.npz"
+CARD = "README.md"
+MAX_INT8 = 127
+EMBEDDINGS = ("model/wte", "model/wpe")
+
+
+def read(folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], Tokenizer]:
+    """The weights, float32, by the names and with the shapes of gpt-2-simple's variables, and the vocabulary."""
+    weights = {}
+    with np.load(folder / WEIGHTS, allow_pickle=False) as file:
+        for name, shape in shapes(BASE).items():
+            rows = file[name].astype(np.float32)
+            if rows.ndim == 2:
+                rows *= file[f"{name}/scale"].astype(np.float32)[:, None]
+            weights[name] = (rows if name in EMBEDDINGS or rows.ndim == 1 else rows.T).reshape(shape)
+    return weights, Tokenizer.load(folder)
+
+
+def write(weights: dict[str, np.ndarray], tokenizer: Tokenizer, folder: Path = FOLDER) -> None:
+    """Writes weights with the shapes of gpt-2-simple's variables as 8-bit integers, with the vocabulary."""
+    arrays = {}
+    for name, value in weights.items():
+        if value.ndim == 1:
+            arrays[name] = value.astype(np.float16)
+            continue
+        rows = value if name in EMBEDDINGS else value.reshape(value.shape[-2:]).T
+        scale = (np.abs(rows).max(axis=1) / MAX_INT8).astype(np.float16)
+        arrays[f"{name}/scale"] = scale
+        divisor = np.maximum(scale.astype(np.float32), np.finfo(np.float16).tiny)[:, None]
+        arrays[name] = np.clip(np.rint(rows / divisor), -MAX_INT8, MAX_INT8).astype(np.int8)
+    tokenizer.save(folder)
+    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def unpack(path: Path) -> None:
+    """Writes the model as a folder in gpt-2-simple's layout, which training starts from."""
+    weights, _ = read()
+    with swapping(path) as new:
+        for name in (*FILES, CARD):
+            shutil.copyfile(FOLDER / name, new / name)
+        write_json(new / HYPERPARAMETERS, BASE)
+        gpt2_checkpoint.save_folder(new, weights)
+
+
+def main() -> None:
+    """Packs a checkpoint in gpt-2-simple's layout: ``python -m titlesmith.models.base runs/base/model``."""
+    import sys
+
+    folder = Path(sys.argv[1])
+    weights, hyperparameters = gpt2_checkpoint.read(folder)
+    if hyperparameters != BASE:
+        sys.exit(f"{folder / HYPERPARAMETERS}: {json.dumps(hyperparameters)} is not {json.dumps(BASE)}")
+    write({name: weights[name] for name in shapes(BASE)}, Tokenizer.load(folder))
+    print(f"{FOLDER / WEIGHTS}: {(FOLDER / WEIGHTS).stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

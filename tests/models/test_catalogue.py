@@ -56,7 +56,8 @@ def test_the_error_for_a_missing_model_says_what_to_copy_where(project):
 
 
 def test_folders_are_listed(own):
-    assert models.names() == ["scratch", "smollm2", "82M", "124M", "355M", "774M", "1558M", "models/own", "hf:scratch"]
+    published = ["smollm2", "82M", "124M", "355M", "774M", "1558M"]
+    assert models.names() == ["scratch", "scratch-base", "base", *published, "models/own", "hf:scratch"]
     assert models.hyperparameters("models/own", 0) == TINY and models.folder("models/own") == own
 
 

@@ -27,16 +27,16 @@ def evaluated(tmp_path_factory):
         patch.setattr(hub, "SCRATCH", {"n_ctx": 128, "n_embd": 32, "n_head": 2, "n_layer": 2})
         run = quick("small", "hf:scratch", source={"source": "archive", "path": "papers.tsv"})
         corpus, engine = Corpus(run), engines.load_engine(run)
-        run.begin("generate", asked := defaults("generate", count=3, max_tokens=8))
-        write_texts(run, open_backend(run), corpus, asked)
-        run.begin("evaluate", asked := defaults("evaluate"))
-        evaluate(run, engine, corpus, asked)
+        run.begin("generate", settings := defaults("generate", count=3, max_tokens=8))
+        write_texts(run, open_backend(run), corpus, settings)
+        run.begin("evaluate", settings := defaults("evaluate"))
+        evaluate(run, engine, corpus, settings)
     return folder
 
 
 @pytest.fixture
 def run(evaluated, tmp_path, monkeypatch):
-    """A copy of its own, to be changed."""
+    """A separate copy, to be changed."""
     shutil.copytree(evaluated, tmp_path / "project")
     monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path / "project"))
     return Run("small")
@@ -64,7 +64,7 @@ def section(text: str, heading: str) -> str:
     return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
 
 
-def test_the_card_says_what_was_trained_on_what_and_how_it_went(run):
+def test_the_card_describes_model_data_training_and_evaluation(run):
     text, metrics = of(run), run.metrics
     assert front(text) == {
         "library_name": "transformers",
@@ -86,7 +86,7 @@ def test_the_card_says_what_was_trained_on_what_and_how_it_went(run):
     assert f"| titlesmith | {run.info['versions']['titlesmith']} |" in section(text, "Versions")
 
 
-def test_no_path_of_this_machine_and_nothing_that_is_no_figure_stands_in_it(run):
+def test_the_card_has_no_path_of_this_machine_and_only_finite_numbers(run):
     change(run, "harvest", path=f"{run.path}/secret/papers.tsv")
     change(run, "finetune", model=f"hf:{run.path}/secret")
     metrics = run.metrics
@@ -98,12 +98,12 @@ def test_no_path_of_this_machine_and_nothing_that_is_no_figure_stands_in_it(run)
     assert not re.search(r"\b(nan|inf|None|null)\b", text.replace("None.", ""))
 
 
-def test_what_has_not_been_measured_is_said(run):
+def test_a_model_without_an_evaluation_says_so(run):
     run.clear("evaluate")
     assert "has not been evaluated" in of(run)
 
 
-def test_made_up_data_is_told_first(run):
+def test_made_up_data_is_stated_first(run):
     change(run, "harvest", source="sample")
     text = of(run)
     assert text.index(card.escape(MADE_UP)) < text.index("This language model") and "made-up papers" in text
@@ -150,7 +150,7 @@ def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
         assert front(of(run)).get("license") == found
 
 
-def test_what_other_settings_mean_is_explained(run):
+def test_unusual_settings_are_explained(run):
     change(run, "finetune", quantize="4bit", lora_rank=2)
     change(run, "corpus", lowercase=True)
     change_corpus(run, delimiters="text")
@@ -192,7 +192,7 @@ def test_programs_give_a_prompt_of_the_template(run, template):
     assert corpus.template.read(given[0]) if corpus.has_prompt else given == ["Neural"]
 
 
-def test_figures_of_an_older_version_are_not_guessed(run):
+def test_measurements_of_an_older_version_are_an_error(run):
     write_json(run / "metrics.json", {"perplexity": {"test": 12.0}})
     with pytest.raises(RunError, match=r"metrics.json lacks .* Run 05_evaluate.ipynb again"):
         of(run)

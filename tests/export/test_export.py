@@ -47,9 +47,9 @@ def agrees(run: Run, folder) -> None:
         ids = row["generated_token_ids"][len(corpus.layout.prompt_ids(prompt)) :]
         assert list(ids) == [*draw.ids, *[corpus.tokenizer.eos_id] * draw.finished]
     settings, found = run.record("generate")["settings"], []
-    asked = {key: settings[key] for key in ("temperature", "top_k", "top_p")}
-    asked |= {"max_new_tokens": settings["max_tokens"], "eos_token_id": corpus.tokenizer.eos_id, "do_sample": True}
-    for more in ({}, {"generation_config": GenerationConfig(**asked)}):
+    sampling = {key: settings[key] for key in ("temperature", "top_k", "top_p")}
+    sampling |= {"max_new_tokens": settings["max_tokens"], "eos_token_id": corpus.tokenizer.eos_id, "do_sample": True}
+    for more in ({}, {"generation_config": GenerationConfig(**sampling)}):
         set_seed(1)
         found.append([row["generated_text"] for row in write("Neural", num_return_sequences=5, **more)])
     assert found[0] == found[1] and len(set(found[0])) > 1, "the run's settings are those of the folder"
@@ -93,16 +93,16 @@ def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, tem
     if settings.get("lora_rank"):
         base = AutoModelForCausalLM.from_pretrained(offline / "models" / kind)
         adapted = PeftModel.from_pretrained(base, folder, subfolder="adapter").merge_and_unload()
-        whole = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        merged = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         for name, weight in adapted.state_dict().items():
-            assert np.allclose(whole[name].numpy(), weight.numpy(), atol=1e-6), name
+            assert np.allclose(merged[name].numpy(), weight.numpy(), atol=1e-6), name
         assert open_adapter(f"hf:{kind}", folder / "adapter").context == 1024
     assert len({file.stat().st_mode for file in folder.rglob("*") if file.is_file()}) == 1, "who reads one reads all"
     for file in folder.rglob("*"):
         assert not file.is_file() or str(offline).encode() not in file.read_bytes(), f"{file} names a local path"
 
 
-def test_adapters_are_merged_in_the_weights_own_type(offline):
+def test_adapters_are_merged_in_the_type_of_the_weights(offline):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -144,7 +144,7 @@ def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
-def test_a_failed_export_leaves_the_older_one_and_a_new_export_keeps_files_of_others(offline, monkeypatch):
+def test_a_failed_export_keeps_the_older_one_and_a_new_export_keeps_other_files(offline, monkeypatch):
 
     run = quick("r", made(offline, "llama", "sentencepiece"))
     folder = export(run, "hf")
@@ -175,26 +175,26 @@ def test_a_failed_export_leaves_the_older_one_and_a_new_export_keeps_files_of_ot
         export(run, "hf")
 
 
-def test_ids_behind_the_tokenizer_s_last_are_never_drawn(offline):
+def test_ids_without_a_token_are_never_sampled(offline):
 
     run = quick("r", made(offline, "qwen2", "byte_level"))
-    told = json.loads((export(run, "hf") / "generation_config.json").read_text())
+    config = json.loads((export(run, "hf") / "generation_config.json").read_text())
     length = len(Corpus(run).tokenizer)
-    assert told["suppress_tokens"] == list(range(length, length + 24))
+    assert config["suppress_tokens"] == list(range(length, length + 24))
 
 
 def test_a_beam_search_is_exported_as_one(offline):
 
     run = quick("r", made(offline, "gpt2", "byte_level"))
     run.update_stage("generate", settings=defaults("generate", beams=3, count=2, no_repeat_ngram=2, min_tokens=2))
-    told = json.loads((export(run, "hf") / "generation_config.json").read_text())
-    assert (told["num_beams"], told["do_sample"], told["no_repeat_ngram_size"], told["min_new_tokens"]) == (
+    config = json.loads((export(run, "hf") / "generation_config.json").read_text())
+    assert (config["num_beams"], config["do_sample"], config["no_repeat_ngram_size"], config["min_new_tokens"]) == (
         3,
         False,
         2,
         2,
     )
-    assert "temperature" not in told
+    assert "temperature" not in config
 
 
 def test_the_command_line_exports(offline, monkeypatch, tmp_path):
@@ -214,7 +214,7 @@ def test_the_command_line_exports(offline, monkeypatch, tmp_path):
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
     refused = call("r", "--to", "onnx").stderr
     assert all(repr(name) in refused for name in ("onnx", *FORMATS))
-    with pytest.raises(RequestError, match="there is no export to 'onnx'; there are ctranslate2, hf"):
+    with pytest.raises(RequestError, match="--to 'onnx' does not exist; formats: ctranslate2, hf"):
         export(run, "onnx")
     with pytest.raises(RunError):
         export(Run("nothing"), "ctranslate2")

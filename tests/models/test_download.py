@@ -1,6 +1,7 @@
 """Downloads of OpenAI's models from a local hub, with the hub's real client, and their conversion."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,22 @@ def test_a_model_is_downloaded_and_converted(hub, folder, repositories):
     assert len(hub.requests) == count, "a model that is here is not downloaded again"
 
 
+def test_distilgpt2_is_downloaded_and_converted(hub, project, repositories, monkeypatch):
+    """Its tensors have the prefix ``transformer.``, and its vocabulary files have no pinned SHA-256."""
+    original, repository = (repositories / catalogue.PUBLISHED[name][0] for name in ("124M", "82M"))
+    repository.mkdir(parents=True)
+    for file in gpt2_checkpoint.VOCABULARY:
+        shutil.copyfile(original / file, repository / file)
+    weights = load_file(original / WEIGHTS)
+    save_file({f"transformer.{name}": value for name, value in weights.items()}, repository / WEIGHTS)
+    monkeypatch.setitem(models.GPT2, "82M", TINY)
+    monkeypatch.setattr(download, "WEIGHTS_SHA256", {"82M": digest(repository / WEIGHTS)})
+    folder = models.fetch("82M")
+    assert folder == project / "models" / "82M" == models.folder("82M")
+    wte = gpt2_checkpoint.read(folder)[0]["model/wte"]
+    np.testing.assert_array_equal(wte, weights["wte.weight"])
+
+
 def test_gpt_2_simple_loads_a_downloaded_model(hub, folder, project, monkeypatch):
     import gpt_2_simple
     import tensorflow as tf
@@ -111,9 +128,9 @@ def test_a_download_resumes_where_the_connection_broke(hub, folder, repositories
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)  # else nothing of a small file is kept
     hub.faults[WEIGHTS] = "cut once"
     models.fetch("124M")
-    whole, rest = hub.ranges(WEIGHTS)
+    first, rest = hub.ranges(WEIGHTS)
     size = (repositories / catalogue.PUBLISHED["124M"][0] / WEIGHTS).stat().st_size
-    assert whole == "" and size // 2 < int(rest.removeprefix("bytes=").rstrip("-")) < size
+    assert first == "" and size // 2 < int(rest.removeprefix("bytes=").rstrip("-")) < size
     assert models.folder("124M") == folder
 
 
@@ -158,7 +175,7 @@ def test_weights_of_another_shape_are_refused(hub, folder, monkeypatch):
         ("nowhere", FetchError, "cannot be reached.*TITLESMITH_MODELS.*mirror"),
     ],
 )
-def test_the_hubs_errors_say_what_to_do(hub, folder, monkeypatch, fault, error, words):
+def test_errors_of_the_hub_say_what_to_do(hub, folder, monkeypatch, fault, error, words):
     if fault == "missing":
         hub.faults["vocab.json"] = fault
     hub.gated = fault == "gated"

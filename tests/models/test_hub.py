@@ -66,8 +66,8 @@ def test_a_model_is_downloaded_at_its_revision_and_then_found_in_the_cache(serve
     [
         ("tokenizer", RequestError, r"lacks tokenizer\.json"),
         ("gated", RequestError, "hf:me/tiny is gated: accept its terms on its page on the hub, and set HF_TOKEN"),
-        ("name", RequestError, "there is no model me/other here or on the hub"),
-        ("path", RequestError, "there is no model /no/such/folder here or on the hub"),
+        ("name", RequestError, "me/other does not exist here or on the hub"),
+        ("path", RequestError, "/no/such/folder does not exist here or on the hub"),
         ("network", FetchError, "does not exist here, and the hub cannot be reached .*hf download me/tiny"),
         ("code", RequestError, r"needs Python code from its repository \(auto_map in .*choose a model"),
     ],

@@ -94,18 +94,18 @@ def test_an_experiment_that_does_not_fit_is_an_error_before_anything_runs(projec
 
 
 def test_the_estimate_depends_on_the_settings(monkeypatch):
-    made_of, asked = models.GPT2["124M"], {"model": "124M", "batch_size": 8, "block_size": 128}
+    made_of, settings = models.GPT2["124M"], {"model": "124M", "batch_size": 8, "block_size": 128}
     monkeypatch.setattr(memory, "available_memory", lambda: 5_000_000_000)
     for changed in ({}, {"vocabulary": "full"}, {"precision": "bfloat16"}, {"layers": "all"}, {"accumulate": 1}):
         with pytest.raises(RequestError, match=r"needs about 5\.4 GiB"):
-            models.check_memory(made_of, asked | changed, gpu=False)
+            models.check_memory(made_of, settings | changed, gpu=False)
     for changed in ({"precision": "float32"}, {"accumulate": 2}):
         with pytest.raises(RequestError, match=r"needs about (5\.[5-9]|[67])"):
-            models.check_memory(made_of, asked | changed, gpu=False)
+            models.check_memory(made_of, settings | changed, gpu=False)
     for changed in ({"vocabulary": "corpus"}, {"vocabulary": "auto"}, {"layers": "transformer"}):
-        models.check_memory(made_of, asked | changed, gpu=False)
+        models.check_memory(made_of, settings | changed, gpu=False)
     with pytest.raises(RequestError):
-        models.check_memory(made_of, asked | {"vocabulary": "auto"}, used_vocabulary=40_000, gpu=False)
+        models.check_memory(made_of, settings | {"vocabulary": "auto"}, used_vocabulary=40_000, gpu=False)
 
 
 def test_the_check_of_an_experiment_does_not_import_tensorflow(project, archive):

@@ -44,7 +44,7 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
         The run has no model, or its files are damaged.
     """
     if to not in FORMATS:
-        raise RequestError(f"there is no export to {to!r}; there are {', '.join(FORMATS)}")
+        raise RequestError(f"--to {to!r} does not exist; formats: {', '.join(FORMATS)}")
     run.require("finetune")
     run.verify("finetune")
     out = out or run / "export" / to

@@ -170,7 +170,7 @@ def _as_titlesmith_error(name: str, error: Exception, remedy: str) -> Titlesmith
     if isinstance(error, errors.RevisionNotFoundError):
         return RequestError(f"model: {source} has no revision {revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-        return RequestError(f"model: there is no model {source} here or on the hub. {remedy}")
+        return RequestError(f"model: {source} does not exist here or on the hub. {remedy}")
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         return FetchError(f"model: {name} was not stored: {error}. Complete files are kept; repeat the command")
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

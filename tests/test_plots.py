@@ -11,8 +11,8 @@ HISTORY = [
     | {"learning_rate": 1e-3, "grad_norm": 1.0}
     for i in range(1, 9)
 ]
-NOVELTY = {f"novelty_{n}": n / 5 for n in range(1, 5)} | {
-    "intervals": {f"novelty_{n}": [0.1, 0.9] for n in range(1, 5)}
+NOVELTY = {f"novelty_{n}": n / 9 for n in range(1, 9)} | {
+    "intervals": {f"novelty_{n}": [0.1, 0.9] for n in range(1, 9)}
 }
 NOVELTY["human"] = {"novelty_1": 0.2, "novelty_2": None, "intervals": {"novelty_1": [0.1, 0.3]}}
 PAPERS = pl.DataFrame(

@@ -9,6 +9,7 @@ from titlesmith import corpus as corpora
 from titlesmith import harvest, models
 from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError, shorten
+from titlesmith.evaluate import reference
 from titlesmith.generate import prompts
 from titlesmith.hints import did_you_mean, nearest
 from titlesmith.runs import STAGES, root
@@ -94,6 +95,7 @@ class Experiment:
         context, block_size = models.context(training["model"]), training["block_size"]
         if block_size > context:
             raise RequestError(f"finetune.block_size: {block_size} exceeds the model's context of {context}")
+        reference.check(self.settings["evaluate"], training["model"])
         prompts.check(template(corpus["template"]), generate)
         max_words = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
         if 1 + max_words + generate["max_tokens"] > context:

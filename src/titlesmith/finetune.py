@@ -5,6 +5,7 @@ import sys
 from titlesmith import train
 from titlesmith.corpus import Corpus
 from titlesmith.errors import TitlesmithError
+from titlesmith.evaluate import snapshot, snapshot_documents
 from titlesmith.generate import Probe, save_backend
 from titlesmith.runs import Run
 from titlesmith.train import monitor
@@ -13,7 +14,8 @@ from titlesmith.train import monitor
 def finetune_run(run: Run, settings: dict) -> None:
     """Trains the model of a run, or resumes an interrupted training; in several processes if ``processes`` says so.
 
-    The run's record gets ``device``, and when training stops ``steps``, ``kept_step`` and ``stop_reason``.
+    The run's record gets ``device``, ``before`` (the model before training, `titlesmith.evaluate.snapshot`), and when
+    training stops ``steps``, ``kept_step`` and ``stop_reason``.
 
     Parameters
     ----------
@@ -37,7 +39,15 @@ def _finetune(run: Run, settings: dict, writes: bool) -> None:
         run.update_stage("finetune", device=engine.device(settings))
         print(f"Training on {engine.device(settings)}.")
     watch = monitor.Monitor(run, settings, writes)
-    train.finetune(engine, corpus, settings, watch, Probe(corpus, settings))
+
+    def measure(engine: train.Engine) -> None:
+        """Records the model before training, once."""
+        if "before" not in run.record("finetune"):
+            before = snapshot(engine, corpus, snapshot_documents(corpus, settings), settings["seed"])
+            if writes:
+                run.update_stage("finetune", before=before)
+
+    train.finetune(engine, corpus, settings, watch, Probe(corpus, settings), measure)
     if writes:
         save_backend(engine, run)
         kept = monitor.kept_step(monitor.read(watch.history), settings["keep"], engine.step)

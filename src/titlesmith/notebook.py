@@ -280,7 +280,28 @@ class Evaluation:
         """A table of the perplexity of each split, with the number of documents that were measured."""
         counts = self.metrics["perplexity_documents"].items()
         names = {"model": "model"} | {name: f"{name} ({count:,} documents)" for name, count in counts}
+        names |= {"bits": "test, bits per byte"}
         return table(report.perplexities(self.metrics, self.model), names)
+
+    def before_after(self) -> HTML:
+        """A table of the model before training and after, measured on the same validation documents."""
+        return table(report.before_after(self.metrics))
+
+    def texts_before_after(self) -> HTML:
+        """A table of texts that the model generated before training and after, side by side."""
+        return table(report.texts_before_after(self.metrics))
+
+    def distribution(self) -> HTML:
+        """A table of the classifier's accuracy and of the reference model's bits per byte, next to texts by people."""
+        return table(report.comparison(self.metrics, report.DISTRIBUTION))
+
+    def abstracts(self) -> HTML:
+        """A table of the title's terms that abstracts use and of LaTeX that parses, next to texts by people."""
+        return table(report.comparison(self.metrics, report.ABSTRACTS))
+
+    def published(self) -> HTML:
+        """A table of stemmed ROUGE, next to values of published models on other test sets."""
+        return table(report.published(self.metrics))
 
     def style(self) -> HTML:
         """A table of lengths, distinct words and self-BLEU, next to texts by people."""

@@ -179,13 +179,13 @@ def novelty(evaluation: "Evaluation") -> Figure:
         (metrics, "generated", ORANGE, "-", -0.03),
         (metrics["human"], "by people", BLUE, "--", 0.03),
     ):
-        keys = {n: f"novelty_{n}" for n in range(1, 5) if of.get(f"novelty_{n}") is not None}
+        keys = {n: f"novelty_{n}" for n in range(1, 9) if of.get(f"novelty_{n}") is not None}
         if keys:
             values, ends = np.array([of[key] for key in keys.values()]), [of["intervals"][key] for key in keys.values()]
             errors = 100 * np.abs(np.array(ends).T - values)
             style = {"color": color, "linestyle": line, "marker": "o", "capsize": 4}
             axis.errorbar(np.array(list(keys)) + shift, 100 * values, errors, label=name, **style)
-    axis.set(xlabel="words in a sequence", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 4.3), xticks=range(1, 5))
+    axis.set(xlabel="words in a sequence", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 8.3), xticks=range(1, 9))
     if axis.get_legend_handles_labels()[0]:
         axis.legend()
     return figure

@@ -16,7 +16,7 @@ from titlesmith.evaluate import evaluate, report
 from titlesmith.harvest import harvest
 from titlesmith.runs import Run
 
-SETTINGS = {"seed": 1, "documents": 20, "path": "book/three-abstracts.csv"}
+SETTINGS = {"seed": 1, "documents": 20, "path": "book/three-abstracts.csv", "reference_model": ""}
 ROW = {"prefix": "", "prompt": "", "text": "Neural speech", "tokens": 2, "logprob": -1.0, "finished": True}
 ROW |= {"nearest_id": "x", "nearest": "Neural", "nearest_similarity": 0.5, "paper": None}
 
@@ -47,9 +47,10 @@ def measured(run: Run, corpus: Corpus, rows: list[dict], engine=None, **settings
     for of, prefix in ((metrics, ""), (metrics["human"], "human.")):
         for name, value in of.items():
             assert value is not None or metrics["missing"][prefix + name]
-    for table in (report.STYLE, report.FAULTS, report.PROMPTED):
+    for table in (report.STYLE, report.FAULTS, report.PROMPTED, report.DISTRIBUTION, report.ABSTRACTS):
         assert len(report.comparison(metrics, table)) == len(table)
     report.perplexities(metrics, "scratch")
+    assert len(report.published(metrics)) == 5
     return metrics
 
 
@@ -168,6 +169,28 @@ def test_prompts_of_held_out_papers_are_compared_with_the_real_texts(project):
     assert one["rouge1"] == 1 and one["missing"]["human.rouge1"] == "it takes two held-out papers"
     with pytest.raises(RunError, match="nobody"):
         measured(run, corpus, [ROW | {"paper": "nobody"}])
+
+
+def test_abstracts_use_terms_of_their_titles(project):
+    run, corpus = made(project, "title-to-abstract")
+    test = corpus.table("test").with_columns(
+        prompt=pl.lit("BERT models of speech"), completion=pl.lit("We model speech in $n$ ways.")
+    )
+    test.write_parquet(corpus.path / "test.parquet")
+    rows = [ROW | {"paper": name, "text": text} for name in test["id"] for text in ("BERTs of $n speech", "Nothing")]
+    metrics = measured(run, corpus, rows)
+    assert metrics["acronyms_used"] == 0.5 and metrics["human"]["acronyms_used"] == 0
+    assert metrics["key_terms_used"] == 1 / 3 and metrics["human"]["key_terms_used"] == 2 / 3
+    assert metrics["latex_parses"] == 0 and metrics["human"]["latex_parses"] == 1
+    run, corpus = made(project, "title-to-abstract", lowercase=True)
+    metrics = measured(run, corpus, [ROW | {"paper": corpus.table("test")["id"][0]}])
+    assert metrics["missing"]["acronyms_used"] == "no title has one"
+
+
+def test_generated_texts_are_told_from_those_of_people(project):
+    run, corpus = made(project)
+    same = measured(run, corpus, [ROW | {"text": title} for title in titles(corpus, "valid") * 5])
+    assert "20 texts of each kind" in same["missing"]["classifier_accuracy"], "eight people are too few"
 
 
 def test_new_words_are_counted_for_the_model_and_for_people(project):

@@ -33,3 +33,11 @@ def test_training_texts_are_not_new_and_longer_runs_are_newer(texts, training):
         known = {gram for text in training for gram in zip(*(text.split()[i:] for i in range(n)), strict=False)}
         assert not new[n] & known
     assert not any(unseen(Corpus(training), training).values())
+
+
+def test_runs_of_up_to_eight_words_are_measured():
+    text = "a b c d e f g h"
+    assert [novelty([text], [f"x {text} y"], n).value for n in SIZES] == [0] * 8
+    assert [novelty([text], ["a b c d", "d e f g h"], n).value for n in SIZES] == pytest.approx(
+        [0, 0, 1 / 6, 2 / 5, 3 / 4, 1, 1, 1]
+    )

@@ -1,6 +1,6 @@
 import pytest
 
-from titlesmith.evaluate.rouge import rouge
+from titlesmith.evaluate.rouge import ROUGE, rouge
 
 
 def test_rouge_of_known_texts():
@@ -8,6 +8,13 @@ def test_rouge_of_known_texts():
     assert found["rouge1"].value == pytest.approx(5 / 6)
     assert found["rouge2"].value == pytest.approx(3 / 5)
     assert found["rougeL"].value == pytest.approx(5 / 6)
+
+
+def test_stemming_makes_forms_of_a_word_equal():
+    found = rouge([("p", "training deep networks", "trained deeper network")], 1)
+    assert found["rouge1"].value == 0 and found["rouge1_stemmed"].value == pytest.approx(2 / 3)
+    assert found["rouge2_stemmed"].value == 0 and found["rougeL_stemmed"].value == pytest.approx(2 / 3)
+    assert set(found) == set(ROUGE)
 
 
 def test_the_mean_is_over_texts_and_the_interval_over_papers():

@@ -5,15 +5,10 @@ from titlesmith.evaluate.ngrams import ngrams
 
 
 def distinct(texts: list[str], n: int, maximum: int | None = None) -> Measurement:
-    """Share of distinct n-grams among the texts' n-grams, or among the first ``maximum`` of them (Li et al. 2016).
+    """Share of distinct n-grams among the texts' first ``maximum`` n-grams (Li et al. 2016), or a MissingError.
 
-    The share falls with the number of n-grams, so only values of equally many n-grams are comparable. There is no
-    bootstrap interval: a text that is resampled twice repeats itself.
-
-    Raises
-    ------
-    MissingError
-        No text has ``n`` words.
+    The share falls with the number of n-grams, so only values of equally many are comparable. It has no bootstrap
+    interval: a text that is resampled twice repeats itself.
     """
     grams = [gram for text in texts for gram in ngrams(text, n)][:maximum]
     if not grams:

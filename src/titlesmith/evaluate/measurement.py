@@ -24,17 +24,7 @@ class Measurement:
 
 
 class Measurements:
-    """Measurements by the name of the metric.
-
-    Attributes
-    ----------
-    values
-        Each value; None where it could not be measured.
-    intervals
-        Both ends of the 95% interval, for values that have one.
-    missing
-        The reason, for values that are None.
-    """
+    """Measurements by name: ``values``, ``intervals`` of those that have one, ``missing`` reasons of values of None."""
 
     def __init__(self) -> None:
         self.values: dict[str, float | None] = {}
@@ -62,17 +52,8 @@ class Measurements:
 def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measurement:
     """The ratio of two sums over documents, with a percentile bootstrap interval over documents (Efron 1979).
 
-    Parameters
-    ----------
-    numerators, denominators
-        What each document adds to the two sums, shape (documents,).
-    seed
-        Of the `RESAMPLES` resamplings of the documents with replacement.
-
-    Raises
-    ------
-    MissingError
-        The denominators sum to zero.
+    The arguments are what each document adds to the sums, shape (documents,), and the seed of the resamplings of
+    documents with replacement. Denominators that sum to zero raise a MissingError.
     """
     added = np.stack([numerators, denominators], axis=1).astype(np.float64)
     size = len(added)
@@ -96,14 +77,9 @@ def mean(values: list[float], seed: int) -> Measurement:
 
 
 def share(flags: list[bool]) -> Measurement:
-    """The share of texts with a property, with Wilson's score interval (1927).
+    """The share of texts with a property, or a MissingError, with Wilson's score interval (1927).
 
     Unlike a bootstrap's, that interval has a width where the share is 0 or 1.
-
-    Raises
-    ------
-    MissingError
-        There is no text.
     """
     from scipy.stats import binomtest  # takes a second to import
 

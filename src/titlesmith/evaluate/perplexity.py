@@ -11,23 +11,8 @@ from titlesmith.train import Engine
 MAX_LOSS = 690.0  # nats whose exponential is still a float
 
 
-def perplexity(engine: Engine, documents: Documents, chosen: np.ndarray, seed: int) -> Measurement:
-    """exp of the mean loss per token; each document is read independently, and prompts do not count.
-
-    Parameters
-    ----------
-    engine
-        The model.
-    documents, chosen
-        A split, and the indices of the documents to measure.
-    seed
-        Of the bootstrap over documents.
-
-    Raises
-    ------
-    MissingError
-        There is no token to predict, or the model's loss is not finite.
-    """
+def losses(engine: Engine, documents: Documents, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nats and predicted tokens of each chosen document, or a MissingError; prompts do not count."""
     if not len(chosen):
         raise MissingError("the split has no document")
     nats, tokens = engine.document_losses(documents, chosen)
@@ -35,6 +20,11 @@ def perplexity(engine: Engine, documents: Documents, chosen: np.ndarray, seed: i
         raise MissingError("the model's loss is not finite: its training diverged")
     if not tokens.sum():
         raise MissingError("no document leaves the model a token to predict: the prompts fill its context")
+    return nats, tokens
+
+
+def perplexity(nats: np.ndarray, tokens: np.ndarray, seed: int) -> Measurement:
+    """exp of the mean loss per token, from the `losses` of documents, over which the bootstrap is."""
     loss = ratio(nats, tokens, seed)
     value, low, high = (math.exp(min(nats, MAX_LOSS)) for nats in (loss.value, *loss.interval))
     return Measurement(value, (low, high))

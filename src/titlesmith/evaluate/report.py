@@ -1,6 +1,7 @@
 """Reports: metrics.json as rows of tables."""
 
 from titlesmith.corpus import SPLITS
+from titlesmith.evaluate.rouge import PUBLISHED, STEMMED
 
 NAMES = {
     "words_mean": "words per text, mean",
@@ -16,22 +17,70 @@ NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "rouge1_stemmed": "ROUGE-1, stemmed",
+    "rouge2_stemmed": "ROUGE-2, stemmed",
+    "rougeL_stemmed": "ROUGE-L, stemmed",
     "future_use": "new words of the prompt that are used",
+    "key_terms_used": "key terms of the title that are used",
+    "acronyms_used": "acronyms of the title that are used",
+    "latex_parses": "texts with LaTeX that parse",
+    "classifier_accuracy": "accuracy of a classifier against people's texts",
+    "reference_bits_per_byte": "bits per byte under the reference model",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
     "artifact_rate": "artifacts",
     "prefix_kept_rate": "texts that begin with their prefix",
 }
 FAULTS = ("copy_rate", "near_copy_rate", "artifact_rate", "prefix_kept_rate")
 STYLE = tuple(n for n in NAMES if n.startswith(("words", "distinct", "self", "ngram")))
-PROMPTED = ("rouge1", "rouge2", "rougeL", "future_use")
+DISTRIBUTION = ("classifier_accuracy", "reference_bits_per_byte")
+PROMPTED = ("rouge1", "rouge2", "rougeL", *STEMMED, "future_use")
+ABSTRACTS = ("key_terms_used", "acronyms_used", "latex_parses")
+BEFORE_AFTER = ("perplexity", "bits_per_byte", *STEMMED)
 
 
 def perplexities(metrics: dict, model: str) -> list[dict]:
-    """One row: the model, and for each split the perplexity and its interval."""
+    """One row: the model, for each split the perplexity and its interval, and the bits per byte of test."""
     row = {"model": model}
     for name in SPLITS:
-        interval = metrics["perplexity_interval"][name]
-        row[name] = shown(metrics["perplexity"][name], interval, metrics["missing"].get(f"perplexity.{name}"), 2)
-    return [row]
+        row[name] = _of_split(metrics, "perplexity", name, 2)
+    return [row | {"bits": _of_split(metrics, "bits_per_byte", "test", 3)}]
+
+
+def _of_split(metrics: dict, measure: str, split: str, digits: int) -> str:
+    why = metrics["missing"].get(f"{measure}.{split}")
+    return shown(metrics[measure][split], metrics[f"{measure}_interval"][split], why, digits)
+
+
+def before_after(metrics: dict) -> list[dict]:
+    """One row per measure of the validation documents, before training and after; empty for a run without them."""
+    rows = [{"validation documents": NAMES[name]} for name in BEFORE_AFTER if name in metrics.get("before", ())]
+    for row, name in zip(rows, BEFORE_AFTER, strict=False):
+        for side in ("before", "after"):
+            of, digits = metrics[side], 2 if name == "perplexity" else 3
+            row[side] = shown(of.get(name), of["intervals"].get(name), of["missing"].get(name), digits)
+    return rows
+
+
+def texts_before_after(metrics: dict) -> list[dict]:
+    """Texts of the model before training and after, side by side, and the real text where they have a prompt."""
+    before, after = (metrics.get(side, {"texts": [], "real": []}) for side in ("before", "after"))
+    columns = {"before training": before["texts"], "after training": after["texts"]}
+    columns |= {"real text": after["real"]} if after["real"] else {}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
+
+
+def published(metrics: dict) -> list[dict]:
+    """Stemmed ROUGE of the generated texts, of other papers' real texts, and of published models."""
+    rows = [
+        {"model": model, "test set": "this run's"}
+        | {NAMES[name]: shown(of[name], of["intervals"].get(name), "", 3) for name in STEMMED}
+        for model, of in (("this run", metrics), ("real text of another paper", metrics["human"]))
+    ]
+    for model, values in PUBLISHED.items():
+        rows.append({"model": model, "test set": "other test set"})
+        rows[-1] |= {NAMES[name]: shown(value, None, "", 3) for name, value in zip(STEMMED, values, strict=True)}
+    return rows
 
 
 def comparison(metrics: dict, names: tuple[str, ...]) -> list[dict]:

@@ -4,28 +4,31 @@ import numpy as np
 
 from titlesmith.evaluate.measurement import Measurement, ratio
 
-ROUGE = ("rouge1", "rouge2", "rougeL")
+KINDS = ("rouge1", "rouge2", "rougeL")
+STEMMED = tuple(f"{kind}_stemmed" for kind in KINDS)
+ROUGE = (*KINDS, *STEMMED)
+PUBLISHED = {  # of titles for abstracts: ROUGE-1, -2 and -L, by model and test set
+    "T5-base, cs.AI": (0.472, 0.268, 0.418),
+    "PEGASUS, arXiv": (0.448, 0.244, 0.402),
+    "distilBART, computer science": (0.515, 0.334, 0.458),
+}
 
 
 def rouge(pairs: list[tuple[str, str, str]], seed: int) -> dict[str, Measurement]:
-    """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) by rouge-score, without stemming, by name.
+    """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) by rouge-score, plain and with Porter's stemmer, by name.
 
-    rouge-score knows only the letters a to z and digits: texts in other alphabets have a ROUGE of 0.
-
-    Parameters
-    ----------
-    pairs
-        For each generated text: the id of the paper that it was generated for, the paper's real text, and the text.
-    seed
-        Of the bootstrap over papers, whose texts stay together.
+    rouge-score knows only the letters a to z and digits: texts in other alphabets have a ROUGE of 0. ``pairs`` are, for
+    each generated text, the id of the paper that it was generated for, the paper's real text, and the text. The
+    bootstrap is over papers.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(ROUGE)
     papers, index = np.unique([paper for paper, _, _ in pairs], return_inverse=True)
-    scores = [scorer.score(real, text) for _, real, text in pairs]
-    texts = np.bincount(index, minlength=len(papers))
-    return {
-        name: ratio(np.bincount(index, [score[name].fmeasure for score in scores], len(papers)), texts, seed)
-        for name in ROUGE
-    }
+    texts, measured = np.bincount(index, minlength=len(papers)), {}
+    for names, stem in ((KINDS, False), (STEMMED, True)):
+        scorer = RougeScorer(KINDS, use_stemmer=stem)
+        scores = [scorer.score(real, text) for _, real, text in pairs]
+        for kind, name in zip(KINDS, names, strict=True):
+            sums = np.bincount(index, [score[kind].fmeasure for score in scores], len(papers))
+            measured[name] = ratio(sums, texts, seed)
+    return measured

@@ -112,7 +112,8 @@ class Run:
 
     def fingerprint(self, stage: str, settings: dict, source: str) -> str:
         """Hash of all that decides a stage's result: settings, files it reads, its notebook's source, this version."""
-        names = filter(None, (settings.get("path"), settings.get("model", "").removeprefix("hf:")))
+        models = (settings.get(key, "").removeprefix("hf:") for key in ("model", "reference_model"))
+        names = filter(None, (settings.get("path"), *models))
         paths = (folder / name for name in names for folder in (root(), root() / "models"))
         read = [digest(file) for path in paths for file in list_files(path)]
         settings = {key: value for key, value in settings.items() if key not in EXECUTION_ONLY}

@@ -167,7 +167,14 @@ class Engine(ABC):
         """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only."""
 
 
-def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor", sample: Sample) -> None:
+def finetune(
+    engine: Engine,
+    corpus: "Corpus",
+    settings: dict,
+    monitor: "Monitor",
+    sample: Sample,
+    measure: Callable[[Engine], None] = lambda engine: None,
+) -> None:
     """Trains an engine on a corpus, from step ``engine.step + 1``, until the monitor reports a reason to stop.
 
     The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
@@ -185,6 +192,8 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
         Records every step and decides when to validate, sample, save and stop.
     sample
         Samples texts from the engine; returns them and the share of them that copies a training text.
+    measure
+        Called before the first step.
 
     Raises
     ------
@@ -208,6 +217,8 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
             f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
         )
 
+    if not engine.step:
+        measure(engine)
     monitor.start(engine.step, settings["steps"], rows.num_targets)
     batches = prefetch(rows, engine.step + 1)
     while not monitor.reason:

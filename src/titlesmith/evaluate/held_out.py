@@ -1,0 +1,33 @@
+"""Held-out documents: what generated texts are compared with."""
+
+import numpy as np
+import polars as pl
+
+from titlesmith.corpus import Corpus
+from titlesmith.evaluate.measurement import evenly_spread
+
+SPLITS = ("valid", "test")  # that the model does not learn from
+
+
+def documents_at(corpus: Corpus, split: str, chosen: np.ndarray) -> pl.DataFrame:
+    """``id prompt completion`` of the documents of a split with these indices, in ascending order."""
+    rows = corpus.scan(split).with_row_index().filter(pl.col("index").is_in(chosen.tolist()))
+    return rows.select("id", "prompt", "completion").collect()
+
+
+def held_out_texts(corpus: Corpus, maximum: int) -> list[str]:
+    """Completions of test papers, at most ``maximum``, evenly spread in the split's order."""
+    chosen = evenly_spread(len(corpus.documents("test")), maximum)
+    return documents_at(corpus, "test", chosen)["completion"].to_list()
+
+
+def two_samples(corpus: Corpus, maximum: int, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Ids and completions of two random samples of held-out papers, equally many and at most ``maximum`` each."""
+    sizes = [len(corpus.documents(name)) for name in SPLITS]
+    half, papers = min(sum(sizes) // 2, maximum), []
+    chosen = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[: 2 * half])
+    for name, first, size in zip(SPLITS, (0, sizes[0]), sizes, strict=True):
+        own = documents_at(corpus, name, chosen[(chosen >= first) & (chosen < first + size)] - first)
+        papers += zip(own["id"], own["completion"], strict=True)
+    order = np.random.default_rng([seed, 1]).permutation(len(papers))
+    return [papers[i] for i in order[:half]], [papers[i] for i in order[half:]]

@@ -1,0 +1,76 @@
+"""Reference model: how well a model that neither trained on nor generated the texts predicts them."""
+
+import numpy as np
+
+from titlesmith.errors import RequestError, shorten
+from titlesmith.evaluate.bits_per_byte import bits_per_byte, utf8_bytes
+from titlesmith.evaluate.measurement import Measurement, MissingError
+from titlesmith.models import hub
+from titlesmith.train import Engine
+
+
+def check(settings: dict, model: str) -> None:
+    """Checks that ``reference_model`` is a model of transformers other than ``model`` (RequestError)."""
+    name = settings["reference_model"]
+    if not name:
+        return
+    if not hub.is_hub(name) or name == "hf:scratch":
+        raise RequestError(
+            f"evaluate.reference_model: {shorten(name)} needs the form hf:NAME-OR-PATH; or leave it empty"
+        )
+    if name == model:
+        raise RequestError(f"evaluate.reference_model: {shorten(name)} is the model that is fine-tuned; name another")
+    hub.config(name)
+
+
+class Texts:
+    """Texts as `Engine.document_losses` reads documents; what begins and what ends a text does not count.
+
+    Attribute ``sizes``: the bytes of each text, or of as much of it as fits into the model's context.
+    """
+
+    def __init__(self, texts: list[str], engine: Engine):
+        self.tokenizer, self._start = engine.tokenizer, list(engine.tokenizer.bos_ids)
+        texts, room = (
+            [text.encode("utf-8", "replace").decode() for text in texts],
+            engine.context - len(self._start) - 1,
+        )
+        ids = [own[:room] for own in self.tokenizer.encode_batch(texts)]
+        self._documents = [np.array([*self._start, *own, self.tokenizer.eos_id], np.int32) for own in ids]
+        self.starts = np.cumsum([0, *map(len, self._documents)])
+        fit = (text if len(own) < room else self.tokenizer.decode(own) for text, own in zip(texts, ids, strict=True))
+        self.sizes = utf8_bytes(list(fit))
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._documents[i]
+
+    def loss_mask(self, document: np.ndarray) -> np.ndarray:
+        """Ones for the ids of the text."""
+        mask = np.ones(len(document), np.float32)
+        mask[: len(self._start)] = mask[-1] = 0
+        return mask
+
+
+def reference_bits_per_byte(engine: Engine | None, texts: list[str], seed: int) -> Measurement:
+    """Bits per byte of texts under a reference model, or a MissingError.
+
+    Texts below people's value are too predictable; texts above it cohere less.
+    """
+    if engine is None:
+        raise MissingError("no reference_model is set")
+    documents = Texts(texts, engine)
+    nats, _ = engine.document_losses(documents)
+    return bits_per_byte(nats, documents.sizes, seed)
+
+
+def open_reference(name: str) -> Engine | None:
+    """The reference model; None if ``name`` is empty."""
+    if not name:
+        return None
+    hub.check_installed()
+    from titlesmith.train.huggingface import HuggingFaceEngine
+
+    return HuggingFaceEngine.open(name)

@@ -1,0 +1,76 @@
+"""Snapshots: a model before and after training, measured alike on the same validation documents."""
+
+import numpy as np
+
+from titlesmith.corpus import Corpus
+from titlesmith.evaluate.bits_per_byte import bits_per_byte, measured_bytes
+from titlesmith.evaluate.budget import SHARES, affordable, tokens_read
+from titlesmith.evaluate.held_out import documents_at
+from titlesmith.evaluate.measurement import Measurements, MissingError, evenly_spread
+from titlesmith.evaluate.perplexity import losses, perplexity
+from titlesmith.evaluate.rouge import ROUGE, rouge
+from titlesmith.generate import GenerationSettings, backend_for
+from titlesmith.train import Engine
+
+TEXTS = 10
+MIN_TOKENS, MAX_TOKENS = 8, 256  # minimum room for a text, and its maximum length
+
+
+def measure_losses(engine: Engine, corpus: Corpus, split: str, chosen: np.ndarray, seed: int) -> Measurements:
+    """``perplexity`` and ``bits_per_byte`` of documents of a split, whose indices come in ascending order."""
+    measurements = Measurements()
+    try:
+        nats, tokens = losses(engine, corpus.documents(split), chosen)
+    except MissingError as error:
+        for name in ("perplexity", "bits_per_byte"):
+            measurements.skip(name, str(error))
+        return measurements
+    measurements.add("perplexity", perplexity, nats, tokens, seed)
+    measurements.add("bits_per_byte", bits_per_byte, nats, measured_bytes(corpus, split, chosen, engine.context), seed)
+    return measurements
+
+
+def snapshot_documents(corpus: Corpus, settings: dict) -> int:
+    """How many validation documents to measure before and after a training with the parameters of notebook 03."""
+    planned = settings["epochs"] * len(corpus.documents("train").ids) or tokens_read(settings, settings["steps"])
+    return affordable(corpus, "valid", SHARES["snapshot"] * planned)
+
+
+def snapshot(engine: Engine, corpus: Corpus, documents: int, seed: int) -> dict:
+    """Measures a model on ``documents`` validation documents, and samples `TEXTS` texts with default settings.
+
+    Returns
+    -------
+    dict
+        ``documents``, ``perplexity``, ``bits_per_byte``, their ``intervals``, ``missing``, and ``texts``. If documents
+        have prompts, the texts complete those of `TEXTS` documents, ``real`` are these documents' texts, and ROUGE
+        compares the two; else ``real`` is empty.
+    """
+    chosen = evenly_spread(len(corpus.documents("valid")), documents)
+    measurements = measure_losses(engine, corpus, "valid", chosen, seed)
+    texts, real = _sample(engine, corpus, seed)
+    if real:
+        scores = rouge([(str(i), *pair) for i, pair in enumerate(zip(real, texts, strict=True))], seed)
+        for name in ROUGE:
+            measurements.add(name, scores.get, name)
+    parts = {"intervals": measurements.intervals, "missing": measurements.missing, "texts": texts, "real": real}
+    return {"documents": len(chosen), **measurements.values, **parts}
+
+
+def _sample(engine: Engine, corpus: Corpus, seed: int) -> tuple[list[str], list[str]]:
+    """Sampled texts, and the real texts of the documents whose prompts they complete."""
+    backend, layout = backend_for(engine), corpus.layout
+    rows = documents_at(corpus, "valid", evenly_spread(len(corpus.documents("valid")), TEXTS))
+    # Texts may be as long as the longest real one; a prompt that leaves no room for a text is skipped
+    longest = max(len(layout.tokenizer.encode(text)) for text in rows["completion"])
+    pairs = [(layout.prompt_ids(prompt), real) for prompt, real in zip(rows["prompt"], rows["completion"], strict=True)]
+    pairs = [(ids, real) for ids, real in pairs if len(ids) + MIN_TOKENS <= backend.context]
+    if not pairs:
+        return [], []
+    count = 1 if corpus.has_prompt else TEXTS
+    pairs = pairs if corpus.has_prompt else pairs[:1]
+    room = backend.context - max(len(ids) for ids, _ in pairs)
+    sampling = GenerationSettings(count=count, seed=seed, max_tokens=min(room, max(MIN_TOKENS, longest), MAX_TOKENS))
+    completions = backend.generate([ids for ids, _ in pairs], sampling)
+    texts = [layout.decode(completion.ids) for of in completions for completion in of]
+    return texts, [real for _, real in pairs] if corpus.has_prompt else []

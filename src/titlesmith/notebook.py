@@ -280,7 +280,7 @@ class Evaluation:
         """A table of the perplexity of each split, with the number of documents that were measured."""
         counts = self.metrics["perplexity_documents"].items()
         names = {"model": "model"} | {name: f"{name} ({count:,} documents)" for name, count in counts}
-        names |= {"bits": "test, bits per byte"}
+        names |= {"test, bits per byte": "test, bits per byte"}
         return table(report.perplexities(self.metrics, self.model), names)
 
     def before_after(self) -> HTML:

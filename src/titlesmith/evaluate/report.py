@@ -44,7 +44,7 @@ def perplexities(metrics: dict, model: str) -> list[dict]:
     row = {"model": model}
     for name in SPLITS:
         row[name] = _of_split(metrics, "perplexity", name, 2)
-    return [row | {"bits": _of_split(metrics, "bits_per_byte", "test", 3)}]
+    return [row | {"test, bits per byte": _of_split(metrics, "bits_per_byte", "test", 3)}]
 
 
 def _of_split(metrics: dict, measure: str, split: str, digits: int) -> str:

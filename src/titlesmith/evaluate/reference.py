@@ -16,11 +16,11 @@ def check(settings: dict, model: str) -> None:
         return
     if not hub.is_hub(name) or name == "hf:scratch":
         raise RequestError(
-            f"evaluate.reference_model: {shorten(name)} needs the form hf:NAME-OR-PATH; or leave it empty"
+            f"evaluate.reference_model: {shorten(name)} is neither hf:NAME-OR-PATH nor smollm2; or leave it empty"
         )
     if name == model:
         raise RequestError(f"evaluate.reference_model: {shorten(name)} is the model that is fine-tuned; name another")
-    hub.config(name)
+    hub.hyperparameters(name, 0)
 
 
 class Texts:

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from lxml import html
 
-from titlesmith.book.report import reports
+from titlesmith.book.report import load_reports
 from titlesmith.runs import STAGES, notebook, root
 
 ADDRESSES = ("href", "src", "data", "srcset", "poster")
@@ -61,7 +61,7 @@ def _read(page: Path) -> tuple[frozenset[str], frozenset[str]]:
 
 def main() -> int:
     """Prints the problems; the exit status is 1 if there are any."""
-    book, runs = root() / "_build" / "html", [report.name for report in reports()[0]]
+    book, runs = root() / "_build" / "html", [report.name for report in load_reports()[0]]
     problems = ([] if runs else ["the book shows no run, because no run is complete"]) + missing(book, runs)
     problems += errors(book) + dangling(book)
     print(

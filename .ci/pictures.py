@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from titlesmith.book.build import build
-from titlesmith.cli import commands
+from titlesmith.cli import describe_commands
 from titlesmith.runs import replacing, root
 
 WIDTH = 110
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         tab.set_content(f"<body style='margin: 0'>{svg}</body>")
         photograph(tab.locator("svg"), "terminal")
         tab = browser.new_page(viewport={"width": 1300, "height": 1150})
-        tab.goto((build(commands()).page.parent / "book" / "index.html").as_uri())
+        tab.goto((build(describe_commands()).page.parent / "book" / "index.html").as_uri())
         tab.wait_for_timeout(500)
         photograph(tab, "home")
         browser.close()

@@ -60,7 +60,7 @@ def measure(runs: int, workers: int | None, steps: int) -> dict:
     rates = ",".join(f"{0.001 + 0.00001 * n:.5f}" for n in range(runs))
     base = (*SMALL, f"finetune.steps={steps}")
     plan = sweep.read("sample-titles", (f"finetune.learning_rate={rates}",), base, name="bench")
-    workers = cluster.num_workers(plan, workers, None)
+    workers = cluster.choose_num_workers(plan, workers, None)
     sweep.run(plan, workers=workers)
     seconds = time.perf_counter() - begun
     executed = [

@@ -109,12 +109,12 @@ def test_fields_must_be_those_of_the_template():
 
 def test_an_abstract_comes_from_a_file_or_from_standard_input(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("Schön.\n", "utf-8")
-    assert terminal.read(str(tmp_path / "a.txt")) == "Schön.\n"
+    assert terminal.read_text(str(tmp_path / "a.txt")) == "Schön.\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Grün.".encode())))
-    assert terminal.read("-") == "Grün."
+    assert terminal.read_text("-") == "Grün."
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(RequestError, match="as text in UTF-8"):
-        terminal.read(str(tmp_path / "a.txt"))
+        terminal.read_text(str(tmp_path / "a.txt"))
 
 
 SHORT = ["-n", "2", "--max-tokens", "8", "--json"]

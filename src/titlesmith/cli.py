@@ -118,14 +118,14 @@ def models(context: typer.Context) -> None:
         count = models.num_parameters(hyperparameters)
         memory = models.training_memory(hyperparameters, settings | {"model": name}, True)
         size = sum(file.stat().st_size for file in list_files(models.model_path(name))) or 4 * count
-        print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {memory / 2**30:>5.1f} GiB  {_location(name)}")
+        print(f"{name:<16} {count:>13,} {size / 1e6:>7,.0f} MB {memory / 2**30:>5.1f} GiB  {_describe_location(name)}")
     print(
         f"\nTo train: estimated peak memory with {settings['batch_size']} rows of {settings['block_size']} tokens a "
         f"step in bfloat16; {models.available_memory() / 2**30:.1f} GiB are free. scratch: with its largest vocabulary."
     )
 
 
-def _location(name: str) -> str:
+def _describe_location(name: str) -> str:
     from titlesmith import models
 
     if name in models.RANDOM:
@@ -158,12 +158,12 @@ def update(run: RunName) -> None:
         print(f"later stages are out of date. {updated.rerun_command}")
 
 
-def commands() -> TyperGroup:
+def describe_commands() -> TyperGroup:
     """All commands with their options, for the reference in the book."""
-    from titlesmith.terminal import command
+    from titlesmith.terminal import build_command
 
     group = typer.main.get_command(app)
-    group.commands["generate"] = typer.main.get_command(command())  # its options are in notebook 04
+    group.commands["generate"] = typer.main.get_command(build_command())  # its options are in notebook 04
     return group
 
 
@@ -179,7 +179,7 @@ def book(
     from titlesmith.book import build
     from titlesmith.book import publish as publishing
 
-    built = publishing.publish(publish, commands()) if publish else build.build(commands())
+    built = publishing.publish(publish, describe_commands()) if publish else build.build(describe_commands())
     names = ", ".join([*(r.name for r in built.shown[:10]), *["..."] * (len(built.shown) > 10)])
     print(f"\nbook                   {len(built.shown)} run{'s' * (len(built.shown) != 1)}{names and ': '}{names}")
     for reason in built.omitted.values():
@@ -228,9 +228,9 @@ def export(
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def generate(context: typer.Context) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    from titlesmith.terminal import command  # reads its options from notebook 04
+    from titlesmith.terminal import build_command  # reads its options from notebook 04
 
-    command()(context.args, prog_name="titlesmith generate")
+    build_command()(context.args, prog_name="titlesmith generate")
 
 
 @app.command("abstracts")
@@ -261,7 +261,9 @@ def sweep(
 
     plan = sweep.read(experiment, tuple(sets or ()), tuple(p or ()), repeat, name, until)
     done = sweep.run(plan, scheduler, workers, memory)
-    print(f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s; {sweep.record(plan.name)}")
+    print(
+        f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s; {sweep.record_path(plan.name)}"
+    )
 
 
 @app.command("app")

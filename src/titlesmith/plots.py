@@ -25,15 +25,15 @@ STYLE = {
 plt.rcParams["text.parse_math"] = False  # labels hold text of papers and files, which is not mathematics
 
 
-def panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
+def create_panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
     """A figure with axes side by side; sizes in inches."""
     figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 
 
-def _figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:
+def _create_figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:
     with plt.rc_context(STYLE):
-        figure, axes = panels(columns, height, 9)
+        figure, axes = create_panels(columns, height, 9)
     figure.suptitle(title, x=0.01, ha="left", parse_math=False)  # a file's name is text
     plt.close(figure)  # the notebook shows the cell's result, once
     return figure, axes
@@ -43,13 +43,13 @@ def papers(harvested: "Harvested") -> Figure:
     """Papers by year of publication, and by primary category (the ten most frequent)."""
     table = harvested.scan()
     rows = table.select(pl.len()).collect().item()
-    figure, (left, right) = _figure(2, f"{rows:,} papers: {harvested.label}")
-    years = _counts(table, pl.col("published").dt.year()).sort("value")
+    figure, (left, right) = _create_figure(2, f"{rows:,} papers: {harvested.label}")
+    years = _count(table, pl.col("published").dt.year()).sort("value")
     left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
     left.set_title("By year", loc="left")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.set(xlabel="year of first publication", ylabel="papers")
-    categories = _counts(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
+    categories = _count(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
     right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
     right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     right.xaxis.set_major_formatter("{x:,.0f}")
@@ -63,7 +63,7 @@ def papers(harvested: "Harvested") -> Figure:
     return figure
 
 
-def _counts(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
+def _count(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
     """The count of each value, without unknown ones."""
     counts = table.select(value=value).drop_nulls().group_by("value").agg(count=pl.len())
     return counts.collect(engine="streaming")
@@ -73,7 +73,7 @@ def lengths(built: "Built") -> Figure:
     """Histograms of the lengths of training documents, or of a sample of them, in words and in tokens."""
     (words, tokens), total = built.corpus.lengths("train"), built.corpus.info["splits"]["train"]["documents"]
     sample = f"{len(words):,} of " if len(words) < total else ""
-    figure, axes = _figure(2, f"Lengths of {sample}{total:,} training documents: {built.label}", 3.0)
+    figure, axes = _create_figure(2, f"Lengths of {sample}{total:,} training documents: {built.label}", 3.0)
     for axis, values, unit, color in zip(axes, (words, tokens), ("words", "tokens"), (BLUE, ORANGE), strict=True):
         wide = max(1, (max(values) - min(values)) // 40)
         axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)
@@ -100,7 +100,7 @@ def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
 
 def loss(history: "History") -> Figure:
     """Loss, smoothed loss and validation loss against steps, floor and kept step marked, and the learning rate."""
-    figure, (left, right) = _figure(2, f"Training on {history.label}", 4.3)
+    figure, (left, right) = _create_figure(2, f"Training on {history.label}", 4.3)
     rows, floor, kept = history.rows, history.loss_floor, history.kept_step
     steps = [row["step"] for row in rows]
     draw_losses(left, rows, kept)
@@ -122,7 +122,7 @@ def loss(history: "History") -> Figure:
 
 def copies(history: "History") -> Figure:
     """Share of copies among the texts sampled during training, against steps and against the smoothed loss."""
-    figure, (left, right) = _figure(2, f"Copies of training texts during training on {history.label}", 3.0)
+    figure, (left, right) = _create_figure(2, f"Copies of training texts during training on {history.label}", 3.0)
     floor, memorized = history.loss_floor, history.memorization_floor
     rows = [row for row in history.rows if row["copy_rate"] is not None]
     share = [100 * row["copy_rate"] for row in rows]
@@ -143,7 +143,7 @@ def copies(history: "History") -> Figure:
 def similarities(texts: "Texts") -> Figure:
     """Histogram of the similarity of each generated text to its nearest training text; copies are at 1."""
     values = texts.similarities()
-    figure, (axis,) = _figure(1, f"Similarity of {len(values):,} generated texts to the training texts", 2.8)
+    figure, (axis,) = _create_figure(1, f"Similarity of {len(values):,} generated texts to the training texts", 2.8)
     axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
     axis.axvline(0.9, color=GREY, linestyle=":", label="near copies: 0.9 or more")
     axis.set(xlabel="similarity to the nearest training text (1 is a copy)", ylabel="texts", xlim=(0, 1.02))
@@ -155,7 +155,7 @@ def similarities(texts: "Texts") -> Figure:
 def word_counts(evaluation: "Evaluation") -> Figure:
     """Histograms of the lengths in words of generated texts and of held-out texts by people, as shares."""
     generated, people = evaluation.word_counts()
-    figure, (axis,) = _figure(1, f"Lengths of generated texts and of texts by people: {evaluation.label}", 3.0)
+    figure, (axis,) = _create_figure(1, f"Lengths of generated texts and of texts by people: {evaluation.label}", 3.0)
     both = [*generated, *people] or [0]
     wide = max(1, (max(both) - min(both)) // 30)
     bins = np.arange(min(both) - 0.5, max(both) + wide + 0.5, wide)
@@ -173,7 +173,7 @@ def word_counts(evaluation: "Evaluation") -> Figure:
 
 def novelty(evaluation: "Evaluation") -> Figure:
     """Share of n-grams that no training text has, by n, of generated texts and of texts by people (metrics.json)."""
-    figure, (axis,) = _figure(1, f"Word sequences that no training text has: {evaluation.label}", 3.0)
+    figure, (axis,) = _create_figure(1, f"Word sequences that no training text has: {evaluation.label}", 3.0)
     metrics = evaluation.metrics
     for of, name, color, line, shift in (
         (metrics, "generated", ORANGE, "-", -0.03),

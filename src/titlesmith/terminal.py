@@ -40,10 +40,10 @@ BASE = "base"  # a model that generates titles without a run
 ADAPTER_TEMPLATE = "alpaca"  # alpaca-lora's and ChatGenTitle's
 
 
-def command() -> typer.Typer:
+def build_command() -> typer.Typer:
     """The command, with an option for each parameter that notebook 04 declares."""
     fixed = [p for p in inspect.signature(_run).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [_option(parameter) for name, parameter in declared(STAGE).items() if name not in OTHER_OPTIONS]
+    options = [_build_option(parameter) for name, parameter in declared(STAGE).items() if name not in OTHER_OPTIONS]
 
     def run(**values: object) -> None:
         _run(**values)
@@ -54,7 +54,7 @@ def command() -> typer.Typer:
     return app
 
 
-def _option(parameter: Parameter) -> inspect.Parameter:
+def _build_option(parameter: Parameter) -> inspect.Parameter:
     """A parameter of the notebook as an option whose text `Parameter.parse` reads."""
     is_flag, name = parameter.type is bool, parameter.name.replace("_", "-")
     option = typer.Option(
@@ -103,8 +103,8 @@ def _run(
         given |= {name: value for name, value in values.items() if isinstance(value, bool)}
         if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
             given.setdefault("count", given["beams"])
-        fields = parse(field or []) | ({} if title is None else {"title": title})
-        fields |= {} if abstract is None else {"abstract": read(abstract)}
+        fields = parse_fields(field or []) | ({} if title is None else {"title": title})
+        fields |= {} if abstract is None else {"abstract": read_text(abstract)}
         # The model
         untrained = run == BASE and not (Run(run) / "run.json").exists()
         trained = open_run(run) if run and not untrained else None
@@ -209,14 +209,14 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
     generated = generate(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
     for (prompt, prefix), group in groupby(generated, key=lambda row: (row["prompt"], row["prefix"])):
         if not as_json:
-            print("\n" + (" | ".join(filter(None, (_excerpt(prompt), prefix))) or "no prefix"))
+            print("\n" + (" | ".join(filter(None, (_shorten_prompt(prompt), prefix))) or "no prefix"))
         for row in group:
-            print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_marks(row)}", flush=True)
+            print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_format_marks(row)}", flush=True)
             rows.append(row)
     sys.stderr.writelines(texts.lacking(requested, rows, settings["count"]))
 
 
-def read(path: str) -> str:
+def read_text(path: str) -> str:
     """The text of a file, or of standard input for ``-`` (RequestError if it is not UTF-8)."""
     try:
         return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_text("utf-8")
@@ -224,7 +224,7 @@ def read(path: str) -> str:
         raise RequestError(f"--abstract {shorten(path)} cannot be read as text in UTF-8: {error}") from None
 
 
-def parse(fields: list[str]) -> dict[str, str]:
+def parse_fields(fields: list[str]) -> dict[str, str]:
     """Fields in the form ``key=value``, by name (RequestError)."""
     for field in fields:
         if not re.match("[^=]+=", field):
@@ -250,12 +250,12 @@ def check_fields(template: Template, fields: dict[str, str], source: str) -> Non
         raise RequestError(f"{source} writes {written} from {', '.join(needed)}: {'; '.join(problems)}")
 
 
-def _excerpt(text: str) -> str:
+def _shorten_prompt(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 100 else f"{text[:60]} ... {text[-35:]}"
 
 
-def _marks(row: dict) -> str:
+def _format_marks(row: dict) -> str:
     similarity = row["nearest_similarity"] or 0
     marks = [f"{'copy' if similarity == 1 else 'near copy'} of {row['nearest_id']}"] if similarity >= 0.9 else []
     marks += [] if row["finished"] else ["unfinished"]

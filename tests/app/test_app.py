@@ -20,7 +20,7 @@ import browser  # noqa: E402
 from conftest import HOSTILE, make_project, write_archive  # noqa: E402
 from tiny import quick  # noqa: E402
 from titlesmith import train as engines  # noqa: E402
-from titlesmith.app.page import mounted, page, render  # noqa: E402
+from titlesmith.app.page import build_page, mount, render  # noqa: E402
 from titlesmith.app.serve import listen  # noqa: E402
 from titlesmith.app.service import MAX_CHARACTERS, Service  # noqa: E402
 from titlesmith.errors import RequestError  # noqa: E402
@@ -37,7 +37,7 @@ def serving(service: Service):
     """The address of a page, in this process."""
     with listen("127.0.0.1", 0) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        app = mounted(page(service))
+        app = mount(build_page(service))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

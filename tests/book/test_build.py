@@ -13,13 +13,13 @@ from titlesmith.book import build as building
 from titlesmith.book import pages
 from titlesmith.book.build import pack
 from titlesmith.book.report import Report
-from titlesmith.cli import commands
+from titlesmith.cli import describe_commands
 from titlesmith.errors import RunError, StageError
 from titlesmith.runs import STAGES, Run, notebook
 
 
 def build(published=None):
-    return building.build(commands(), published)
+    return building.build(describe_commands(), published)
 
 
 KINDS = [
@@ -199,10 +199,10 @@ def test_the_packed_book_is_complete(project, html, monkeypatch):
 
 def test_a_page_of_a_run_shows_text_as_text_and_labels_made_up_papers(finished, monkeypatch):
     report = Report(finished.path)
-    assert "made up" not in pages.index(report)
+    assert "made up" not in pages.render_index(report)
     monkeypatch.setattr(Report, "made_up", True)
     report.texts = [{"text": f"{HOSTILE}\n\n# [a](nowhere.md)"}]
-    for shown in (pages.index(report), pages.cards([report])):
+    for shown in (pages.render_index(report), pages.render_cards([report])):
         assert "made up" in shown or "made-up papers" in shown
         assert "<script>" not in shown and "&lt;script&gt;" in shown
         assert "\n# [a]" not in shown

@@ -7,13 +7,13 @@ from conftest import copy_run, make_project
 from titlesmith.book import publish as publishing
 from titlesmith.book.build import Book
 from titlesmith.book.publish import publish as _publish
-from titlesmith.cli import commands
+from titlesmith.cli import describe_commands
 from titlesmith.errors import RequestError, StageError
 from titlesmith.runs.mirror import MARKER
 
 
 def publish(target):
-    return _publish(target, commands())
+    return _publish(target, describe_commands())
 
 
 def git(folder, *arguments):

@@ -43,13 +43,13 @@ def written(count, **changed):
 
 
 def test_ten_and_ten_shuffled_by_the_seed():
-    items = quiz.choose(Recorded(written(30)))
+    items = quiz.choose_items(Recorded(written(30)))
     assert len(items) == 20 and sum(item["real"] for item in items) == 10
     assert len({item["text"] for item in items}) == 20
     assert all(item["real"] == item["text"].startswith("Real") for item in items)
     kinds = [item["real"] for item in items]
     assert kinds not in (sorted(kinds), sorted(kinds, reverse=True))
-    assert items == quiz.choose(Recorded(written(30))) != quiz.choose(Recorded(written(30), seed=2))
+    assert items == quiz.choose_items(Recorded(written(30))) != quiz.choose_items(Recorded(written(30), seed=2))
 
 
 def test_copies_faults_repeats_and_test_titles_are_omitted():
@@ -61,26 +61,28 @@ def test_copies_faults_repeats_and_test_titles_are_omitted():
         ROW | {"text": "real  TITLE 3"},
         *[ROW | {"text": "good"}, ROW | {"text": "Good"}] * 3,
     ]
-    items = quiz.choose(Recorded(bad))
+    items = quiz.choose_items(Recorded(bad))
     assert [item["text"] for item in items if not item["real"]] == ["good"]
     assert len(items) == 2, "as many of both kinds"
 
 
 def test_texts_without_a_prefix_come_first():
-    items = quiz.choose(Recorded([*written(20, prefix="Written"), *(ROW | {"text": f"Free {i}"} for i in range(7))]))
+    items = quiz.choose_items(
+        Recorded([*written(20, prefix="Written"), *(ROW | {"text": f"Free {i}"} for i in range(7))])
+    )
     assert sum(item["text"].startswith("Free") for item in items) == 7
 
 
 @pytest.mark.parametrize("run", [Recorded([]), Recorded(written(9), test=[]), Recorded(written(3, finished=False))])
 def test_a_run_without_suitable_texts_has_a_page_that_says_so(run):
-    assert "There is no quiz for this run" in quiz.page(run, quiz.choose(run))
+    assert "There is no quiz for this run" in quiz.render_quiz(run, quiz.choose_items(run))
 
 
 def test_made_up_papers_are_labelled_and_text_is_escaped():
     run = Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True)
-    page = quiz.page(run, quiz.choose(run))
+    page = quiz.render_quiz(run, quiz.choose_items(run))
     assert "The papers of this run are made up" in page
-    assert "made up" not in quiz.page(Recorded(written(12)), [])
+    assert "made up" not in quiz.render_quiz(Recorded(written(12)), [])
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in page
     assert "mathjax_ignore" in page
     page.encode()
@@ -102,7 +104,9 @@ def show(chromium, tmp_path):
         shutil.copytree(ROOT / "book" / "_static", tmp_path / "_static", dirs_exist_ok=True)
         rows = [ROW | {"text": f"{HOSTILE} {i}"} for i in range(30)]
         head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Quiz</title><h1>Real or generated?</h1>'
-        (folder / "quiz.html").write_text(head + render("quiz.html.j2", items=quiz.choose(Recorded(rows))), "utf-8")
+        (folder / "quiz.html").write_text(
+            head + render("quiz.html.j2", items=quiz.choose_items(Recorded(rows))), "utf-8"
+        )
         context = chromium.new_context(offline=True, **options)
         page = context.new_page()
         page.faults = []

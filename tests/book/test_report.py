@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from titlesmith.book.compare import open_reports
-from titlesmith.book.report import FILES, Report, reports
+from titlesmith.book.report import FILES, Report, load_reports
 from titlesmith.errors import RunError
 from titlesmith.export import export
 from titlesmith.runs import Run, digest
@@ -50,7 +50,7 @@ def test_a_damaged_run_is_named_with_a_remedy(run, name, harm):
         Report(run)
     assert path.name in str(error.value)
     assert any(word in str(error.value) for word in ("titlesmith run", "Remove it", "Move"))
-    shown, omitted = reports()
+    shown, omitted = load_reports()
     assert not shown and list(omitted) == ["small"]
 
 
@@ -62,7 +62,7 @@ def test_a_run_of_an_older_version_is_omitted_and_the_others_stay(run):
     with pytest.raises(RunError, match="has no 'test'"):
         change(run, **metrics)
     (run.parent / "stray").mkdir()
-    shown, omitted = reports()
+    shown, omitted = load_reports()
     assert [report.name for report in shown] == ["complete"]
     assert "has no 'test'" in omitted["small"] and "metrics.json" in omitted["small"]
     assert "is not a run" in omitted["stray"]
@@ -86,12 +86,12 @@ def test_runs_that_only_a_published_book_has_are_read_from_there(run, tmp_path):
     report = Report(run)
     for name in ("small", "earlier"):
         report.copy_to(published / "runs" / name, run / "notebooks")
-    shown, omitted = reports(published)
+    shown, omitted = load_reports(published)
     assert {r.name: r.path.parent.parent for r in shown} == {"small": tmp_path, "earlier": published}
     assert not omitted
     assert shown[0].texts == shown[1].texts and shown[0].samples == shown[1].samples != []
     (published / "runs" / "earlier" / "history.csv").unlink()
-    assert list(reports(published)[1]) == ["earlier"]
+    assert list(load_reports(published)[1]) == ["earlier"]
 
 
 @pytest.mark.parametrize("name", ["../out", "", None])
@@ -106,7 +106,7 @@ def test_a_damaged_corpus_is_one_error_with_its_file_and_the_command(run, name):
     path = run / "corpus" / name
     path.write_bytes(path.read_bytes()[:20])
     message = rf"{name} is damaged.*titlesmith run .*--name small"
-    assert re.search(message, reports()[1]["small"])
+    assert re.search(message, load_reports()[1]["small"])
     for use in (
         lambda: Source.of_run(Run("small")),
         lambda: export(Run("small"), "hf"),

@@ -1,7 +1,7 @@
 import pytest
 
 from titlesmith.book import sweeps
-from titlesmith.book.sweeps import Measurement, grouped, page, references
+from titlesmith.book.sweeps import Measurement, group_by_sweep, read_references, render_sweep
 
 
 class Fake:
@@ -39,7 +39,7 @@ def test_the_table_marks_the_best_and_labels_published_results(root):
         for i, (rate, size, repeat) in enumerate((r, s, n) for r in (1e-4, 5e-5) for s in (1, 8) for n in (1, 2))
     ]
     reference = {"set": {"finetune.batch_size": 1}, "perplexity": {"test": 17.61}, "source": "Liu <and> Zheng"}
-    made = page("s", runs, [reference, {"perplexity": 20.08}])
+    made = render_sweep("s", runs, [reference, {"perplexity": 20.08}])
     assert "8 runs" in made and "finetune\\.learning\\_rate and finetune\\.batch\\_size" in made
     assert made.count("(best)") == 6, "two combinations share the best of each split"
     assert "11.50 [11.00, 12.00] (best)" in made
@@ -52,7 +52,7 @@ def test_the_table_marks_the_best_and_labels_published_results(root):
 
 def test_runs_of_sweeps_are_grouped(monkeypatch):
     runs = [Fake(1, {}, 2.0, sweep="b"), Fake(2, {}, 2.0, sweep=None), Fake(3, {}, 2.0, sweep="a")]
-    assert {name: [run.name for run in members] for name, members in grouped(runs).items()} == {
+    assert {name: [run.name for run in members] for name, members in group_by_sweep(runs).items()} == {
         "a": ["run-3"],
         "b": ["run-1"],
     }
@@ -63,10 +63,10 @@ def test_an_unreadable_sweep_file_has_no_reference(root, content):
     (root / "sweeps").mkdir()
     if content is not None:
         (root / "sweeps" / "s.json").write_text(content)
-    assert references("s", [root]) == []
+    assert read_references("s", [root]) == []
 
 
 def test_values_that_are_not_numbers_and_missing_measurements_are_shown(root):
     runs = [Fake(1, {"corpus.template": "title"}, 9.0), Fake(2, {"corpus.template": "year-title"}, None)]
-    assert "corpus.template" in page("s", runs, [])
-    assert "No run measured" in sweeps.page("s", [Fake(1, {"model": "124M"}, None)], [])
+    assert "corpus.template" in render_sweep("s", runs, [])
+    assert "No run measured" in sweeps.render_sweep("s", [Fake(1, {"model": "124M"}, None)], [])

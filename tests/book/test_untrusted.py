@@ -12,7 +12,7 @@ from conftest import copy_run
 from titlesmith import markup
 from titlesmith.book import untrusted
 from titlesmith.book.build import build
-from titlesmith.cli import commands
+from titlesmith.cli import describe_commands
 from titlesmith.runs import STAGES, Run, notebook, write_json
 
 CODE = "{{ cycler.__init__.__globals__.os.popen(dict(id=1)|join).read() }}.csv"
@@ -78,7 +78,7 @@ def book(finished_project, tmp_path_factory):
         (folder / "sweeps").mkdir(exist_ok=True)
         rows = [{"set": {}, "perplexity": {"test": 1.5}, "source": value} for value in VALUES[:-1]]
         write_json(folder / "sweeps" / "sweep-1.json", {"reference": rows})
-        return build(commands())
+        return build(describe_commands())
 
 
 def pages(book):
@@ -129,7 +129,7 @@ def test_the_projects_own_notebooks_stay_unchanged(finished):
     for stage in STAGES:
         executed = json.loads(finished.executed(stage).read_text("utf-8"))
         own = json.loads(notebook(stage).read_text("utf-8"))
-        inert = untrusted.inert_notebook(executed, stage)
+        inert = untrusted.make_inert(executed, stage)
         texts = ["".join(cell["source"]) for cell in inert["cells"] if cell["cell_type"] == "markdown"]
         assert texts == ["".join(cell["source"]) for cell in own["cells"] if cell["cell_type"] == "markdown"]
         outputs = [output for cell in inert["cells"] for output in cell.get("outputs", [])]
@@ -140,5 +140,5 @@ def test_the_projects_own_notebooks_stay_unchanged(finished):
 def test_a_picture_is_kept_and_anything_else_is_not():
     png = base64.b64encode(untrusted.PNG + b"x").decode()
     output = {"output_type": "display_data", "data": {"image/png": png, "image/jpeg": "x"}}
-    assert untrusted._inert_output(output)["data"] == {"image/png": png}
-    assert untrusted._inert_output({"output_type": "display_data", "data": {"image/png": "%"}}) is None
+    assert untrusted._make_output_inert(output)["data"] == {"image/png": png}
+    assert untrusted._make_output_inert({"output_type": "display_data", "data": {"image/png": "%"}}) is None

@@ -182,22 +182,22 @@ def test_every_stage_is_executed_once_for_all_runs_that_share_it(grid):
 
 def test_there_are_as_many_workers_as_fit_into_memory_and_cores(project, monkeypatch):
     plan = sweep.read("sample-titles", ("finetune.batch_size=1,2,4,8,16",))
-    need = max(cluster.memory_of(point.experiment.settings) for point in plan.points)
+    need = max(cluster.estimate_memory(point.experiment.settings) for point in plan.points)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
-    assert cluster.num_workers(plan, None, str(3 * need)) == 3
-    assert cluster.num_workers(plan, None, str(100 * need)) == 5, "no more than runs"
-    assert cluster.num_workers(plan, 2, None) == 2
+    assert cluster.choose_num_workers(plan, None, str(3 * need)) == 3
+    assert cluster.choose_num_workers(plan, None, str(100 * need)) == 5, "no more than runs"
+    assert cluster.choose_num_workers(plan, 2, None) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "memory_of", lambda settings: 0)
-        assert cluster.num_workers(plan, None, "8GB") == 1, "the needed memory is unknown"
+        patch.setattr(cluster, "estimate_memory", lambda settings: 0)
+        assert cluster.choose_num_workers(plan, None, "8GB") == 1, "the needed memory is unknown"
     for workers, memory, message in (
         (0, None, "at least one"),
         (None, "much", "needs a size"),
         (None, "1MB", "smallest"),
     ):
         with pytest.raises(RequestError, match=message):
-            cluster.num_workers(plan, workers, memory)
+            cluster.choose_num_workers(plan, workers, memory)
 
 
 # Progress

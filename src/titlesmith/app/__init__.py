@@ -1,5 +1,3 @@
 """The web page of a run's model: ``titlesmith app RUN``."""
 
 from titlesmith.app.serve import serve
-
-__all__ = ["serve"]

@@ -22,7 +22,7 @@ ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}  # the back 
 TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True, trim_blocks=True)
 
 
-def page(service: Service) -> gr.Blocks:
+def build_page(service: Service) -> gr.Blocks:
     """The page of a run's model; one request is answered at a time, the others wait."""
     run, stored = service.run, service.corpus.info
     common = {"service": service, "documents": stored["splits"]["train"]["documents"], "made_up": MADE_UP}
@@ -38,7 +38,7 @@ def page(service: Service) -> gr.Blocks:
     return blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
 
-def mounted(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> Guard:
+def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> Guard:
     """The page as an ASGI application in a `Guard`; nothing is recorded, reported or shared."""
     # Fonts of the reader's machine, so that none is downloaded; grey text with enough contrast
     subdued = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
@@ -80,7 +80,7 @@ def _add_form(service: Service) -> None:
             begin = gr.Textbox(label=label, info="Optional. The last word may be incomplete.")
             button = gr.Button(f"Write {service.writes}s", variant="primary")
             with gr.Accordion("Settings", open=False):
-                settings = [_control(service, name) for name in service.controls]
+                settings = [_build_control(service, name) for name in service.controls]
             if service.examples:
                 gr.Examples(
                     [values for values, _ in service.examples],
@@ -120,7 +120,7 @@ def _add_form(service: Service) -> None:
 
     def write(*values: object) -> str:
         fields, beginning, chosen = request(values)
-        return render("results", **_answer(service, fields, beginning, chosen, is_page=True))
+        return render("results", **_get_answer(service, fields, beginning, chosen, is_page=True))
 
     gr.on(
         [button.click, *(box.submit for box in texts)],
@@ -134,7 +134,7 @@ def _add_form(service: Service) -> None:
     )
 
 
-def _answer(service: Service, fields: dict, beginning: str, chosen: dict, is_page: bool = False) -> dict:
+def _get_answer(service: Service, fields: dict, beginning: str, chosen: dict, is_page: bool = False) -> dict:
     """The answer of `Service.write`; its errors as Gradio's, which the page shows as HTML."""
     try:
         return service.write(fields, beginning, **chosen)
@@ -143,7 +143,7 @@ def _answer(service: Service, fields: dict, beginning: str, chosen: dict, is_pag
         raise gr.Error(message, duration=None, print_exception=False) from None
 
 
-def _control(service: Service, name: str) -> gr.components.Component:
+def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
     parameter = service.controls[name]
     low, high = parameter.constraint.low, parameter.constraint.high
@@ -167,7 +167,7 @@ def _add_endpoint(service: Service) -> None:
     def endpoint(*args: object, **named: object) -> dict:
         chosen = endpoint.__signature__.bind(*args, **named).arguments
         texts = {field: chosen.pop(key) for key, field in fields.items()}
-        return _answer(service, texts, chosen.pop("begins_with", ""), chosen)
+        return _get_answer(service, texts, chosen.pop("begins_with", ""), chosen)
 
     kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
     parameters = [

@@ -30,14 +30,14 @@ def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
         print(f"loading the model of {run.name}", flush=True)
         import uvicorn
 
-        from titlesmith.app.page import mounted, page
+        from titlesmith.app.page import build_page, mount
         from titlesmith.app.service import Service
 
         service = Service(run)
         service.warm_up()
         names = (socket.gethostname(), socket.getfqdn()) if host in ALL_INTERFACES else ()
         shown = names[0] if names else f"[{host}]" if ":" in host else host
-        app = mounted(page(service), host, names)
+        app = mount(build_page(service), host, names)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
         if names:
             print("everybody who reaches this machine can use the page: it has no password")

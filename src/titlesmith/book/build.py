@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from titlesmith.book import lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
-from titlesmith.book.report import Report, explain, reports
+from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
 from titlesmith.runs import replacing, root, write_json
@@ -52,12 +52,12 @@ def build(commands: TyperGroup, published: Path | None = None) -> Book:
 
 
 def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
-    shown, omitted = reports(published)
+    shown, omitted = load_reports(published)
     html, folder = output / "html", root() / "book" / "runs"
     # Pages of runs
     for report in list(shown):
         try:
-            files = pages.run_pages(report)
+            files = pages.render_run(report)
         except DAMAGE as error:  # the other runs stay
             shown.remove(report)
             omitted[report.name] = explain(report.path, error)
@@ -66,20 +66,20 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
             write(folder / report.name / name, text)
     _prune(folder, {report.name for report in shown}, html)
     # Pages of sweeps
-    groups = sweeps.grouped(shown)
+    groups = sweeps.group_by_sweep(shown)
     sources = [root(), *filter(None, [published])]
-    tables = {name: sweeps.references(name, sources) for name in groups}
+    tables = {name: sweeps.read_references(name, sources) for name in groups}
     for name, members in groups.items():
-        write(folder.with_name("sweeps") / f"{name}.md", sweeps.page(name, members, tables[name]))
+        write(folder.with_name("sweeps") / f"{name}.md", sweeps.render_sweep(name, members, tables[name]))
     _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
     # Parts that the other pages include
     parts = {
-        "newest": pages.newest(shown),
-        "gallery": pages.gallery(shown),
-        "three-abstracts": pages.three_abstracts(shown),
-        "parameters": reference.parameters(),
-        "commands": reference.commands(commands),
-        **{f"lesson-{name}": text for name, text in lessons.parts(shown, output / "lessons").items()},
+        "newest": pages.render_newest(shown),
+        "gallery": pages.render_gallery(shown),
+        "three-abstracts": pages.render_three_abstracts(shown),
+        "parameters": reference.render_parameters(),
+        "commands": reference.render_commands(commands),
+        **{f"lesson-{name}": text for name, text in lessons.render_lessons(shown, output / "lessons").items()},
     }
     for name, text in parts.items():
         write(output / "parts" / f"{name}.md", text)

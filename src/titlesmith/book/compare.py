@@ -70,10 +70,10 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
     names = [report.name for report in reports]
     parameters = [
         {"": key, **dict(zip(names, map(format_value, values), strict=True))}
-        for key, values in differing_settings(reports).items()
+        for key, values in find_differences(reports).items()
     ]
     # Perplexities of different vocabularies have no best one
-    same_vocabulary = len({_vocabulary(report) for report in reports}) == 1
+    same_vocabulary = len({_identify_vocabulary(report) for report in reports}) == 1
     measurements = []
     for key, (name, best) in MEASUREMENTS.items():
         values = [report.measurement(key) for report in reports]
@@ -96,7 +96,7 @@ def open_reports(names: list[str]) -> list[Report]:
     return [Report(open_run(name).path) for name in dict.fromkeys(names)]
 
 
-def differing_settings(reports: list[Report]) -> dict[str, list[object]]:
+def find_differences(reports: list[Report]) -> dict[str, list[object]]:
     """Parameters that differ, ``stage.name`` or the ``name`` of a shared one, with the value of each run or None."""
     columns = []
     for report in reports:
@@ -127,7 +127,7 @@ def mark_best(values: list[float | None], best: Callable | None) -> list[str]:
     ]
 
 
-def _vocabulary(report: Report) -> frozenset[tuple[str, str]]:
+def _identify_vocabulary(report: Report) -> frozenset[tuple[str, str]]:
     """Names and digests of the tokenizer's files."""
     outputs = report.record("corpus")["outputs"]
     suffixes = (".json", ".bpe")

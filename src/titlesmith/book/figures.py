@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith.book.report import Report
 from titlesmith.markup import Markup, render
-from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, draw_losses, panels
+from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, create_panels, draw_losses
 from titlesmith.runs import replacing, root
 
 # Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
@@ -22,7 +22,7 @@ INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
-def image(name: str, draw: Callable[[], Figure], alt: str) -> Markup:
+def render_figure(name: str, draw: Callable[[], Figure], alt: str) -> Markup:
     """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them."""
     for theme, ink in INK.items():
         path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
@@ -46,7 +46,7 @@ def write(path: Path, text: str) -> None:
             temporary.write_text(text, "utf-8")
 
 
-def spark(rows: list[dict]) -> Markup:
+def render_spark(rows: list[dict]) -> Markup:
     """The smoothed training loss and the validation loss as a small SVG in the text's colour."""
     lines = (
         ("smoothed training loss", "", [(row["step"], row["loss_smoothed"]) for row in rows]),
@@ -68,17 +68,17 @@ def spark(rows: list[dict]) -> Markup:
     )
 
 
-def loss(report: Report) -> Figure:
+def draw_loss(report: Report) -> Figure:
     """Losses against steps, and the step whose weights were kept."""
-    figure, (axis,) = panels(height=4.2, width=5.5)
+    figure, (axis,) = create_panels(height=4.2, width=5.5)
     draw_losses(axis, report.history, report.kept)
     axis.legend()
     return figure
 
 
-def perplexity(report: Report) -> Figure:
+def draw_perplexity(report: Report) -> Figure:
     """Perplexity of the validation documents against steps."""
-    figure, (axis,) = panels()
+    figure, (axis,) = create_panels()
     measured = [(step, math.exp(loss)) for step, loss in report.validation]
     axis.semilogy(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4)
     step, best = min(measured, key=lambda point: point[1])
@@ -90,9 +90,9 @@ def perplexity(report: Report) -> Figure:
     return figure
 
 
-def token_losses(tokens: list[str], nats: list[float]) -> Figure:
+def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
     """The loss at each token of a title, and its mean."""
-    figure, (axis,) = panels(height=3.4)
+    figure, (axis,) = create_panels(height=3.4)
     axis.bar(range(len(nats)), nats, color=BLUE)
     mean = float(np.mean(nats))
     axis.axhline(mean, color=ORANGE, linestyle="--", label=f"mean, the loss of the title: {mean:.2f}")
@@ -103,9 +103,9 @@ def token_losses(tokens: list[str], nats: list[float]) -> Figure:
     return figure
 
 
-def nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: float) -> Figure:
+def draw_nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: float) -> Figure:
     """Probabilities of the likeliest next tokens; the bars of the nucleus are filled."""
-    figure, (axis,) = panels()
+    figure, (axis,) = create_panels()
     for i, value in enumerate(probabilities):
         inside = i < size
         axis.bar(i, 100 * value, color=BLUE if inside else "none", edgecolor=BLUE, hatch="" if inside else "///")
@@ -120,9 +120,9 @@ def nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: flo
     return figure
 
 
-def memorising(report: Report) -> Figure:
+def draw_memorization(report: Report) -> Figure:
     """Training and validation loss, and the share of copies, against steps."""
-    figure, (left, right) = panels(2)
+    figure, (left, right) = create_panels(2)
     steps = [row["step"] for row in report.history]
     left.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training")
     left.plot(*zip(*report.validation, strict=True), color=ORANGE, linestyle="--", label="validation")
@@ -136,9 +136,9 @@ def memorising(report: Report) -> Figure:
     return figure
 
 
-def curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
+def draw_curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
     """Losses of several runs: for each, the label, the number of its style, and the rows of its history."""
-    figure, (left, right) = panels(2, 3.8)
+    figure, (left, right) = create_panels(2, 3.8)
     labelled = set()
     for label, number, rows in lines:
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
@@ -159,12 +159,12 @@ def curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
     return figure
 
 
-def hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, float]]], measure: str) -> Figure:
+def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, float]]], measure: str) -> Figure:
     """A measure, with its unit, against the values of a hyperparameter.
 
     ``lines`` has value, mean, and the ends of the interval, for each combination of the other hyperparameters.
     """
-    figure, (axis,) = panels(height=3.4)
+    figure, (axis,) = create_panels(height=3.4)
     values = {point[0] for points in lines.values() for point in points}
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     for number, (label, points) in enumerate(lines.items()):

@@ -19,7 +19,7 @@ MAX_TOKENS = 24  # tokens of the title in the figure
 FILE = "lesson.json"
 
 
-def lesson(report: Report, cache: Path) -> dict | None:
+def load_lesson(report: Report, cache: Path) -> dict | None:
     """The result of `measure` for a run, which is cached; None if its model is not available.
 
     The cache is the run's published record and the folder ``cache``.
@@ -27,7 +27,7 @@ def lesson(report: Report, cache: Path) -> dict | None:
     cached = cache / f"{report.name}.json"
     for path in (report / FILE, cached):
         with suppress(*DAMAGE):
-            known = _checked(json.loads(path.read_text("utf-8")))
+            known = _check(json.loads(path.read_text("utf-8")))
             if known["fingerprint"] == report.training["fingerprint"]:
                 return known
     with suppress(*DAMAGE):
@@ -37,12 +37,12 @@ def lesson(report: Report, cache: Path) -> dict | None:
     return None
 
 
-def _label(token: str, space: str) -> str:
+def _format_token(token: str, space: str) -> str:
     """A token as the label of a bar: without spaces, and with a box for each character that cannot be printed."""
     return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
 
 
-def _checked(kept: dict) -> dict:
+def _check(kept: dict) -> dict:
     """A cached result of `measure` with its types checked, because the file may come from somebody else (DAMAGE)."""
     checked = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
     checked |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
@@ -93,19 +93,19 @@ def measure(report: Report) -> dict:
     }
 
 
-def parts(reports: list[Report], cache: Path) -> dict[str, Markup]:
+def render_lessons(reports: list[Report], cache: Path) -> dict[str, Markup]:
     """The figure and text of each section of the page, by its name; a sentence if no run is suitable."""
     if not reports:
         return {name: _render(name, None) for name in ("finetuning", "loss", "perplexity", "nucleus", "memorising")}
     reports = sorted(reports, key=lambda r: bool(r.sweep))  # first runs in no sweep, newest first
     report = next((r for r in reports if r.validation), reports[0])
-    measured = next(((r, result) for r in reports[:5] if (result := lesson(r, cache))), None)
+    measured = next(((r, result) for r in reports[:5] if (result := load_lesson(r, cache))), None)
     return {
-        "finetuning": _finetuning(report),
-        "loss": _loss(*measured) if measured else _render("loss", None, runs=True),
-        "perplexity": _perplexity(report),
-        "nucleus": _nucleus(*measured) if measured else _render("nucleus", None, runs=True),
-        "memorising": _memorising(max(reports[:20], key=_copies)),
+        "finetuning": _render_finetuning(report),
+        "loss": _render_loss(*measured) if measured else _render("loss", None, runs=True),
+        "perplexity": _render_perplexity(report),
+        "nucleus": _render_nucleus(*measured) if measured else _render("nucleus", None, runs=True),
+        "memorising": _render_memorization(max(reports[:20], key=_max_copy_rate)),
     }
 
 
@@ -113,20 +113,20 @@ def _render(part: str, report: Report | None, **values: object) -> Markup:
     return render("lesson.md.j2", **{"part": part, "report": report, "runs": False, "figure": "", "table": ""} | values)
 
 
-def _copies(report: Report) -> float:
+def _max_copy_rate(report: Report) -> float:
     """The largest share of copies that was measured during training."""
     return max((row.get("copy_rate") or 0.0 for row in report.history), default=0.0)
 
 
-def _finetuning(report: Report) -> Markup:
+def _render_finetuning(report: Report) -> Markup:
     samples = report.samples
     chosen = sorted({round(x) for x in np.linspace(0, len(samples) - 1, 6)}) if samples else []
     rows = [{"step": samples[i]["step"], "generated text": samples[i]["text"][:200]} for i in chosen]
     return _render("finetuning", report, table=tables.html(rows))
 
 
-def _loss(report: Report, measured: dict) -> Markup:
-    nats, tokens = measured["nats"], [_label(token, "·") for token in measured["tokens"]]
+def _render_loss(report: Report, measured: dict) -> Markup:
+    nats, tokens = measured["nats"], [_format_token(token, "·") for token in measured["tokens"]]
     if ended := "|" in tokens[-1]:  # the end-of-text token
         tokens[-1] = "(end)"
     most = max(range(len(nats)), key=nats.__getitem__)
@@ -135,11 +135,11 @@ def _loss(report: Report, measured: dict) -> Markup:
         f"{max(nats):.1f} nats, at the token {tokens[most]!r}; the mean is {np.mean(nats):.2f}."
     )
     title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
-    figure = figures.image("lesson-loss", lambda: figures.token_losses(tokens, nats), alt)
+    figure = figures.render_figure("lesson-loss", lambda: figures.draw_token_losses(tokens, nats), alt)
     return _render("loss", report, title=title, figure=figure)
 
 
-def _perplexity(report: Report) -> Markup:
+def _render_perplexity(report: Report) -> Markup:
     rows = [{"texts": name, "perplexity": number(report.measurement(f"perplexity.{name}"))} for name in SPLITS]
     values, figure = [math.exp(loss) for _, loss in report.validation], ""
     if values:
@@ -147,19 +147,21 @@ def _perplexity(report: Report) -> Markup:
             f"Perplexity of the validation texts against steps, on a logarithmic scale: from {values[0]:,.0f} at the "
             f"first measurement to {min(values):,.0f} at the best and {values[-1]:,.0f} at the last."
         )
-        figure = figures.image("lesson-perplexity", lambda: figures.perplexity(report), alt)
+        figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt)
     return _render("perplexity", report, figure=figure, table=tables.html(rows))
 
 
-def _nucleus(report: Report, measured: dict) -> Markup:
+def _render_nucleus(report: Report, measured: dict) -> Markup:
     size, top_p, probabilities = measured["nucleus"], measured["top_p"], measured["probabilities"]
-    tokens = [_label(token, "(space)") for token in measured["likeliest"]]
+    tokens = [_format_token(token, "(space)") for token in measured["likeliest"]]
     alt = (
         f"Bars: the probability of the {len(tokens)} likeliest next tokens, from {tokens[0]!r} at "
         f"{probabilities[0]:.0%} down to {tokens[-1]!r} at {probabilities[-1]:.1%}; "
         f"the nucleus of {top_p:.0%} has {size:,} tokens."
     )
-    figure = figures.image("lesson-nucleus", lambda: figures.nucleus(tokens, probabilities, size, top_p), alt)
+    figure = figures.render_figure(
+        "lesson-nucleus", lambda: figures.draw_nucleus(tokens, probabilities, size, top_p), alt
+    )
     values = {
         "prefix": measured["prefix"],
         "size": size,
@@ -169,13 +171,13 @@ def _nucleus(report: Report, measured: dict) -> Markup:
     return _render("nucleus", report, figure=figure, **values)
 
 
-def _memorising(report: Report) -> Markup:
+def _render_memorization(report: Report) -> Markup:
     if not report.validation:
         return _render("memorising", report)
     alt = (
         f"Left: training loss and validation loss against steps; at the end they are "
         f"{report.history[-1]['loss_smoothed']:.1f} and {report.validation[-1][1]:.1f} nats per token. Right: the "
-        f"share of copies among the texts generated during training, at most {percent(_copies(report))}."
+        f"share of copies among the texts generated during training, at most {percent(_max_copy_rate(report))}."
     )
-    figure = figures.image("lesson-memorising", lambda: figures.memorising(report), alt)
+    figure = figures.render_figure("lesson-memorising", lambda: figures.draw_memorization(report), alt)
     return _render("memorising", report, figure=figure)

@@ -7,7 +7,7 @@ import re
 from titlesmith import models, plots, tables
 from titlesmith.book import figures, quiz
 from titlesmith.book.report import SPLITS, Report
-from titlesmith.book.untrusted import inert_notebook
+from titlesmith.book.untrusted import make_inert
 from titlesmith.corpus.template import template
 from titlesmith.evaluate import abstracts
 from titlesmith.markup import Markup, myst, number, percent, render
@@ -20,7 +20,7 @@ LATEST = 6  # runs on the home page
 RECORD = ("run.json", "history.csv", "texts.jsonl", "metrics.json")  # files that a run's page links
 
 
-def run_pages(report: Report) -> dict[str, str]:
+def render_run(report: Report) -> dict[str, str]:
     """The files of a run's pages by name: first page, notebooks, quiz.
 
     Raises
@@ -28,31 +28,31 @@ def run_pages(report: Report) -> dict[str, str]:
     DAMAGE
         A file of the run cannot be shown.
     """
-    cards([report])  # fails here, not in the gallery
-    items = quiz.items(report)
+    render_cards([report])  # fails here, not in the gallery
+    items = quiz.load_items(report)
     return {
-        "index.md": index(report),
+        "index.md": render_index(report),
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
-        QUIZ: quiz.page(report, items),
-        **{notebook(stage).name: chapter(report, stage) for stage in STAGES},
+        QUIZ: quiz.render_quiz(report, items),
+        **{notebook(stage).name: render_notebook(report, stage) for stage in STAGES},
     }
 
 
-def index(report: Report) -> Markup:
+def render_index(report: Report) -> Markup:
     """The first page of a run."""
     return render(
         "run.md.j2",
         report=report,
-        warning=warning(report),
-        facts=facts(report),
-        texts=texts(report),
-        curve=render("run_curve.html.j2", spark=figures.spark(report.history), caption=CURVES),
+        warning=choose_warning(report),
+        facts=render_facts(report),
+        texts=render_texts(report),
+        curve=render("run_curve.html.j2", spark=figures.render_spark(report.history), caption=CURVES),
         notebooks=[(title, notebook(stage).name) for stage, title in STAGE_TITLES.items()],
         files=render("run_files.html.j2", run=report.name, files=RECORD),
     )
 
 
-def facts(report: Report) -> Markup:
+def render_facts(report: Report) -> Markup:
     """A table of the model, its papers, why training stopped, and the main measurements."""
     training, perplexities = report.training, [report.measurement(f"perplexity.{name}") for name in SPLITS]
     values = {
@@ -67,19 +67,19 @@ def facts(report: Report) -> Markup:
     return tables.html([{"what": key, "value": value} for key, value in values.items()], {"what": "", "value": ""})
 
 
-def warning(report: Report) -> str:
+def choose_warning(report: Report) -> str:
     """The warning on every page about a run of made-up papers; empty for other runs."""
     return MADE_UP if report.made_up else ""
 
 
-def texts(report: Report, count: int = 10) -> Markup:
+def render_texts(report: Report, count: int = 10) -> Markup:
     """The first generated texts, as a numbered list."""
     return render("texts.html.j2", texts=[row["text"] for row in report.texts[:count]])
 
 
-def chapter(report: Report, stage: str) -> str:
+def render_notebook(report: Report, stage: str) -> str:
     """An executed notebook as a page: links to the other notebooks, parameters collapsed, figures with alt texts."""
-    book = inert_notebook(report.chapter(stage), stage)
+    book = make_inert(report.chapter(stage), stage)
     book["metadata"]["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
     for cell in book["cells"]:
         metadata, source = cell["metadata"], "".join(cell["source"])
@@ -99,19 +99,19 @@ def chapter(report: Report, stage: str) -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
-def cards(reports: list[Report]) -> Markup:
+def render_cards(reports: list[Report]) -> Markup:
     """A card for each run: model, papers, loss curve, main measurements, the first text."""
     first_texts = [next((row["text"] for row in report.texts if row["text"].strip()), "") for report in reports]
-    curves = [figures.spark(report.history) for report in reports]
+    curves = [figures.render_spark(report.history) for report in reports]
     return render("cards.html.j2", cards=list(zip(reports, curves, first_texts, strict=True)))
 
 
-def gallery(reports: list[Report]) -> Markup:
+def render_gallery(reports: list[Report]) -> Markup:
     """The part of the page of runs: the cards of all runs."""
-    return render("gallery.md.j2", reports=reports, caption=CURVES, cards=cards(reports))
+    return render("gallery.md.j2", reports=reports, caption=CURVES, cards=render_cards(reports))
 
 
-def newest(reports: list[Report]) -> Markup:
+def render_newest(reports: list[Report]) -> Markup:
     """The part of the home page about the newest run that is in no sweep, else the newest run, and the latest cards."""
     report = next((r for r in reports if not r.sweep), reports[0] if reports else None)
     if not report:
@@ -128,17 +128,17 @@ def newest(reports: list[Report]) -> Markup:
         report=report,
         model=model[0].upper() + model[1:],
         epochs=f"{epochs:.0f}" if epochs >= 1.5 else "",
-        warning=warning(report),
+        warning=choose_warning(report),
         tiles=render("tiles.html.j2", report=report, human=report.measurement("human.ngram_novelty")),
-        texts=texts(report),
-        loss=figures.image("newest-loss", lambda: figures.loss(report), alt),
-        cards=cards(reports[:LATEST]),
+        texts=render_texts(report),
+        loss=figures.render_figure("newest-loss", lambda: figures.draw_loss(report), alt),
+        cards=render_cards(reports[:LATEST]),
         total=len(reports),
         shown=LATEST,
     )
 
 
-def three_abstracts(reports: list[Report]) -> Markup:
+def render_three_abstracts(reports: list[Report]) -> Markup:
     """The titles that runs generated for the three abstracts, and the runs that could generate them."""
     runs = []
     for report in reports:

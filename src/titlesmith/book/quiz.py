@@ -17,21 +17,21 @@ FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones
 
 
-def page(run: Run, chosen: list[dict]) -> Markup:
-    """The page of a run's quiz: a list of the items of `choose` with collapsed answers, which ``quiz.js`` improves."""
+def render_quiz(run: Run, chosen: list[dict]) -> Markup:
+    """The page of a run's quiz: the items of `choose_items` with collapsed answers, which ``quiz.js`` improves."""
     quiz = render("quiz.html.j2", items=chosen)
     return render("quiz.md.j2", items=chosen, quiz=quiz, warning=MADE_UP if run.made_up else "")
 
 
-def items(run: Run) -> list[dict]:
+def load_items(run: Run) -> list[dict]:
     """The items of a run's quiz: chosen from its texts, or read from a published record, which has no test texts."""
     if (run / FILE).is_file():
         rows = json.loads((run / FILE).read_text("utf-8"))[: 2 * EACH]
         return [{"text": str(row["text"]), "real": bool(row["real"]), "note": str(row["note"])} for row in rows]
-    return choose(run) if (run / "corpus" / "test.parquet").is_file() else []
+    return choose_items(run) if (run / "corpus" / "test.parquet").is_file() else []
 
 
-def choose(run: Run) -> list[dict]:
+def choose_items(run: Run) -> list[dict]:
     """Chooses texts of a run, half of them real, at most `EACH` of both kinds, in an order that depends on the seed.
 
     Real texts are completions of test papers. Generated ones are finished and clean, not near copies of training texts,

@@ -9,7 +9,7 @@ from titlesmith.runs import STAGES, notebook
 from titlesmith.settings import declared
 
 
-def parameters() -> Markup:
+def render_parameters() -> Markup:
     """A section with a table for each stage."""
     stages = []
     for stage in STAGES:
@@ -26,25 +26,25 @@ def parameters() -> Markup:
     return render("parameters.md.j2", stages=stages)
 
 
-def commands(group: TyperGroup) -> Markup:
+def render_commands(group: TyperGroup) -> Markup:
     """A section for each command of a command line."""
-    return render("commands.md.j2", commands=_sections(group, group.name or "titlesmith"))
+    return render("commands.md.j2", commands=_describe_commands(group, group.name or "titlesmith"))
 
 
-def _sections(group: TyperGroup, name: str) -> list[dict]:
+def _describe_commands(group: TyperGroup, name: str) -> list[dict]:
     """What the page says of the commands of a group, and of the groups in it; ``name`` is that of the group."""
     sections = []
     for command in group.commands.values():
         full_name = f"{name} {command.name}"
         usage = " ".join(command.collect_usage_pieces(command.context_class(command, info_name=full_name)))
-        table = tables.html(list(map(_row, command.params))) if command.params else ""
+        table = tables.html(list(map(_describe_parameter, command.params))) if command.params else ""
         sections.append({"name": full_name, "help": command.help, "usage": f"{full_name} {usage}", "table": table})
         if hasattr(command, "commands"):
-            sections += _sections(command, full_name)
+            sections += _describe_commands(command, full_name)
     return sections
 
 
-def _row(parameter: object) -> dict[str, str]:
+def _describe_parameter(parameter: object) -> dict[str, str]:
     """An argument or option as a row of a table."""
     name = ", ".join(parameter.opts + parameter.secondary_opts)
     option = parameter.param_type_name == "option"

@@ -157,7 +157,7 @@ def explain(path: Path, error: Exception) -> str:
     return f"{what}. Remove {path / 'run.json'}, and run its experiment again"
 
 
-def reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:
+def load_reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:
     """The runs that the book shows, newest first; and the reason and the remedy for each other folder, by name.
 
     Runs that only the folder ``published``, an earlier publication of the book, has are included.

@@ -39,7 +39,7 @@ class Measurement:
         return mean if self.low is None else f"{mean} [{number(self.low)}, {number(self.high)}]"
 
 
-def grouped(reports: list[Report]) -> dict[str, list[Report]]:
+def group_by_sweep(reports: list[Report]) -> dict[str, list[Report]]:
     """The runs of each sweep, by the sweep's name."""
     groups: dict[str, list[Report]] = {}
     for report in reports:
@@ -48,7 +48,7 @@ def grouped(reports: list[Report]) -> dict[str, list[Report]]:
     return dict(sorted(groups.items()))
 
 
-def references(name: str, folders: list[Path]) -> list[dict]:
+def read_references(name: str, folders: list[Path]) -> list[dict]:
     """Published results that a sweep's file lists for comparison, from the first folder with a readable file."""
     for folder in folders:
         try:
@@ -59,7 +59,7 @@ def references(name: str, folders: list[Path]) -> list[dict]:
     return []
 
 
-def page(name: str, reports: list[Report], reference: list[dict]) -> Markup:
+def render_sweep(name: str, reports: list[Report], reference: list[dict]) -> Markup:
     """The page of a sweep with its runs.
 
     ``reference`` has published results: ``set`` (values of the hyperparameters by key), ``perplexity`` (a number, which
@@ -87,10 +87,10 @@ def page(name: str, reports: list[Report], reference: list[dict]) -> Markup:
         reports=reports,
         keys=keys,
         repeats=max(map(len, combinations.values())),
-        warning=next(filter(None, map(pages.warning, reports)), ""),
-        table=table(keys, combinations, reference),
-        losses=figures.image(f"sweep-{name}-losses", lambda: figures.curves(lines), alt),
-        hyperparameters=[(key, _hyperparameter(name, key, keys, reports)) for key in keys],
+        warning=next(filter(None, map(pages.choose_warning, reports)), ""),
+        table=render_table(keys, combinations, reference),
+        losses=figures.render_figure(f"sweep-{name}-losses", lambda: figures.draw_curves(lines), alt),
+        hyperparameters=[(key, _render_hyperparameter(name, key, keys, reports)) for key in keys],
     )
 
 
@@ -100,7 +100,7 @@ def _sort_key(value: object) -> tuple:
     return (not is_number, value if is_number else 0, str(value))
 
 
-def table(keys: list[str], combinations: dict[tuple, list[Report]], reference: list[dict]) -> Markup:
+def render_table(keys: list[str], combinations: dict[tuple, list[Report]], reference: list[dict]) -> Markup:
     """Perplexity by split: a row for each combination of values, then the published results."""
     rows = [
         dict(zip(keys, values, strict=True)) | {"runs": len(repeats), "whose": "this book"}
@@ -127,7 +127,7 @@ def table(keys: list[str], combinations: dict[tuple, list[Report]], reference: l
     return tables.html(rows, short | {name: name for name in ("runs", *SPLITS, "whose")})
 
 
-def _hyperparameter(name: str, key: str, keys: list[str], reports: list[Report]) -> Markup | str:
+def _render_hyperparameter(name: str, key: str, keys: list[str], reports: list[Report]) -> Markup | str:
     """The figure of test perplexity against a hyperparameter; empty if no run measured it."""
     # Group the runs: a line for each combination of the other values, a point for each value of the key
     groups: dict[str, dict[object, list[Report]]] = {}
@@ -151,4 +151,4 @@ def _hyperparameter(name: str, key: str, keys: list[str], reports: list[Report])
     )
     # The key is not a part of the file's name: runs of others may have any key
     file = f"sweep-{name}-{keys.index(key)}"
-    return figures.image(file, lambda: figures.hyperparameter(key, lines, "test perplexity, tokens"), alt)
+    return figures.render_figure(file, lambda: figures.draw_hyperparameter(key, lines, "test perplexity, tokens"), alt)

@@ -33,7 +33,7 @@ ATTRIBUTES = {
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def sanitized(html: str) -> str:
+def sanitize(html: str) -> str:
     """HTML without scripts, event handlers, frames, forms, images, and addresses other than links."""
     return nh3.clean(
         html,
@@ -45,7 +45,7 @@ def sanitized(html: str) -> str:
     )
 
 
-def inert_notebook(book: dict, stage: str) -> dict:
+def make_inert(book: dict, stage: str) -> dict:
     """A copy of an executed notebook that runs and reads nothing when the book is built or opened.
 
     Markdown and cell settings are kept where the project's own notebook has the same cell; other Markdown is shown
@@ -64,13 +64,13 @@ def inert_notebook(book: dict, stage: str) -> dict:
         It is not a notebook.
     """
     own = json.loads(notebook(stage).read_text("utf-8"))["cells"]
-    trusted = {(cell["cell_type"], _source(cell)): cell["metadata"] for cell in own}
+    trusted = {(cell["cell_type"], _join_source(cell)): cell["metadata"] for cell in own}
     cells = []
     for number, cell in enumerate(book["cells"]):
-        kind, source, identity = cell["cell_type"], _source(cell), f"cell-{number}"
+        kind, source, identity = cell["cell_type"], _join_source(cell), f"cell-{number}"
         settings = trusted.get((kind, source))
         if kind == "markdown":
-            shown = _literal_markdown(source) if settings is None else source
+            shown = _escape_markdown(source) if settings is None else source
             cells.append({"cell_type": "markdown", "id": identity, "metadata": {}, "source": shown})
         elif kind == "code":
             if settings is None:
@@ -83,7 +83,7 @@ def inert_notebook(book: dict, stage: str) -> dict:
                 "metadata": json.loads(json.dumps(settings)),
                 "source": source,
                 "execution_count": count if isinstance(count, int) else None,
-                "outputs": [made for output in cell.get("outputs", []) if (made := _inert_output(output))],
+                "outputs": [made for output in cell.get("outputs", []) if (made := _make_output_inert(output))],
             })  # fmt: skip
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
@@ -91,26 +91,26 @@ def inert_notebook(book: dict, stage: str) -> dict:
     return {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
 
 
-def _source(cell: dict) -> str:
+def _join_source(cell: dict) -> str:
     source = cell["source"]
     return source if isinstance(source, str) else "".join(map(str, source))
 
 
-def _literal_markdown(source: str) -> str:
+def _escape_markdown(source: str) -> str:
     """Markdown of others: its first title as MyST, so that the page has one, the rest as one line of sanitized HTML."""
     first, _, rest = source.partition("\n")
     title = f"# {myst(first[2:])}\n\n" if first.startswith("# ") else ""
     html = MarkdownIt("commonmark", {"html": False}).disable("image").render(rest if title else source)
     # Entities in place of line ends and braces: an HTML block of MyST would end at an empty line
-    html = sanitized(html).replace("\n", "&#10;").replace("{", "&#123;").replace("}", "&#125;")
+    html = sanitize(html).replace("\n", "&#10;").replace("{", "&#123;").replace("}", "&#125;")
     return f"{title}<div>{html}</div>"
 
 
-def _inert_output(output: dict) -> dict | None:
+def _make_output_inert(output: dict) -> dict | None:
     kind = output.get("output_type")
     if kind == "stream":
         name = "stderr" if output.get("name") == "stderr" else "stdout"
-        return {"output_type": "stream", "name": name, "text": _joined(output.get("text", ""))}
+        return {"output_type": "stream", "name": name, "text": _join(output.get("text", ""))}
     if kind == "error":
         lines = [str(line) for line in output.get("traceback", [])]
         names = {key: str(output.get(key, "")) for key in ("ename", "evalue")}
@@ -119,15 +119,15 @@ def _inert_output(output: dict) -> dict | None:
         return None
     given, data = output.get("data", {}), {}
     if "text/html" in given:
-        data["text/html"] = sanitized(_joined(given["text/html"]))
-    if "image/png" in given and _is_png(image := _joined(given["image/png"])):
+        data["text/html"] = sanitize(_join(given["text/html"]))
+    if "image/png" in given and _is_png(image := _join(given["image/png"])):
         data["image/png"] = image
     if "text/plain" in given:
-        data["text/plain"] = _joined(given["text/plain"])
+        data["text/plain"] = _join(given["text/plain"])
     return {"output_type": "display_data", "metadata": {}, "data": data} if data else None
 
 
-def _joined(value: object) -> str:
+def _join(value: object) -> str:
     return value if isinstance(value, str) else "".join(map(str, value))
 
 

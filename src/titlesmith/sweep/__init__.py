@@ -4,6 +4,4 @@ A sweep's record is ``sweeps/<name>.json``. Its runs are ordinary runs, whose ru
 """
 
 from titlesmith.sweep.driver import run
-from titlesmith.sweep.plan import Plan, read, record
-
-__all__ = ["Plan", "read", "record", "run"]
+from titlesmith.sweep.plan import Plan, read, record_path

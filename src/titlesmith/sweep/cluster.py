@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from titlesmith import models
 from titlesmith.errors import FetchError, RequestError, shorten
 from titlesmith.runs import root
-from titlesmith.sweep.plan import Plan, record
+from titlesmith.sweep.plan import Plan, record_path
 from titlesmith.sweep.work import inspect
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ GIB = 2**30
 IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
-def memory_of(settings: dict[str, dict]) -> int:
+def estimate_memory(settings: dict[str, dict]) -> int:
     """The estimated memory of a run, in bytes, from the settings of its stages; 0 if unknown."""
     training = settings["finetune"]
     try:
@@ -35,7 +35,7 @@ def memory_of(settings: dict[str, dict]) -> int:
         return 0
 
 
-def num_workers(plan: Plan, workers: int | None, memory: str | None) -> int:
+def choose_num_workers(plan: Plan, workers: int | None, memory: str | None) -> int:
     """The number of workers on this machine: ``workers``, or as many as fit into ``memory`` (default: free memory).
 
     Raises
@@ -51,7 +51,7 @@ def num_workers(plan: Plan, workers: int | None, memory: str | None) -> int:
         available = parse_bytes(memory) if memory else MEMORY_SHARE * models.available_memory()
     except ValueError:
         raise RequestError(f"--memory {shorten(memory)}: it needs a size such as 8GB or 500MiB") from None
-    needed = [memory_of(point.experiment.settings) for point in plan.points]
+    needed = [estimate_memory(point.experiment.settings) for point in plan.points]
     fitting = [size for size in needed if size <= available]  # larger runs fail alone
     if memory and not fitting:
         raise RequestError(f"--memory {memory}: the smallest run needs about {min(needed) / GIB:.1f} GiB")
@@ -110,7 +110,7 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         tempfile.TemporaryDirectory(prefix="titlesmith-", ignore_cleanup_errors=True) as folder,
         dask.config.set(settings),
         LocalCluster(
-            n_workers=num_workers(plan, workers, memory),
+            n_workers=choose_num_workers(plan, workers, memory),
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # any free port, only on this machine
@@ -123,7 +123,7 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         yield client
 
 
-def threads(client: "Client", plan: Plan) -> dict[str, int]:
+def divide_cores(client: "Client", plan: Plan) -> dict[str, int]:
     """Checks the connected workers, and divides the cores of each machine among its workers.
 
     Returns
@@ -150,8 +150,8 @@ def threads(client: "Client", plan: Plan) -> dict[str, int]:
             raise RequestError(f"worker {address} has titlesmith {machine['version']}; here it is {version}")
         if not machine["sees"]:
             raise RequestError(
-                f"worker {address} on {machine['host']} does not see {record(plan.name)}: the workers of a sweep must "
-                "share the project's folder, at the same path, as on a cluster's common file system"
+                f"worker {address} on {machine['host']} does not see {record_path(plan.name)}: the workers of a sweep "
+                "must share the project's folder, at the same path, as on a cluster's common file system"
             )
         slots[machine["host"], tuple(machine["cores"])] += workers[address]["nthreads"]
     shares = {

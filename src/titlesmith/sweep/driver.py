@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.runs import Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
-from titlesmith.sweep.plan import Job, Plan, record
-from titlesmith.sweep.work import explained, stop, work
+from titlesmith.sweep.plan import Job, Plan, record_path
+from titlesmith.sweep.work import add_remedy, stop, work
 
 RETRIES = 2  # of a job whose worker's machine failed
 INTERVAL = 0.5  # seconds between polls
@@ -33,7 +33,7 @@ def run(
     scheduler
         Address of a Dask scheduler whose workers share this file system. Default: workers on this machine.
     workers, memory
-        Limits of the workers on this machine, see `cluster.num_workers`.
+        Limits of the workers on this machine, see `cluster.choose_num_workers`.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def run(
     try:
         # A sweep may grow by values, but not by keys: its runs' names would not be unique
         with suppress(OSError, ValueError, LookupError, TypeError):  # no record, or a damaged one
-            keys = tuple(json.loads(record(plan.name).read_text("utf-8"))["keys"])
+            keys = tuple(json.loads(record_path(plan.name).read_text("utf-8"))["keys"])
             if keys != plan.keys:
                 raise RequestError(
                     f"sweep {plan.name} varies {', '.join(keys) or 'seeds'}, and not "
@@ -63,7 +63,7 @@ def run(
         with cluster.connect(plan, scheduler, workers, memory) as client:
             return _Driver(plan, client, echo).run()
     finally:
-        if not record(plan.name).exists():  # nothing was started
+        if not record_path(plan.name).exists():  # nothing was started
             lock.unlink(missing_ok=True)
         release(lock)
 
@@ -82,7 +82,7 @@ class _Driver:
         self.write("running")
         state, total = "interrupted", len(self.plan.points)
         try:
-            threads = cluster.threads(self.client, self.plan)
+            threads = cluster.divide_cores(self.client, self.plan)
             count = len(threads) - 1
             later = "" if count else ": it starts as soon as one joins"
             self.echo(f"sweep {self.plan.name}: {total} runs on {count} worker{'s' * (count != 1)}{later}")
@@ -162,7 +162,7 @@ class _Driver:
         error = future.exception()
         if type(error).__name__ == "KilledWorker":
             return {"state": "failed", "reason": "its worker was killed, and so were those that retried it"}
-        return {"state": "failed", "reason": explained(f"{type(error).__name__}: {error}")}
+        return {"state": "failed", "reason": add_remedy(f"{type(error).__name__}: {error}")}
 
     def states(self) -> dict[str, progress.State]:
         """The states of all runs, by name."""
@@ -193,7 +193,7 @@ class _Driver:
             "reference": plan.reference,
         }
         try:
-            write_json(record(plan.name), content)
+            write_json(record_path(plan.name), content)
         except OSError as error:
-            raise RunError(explained(f"{record(plan.name)} cannot be written: {error}")) from None
+            raise RunError(add_remedy(f"{record_path(plan.name)} cannot be written: {error}")) from None
         return content

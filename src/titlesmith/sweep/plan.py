@@ -128,12 +128,12 @@ def read(
     if content:
         path = file.parent / str(content["experiment"])
         path = path if path.is_file() else find(str(content["experiment"]))
-    reference = _reference(content.get("reference") or [], request)
+    reference = _read_reference(content.get("reference") or [], request)
     # The grid: the values of each key as texts that `Parameter.parse` reads
     values, typed = content.get("set") or {}, dict(map(_parse, sets))
     if not isinstance(values, dict) or not all(isinstance(v, list) and v for v in values.values()):
         raise RequestError(f"{request}: set: needs keys with lists of values, such as finetune.batch_size: [1, 8]")
-    values = {str(key): list(map(_text, items)) for key, items in (values | typed).items()}
+    values = {str(key): list(map(_format, items)) for key, items in (values | typed).items()}
     repeats = str(content.get("repeat", 1) if repeat is None else repeat)
     if not re.fullmatch(r"0*[1-9]\d{0,8}", repeats):
         raise RequestError(f"repeat: {shorten(repeats)} is not a number of runs: it needs an int, 1 or more")
@@ -149,9 +149,9 @@ def read(
     for texts in itertools.product(*values.values()):
         overrides = {key: f"{key}={text}" for key, text in zip(values, texts, strict=True)}
         experiment = _read_labelled(path, base, overrides, labels)
-        chosen = {key: _setting(experiment, key) for key in values}
+        chosen = {key: _get_setting(experiment, key) for key in values}
         for number in range(1, int(repeats) + 1):
-            words = [name, *map(_word, chosen.values()), *([f"r{number}"] if int(repeats) > 1 else [])]
+            words = [name, *map(_format_word, chosen.values()), *([f"r{number}"] if int(repeats) > 1 else [])]
             seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
             repeated = Experiment.read(path, (*base, *overrides.values(), *seeds)) if seeds else experiment
             point = Point("-".join(words), chosen, number, repeated)
@@ -212,25 +212,25 @@ def _parse(text: str) -> tuple[str, list]:
         raise RequestError(f"--set {shorten(text)}: {error}") from None
 
 
-def _text(value: object) -> str:
+def _format(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _setting(experiment: Experiment, key: str) -> object:
+def _get_setting(experiment: Experiment, key: str) -> object:
     section, dot, name = key.partition(".")
     return experiment.settings[section][name] if dot else experiment.settings["finetune"][section]
 
 
-def _word(value: object) -> str:
+def _format_word(value: object) -> str:
     """A value as a part of a run's name."""
-    text = _text(value)
+    text = _format(value)
     word = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
     if isinstance(value, (list, dict)) or len(word) > MAX_WORD or not word:
         word = f"{word[:MAX_WORD].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}".lstrip("-")
     return word
 
 
-def _reference(rows: object, where: str) -> list[dict]:
+def _read_reference(rows: object, where: str) -> list[dict]:
     """Published results of other systems: ``set``, ``perplexity`` by split, and ``source``."""
     try:
         return [
@@ -244,6 +244,6 @@ def _reference(rows: object, where: str) -> list[dict]:
         ) from None
 
 
-def record(name: str) -> Path:
+def record_path(name: str) -> Path:
     """The file with the record of a sweep."""
     return root() / "sweeps" / f"{name}.json"

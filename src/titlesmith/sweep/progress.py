@@ -39,7 +39,7 @@ def read(run: Run, settings: dict, since: str) -> State:
             return State("running" if any(s.get("ended", "") >= since for s in stages.values()) else "waiting")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return State()
-    row = last_row(run / "history.csv") if stage == "finetune" else {}
+    row = read_last_row(run / "history.csv") if stage == "finetune" else {}
     if not row:
         return State("running", stage)
     step, steps = int(row["step"]), settings["steps"]
@@ -48,7 +48,7 @@ def read(run: Run, settings: dict, since: str) -> State:
     return State("running", stage, step, steps, row["loss_smoothed"], row["seconds"] / step * (steps - step))
 
 
-def last_row(path: Path) -> dict[str, float]:
+def read_last_row(path: Path) -> dict[str, float]:
     """The last complete row of a history, or an empty dictionary."""
     try:
         with path.open("rb") as file:
@@ -88,9 +88,10 @@ class Progress:
         counts = Counter(state.state for state in states.values())
         finished = counts["done"] + counts["failed"]
         self._done = finished if self._done is None else self._done  # runs of an earlier start say nothing of speed
-        title = ", ".join(f"{counts[kind]} {kind}" for kind in STYLES if counts[kind]) + f"; {_duration(seconds)}"
+        title = ", ".join(f"{counts[kind]} {kind}" for kind in STYLES if counts[kind])
+        title += f"; {_format_duration(seconds)}"
         if finished > self._done and (rest := len(states) - finished):
-            title += f", about {_duration(seconds / (finished - self._done) * rest)} left"
+            title += f", about {_format_duration(seconds / (finished - self._done) * rest)} left"
         table = Table(title=title, title_justify="left", title_style="")
         for name in ("run", "stage", "step", "loss", "time left"):
             table.add_column(name, justify="left" if name in ("run", "stage") else "right", no_wrap=True)
@@ -101,12 +102,12 @@ class Progress:
             state = states[name]
             step = f"{state.step:,}/{state.steps:,}" if state.step else ""
             loss = f"{state.loss:.3f}" if state.loss is not None else ""
-            cells = (name, state.stage or state.state, step, loss, _duration(state.left))
+            cells = (name, state.stage or state.state, step, loss, _format_duration(state.left))
             table.add_row(*cells, style=STYLES[state.state])
         if len(order) > room:
             table.add_row(f"and {len(order) - room} more", style="dim")
         return table
 
 
-def _duration(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))

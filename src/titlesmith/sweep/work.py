@@ -14,7 +14,7 @@ from titlesmith.errors import RunError, TitlesmithError
 from titlesmith.pipeline import chain, failed, source
 from titlesmith.runs import LOCK_TIMEOUT, Run, hold, release, replacing
 from titlesmith.settings import declared
-from titlesmith.sweep.plan import Job, record
+from titlesmith.sweep.plan import Job, record_path
 
 # Environment variables with which TensorFlow, OpenMP, polars and tokenizers limit their threads
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS",
@@ -49,8 +49,8 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
     from distributed import get_worker
 
     os.environ["TITLESMITH_ROOT"] = root
-    if not record(sweep).exists():
-        raise OSError(f"{socket.gethostname()} does not see {record(sweep)}: workers must share the project's folder")
+    if not record_path(sweep).exists():
+        raise OSError(f"{socket.gethostname()} does not see {record_path(sweep)}: share the project's folder")
     os.environ.update(dict.fromkeys(THREADS, str(threads.get(get_worker().address, threads[""]))))
     declared.cache_clear()  # the worker may be older than the notebooks
     run = Run(job.point.name)
@@ -68,7 +68,7 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
         with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):  # progress bars
             chain(job.point.experiment, run.name, until=job.until, echo=check_stopped)
     except TitlesmithError as error:
-        return {"state": "failed", "reason": explained(str(error))}
+        return {"state": "failed", "reason": add_remedy(str(error))}
     except StopError:
         return {"state": "failed", "reason": "interrupted"}
     finally:
@@ -77,7 +77,7 @@ def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int])
     return {"state": "done", "reason": ""}
 
 
-def explained(reason: str) -> str:
+def add_remedy(reason: str) -> str:
     """An error with its remedy, if that is not in the run's parameters."""
     if "No space left on device" in reason:
         return f"{reason}. Free some space; the same command resumes"

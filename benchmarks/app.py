@@ -1,10 +1,10 @@
-"""Many people at once at the web page of a run: what they wait, and whether all are served.
+"""Measures parallel requests to the web page of a run: waiting times and failures.
 
     python benchmarks/app.py [--clients 10] [--seconds 60] [--run RUN]
 
-Trains a small model of made-up papers, or takes a run of this project, and serves it with `titlesmith app`. Each client
-asks over HTTP for five texts, waits for them, and asks again until the time is over; a request that is not answered
-with five texts that begin as this client asked counts as failed.
+Trains a small model on made-up papers, or uses a run of this project, and serves it with `titlesmith app`. Each client
+requests five texts over HTTP, waits for them, and repeats this until the time is over. A request fails unless its
+answer is five texts that begin with this client's prefix.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RUN, COUNT = "sample-titles", 5
 
 
 def train(folder: Path, steps: int) -> None:
-    """A run of made-up papers in a project of its own."""
+    """Trains a run of made-up papers in a separate project."""
     for name in ("notebooks", "experiments"):
         shutil.copytree(ROOT / name, folder / name)
     command = [sys.executable, "-m", "titlesmith", "run", RUN, "-p", f"finetune.steps={steps}", "--until", "generate"]
@@ -36,7 +36,7 @@ def train(folder: Path, steps: int) -> None:
 
 
 def ask(call: str, name: str, body: dict, until: float) -> list[dict]:
-    """Asks until the time is over; for each request its seconds, and what was wrong with the answer."""
+    """Sends requests until the time is over; returns the seconds and the error of each."""
     found = []
     while time.perf_counter() < until:
         start, wrong = time.perf_counter(), ""
@@ -55,7 +55,7 @@ def ask(call: str, name: str, body: dict, until: float) -> list[dict]:
 
 
 def measure(run: str, folder: Path, clients: int, seconds: float) -> dict:
-    """Serves a run, and lets clients ask."""
+    """Serves a run to the clients, and measures."""
     command = [sys.executable, "-m", "titlesmith", "app", run, "--port", "7861"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -81,11 +81,11 @@ def measure(run: str, folder: Path, clients: int, seconds: float) -> dict:
 
 
 def main() -> None:
-    """Measures, and prints."""
+    """Prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--run", help="a run of this project that continues titles, in place of made-up papers")
+    parser.add_argument("--run", help="a run of this project that continues titles; default: made-up papers")
     parser.add_argument("--steps", type=int, default=100, help="of the training on made-up papers")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -97,7 +97,7 @@ def main() -> None:
         found = measure(asked.run or RUN, folder, asked.clients, asked.seconds)
     for key, value in found.items():
         print(f"{key:<28} {value:>14,.2f}" if isinstance(value, float) else f"{key:<28} {value:>14}")
-    print("none may fail")
+    print("target: no failures")
     if asked.json:
         print(json.dumps(found))
     sys.exit(bool(found["failures"]))

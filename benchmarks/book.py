@@ -2,9 +2,9 @@
 
     python benchmarks/book.py --runs 200 --json
 
-Its runs are one finished run under other names: by default one that is made now on made-up papers (a minute). The build
-starts from nothing. The page loads in Chromium (playwright; without it that figure is null) until everything on it is
-there, once to warm the system's cache and then the median of five times.
+Its runs are copies of one finished run under other names: by default a new run of made-up papers (a minute). The build
+starts without a cache. The time to load the complete page in Chromium is the median of five, after a first one that
+fills the system's cache; without playwright it is null.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def titlesmith(folder: Path, *arguments: str) -> None:
 
 
 def load(page: Path) -> float | None:
-    """Seconds until a page and all that it needs is there; None where there is no browser."""
+    """Seconds until a page and its files are loaded; None without a browser."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

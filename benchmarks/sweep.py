@@ -1,10 +1,10 @@
-"""What a sweep costs beside its stages: Dask, locks, what runs share, waiting for one another.
+"""Measures the overhead of a sweep: Dask, locks, sharing of stages, waiting.
 
     python benchmarks/sweep.py [--runs 100] [--workers N]
 
-Trains small models of made-up papers, all five notebooks each; what they share is made once. A stage's time is that of
-its notebook, as papermill notes it: its kernel's start, its imports, its cells. `sweep_overhead_share` is the time of
-the whole sweep, from the command's plan to its end, over the sum of the stages divided by the workers, less 1.
+Trains small models on made-up papers, with all five notebooks; shared stages are executed once. A stage's time is the
+duration of its notebook as papermill records it: kernel start, imports, cells. `sweep_overhead_share` is the time of
+the complete sweep, from its plan to its end, over the sum of the stages' times divided by the workers, less 1.
 """
 
 import argparse
@@ -31,10 +31,10 @@ SMALL = (
 
 
 def main() -> None:
-    """Sweeps, and prints."""
+    """Prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=12, help="100 takes an hour on two cores")
-    parser.add_argument("--workers", type=int, help="as many as fit, where it is left out")
+    parser.add_argument("--workers", type=int, help="default: as many as fit")
     parser.add_argument("--steps", type=int, default=30, help="of each training")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -45,13 +45,13 @@ def main() -> None:
         found = measure(asked.runs, asked.workers, asked.steps)
     for key, value in found.items():
         print(f"{key:<24} {value:>10,.3f}" if isinstance(value, float) else f"{key:<24} {value:>10,}")
-    print("the bar for sweep_overhead_share is 0.1")
+    print("target: sweep_overhead_share at most 0.1")
     if asked.json:
         print(json.dumps(found))
 
 
 def measure(runs: int, workers: int | None, steps: int) -> dict:
-    """Runs a sweep over learning rates, and says what its time went to."""
+    """Runs a sweep over learning rates, and measures its time and that of its stages."""
     from titlesmith import sweep
     from titlesmith.runs import STAGES, Run
     from titlesmith.sweep import cluster

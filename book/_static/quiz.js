@@ -1,5 +1,5 @@
-// Makes a quiz of the list on a run's page "Real or generated?". Buttons are native, so keyboards work as everywhere;
-// what an answer was is said in a live region, and the focus goes where the reader goes on.
+// Turns the list on a run's page "Real or generated?" into a quiz. Buttons are native, so that keyboards work; a live
+// region announces whether the answer was right, and then the next button has the focus.
 "use strict";
 (() => {
   const quiz = document.getElementById("quiz");
@@ -15,7 +15,7 @@
   const place = element("h2", { id: "quiz-place", tabIndex: -1 });
   const text = element("p", { className: "quiz-text", id: "quiz-question" });
   const told = element("p", { className: "quiz-told" });
-  told.setAttribute("role", "status"); // a live region, there before it says anything
+  told.setAttribute("role", "status"); // a live region, created before its first message
   const buttons = ["real", "generated"].map((kind) =>
     element("button", { type: "button", onclick: () => answer(kind) }, kind === "real" ? "Real" : "Generated"));
   const next = element("button", { type: "button", hidden: true, onclick: () => show(at + 1, true) });

@@ -1,5 +1,5 @@
 // Tables of class "sortable": each heading becomes a button that sorts by its column, and a link below saves the table
-// as CSV. Without this script they are tables all the same.
+// as CSV. Without this script they stay plain tables.
 "use strict";
 (() => {
   const value = (cell) => cell.dataset.value ?? cell.textContent;

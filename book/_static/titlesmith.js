@@ -1,5 +1,5 @@
-// Names that the theme gives its parts and that differ from what they show, so that speech input and screen readers find
-// them under what is seen; and the list of citations, whose entries are no list items.
+// Corrects accessible names of the theme that differ from the visible text, so that speech input and screen readers use
+// the visible text; and the list of citations, whose entries are not list items.
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".search-button-field, summary").forEach((part) => {
     if (part.textContent.trim()) part.removeAttribute("aria-label");

@@ -261,9 +261,7 @@ def sweep(
 
     plan = sweep.read(experiment, tuple(sets or ()), tuple(p or ()), repeat, name, until)
     done = sweep.run(plan, scheduler, workers, memory)
-    print(
-        f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s; {sweep.record_path(plan.name)}"
-    )
+    print(f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s", sweep.record_path(plan.name))
 
 
 @app.command("app")

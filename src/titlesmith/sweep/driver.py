@@ -186,14 +186,10 @@ class _Driver:
             "started": self.started,
             "seconds": round(time.monotonic() - self.clock, 1),
             "runs": [
-                {"name": point.name, "set": point.set, "repeat": point.repeat}
-                | self.results.get(point.name, unfinished)
-                for point in plan.points
+                {"name": p.name, "set": p.set, "repeat": p.repeat} | self.results.get(p.name, unfinished)
+                for p in plan.points
             ],
             "reference": plan.reference,
         }
-        try:
-            write_json(record_path(plan.name), content)
-        except OSError as error:
-            raise RunError(add_remedy(f"{record_path(plan.name)} cannot be written: {error}")) from None
+        write_json(record_path(plan.name), content)
         return content

@@ -116,9 +116,7 @@ def _run(
         elif untrained:
             source = open_base_source()
         elif trained:
-            trained.require("finetune")
-            settings = trained.record(STAGE).get("settings", {})
-            source = Source(f"run {run}", Corpus(trained), partial(open_backend, trained), settings)
+            source = open_run_source(trained)
         else:
             raise RequestError("name a run, or an adapter with --adapter FOLDER")
         write(source, given, prefix or [], fields, as_json)
@@ -155,6 +153,12 @@ def open_base_source() -> Source:
     settings = {"prefixes": [""], "held_out": 0, "temperature": 0.8}
     format = DocumentFormat(template("title"), Tokenizer.load(base_model.FOLDER))
     return Source("the base model", format, open_base, settings, Unknown())
+
+
+def open_run_source(run: Run) -> Source:
+    """A run's model (RunError if it has none)."""
+    run.require("finetune")
+    return Source(f"run {run.name}", Corpus(run), partial(open_backend, run), run.record(STAGE).get("settings", {}))
 
 
 def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> Source:

@@ -9,7 +9,7 @@ from titlesmith.book.report import FILES, Report, load_reports
 from titlesmith.errors import RunError
 from titlesmith.export import export
 from titlesmith.runs import Run, digest
-from titlesmith.terminal import Source
+from titlesmith.terminal import open_run_source
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_damaged_corpus_is_one_error_with_its_file_and_the_command(run, name):
     message = rf"{name} is damaged.*titlesmith run .*--name small"
     assert re.search(message, load_reports()[1]["small"])
     for use in (
-        lambda: Source.of_run(Run("small")),
+        lambda: open_run_source(Run("small")),
         lambda: export(Run("small"), "hf"),
         lambda: open_reports(["small", "other"]),
     ):

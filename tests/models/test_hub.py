@@ -69,7 +69,11 @@ def test_a_model_is_downloaded_at_its_revision_and_then_found_in_the_cache(serve
         ("name", RequestError, "me/other does not exist here or on the hub"),
         ("path", RequestError, "/no/such/folder does not exist here or on the hub"),
         ("network", FetchError, "does not exist here, and the hub cannot be reached .*hf download me/tiny"),
-        ("code", RequestError, r"needs Python code from its repository \(auto_map in .*choose a model"),
+        (
+            "code",
+            RequestError,
+            r"config\.json cannot be read: it needs Python code from its repository, which",
+        ),
     ],
 )
 def test_errors_say_what_is_missing(server, project, monkeypatch, fault, error, words):
@@ -80,7 +84,8 @@ def test_errors_say_what_is_missing(server, project, monkeypatch, fault, error, 
         for file in repository.glob("tokenizer*"):
             file.unlink()
     elif fault == "code":
-        content = {"auto_map": {"AutoModelForCausalLM": "modeling.Own"}, "model_type": "own"}
+        own = {"AutoConfig": "configuration.Own", "AutoModelForCausalLM": "modeling.Own"}
+        content = {"auto_map": own, "model_type": "own"}
         (repository / "config.json").write_text(json.dumps(content))
     elif fault == "network":
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")

@@ -4,8 +4,7 @@
 package (`titlesmith.models.base`); ``scratch-base`` has its size and random weights. ``82M`` is DistilGPT2 (Sanh et al.
 2019), ``124M 355M 774M 1558M`` are OpenAI's GPT-2 (Radford et al. 2019), below ``models/<name>/`` in gpt-2-simple's
 layout. ``hf:NAME-OR-PATH`` is a causal model of the transformers library (`titlesmith.models.hub`), as is ``smollm2``
-(Allal et al. 2025). Any other name is a
-folder in gpt-2-simple's layout.
+(Allal et al. 2025). Any other name is a folder in gpt-2-simple's layout.
 """
 
 import json

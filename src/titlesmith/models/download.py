@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from titlesmith.errors import RunError
-from titlesmith.models import gguf, gpt2_checkpoint, hub
+from titlesmith.models import base, gguf, gpt2_checkpoint, hub
 from titlesmith.models.catalogue import GPT2, PUBLISHED, RANDOM, folder, model_path
 from titlesmith.runs import digest, swapping
 
@@ -45,23 +45,17 @@ def fetch(name: str) -> Path | None:
     """
     if name in ("", *RANDOM):
         return None
-    if name in PUBLISHED:
-        if name == gguf.SMOLLM2:
-            hub.check_installed()
+    if name == gguf.SMOLLM2:
+        hub.check_installed()
+    if name in ("base", *PUBLISHED):
         path = model_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
             if not path.is_dir():
-                _unpack_base(path) if name == "base" else _download(name, path)
+                base.unpack(path) if name == "base" else _download(name, path)
             elif (path / CHECKSUMS).is_file():
                 _verify_checksums(path, name)
     return folder(name)
-
-
-def _unpack_base(path: Path) -> None:
-    from titlesmith.models import base
-
-    base.unpack(path)
 
 
 def _download(name: str, path: Path) -> None:

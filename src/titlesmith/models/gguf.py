@@ -78,8 +78,8 @@ def convert(file: Path, folder: Path) -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **options, **loading)
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
     except Exception as error:  # transformers raises many kinds for damaged and unknown files
-        reason = " ".join(str(error).split())[:300]
-        raise RequestError(f"model: {file} cannot be converted: {type(error).__name__}: {reason}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise RequestError(f"model: {file} cannot be converted: {reason}") from None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)

@@ -11,6 +11,7 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -26,13 +27,13 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors")
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and vocabulary
 # A LLaMA of 4 layers of width 256 (`titlesmith.train.architectures.scratch`): 5.2 million parameters with 8,192 tokens
 SCRATCH = {"n_ctx": 512, "n_embd": 256, "n_head": 4, "n_layer": 4}
-# The names that architectures use in config.json
+# The names that transformers has for the hyperparameters of all architectures
 CONFIG_KEYS = {
-    "n_vocab": ("vocab_size",),
-    "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length"),
-    "n_embd": ("hidden_size", "n_embd", "d_model"),
-    "n_head": ("num_attention_heads", "n_head", "n_heads"),
-    "n_layer": ("num_hidden_layers", "n_layer", "n_layers"),
+    "n_vocab": "vocab_size",
+    "n_ctx": "max_position_embeddings",
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
 }
 
 
@@ -190,43 +191,40 @@ def _remedy(name: str) -> str:
     )
 
 
-def _read_config(name: str) -> dict:
-    """The content of a model's config.json, which is downloaded if necessary (RequestError)."""
-    path = model_path(name) / CONFIG
-    if not path.is_file():
-        check_installed()
-        path = (folder(name) if _find_local(name) else download(name, SMALL_FILES, _remedy(name))) / CONFIG
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        content |= content.get("text_config", {})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RequestError(f"{path} is missing or damaged: {error}") from None
-    if "auto_map" in content:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        if content.get("model_type") not in CONFIG_MAPPING_NAMES:
-            raise RequestError(
-                f"model: {name} needs Python code from its repository (auto_map in {path}), which titlesmith does not "
-                "run: choose a model of an architecture that the transformers library has"
-            )
-    return content
-
-
 def hyperparameters(name: str, vocabulary: int) -> dict:
     """See `titlesmith.models.hyperparameters`; ``parameters`` and ``itemsize`` too where the weights are here."""
     if name == PREFIX + "scratch":
         return SCRATCH | {"n_vocab": vocabulary}
     if name == gguf.SMOLLM2:
         return gguf.HYPERPARAMETERS
-    content = _read_config(name)
-    result = {key: next((content[k] for k in names if content.get(k)), None) for key, names in CONFIG_KEYS.items()}
+    check_installed()
+    path = model_path(name)
+    if not (path / CONFIG).is_file():
+        path = folder(name) if _find_local(name) else download(name, SMALL_FILES, _remedy(name))
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for damaged files
+        raise RequestError(f"model: {path / CONFIG} cannot be read: {explain(error)}") from None
+    text = config.get_text_config()
+    result = {key: getattr(text, attribute, None) for key, attribute in CONFIG_KEYS.items()}
     result["n_ctx"] = result["n_ctx"] or 2048  # for models without a maximum, such as BLOOM
-    if missing := [CONFIG_KEYS[key][0] for key, value in result.items() if value is None]:
-        raise RequestError(f"model: {model_path(name) / CONFIG} is not of a causal language model: no {missing[0]}")
-    if stored := num_parameters(model_path(name)):
-        dtype = str(content.get("dtype") or content.get("torch_dtype"))
-        result |= {"parameters": stored, "itemsize": 2 if "16" in dtype else 4}
+    if missing := [CONFIG_KEYS[key] for key, value in result.items() if value is None]:
+        raise RequestError(f"model: {path / CONFIG} is not of a causal language model: no {missing[0]}")
+    if stored := num_parameters(path):
+        result |= {"parameters": stored, "itemsize": 2 if "16" in str(config.dtype) else 4}
     return result
+
+
+def explain(error: Exception) -> str:
+    """What is wrong with a model's files, without the advice to run their code, which titlesmith never does."""
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
+        return "it needs Python code from its repository, which titlesmith does not run: choose another model"
+    if isinstance(error, UnpicklingError) or "weights_only" in reason:
+        return "it is damaged, or holds objects other than tensors, which could run code when they are read"
+    return f"{type(error).__name__}: {reason[:300]}"
 
 
 def num_parameters(path: Path) -> int | None:

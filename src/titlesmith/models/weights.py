@@ -35,7 +35,7 @@ def read(path: Path, quantize: str) -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except UNREADABLE as error:
-        raise RequestError(f"model: {path} cannot be read: {_reason(error)}") from None
+        raise RequestError(f"model: {path} cannot be read: {hub.explain(error)}") from None
     if quantize != "none":
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
@@ -51,7 +51,7 @@ def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> Pef
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the hub
         given = load_peft_weights(str(path), device="cpu")
     except UNREADABLE as error:
-        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {_reason(error)}") from None
+        raise RequestError(f"adapter: {path} does not fit the model, or is damaged: {hub.explain(error)}") from None
     if wrong := sorted(name for name in own.keys() ^ given.keys() if "lora_" in name):
         raise RequestError(
             f"adapter: {path} does not fit the model: {len(wrong)} matrices are only in one of them, such as {wrong[0]}"
@@ -72,14 +72,4 @@ def read_state(path: Path) -> dict:
     try:
         return torch.load(path, weights_only=True)
     except UNREADABLE as error:
-        raise RunError(f"{path} cannot be read: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """What was wrong with a file; torch's advice, to read it with ``weights_only=False``, would run its code."""
-    reason = " ".join(str(error).split())
-    if "trust_remote_code" in reason:
-        return "it needs Python code from its repository, which titlesmith does not run"
-    if isinstance(error, UnpicklingError) or "weights_only" in reason:
-        return "it is damaged, or holds objects other than tensors, which could run code when they are read"
-    return reason
+        raise RunError(f"{path} cannot be read: {hub.explain(error)}") from None

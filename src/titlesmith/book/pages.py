@@ -55,8 +55,9 @@ def render_index(report: Report) -> Markup:
 def render_facts(report: Report) -> Markup:
     """A table of the model, its papers, why training stopped, and the main measurements."""
     training, perplexities = report.training, [report.measurement(f"perplexity.{name}") for name in SPLITS]
+    model = training["settings"]["model"]
     values = {
-        "model": training["settings"]["model"],
+        "model": models.describe(model).removeprefix("the model ") if model in models.PUBLISHED else model,
         "papers": report.source_label,
         "documents (train, valid, test)": ", ".join(f"{report.splits[name]['documents']:,}" for name in SPLITS),
         "steps": f"{training['steps']:,}",

@@ -81,7 +81,7 @@ def quiet(line):
     pass
 
 
-def test_an_update_adds_changes_and_deletes_and_the_next_run_takes_it_as_it_is(run, server):
+def test_an_update_adds_changes_and_deletes_and_the_next_run_skips_the_harvest(run, server):
     before, shown = papers(run), run.executed("harvest").read_bytes()
     assert update(run, quiet) == COUNTS
     after = papers(run)
@@ -100,16 +100,15 @@ def test_an_update_adds_changes_and_deletes_and_the_next_run_takes_it_as_it_is(r
     assert len(server.asked) == asked
 
 
-def test_papers_that_are_harvested_anew_are_updated_from_their_own_dates(run, server):
+def test_papers_that_are_harvested_again_are_updated_from_their_own_dates(run, server):
     settings = run.record("harvest")["settings"]
-    update(run, quiet)
-    assert run.record("harvest")["asked"]
+    run.update_stage("harvest", asked="2024-05-01")  # as an update does
     run.begin("harvest", settings)
     harvest(run, settings | {"max_results": 50})  # without what the update brought
-    assert not run.record("harvest")["asked"], "what was asked for is no longer among the papers"
+    assert not run.record("harvest")["asked"], "the update is no longer among the papers"
 
 
-def test_it_asks_from_the_day_before_the_last_time(run, server):
+def test_it_requests_changes_from_the_day_before_the_last_update(run, server):
     first = run.record("harvest")["settings"]["since"]
     update(run, quiet)
     update(run, quiet)
@@ -119,19 +118,19 @@ def test_it_asks_from_the_day_before_the_last_time(run, server):
 
 
 @pytest.mark.parametrize("recorded", [{"asked": "2199-01-01"}, {"asked": "tomorrow"}])
-def test_a_day_in_the_future_comes_from_a_wrong_clock_and_is_not_believed(run, server, recorded):
+def test_a_recorded_day_in_the_future_is_ignored(run, server, recorded):
     """The papers' own days count instead, the possible ones."""
     (run / "harvest" / "state.json").write_text(json.dumps(recorded))
     run.update_stage("harvest", **recorded)
-    assert update(run, quiet)["new"] == 3
+    state = changes.fetch(run, run.record("harvest")["settings"])
+    assert (state["since"], state["day"]) == ("2024-03-29", f"{TODAY:%Y-%m-%d}")
+    assert state["counts"]["new"] == 3
     assert [q["from"] for q in server.asked if "from" in q] == ["2024-03-29"]
-    assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
 
 
 def test_a_clock_that_is_ahead_during_an_update_leaves_no_gap(run, server, monkeypatch):
     monkeypatch.setattr(client, "today", lambda: TODAY.date() + timedelta(days=1000))
-    update(run, quiet)
-    assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
+    assert changes.fetch(run, run.record("harvest")["settings"])["day"] == f"{TODAY:%Y-%m-%d}"
 
 
 def test_nothing_new_changes_nothing(run, server):
@@ -154,19 +153,19 @@ def test_a_paper_that_is_listed_twice_counts_as_it_was_listed_last(run, server):
     assert changes.fetch(run, settings)["counts"] == COUNTS | {"changed": 1, "deleted": 2}
 
 
-def test_a_service_that_fails_leaves_the_run_as_it_is_and_the_next_update_goes_on(run, server):
+def test_a_service_that_fails_leaves_the_run_unchanged_and_the_next_update_resumes(run, server):
     before = run.digests("harvest")
     server.size, server.faults, server.always = 3, {0: "", 1: ""}, "failing"
     with pytest.raises(RunError, match="no usable answer"):
         update(run, quiet)
     assert run.digests("harvest") == before and run.is_current("harvest")
     asked, server.always = len(server.asked), ""
-    assert update(run, quiet) == COUNTS
+    assert changes.fetch(run, run.record("harvest")["settings"])["counts"] == COUNTS
     assert len(server.asked) == asked + 2, "the first of three pages was stored"
 
 
 @pytest.mark.parametrize("finisher", ["update", "run"])
-def test_a_merge_that_was_interrupted_goes_on(run, server, finisher):
+def test_an_interrupted_merge_resumes(run, server, finisher):
     changes.fetch(run, run.record("harvest")["settings"])
     run.update_stage("harvest", status="running")  # as a kill in the middle of the merge leaves it
     assert not run.is_current("harvest")
@@ -176,7 +175,7 @@ def test_a_merge_that_was_interrupted_goes_on(run, server, finisher):
     else:
         chain(experiment(server), "r", until="harvest", echo=quiet)
     assert set(papers(run)["id"]) == {p.number for p in server.papers if not p.deleted}
-    assert len(server.asked) == asked, "what was listed is not asked for again"
+    assert len(server.asked) == asked, "what was listed is not requested again"
 
 
 def test_changes_to_other_papers_are_not_merged(run, server):
@@ -192,10 +191,13 @@ def test_a_run_of_a_file_is_updated_from_the_last_day_on_which_any_of_its_papers
     monkeypatch.setattr(oai, "SERVICE", server.address)
     rows = [{"title": p.title, "arxiv_id": p.number, "created": p.stamp, "abstract": p.abstract} for p in spread(60)]
     write_archive(project / "papers.tsv", rows)
-    settings = ("harvest.path=papers.tsv", "harvest.categories=eess.AS")
-    chain(Experiment.read(find("archive-titles"), settings), "file", until="harvest", echo=quiet)
-    counts = changes.fetch(Run("file"), Run("file").record("harvest")["settings"])
-    assert changes.state(Run("file"))["since"] == "2024-03-29"
+    run = Run("file")
+    settings = {name: parameter.default for name, parameter in declared("harvest").items()}
+    settings |= {"source": "archive", "path": "papers.tsv", "categories": ["eess.AS"]}
+    run.begin("harvest", settings)
+    harvest(run, settings)
+    counts = changes.fetch(run, settings)
+    assert counts["since"] == "2024-03-29"
     assert counts["counts"]["new"] > 0
 
 
@@ -248,7 +250,7 @@ def test_a_paper_of_another_source_is_unchanged_until_it_changes(project, monkey
     ("settings", "said"),
     [
         ({"source": "rss"}, "one day's announcements; harvest with source oai"),
-        ({"source": "csv"}, r"its papers \(csv\) are none of arXiv's"),
+        ({"source": "csv"}, r"its papers \(csv\) are not from arXiv's"),
         ({"query": "ti:x"}, "the query 'ti:x' again"),
     ],
 )
@@ -258,15 +260,15 @@ def test_runs_that_cannot_be_updated_are_refused(run, settings, said):
         update(run, quiet)
 
 
-def test_a_run_of_another_notebook_is_refused_for_it_would_be_harvested_anew(run, server, project):
+def test_a_run_of_another_notebook_is_refused(run, server, project):
     path = project / "notebooks" / "01_harvest.ipynb"
     path.write_text(path.read_text().replace("## Papers", "## The papers"))
-    with pytest.raises(RequestError, match="harvests it anew"):
+    with pytest.raises(RequestError, match="harvests it again"):
         update(run, quiet)
     assert not server.asked and (run / "papers.parquet").exists()
 
 
-def test_a_run_that_is_not_there_or_not_harvested(run):
+def test_a_run_that_does_not_exist_or_is_not_harvested(run):
     with pytest.raises(RequestError, match="there is no run other; there are r"):
         update(Run("other"))
     run.update_stage("harvest", status="running")

@@ -10,32 +10,25 @@ from titlesmith.runs import LOCK_TIMEOUT, Run, hold, open_run, release
 
 
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
-    """Brings a run's papers up to date.
+    """Updates a run's papers, from whatever source of arXiv's papers they came.
 
-    The changes are listed and compared first, which leaves the run as it is; then the harvest's notebook merges them,
-    without asking any service. After an interruption, the same command resumes.
-
-    Parameters
-    ----------
-    run
-        Any run of arXiv's papers, whatever their source: what a category gained comes by OAI-PMH.
-    echo
-        Takes lines on what is done.
+    The changes are listed and compared first, which leaves the run unchanged; then the harvest's notebook merges them
+    without a request. After an interruption, the same command resumes. ``echo`` is called with lines of progress.
 
     Returns
     -------
     dict
-        How many papers are ``new``, ``changed``, ``deleted`` and ``unchanged`` of those that were listed and that the
-        run's filters let through. A paper that these filters now keep out counts as deleted.
+        Numbers of the listed papers that pass the run's filters: ``new``, ``changed``, ``deleted`` and ``unchanged``. A
+        paper that no longer passes the filters counts as deleted.
 
     Raises
     ------
     RequestError
-        There is no such run, it would be harvested anew, or its papers are of a kind that arXiv does not list.
+        There is no such run, its harvest is out of date, or OAI-PMH does not list its papers.
     RunError
-        The service fails; the run is as it was.
+        The service fails; the run is unchanged.
     StageError
-        The merge failed; `update` or `titlesmith run` go on with it.
+        The merge failed; `update` or `titlesmith run` resumes it.
     """
     open_run(run.name)
     hold(run / ".chain.lock")
@@ -46,7 +39,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         if run.record("harvest")["fingerprint"] != run.fingerprint("harvest", settings, source("harvest")):
             raise RequestError(
                 f"run {run.name} cannot be updated: its notebook, titlesmith or a file that it reads has changed since "
-                "it was harvested; titlesmith run harvests it anew"
+                "it was harvested; titlesmith run harvests it again"
             )
         run.verify("harvest")
         if not changes.waiting(run):

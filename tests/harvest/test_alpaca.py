@@ -71,12 +71,12 @@ def test_what_is_no_pair_is_counted_with_its_line(project, form, bad):
 
 
 @pytest.mark.parametrize(
-    ("whole", "damaged"), [('"Title 4"', '"Title 4'), ('"Title 4"}', '"Title 4"'), ('"We show 4', "")]
+    ("original", "damaged"), [('"Title 4"', '"Title 4'), ('"Title 4"}', '"Title 4"'), ('"We show 4', "")]
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_an_object_that_cannot_be_parsed_does_not_stop_the_rest(project, form, whole, damaged):
+def test_an_object_that_cannot_be_parsed_does_not_stop_the_rest(project, form, original, damaged):
     text = FORMS[form](GOOD)
-    found = papers(project, text.replace(whole if whole in text else '"Title 4"\n    }', damaged))
+    found = papers(project, text.replace(original if original in text else '"Title 4"\n    }', damaged))
     titles = found.scan().collect()["title"].to_list()
     assert titles == [f"Title {n}" for n in range(9) if n != 4]
     assert sum(entry["rows"] for entry in found.faults.values()) == 1

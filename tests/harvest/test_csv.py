@@ -262,7 +262,7 @@ def test_dates_that_nothing_in_the_file_decides_are_counted_and_their_papers_sta
     assert contradicting.faults["invalid date"]["rows"] == 1
 
 
-def test_slashes_mean_what_the_whole_file_says(project, monkeypatch):
+def test_slashes_mean_what_all_rows_say(project, monkeypatch):
     monkeypatch.setattr(rows, "BATCH", 10)
     early = "".join(f"Title {i},2/{1 + i}/2019\n" for i in range(12))
     found = papers(project, f"title,published\n{early}Late,13/3/2019\n").scan().collect()

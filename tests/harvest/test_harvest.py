@@ -38,11 +38,11 @@ def batches(project, monkeypatch):
 
 day = st.none() | st.integers(0, 4).map(lambda n: date(2020, 1, 1) + timedelta(n))
 paper = st.tuples(st.integers(0, 30).map(str), day, day)
-drawn = st.lists(st.lists(paper, max_size=20), min_size=1, max_size=6)
+tables = st.lists(st.lists(paper, max_size=20), min_size=1, max_size=6)
 
 
 @settings(max_examples=100, deadline=None)
-@given(drawn, st.integers(0, 12), st.integers(1, 3000))
+@given(tables, st.integers(0, 12), st.integers(1, 3000))
 def test_each_id_once_the_latest_of_them_and_the_oldest_first(tmp_path_factory, tables, newest, size):
     folder = tmp_path_factory.mktemp("spool")
     kinds = {"id": pl.String, "published": pl.Date, "updated": pl.Date, "place": pl.Int64}
@@ -76,7 +76,7 @@ def test_columns_of_all_batches_are_kept_in_their_types(batches):
     assert table.rows() == [("a", None, 5, None), ("b", "tragedy", None, None), ("c", None, None, None)]
 
 
-def test_what_was_left_out_is_counted(batches, monkeypatch):
+def test_what_is_not_kept_is_counted(batches, monkeypatch):
     days = [date(2020, 1, n) for n in (1, 2, 3, 3)]
     monkeypatch.setitem(ALL, "since", "2020-01-02")
     monkeypatch.setitem(ALL, "max_results", 1)
@@ -86,7 +86,7 @@ def test_what_was_left_out_is_counted(batches, monkeypatch):
     assert Run("r").record("harvest")["counts"] == papers.counts
 
 
-def test_a_sample_is_drawn_without_reading_all(batches):
+def test_a_sample_reads_only_its_rows(batches):
     days = [date(2020, 1, 1) + timedelta(n) for n in range(300)]
     papers = batches(pl.DataFrame({"id": [f"{n:03d}" for n in range(300)], "published": days}))
     assert papers.sample(8, seed=1)["id"].is_sorted()
@@ -149,7 +149,7 @@ def many(tmp_path):
 
 
 @pytest.mark.parametrize("moment", [".spool/000002.arrow", ".papers.parquet.partial"])
-def test_killed_it_leaves_no_half_table_and_the_next_attempt_is_whole(project, many, moment):
+def test_after_a_kill_there_is_no_partial_table_and_the_next_attempt_is_complete(project, many, moment):
     process = subprocess.Popen([sys.executable, "-c", CHILD, str(many), "0"])
     path, end = Run("r") / moment, time.monotonic() + 60
     while not (path.exists() and path.stat().st_size) and process.poll() is None and time.monotonic() < end:

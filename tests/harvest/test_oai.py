@@ -155,16 +155,16 @@ def test_every_paper_once_after_a_fault(tmp_path, fault, request_number):
     ordered=st.booleans(),
 )
 @settings(max_examples=15, deadline=None, phases=[Phase.generate])
-def test_whatever_fails_every_paper_comes_once_or_the_harvest_ends_and_goes_on_later(
+def test_whatever_fails_every_paper_comes_once_or_the_harvest_ends_and_resumes_later(
     tmp_path_factory, faults, count, days, size, ordered
 ):
     folder = tmp_path_factory.mktemp("law")
     with Oai(spread(count, days=days), faults) as server:
         server.size, server.ordered = size, ordered
-        assert ids(until_whole(server, folder)) == numbers(server)
+        assert ids(until_complete(server, folder)) == numbers(server)
 
 
-def until_whole(server, folder):
+def until_complete(server, folder):
     for _ in range(5):  # it takes at least three faults to end a harvest
         try:
             return harvest(server, folder)
@@ -174,14 +174,14 @@ def until_whole(server, folder):
 
 
 @pytest.mark.parametrize("fault", ["seconds", "date"])
-def test_retry_after_is_waited_for_in_both_forms(tmp_path, fault):
+def test_both_forms_of_retry_after_are_respected(tmp_path, fault):
     with Oai(spread(25), {1: fault}) as server:
         assert ids(harvest(server, tmp_path)) == numbers(server)
     assert server.asked[1] == server.asked[2] and server.early == 0
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_an_expired_token_goes_on_from_the_day_reached_or_anew_where_days_are_in_no_order(tmp_path, ordered):
+def test_an_expired_token_resumes_from_the_day_reached_or_restarts_if_days_are_not_in_order(tmp_path, ordered):
     papers = spread(55)
     papers[0].stamp = "2024-06-01"
     with Oai(papers, {3: "expire"}) as server:
@@ -267,7 +267,7 @@ def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):
         ("empty", "page of 0 records of which 0 can be read"),
     ],
 )
-def test_a_service_that_goes_on_failing_ends_the_harvest_and_the_next_start_goes_on(tmp_path, always, said):
+def test_a_service_that_keeps_failing_ends_the_harvest_and_the_next_start_resumes(tmp_path, always, said):
     with Oai(spread(55), dict.fromkeys(range(3), ""), always) as server:
         with pytest.raises(RunError, match=said):
             harvest(server, tmp_path)

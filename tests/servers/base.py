@@ -59,9 +59,9 @@ class Handler(BaseHTTPRequestHandler):
             server.asked.append(dict(parse_qsl(url.query)) | {"path": url.path})
             fault = server.faults.get(number, server.always)
             body = server.answer(server.asked[-1], fault)
-        getattr(self, fault or "whole", self.whole)(body)
+        getattr(self, fault or "complete", self.complete)(body)
 
-    def whole(self, body: bytes, status: int = 200, content: bytes | None = None, **headers: str):
+    def complete(self, body: bytes, status: int = 200, content: bytes | None = None, **headers: str):
         content = body if content is None else content
         self.send_response(status)
         self.send_header("Content-Type", "text/html" if content is HTML else "text/xml; charset=utf-8")
@@ -72,10 +72,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def failing(self, body: bytes):
-        self.whole(body, 500, b"Internal Server Error")
+        self.complete(body, 500, b"Internal Server Error")
 
     def seconds(self, body: bytes, status: int = 503):
-        """Asks to wait a second, and goes on refusing until it has passed."""
+        """Requests a pause of a second, and refuses until it has passed."""
         self.busy(body, status, "1")
 
     def date(self, body: bytes):
@@ -84,10 +84,10 @@ class Handler(BaseHTTPRequestHandler):
     def busy(self, body: bytes, status: int, after: str):
         server: Service = self.server
         server.closed_until = time.monotonic() + 0.9
-        self.whole(body, status, b"Rate exceeded.", Retry_After=after)
+        self.complete(body, status, b"Rate exceeded.", Retry_After=after)
 
     def forever(self, body: bytes):
-        self.whole(body, 503, b"", Retry_After="86400")
+        self.complete(body, 503, b"", Retry_After="86400")
 
     def hang(self, body: bytes):
         self.server.ended.wait(5)
@@ -106,17 +106,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def cut(self, body: bytes):
         """XML that ends within a document, with the length of what there is."""
-        self.whole(body[: 2 * len(body) // 3])
+        self.complete(body[: 2 * len(body) // 3])
 
     def html(self, body: bytes):
-        self.whole(HTML)
+        self.complete(HTML)
 
     def moved(self, body: bytes):
-        self.whole(body, 301, b"", Location=f"/moved{self.path}")
+        self.complete(body, 301, b"", Location=f"/moved{self.path}")
 
     def bomb(self, body: bytes, status: int = 200, **headers: str):
         """A hundred megabytes, compressed into a hundred kilobytes."""
-        self.whole(body, status, BOMB, Content_Encoding="gzip", **headers)
+        self.complete(body, status, BOMB, Content_Encoding="gzip", **headers)
 
     def bomb_moved(self, body: bytes):
         self.bomb(body, 301, Location=f"/moved{self.path}")

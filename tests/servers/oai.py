@@ -99,7 +99,7 @@ class Oai(Service):
         if fault == "repeat":
             page = found[max(0, skip - self.size) : skip] + page
         content = "" if fault == "empty" else "\n".join(map(record, page))
-        if fault == "mangle":  # markup that hides the records behind it
+        if fault == "mangle":  # markup that hides the records after it
             content = content.replace("</title>", "</authors></header>", 1)
         if found[skip + self.size :]:
             day = found[skip + self.size].stamp

@@ -40,25 +40,11 @@ def check(settings: dict) -> None:
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Yields papers by categories (any of them), dates of submission and free query, one window at a time.
+    """Yields papers by ``query``, ``categories`` (any), ``since`` and ``until``, one window of dates at a time.
 
-    The windows come in order, from the newest backwards if ``max_results`` is set, until it is reached.
-
-    Parameters
-    ----------
-    settings
-        ``service``, ``query``, ``categories``, ``since``, ``until``, ``max_results``.
-    folder
-        Where windows are stored, one Parquet file each, named by its first and last minute.
-    faults
-        Counts entries that are not papers, and papers that the service counted and that are in no window.
-
-    Raises
-    ------
-    RequestError
-        The service refuses the query.
-    RunError
-        The service fails, or a window keeps differing from the service's own count. The next start resumes there.
+    The windows come in order, from the newest backwards if ``max_results`` is set, until it is reached. ``folder`` has
+    a Parquet file for each complete one, named by its first and last minute. RequestError: the service refuses the
+    query. RunError: it fails, or a window keeps differing from its own count; the next start resumes there.
     """
     search = Windows(settings, folder)
     total, wanted, seen = search.count(), settings["max_results"], 0
@@ -77,15 +63,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 
 class Windows:
-    """A search, from which windows of submission dates are taken.
-
-    Parameters
-    ----------
-    settings
-        As for `read`.
-    folder
-        Where complete windows are stored.
-    """
+    """The windows of dates of a search, with the settings and the folder of `read`."""
 
     def __init__(self, settings: dict, folder: Path):
         self.address, self.folder, self.session = settings["service"], folder, new_session()
@@ -143,16 +121,9 @@ class Windows:
         )
 
     def _request(self, start: datetime, end: datetime, limit: int = 0) -> tuple[list[dict], int, int]:
-        """Papers of a window, oldest first; only the first ``limit``, or the first page if they exceed `CAP`.
+        """Papers of a window, each id once; the service's count; and the number of entries that it sent.
 
-        Returns
-        -------
-        rows
-            Each id once.
-        total
-            The service's count.
-        sent
-            The number of entries in its answers.
+        The papers are the oldest ``limit``, or the first page if the count exceeds `CAP`.
         """
         query = " AND ".join([*self.terms, f"submittedDate:[{start:%Y%m%d%H%M} TO {end:%Y%m%d%H%M}]"])
         rows, sent = {}, 0
@@ -174,17 +145,8 @@ def search(
 ) -> tuple[list[dict], int]:
     """A page of the papers that match a query, oldest first, with the columns of `WINDOW`, and the count of all.
 
-    Parameters
-    ----------
-    query
-        ``search_query`` or ``id_list``, as the service's manual describes them.
-    start, size
-        The number of the first paper, from 0, and the maximum number of papers.
-
-    Raises
-    ------
-    RequestError
-        The service refuses the query.
+    ``query`` has a ``search_query`` or an ``id_list``, as the service's manual describes them; ``start`` is the number
+    of the first paper, from 0. RequestError: the service refuses the query.
     """
     order = {"sortBy": "submittedDate", "sortOrder": "ascending"}
     response = session.get(address or SERVICE, params=query | order | {"start": start, "max_results": size})

@@ -67,12 +67,8 @@ def _without_time(cells: pl.Series) -> pl.Series:
 def lists(cells: pl.Series, by_space: bool = False) -> pl.Series:
     """Cells as lists of text, null if empty.
 
-    Parameters
-    ----------
-    cells
-        Lists in the syntax of Python, numpy or JSON, or items separated by one of `SEPARATORS`.
-    by_space
-        Whether a space separates words in lower case. It always separates arXiv's categories.
+    Cells are lists in the syntax of Python, numpy or JSON, or items separated by one of `SEPARATORS`. ``by_space``: a
+    space separates words in lower case; it always separates arXiv's categories.
     """
     return pl.Series(cells.name, [cell and _items(cell.strip(), by_space) for cell in cells], pl.List(pl.String))
 

@@ -1,7 +1,7 @@
 """Changes to papers that a run has: listed by OAI-PMH, compared with the papers, and merged by the next harvest.
 
-All lies in ``update/`` of the run directory until it is merged: the pages of the lists, the rows that are new or
-changed, the ids of rows to take out, and what is known so far in ``state.json``.
+Until then they are in ``update/`` of the run directory: the pages of the lists, the rows that are new or changed, the
+ids of rows to remove, and ``state.json``.
 """
 
 import json
@@ -18,9 +18,10 @@ from titlesmith.harvest import oai
 from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import SCHEMA, matching
-from titlesmith.runs import Run, replacing, write_json
+from titlesmith.harvest.store import write_parquet
+from titlesmith.runs import Run, write_json
 
-# what a source writes in its own way, so that a difference from OAI-PMH is no change
+# Fields that a source writes in another form than OAI-PMH, so that a difference is not a change
 OWN = {"oai": [], "arxiv": ["authors"], "snapshot": ["authors", "updated"]}
 OWN["archive"] = [*OWN["snapshot"], "journal_ref"]
 ROWS = 50_000  # papers held in memory at once
@@ -29,51 +30,42 @@ ROWS = 50_000  # papers held in memory at once
 def check(run: Run) -> dict:
     """The settings of a run's harvest, checked to be of papers that OAI-PMH lists (RequestError)."""
     settings = run.record("harvest").get("settings", {})
-    source = settings.get("source")
+    source, query = settings.get("source"), settings.get("query")
+    problem = ""
     if source == "rss":
-        raise RequestError(
-            f"run {run.name} cannot be updated: its papers are one day's announcements; harvest with source oai, whose "
-            "runs go on from day to day"
+        problem = "its papers are one day's announcements; harvest with source oai, whose runs can be updated every day"
+    elif source not in OWN:
+        problem = f"its papers ({source}) are not from arXiv's services"
+    elif query:
+        problem = (
+            f"OAI-PMH lists categories and has no search; harvest the query {query!r} again with titlesmith run ... "
+            "--from harvest"
         )
-    if source not in OWN:
-        raise RequestError(f"run {run.name} cannot be updated: its papers ({source}) are none of arXiv's services")
-    if settings["query"]:
-        raise RequestError(
-            f"run {run.name} cannot be updated: OAI-PMH lists categories and searches nothing; harvest the query "
-            f"{settings['query']!r} again with titlesmith run ... --from harvest"
-        )
+    if problem:
+        raise RequestError(f"run {run.name} cannot be updated: {problem}")
     check_categories(settings["categories"])
     return settings
 
 
 def state(run: Run) -> dict:
-    """What is known of changes to the papers that the run has now; empty where there is nothing of the kind.
+    """The state of the changes to the run's present papers; empty if there is none.
 
-    Returns
-    -------
-    dict
-        ``of``, the digest of those papers; ``since`` and ``day``, the first day asked for and the day of asking; and,
-        once all are there and compared, ``counts`` (``new changed deleted unchanged``) and ``faults``.
+    It has the digest of those papers (``of``), the first day of the changes (``since``) and the day of the request
+    (``day``); once all are listed and compared, also ``counts`` (``new changed deleted unchanged``) and ``faults``.
     """
-    path = run / "update" / "state.json"
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    known = _read_json(run / "update" / "state.json")
     return known if (run / "papers.parquet").exists() and known.get("of") == _digest(run) else {}
 
 
 def waiting(run: Run) -> bool:
-    """Whether there are changes that the next harvest is to merge, instead of harvesting anew."""
+    """Whether there are changes that the next harvest is to merge, instead of reading the source."""
     return "counts" in state(run)
 
 
 def fetch(run: Run, settings: dict) -> dict:
     """Lists what changed since the run's papers were harvested or updated, and compares it with them.
 
-    An interrupted call goes on where it was, for as long as the run has the same papers.
-
-    Returns
-    -------
-    dict
-        As `state` gives it, with the counts.
+    Returns the `state`. An interrupted call resumes, as long as the run has the same papers.
     """
     folder = run / "update"
     lists = oai.Lists(settings["service"] if settings["source"] == "oai" else "", folder / "pages")
@@ -85,14 +77,15 @@ def fetch(run: Run, settings: dict) -> dict:
         write_json(folder / "state.json", known)
     for _ in lists.pages(settings["categories"], known["since"]):
         pass
-    write_json(folder / "state.json", known | _compare(run, settings))
-    return state(run)
+    known |= _compare(run, settings)
+    write_json(folder / "state.json", known)
+    return known
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """The run's papers with the changes: a source like the others, but for its folder (any of the run's)."""
+    """Yields the run's papers with the changes, like a source; ``folder`` is any folder in the run's."""
     run, changes = folder.parent, folder.parent / "update"
-    faults.reasons |= json.loads((changes / "state.json").read_text("utf-8"))["faults"]
+    faults.reasons |= _read_json(changes / "state.json")["faults"]
     gone = pl.read_parquet(changes / "gone.parquet")["id"].implode()
     old = pl.scan_parquet(run / "papers.parquet")
     for start in range(0, old.select(pl.len()).collect().item(), ROWS):
@@ -102,42 +95,42 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 
 def _compare(run: Run, settings: dict) -> dict[str, dict]:
-    """Writes the rows that are new or changed and the ids that go, page by page; the counts and faults of `state`."""
+    """Writes the new and changed rows and the ids to remove, page by page; returns `state`'s counts and faults."""
     faults = Faults()
     pages = sorted((run / "update" / "pages").glob("*.parquet"))
     old = pl.scan_parquet(run / "papers.parquet")
     fields = [name for name in SCHEMA if name not in OWN[settings["source"]]]
+    # Papers that are older than the newest max_results stay out
     oldest, papers = old.select(pl.min("published"), pl.len()).collect().row(0)
-    if 0 < settings["max_results"] <= papers:  # older papers were left out and stay out
+    if 0 < settings["max_results"] <= papers:
         settings = settings | {"since": max(settings["since"], f"{oldest}")}
-    counts, gone, first = dict.fromkeys(("new", "changed", "deleted", "unchanged"), 0), [], 0
+    # A paper that is listed twice counts as it was listed last
     empty = pl.DataFrame(schema={"id": pl.String, "changed": pl.String})
     heads = pl.concat([empty, *(pl.read_parquet(path, columns=empty.columns) for path in pages)])
-    # a paper that is listed twice counts as it was listed last
     latest = heads.with_row_index("row").sort("changed", "row").unique("id", keep="last").select("row")
+    counts, gone, first = dict.fromkeys(("new", "changed", "deleted", "unchanged"), 0), [empty["id"]], 0
     for number, path in enumerate(pages):
         page = pl.read_parquet(path).with_row_index("row", first)
         first += page.height
         page = faults.sift_records(page).join(latest, on="row", how="semi")
+        # Compare the page with the papers of the same ids
         before = old.filter(pl.col("id").is_in(page["id"].implode())).collect()
         now = matching(page.filter(~pl.col("deleted")), settings).select(*SCHEMA)
         same = _folded(now, fields).join(_folded(before, fields), on=fields, how="semi", nulls_equal=True)
         new = now.join(before, on="id", how="anti")
         changed = now.join(new, on="id", how="anti").join(same, on="id", how="anti")
         lost = before.join(now, on="id", how="anti")
-        for name, rows in zip(counts, (new, changed, lost, now), strict=True):
+        for name, rows in zip(counts, (new, changed, lost, same), strict=True):
             counts[name] += rows.height
         gone += [lost["id"], changed["id"]]
-        with replacing(run / "update" / f"rows.{number:06d}.parquet") as temporary:
-            pl.concat([before.clear(), new, changed], how="diagonal").write_parquet(temporary)
-    counts["unchanged"] -= counts["new"] + counts["changed"]
-    with replacing(run / "update" / "gone.parquet") as temporary:
-        pl.DataFrame({"id": pl.concat([pl.Series(dtype=pl.String), *gone])}).write_parquet(temporary)
+        rows = pl.concat([before.clear(), new, changed], how="diagonal")
+        write_parquet(run / "update" / f"rows.{number:06d}.parquet", rows)
+    write_parquet(run / "update" / "gone.parquet", pl.DataFrame({"id": pl.concat(gone)}))
     return {"counts": counts, "faults": faults.reasons}
 
 
 def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
-    """Fields as they are compared: space is one space, and no text is like an empty one."""
+    """Fields as they are compared: with single spaces, and null texts like empty ones."""
     texts = pl.col(name for name in fields if SCHEMA[name] == pl.String)
     return rows.select(fields).with_columns(texts.fill_null("").str.replace_all(r"\s+", " ").str.strip_chars())
 
@@ -145,18 +138,20 @@ def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
 def _since(run: Run, today: date) -> str:
     """The first day whose changes the run's papers may lack: a day before it was harvested or updated last.
 
-    A day after ``today`` comes from a wrong clock or a wrong date: the next best one counts, none in the end.
+    A day after ``today`` comes from a wrong clock or a wrong date, and is skipped; empty if no day is left.
     """
-    path = run / "harvest" / "state.json"
-    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    for asked in (run.record("harvest").get("asked"), kept.get("asked")):
+    for record in (run.record("harvest"), _read_json(run / "harvest" / "state.json")):
         with suppress(TypeError, ValueError):
-            if (day := date.fromisoformat(asked)) <= today:
+            if (day := date.fromisoformat(record.get("asked"))) <= today:
                 return (day - timedelta(days=1)).isoformat()
-    # all papers of a file were up to date on the last day on which any of them changed
+    # All papers of a file were up to date on the last day on which any of them changed
     days = [pl.col(name).filter(pl.col(name) <= today).max() for name in ("published", "updated")]
     newest = pl.scan_parquet(run / "papers.parquet").select(pl.max_horizontal(days)).collect().item()
     return (newest - timedelta(days=1)).isoformat() if newest else ""
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def _digest(run: Run) -> str:

@@ -73,53 +73,30 @@ class _BoundedAdapter(HTTPAdapter):
 
 
 class Session(requests.Session):
-    """Sends requests and repeats those that fail.
+    """Sends requests and repeats those that fail, with exponential backoff or after the service's Retry-After.
 
-    Each attempt has a deadline and a maximum size, and waits for its turn (arXiv: one request in `DELAY` seconds). It
-    is repeated if the connection breaks, the status is one of `RETRY_STATUS`, or the answer is not a complete document:
-    with exponential backoff and jitter, or when the service's Retry-After says.
-
-    Parameters
-    ----------
-    root_tag
-        Qualified name of the root element of a complete answer, such as ``{http://www.w3.org/2005/Atom}feed``.
-
-    Attributes
-    ----------
-    document
-        Root element of the last answer.
-    day
-        The earlier of our own day (UTC) and the service's when the last answer came; None before it.
+    ``root_tag`` is the qualified name of the root element of a complete answer. After an answer, ``document`` is its
+    root element, and ``day`` the earlier of our own day (UTC) and the service's.
     """
 
     def __init__(self, root_tag: str):
         super().__init__()
-        self.root_tag = root_tag
+        self.root_tag, self.has_connected = root_tag, False
         self.document: etree._Element | None = None
         self.day: date | None = None
-        self.has_connected = False
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, _BoundedAdapter())
+        self.adapters = {"http": _BoundedAdapter()}  # for all addresses that begin so
         self.headers["User-Agent"] = "titlesmith (https://github.com/titlesmith/titlesmith)"
 
     def request(self, method: str, url: str, **arguments: object) -> requests.Response:
-        """The answer to a request: 200, or another status with a document that states the reason.
-
-        Raises
-        ------
-        RunError
-            No attempt had a usable answer, or the service requests a longer pause than `MAX_RETRY_AFTER`.
-        """
+        """The answer to a request: 200, or another status with a document that states the reason (RunError: none)."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._attempt(method, url, **arguments | {"timeout": TIMEOUT})
             except _RetryableError as error:
                 absent = error.unreachable and not self.has_connected
                 if attempt == (min(ATTEMPTS, CONNECT_ATTEMPTS) if absent else ATTEMPTS):
-                    problem = (
-                        f"no network? {url} cannot be reached" if error.unreachable else f"{url} sent no usable answer"
-                    )
-                    raise RunError(f"{problem} in {attempt} attempts: {error}; {RESUMES}") from None
+                    problem = "cannot be reached (no network?)" if error.unreachable else "sent no usable answer"
+                    raise RunError(f"{url} {problem} in {attempt} attempts: {error}; {RESUMES}") from None
                 backoff = min(BACKOFF * 2 ** (attempt - 1), MAX_BACKOFF) + random.uniform(0, BACKOFF)
                 seconds = backoff if error.seconds is None else error.seconds
                 if seconds > DELAY:
@@ -132,11 +109,10 @@ class Session(requests.Session):
     def _attempt(self, method: str, url: str, **arguments: object) -> requests.Response:
         try:
             with turn(url):
-                response = _within_deadline(lambda: super(Session, self).request(method, url, **arguments))
+                response = _within_deadline(super().request, method, url, **arguments)
         except (ConnectionError, Timeout, HTTPError) as error:
-            reason = getattr(error.args[0] if error.args else None, "reason", None)
-            unreachable = isinstance(error, ConnectTimeout | ProxyError | SSLError)
-            unreachable |= isinstance(reason, NewConnectionError)
+            refused = isinstance(getattr(next(iter(error.args), None), "reason", None), NewConnectionError)
+            unreachable = refused or isinstance(error, ConnectTimeout | ProxyError | SSLError)
             raise _RetryableError(f"no answer, {_cause(error)}", unreachable=unreachable) from None
         self.has_connected = True
         if response.status_code in RETRY_STATUS:
@@ -158,24 +134,22 @@ def attempts(count: int = PAGE_ATTEMPTS) -> Iterator[int]:
         yield attempt
 
 
-def _within_deadline(request: Callable[[], requests.Response]) -> requests.Response:
-    """The answer to a request, or Timeout after `DEADLINE` seconds.
-
-    A thread makes it, since only that bounds everything: name resolution, TLS, and headers that come byte by byte.
-    """
+def _within_deadline(
+    function: Callable[..., requests.Response], *arguments: str, **options: object
+) -> requests.Response:
+    """Calls a function in a thread, since only that bounds everything: name resolution, TLS, headers byte by byte."""
     answer: Future[requests.Response] = Future()
 
     def work() -> None:
         try:
-            answer.set_result(request())
+            answer.set_result(function(*arguments, **options))
         except BaseException as error:
             answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    try:
+    with suppress(TimeoutError):
         return answer.result(timeout=DEADLINE)
-    except TimeoutError:
-        raise _timeout() from None
+    raise _timeout()
 
 
 def _timeout() -> Timeout:

@@ -2,8 +2,8 @@
 
 import codecs
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -17,23 +17,12 @@ from titlesmith.hints import did_you_mean
 DATED = ("published", "updated")
 
 
-@dataclass(frozen=True)
-class Conventions:
-    """The reading of ambiguous cells, decided from all cells of a file.
+class Conventions(NamedTuple):
+    """The reading of ambiguous cells, decided from all cells of a file."""
 
-    Attributes
-    ----------
-    day_first
-        Whether 3/8/2019 is 3 August: if more cells can only be read with the day first than with the month first.
-    doubtful
-        Whether no cell decides this, or cells contradict each other. Ambiguous dates are then counted.
-    by_space
-        Whether a space separates categories, because nothing else does.
-    """
-
-    day_first: bool
-    doubtful: bool
-    by_space: bool
+    day_first: bool  # 3/8/2019 is 3 August: more cells can only be read with the day first than with the month first
+    doubtful: bool  # no cell decides this, or cells contradict each other: ambiguous dates are counted
+    by_space: bool  # a space separates categories, because nothing else does
 
 
 def check(settings: dict) -> None:

@@ -10,10 +10,7 @@ SHOWN = 80  # characters of a value
 class Faults:
     """Rows of a source that are not papers, or whose reading is doubtful.
 
-    Attributes
-    ----------
-    reasons
-        For each reason ``{"rows": count, "examples": [at most EXAMPLES texts]}``.
+    ``reasons`` has for each reason ``{"rows": count, "examples": [at most EXAMPLES texts]}``.
     """
 
     def __init__(self) -> None:

@@ -39,22 +39,11 @@ def find(settings: dict, folder: bool = False) -> Path:
 
 
 def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, TextIO]]:
-    """Yields the names and the text of the files at ``path``, unpacked, with unchanged line ends.
+    """Yields the names and the text of the file or folder at ``path``, unpacked, with unchanged line ends.
 
-    Each is open until the next one is requested.
-
-    Parameters
-    ----------
-    path
-        A file, or a folder of them. Empty files in a folder or a zip are skipped.
-    encoding
-        Their encoding, unless a byte order mark or zero bytes show UTF-16 or UTF-32. `MARK` replaces bytes that cannot
-        be decoded.
-
-    Raises
-    ------
-    RequestError
-        There is no file, or it is empty or damaged; reading from one raises it too.
+    Each is open until the next one is requested; empty files in a folder or a zip are skipped. A byte order mark, or
+    zero bytes as in UTF-16, override ``encoding``; `MARK` replaces bytes that cannot be decoded. RequestError, also
+    from reading: there is no file, or it is empty or damaged.
     """
     found = [file for file in list_files(path) if file == path or file.stat().st_size]
     if not found:

@@ -31,23 +31,11 @@ RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list 
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Yields the papers of categories (of all arXiv if there are none) page by page; some papers come twice.
+    """Yields the papers of ``categories`` (default: all of arXiv) page by page; some papers come twice.
 
-    Parameters
-    ----------
-    settings
-        ``service``, ``categories``, and ``since``: what was submitted since then was changed since then, too.
-    folder
-        Where pages are stored with their tokens, one Parquet file each.
-    faults
-        Counts records that are not papers.
-
-    Raises
-    ------
-    RequestError
-        The service refuses the request.
-    RunError
-        The service fails. The next start resumes with the page that failed.
+    ``since`` limits the days of change: what was submitted since then was changed since then, too. ``folder`` has a
+    Parquet file for each page. RequestError: the service refuses the request. RunError: it fails; the next start
+    resumes with the page that failed.
     """
     for page in Lists(settings["service"], folder).pages(settings["categories"], settings["since"]):
         yield faults.sift_records(page).filter(~pl.col("deleted")).select(*SCHEMA)
@@ -56,15 +44,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 
 class Lists:
-    """Lists of records, read page by page and stored.
-
-    Parameters
-    ----------
-    address
-        Of the service; empty for arXiv's.
-    folder
-        Where pages are stored.
-    """
+    """Lists of records of the service at ``address`` (default: arXiv's), read page by page and stored in ``folder``."""
 
     def __init__(self, address: str, folder: Path):
         self.address, self.folder = address or SERVICE, folder
@@ -76,21 +56,11 @@ class Lists:
         return self._day()
 
     def pages(self, categories: list[str], since: str) -> Iterator[pl.DataFrame]:
-        """Yields all records of categories that changed on or after a day, stored pages first.
+        """Yields all records of categories (default: all) that changed since a day (YYYY-MM-DD), stored pages first.
 
-        Parameters
-        ----------
-        categories
-            Empty for all of arXiv.
-        since
-            YYYY-MM-DD, or empty for no limit.
-
-        Yields
-        ------
-        polars.DataFrame
-            A page: the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change; null if the service
-            states none, or one in the future), and ``fault``, why a record is not a paper. Such records and deleted
-            ones have only an id.
+        Pages have the columns of `SCHEMA`, ``deleted``, ``changed`` (the day of the last change; null if the service
+        states none, or one in the future), and ``fault``, why a record is not a paper. Such records and deleted ones
+        have only an id.
         """
         with tqdm(desc="OAI-PMH", unit=" records") as bar:
             for name in map(oai_set, categories) if categories else [""]:
@@ -118,10 +88,7 @@ class Lists:
                 if token == "noRecordsMatch" and not progress.seen and failures == 2:  # said twice: there are none
                     return
                 if failures == client.PAGE_ATTEMPTS:
-                    raise RunError(
-                        f"{self.address} refuses its own tokens at once, or has no records after it listed some "
-                        f"({token}); {client.RESUMES}"
-                    )
+                    raise self._failure(f"refuses its own tokens, or has no records after it listed some ({token})")
                 day = progress.restart(since if failures > 1 else progress.day)
                 query = start | ({"from": day} if day else {})
                 continue
@@ -131,10 +98,7 @@ class Lists:
             if progress.add(page):
                 failures = 0
             elif token and progress.repeats <= -client.PAGE_ATTEMPTS * page.height:
-                raise RunError(
-                    f"{self.address} makes no progress: {client.PAGE_ATTEMPTS} pages had only records of earlier "
-                    f"pages, the last one {page.height} with the token {shorten(token)}; {client.RESUMES}"
-                )
+                raise self._failure(f"makes no progress: it repeats earlier pages, at last with token {shorten(token)}")
             query = {"resumptionToken": token}
             yield page
 
@@ -150,10 +114,10 @@ class Lists:
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
                 day = self._day()
                 return pl.DataFrame([_row(record, day) for record in records], PAGE), token.strip()
-        raise RunError(
-            f"{self.address} sent {client.PAGE_ATTEMPTS} times a page of {sent} records of which {len(records)} can be "
-            f"read; {client.RESUMES}"
-        )
+        raise self._failure(f"sends a page of {sent} records of which {len(records)} can be read")
+
+    def _failure(self, what: str) -> RunError:
+        return RunError(f"{self.address} {what}, after {client.PAGE_ATTEMPTS} attempts; {client.RESUMES}")
 
     def _request(self, query: dict) -> tuple[bytes, str]:
         """The content of an answer, and its error if that is one of `RESTART`, else empty (RequestError)."""
@@ -174,15 +138,9 @@ class Lists:
 class _Progress:
     """The progress of a list, by its records: neither their days nor the service's tokens are trusted alone.
 
-    Attributes
-    ----------
-    seen
-        Hashes of the records and their days of change.
-    day
-        From which the list can be requested again: the first of the last page, whose other days may be wrong, or the
-        beginning if the days are not in order.
-    repeats
-        Number of records of earlier pages that may come once more after the list was requested again.
+    ``seen`` has hashes of the records and their days of change. ``day`` is a day from which the list can be requested
+    again: the first of the last page, whose other days may be wrong, or the beginning if the days are not in order.
+    ``repeats`` is how many records of earlier pages may come once more after the list was requested again.
     """
 
     def __init__(self, since: str):

@@ -31,15 +31,9 @@ SERVICES = ("arxiv", "oai", "rss")  # sources whose categories are arXiv's
 class Papers:
     """Harvested papers. They stay on disk: all of arXiv would not fit into a notebook's memory.
 
-    Attributes
-    ----------
-    path
-        ``papers.parquet``: the columns of `SCHEMA`, then those that only the source has; oldest paper first.
-    counts
-        Rows ``read``, ``outside`` the filters, ``repeated`` (of an id that another row has), ``beyond``
-        ``max_results``, and ``kept`` papers.
-    faults
-        Rows that are not papers, as in `Faults.reasons`.
+    ``path`` is the table: the columns of `SCHEMA`, then those that only the source has; oldest paper first. ``counts``
+    has the rows ``read``, ``outside`` the filters, ``repeated`` (with the id of another row), ``beyond``
+    ``max_results``, and the ``kept`` papers. ``faults`` are rows that are not papers, as in `Faults.reasons`.
     """
 
     path: Path
@@ -57,38 +51,23 @@ class Papers:
 
 
 def harvest(run: Run, settings: dict) -> Papers:
-    """Harvests papers from the source that the settings name, and writes ``papers.parquet``.
+    """Harvests papers from ``settings["source"]``, and writes ``papers.parquet``.
 
-    Parameters
-    ----------
-    run
-        Where to write.
-    settings
-        ``source`` and its settings; ``categories`` (any of them; empty for all), ``since`` and ``until`` (days of
-        first publication, inclusive), ``max_results`` (the newest are kept; 0 for all).
-
-    Returns
-    -------
-    Papers
-        Each id once: of two rows with one id the later ``updated`` is kept, else the one read last.
-
-    Raises
-    ------
-    RequestError
-        The settings are wrong, or no paper is left.
-    RunError
-        The disk is full; an earlier ``papers.parquet`` is unchanged.
+    Filters of all sources: ``categories`` (any of them; empty for all), ``since`` and ``until`` (days of first
+    publication, inclusive), ``max_results`` (the newest are kept; 0 for all). Of two rows with one id the later
+    ``updated`` is kept, else the one read last. RequestError: the settings are wrong, or no paper is left. RunError:
+    the disk is full; an earlier ``papers.parquet`` is unchanged.
     """
     check(settings)
     num_read, faults = 0, Faults()
     with Spool(run / ".spool") as spool:
-        # read all batches, keep what passes the filters
+        # Read all batches, keep what passes the filters
         for batch in _reader(run, settings).read(settings, run / "harvest", faults):
             num_read += batch.height
             passing = matching(conform(batch), settings)
             if passing.height:
                 spool.add(passing)
-        # without any paper, name what to change
+        # Without any paper, name what to change
         if not spool.num_rows:
             filters = ", ".join(f"{k}={settings[k]!r}" for k in ("categories", "since", "until") if settings[k])
             if not num_read and not faults.reasons:
@@ -99,7 +78,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     kept = min(num_different, settings["max_results"] or num_different)
     counts = {"read": num_read, "outside": num_read - spool.num_rows, "repeated": spool.num_rows - num_different}
     counts |= {"beyond": num_different - kept, "kept": kept}
-    # papers that were read again are as old as their source: earlier updates are not in them
+    # The papers are as old as their source: earlier updates are not in them
     run.finish("harvest", counts=counts, faults=faults.reasons, asked=None, update=None)
     for path in list_files(run / "harvest"):
         if path.name != STATE:
@@ -122,9 +101,6 @@ def check(settings: dict) -> None:
 
 
 def _reader(run: Run, settings: dict) -> ModuleType:
-    """The source's module, or `changes` where some wait to be merged into the papers harvested from it."""
-    if (run / "update").exists():
-        changes = import_module("titlesmith.harvest.changes")
-        if changes.waiting(run):
-            return changes
-    return import_module(f"titlesmith.harvest.{settings['source']}")
+    """The source's module, or `changes` if some wait to be merged into the papers harvested from it."""
+    changes = import_module("titlesmith.harvest.changes")
+    return changes if changes.waiting(run) else import_module(f"titlesmith.harvest.{settings['source']}")

@@ -26,21 +26,10 @@ csv.field_size_limit(1 << 24)  # characters of a cell; an unmatched quote joins 
 
 
 class Rows:
-    """The rows of a table with a header.
+    """The rows of a table with a header, whose columns have unique names.
 
-    Parameters
-    ----------
-    text
-        The file, as `titlesmith.harvest.inputs.opened` yields it.
-    encoding
-        Its encoding, for messages. Bytes that cannot be decoded become U+FFFD and are counted in ``faults``.
-    delimiter
-        The separator of columns; "" to detect it from the first lines.
-
-    Attributes
-    ----------
-    header
-        The unique names of the columns.
+    ``encoding`` is the text's, for messages: bytes that cannot be decoded become U+FFFD and are counted in ``faults``.
+    The default ``delimiter`` is detected from the first lines.
     """
 
     def __init__(self, text: TextIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):

@@ -35,21 +35,8 @@ def check(settings: dict) -> None:
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Yields today's new papers and cross-lists, from one request; the column ``announced`` says which a paper is.
 
-    Parameters
-    ----------
-    settings
-        ``service`` and ``categories``.
-    folder
-        Keeps the day of the request.
-    faults
-        Counts replacements of earlier papers, which are skipped, and items that are not papers.
-
-    Raises
-    ------
-    RequestError
-        The service refuses the categories.
-    RunError
-        The service fails, or announces nothing today.
+    Replacements of earlier papers and items that are not papers are counted in ``faults``. RequestError: the service
+    refuses the categories. RunError: it fails, or announces nothing today.
     """
     session = client.Session("rss")
     address = f"{settings['service'] or SERVICE}/{'+'.join(settings['categories'])}"

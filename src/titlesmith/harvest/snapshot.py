@@ -16,19 +16,9 @@ BLOCK = 8 << 20  # characters of lines parsed together
 FIRST = r'^\[(?:\{[^{}]*?"created": ?)?"([^"]*)"'
 MONTH = r"^(?:[a-z-]+(?:\.[A-Z]{2})?/)?(\d{2})(\d{2})"  # in which an identifier was given
 NO_OBJECT = "no JSON object of a paper"
-TEXTS = (
-    "id",
-    "authors",
-    "title",
-    "abstract",
-    "categories",
-    "versions",
-    "update_date",
-    "doi",
-    "journal-ref",
-    "comments",
-)
-SCHEMA = dict.fromkeys(TEXTS, pl.String)  # a list or an object in a column of text is that text in JSON
+UNCHANGED = ("id", "title", "abstract", "doi", "comments")
+# A list or an object in a column of text is that text in JSON
+SCHEMA = dict.fromkeys((*UNCHANGED, "authors", "categories", "versions", "update_date", "journal-ref"), pl.String)
 SCHEMA["authors_parsed"] = pl.List(pl.List(pl.String))  # last name, first names, suffix
 
 
@@ -37,26 +27,24 @@ def check(settings: dict) -> None:
     path = inputs.find(settings)
     for name, text in inputs.opened(path):
         start = [line for line in text.read(1 << 20).split("\n")[:100] if line.strip()]
-        if not any(map(_is_record, start)):
+        for line in start:
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and "id" in record:
+                    break
+        else:
+            shown = at(name, 1, start[0]) if start else f"{name} is empty"
             raise RequestError(
-                f"harvest.path: {path} is not a snapshot: no JSON object with an id is among the first lines; "
-                + (at(name, 1, start[0]) if start else f"{name} is empty")
+                f"harvest.path: {path} is not a snapshot: no JSON object with an id is among the first lines; {shown}"
             )
 
 
-def _is_record(line: str) -> bool:
-    with suppress(ValueError):
-        record = json.loads(line)
-        return isinstance(record, dict) and "id" in record
-    return False
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Reads ``settings["path"]``; the date of publication is that of the first version.
+    """Reads ``settings["path"]``; papers are dated by their first version.
 
-    Some snapshots, such as those of arxiv-public-datasets, have only the names of versions: then the date is the first
-    day of the month in the identifier. Lines that are not the JSON object of a paper, lack an id or have an invalid
-    date are counted in ``faults``.
+    Snapshots such as those of arxiv-public-datasets have only the names of versions: then the date is the first day of
+    the month in the identifier. Lines that are not the JSON object of a paper, lack an id or have an invalid date are
+    counted in ``faults``.
     """
     for name, text in inputs.opened(inputs.find(settings)):
         first = 1
@@ -110,7 +98,9 @@ def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
     listed = pl.when(text.str.starts_with('["')).then(quoted).otherwise(text.str.split(", "))
     categories = pl.col("categories").str.extract_all(r'[^\s\[\]",]+')
     return table.select(
-        *("id", "title", "abstract", "published", "updated", "doi", "comments"),
+        *UNCHANGED,
+        "published",
+        "updated",
         journal_ref="journal-ref",
         authors=pl.coalesce(pl.col("authors_parsed").list.eval(names), listed),
         categories=categories,

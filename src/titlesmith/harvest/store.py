@@ -19,18 +19,11 @@ from titlesmith.runs import replacing, write_json
 
 BATCH_BYTES = 32 << 20  # of a stored batch, and of a row group of the table, in memory
 COMPRESSION_LEVEL = 1  # of zstd: the default 3 makes the table an eighth smaller and takes 1.5 times as long
-KEYS = ("id", "published", "updated")
 POSITION = "(position)"  # column: the order in which papers were added
 
 
 class Spool:
-    """Papers on their way to a table: a context manager that removes its temporary files.
-
-    Parameters
-    ----------
-    folder
-        Where batches are stored, uncompressed about the size of the table; it is emptied first.
-    """
+    """Papers on their way to a table: a context manager that stores batches in ``folder`` and removes it at the end."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -49,8 +42,8 @@ class Spool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, batch: pl.DataFrame) -> None:
-        """Takes a batch with at least the columns ``id``, ``published`` and ``updated`` (RunError: disk full)."""
-        self.schema |= {name: dtype for name, dtype in batch.schema.items() if name not in self.schema}
+        """Adds a batch with at least the columns ``id``, ``published`` and ``updated`` (RunError: disk full)."""
+        self.schema = self.schema | dict(batch.schema) | self.schema  # new columns last, earlier types
         self._pending.append(batch.with_row_index(POSITION, self.num_rows))
         self.num_rows += batch.height
         self._bytes += batch.estimated_size()
@@ -59,60 +52,46 @@ class Spool:
             self._store()
 
     def write(self, path: Path, newest: int = 0) -> int:
-        """Writes the table, sorted by ``published`` (unknown dates first) and ``id``.
+        """Writes the table, sorted by ``published`` (unknown dates first) and ``id``; returns the number of papers.
 
         Of papers with the same id the one with the latest ``updated`` is kept; of those the one that was added last.
-
-        Parameters
-        ----------
-        path
-            The Parquet file; an older one is replaced when the new one is complete.
-        newest
-            Number of papers to write; 0 for all.
-
-        Returns
-        -------
-        int
-            Number of different papers.
+        Only the ``newest`` papers are written (0: all); the number is that of all.
         """
         if self._pending:
             self._store()
         keys = pl.concat(self._keys).sort("updated", POSITION).unique("id", keep="last").sort("published", "id")
-        num_different = keys.height
-        keys = keys.select("file", "row").tail(newest or num_different)
+        rows = keys.select("file", "row").tail(newest or keys.height)
         group = max(1, BATCH_BYTES * self.num_rows // (self._bytes + 1))  # rows
 
         def parts(columns: object, predicate: object, limit: object, size: object) -> Iterator[pl.DataFrame]:
-            return (self._part(part) for part in keys.iter_slices(group))
+            return (self._part(part) for part in rows.iter_slices(group))
 
         with replacing(path) as temporary, writing(path):
             register_io_source(parts, schema=self.schema).sink_parquet(
                 temporary, row_group_size=group, compression_level=COMPRESSION_LEVEL
             )
-        return num_different
+        return keys.height
 
     def _store(self) -> None:
         batch = pl.concat(self._pending, how="diagonal").sort("published", "id")
-        self._pending, self._pending_bytes = [], 0
         number, path = len(self._keys), self._path(len(self._keys))
+        self._pending, self._pending_bytes = [], 0
         with writing(path):
             batch.drop(POSITION).write_ipc(path, record_batch_size=4096)
         row = {"file": pl.lit(number, pl.UInt32), "row": pl.int_range(pl.len(), dtype=pl.UInt32)}
-        self._keys.append(batch.select(*KEYS, POSITION, **row))
+        self._keys.append(batch.select("id", "published", "updated", POSITION, **row))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.arrow"
 
     def _part(self, keys: pl.DataFrame) -> pl.DataFrame:
         """The papers with these keys, sorted. In a stored batch they are adjacent, except for dropped ones."""
-        parts = []
+        parts = [pl.DataFrame(schema=self.schema)]
         for (number,), rows in keys.group_by("file"):
             first, last = rows["row"].min(), rows["row"].max()
             batch = pl.scan_ipc(self._path(number)).slice(first, last - first + 1).collect()
             parts.append(batch if batch.height == rows.height else batch[rows["row"] - first])
-        table = pl.concat(parts, how="diagonal").sort("published", "id")
-        absent = [pl.lit(None, dtype).alias(name) for name, dtype in self.schema.items() if name not in table.columns]
-        return table.with_columns(absent).select(*self.schema)
+        return pl.concat(parts, how="diagonal").sort("published", "id")
 
 
 def write_parquet(path: Path, rows: pl.DataFrame, **metadata: str) -> None:

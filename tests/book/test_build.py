@@ -87,6 +87,7 @@ def test_finished_runs_have_every_chapter_and_unfinished_runs_have_none(html):
         assert (html / "book" / "runs" / "small" / f"{notebook(stage).stem}.html").is_file()
     home = text(html, "book/index.html")
     assert "The newest run: " in home and "all 6 steps were done" in home
+    assert "Before training and after" in home and ">before training</th>" in home
     assert not list(html.rglob("*unfinished*"))
     assert "unfinished" not in home
 

@@ -18,6 +18,7 @@ from titlesmith.runs import STAGES, open_run
 # Measurements of metrics.json to compare: their names in the table, and whether the lowest or highest value is best
 MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
     **{f"perplexity.{split}": (f"perplexity, {split}", min) for split in SPLITS},
+    "bits_per_byte.test": ("bits per byte, test", min),
     "copy_rate": ("share of copies", min),
     "near_copy_rate": ("share of near copies", min),
     "artifact_rate": ("share of artifacts", min),
@@ -27,6 +28,7 @@ MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
     "self_bleu": ("self-BLEU", None),
     "ngram_novelty": ("new three-word sequences", None),
     **{f"rouge{kind}": (f"ROUGE-{kind}", max) for kind in "12L"},
+    "classifier_accuracy": ("accuracy of a classifier", min),
 }
 BEST = " (best)"
 
@@ -84,9 +86,9 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
         {"": str(i + 1), **{r.name: text(r.texts[i]["text"]) if i < len(r.texts) else "" for r in reports}}
         for i in range(min(count, max(len(report.texts) for report in reports)))
     ]
-    remark = "" if same_vocabulary else "These runs have different vocabularies: their perplexities cannot be compared."
+    remark = "These runs have different vocabularies: compare their bits per byte, not their perplexities."
     parts = {"Parameters that differ": parameters, "Measurements": measurements, "Texts": texts}
-    return Comparison(names, {title: rows for title, rows in parts.items() if rows}, remark)
+    return Comparison(names, {title: rows for title, rows in parts.items() if rows}, "" if same_vocabulary else remark)
 
 
 def open_reports(names: list[str]) -> list[Report]:

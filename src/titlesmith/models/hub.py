@@ -196,7 +196,7 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
     if name == PREFIX + "scratch":
         return SCRATCH | {"n_vocab": vocabulary}
     if name == gguf.SMOLLM2:
-        return gguf.HYPERPARAMETERS
+        return gguf.SHAPE
     check_installed()
     path = model_path(name)
     if not (path / CONFIG).is_file():

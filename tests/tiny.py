@@ -70,9 +70,11 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 VOCABULARIES = {"byte_level": byte_level, "sentencepiece": sentencepiece}
 
 
-def made(project, kind: str, vocabulary: str = "byte_level", name: str = "", **shape: int) -> str:
+def made(project, kind: str, vocabulary: str = "byte_level", name: str = "", unk_token=None, **shape: int) -> str:
     """A tiny model with random weights below ``models/``; its name."""
     tokenizer, folder = VOCABULARIES[vocabulary](), project / "models" / (name or kind)
+    if unk_token:
+        tokenizer.unk_token = unk_token
     config = CONFIGS[kind](len(tokenizer))
     for key, value in shape.items():
         setattr(config, key, value)

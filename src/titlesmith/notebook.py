@@ -4,6 +4,7 @@ The functions of `titlesmith.plots` draw the same results.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 from IPython.display import HTML
@@ -79,7 +80,9 @@ class Stage:
     def build_corpus(self) -> "Built":
         """Cleans, splits and tokenizes the papers."""
         model = self.settings["model"]
-        corpus = build_corpus(self.run, self.settings, models.vocabulary(model), models.context(model))
+        vocabulary, context = models.vocabulary(model), models.context(model)
+        measure = partial(models.measure_openings, model)
+        corpus = build_corpus(self.run, self.settings, vocabulary, context, measure)
         return Built(corpus, self.run.source_label)
 
     def finetune(self) -> "History":

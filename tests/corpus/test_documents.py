@@ -53,3 +53,14 @@ def test_the_files_do_not_depend_on_batches(tmp_path_factory, batches):
     write(folder / "b.bin", [[ids for batch in batches for ids in batch]], LEARNED)
     for suffix in ("bin", "idx"):
         assert (folder / f"a.{suffix}").read_bytes() == (folder / f"b.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("has_prompt", [False, True])
+def test_the_loss_does_not_count_what_every_document_begins_with(tmp_path, has_prompt):
+    layout = TokenLayout(LEARNED, "ids", has_prompt, bos_ids=[1, 2])
+    texts = [*LEARNED.encode("noise"), *layout.separator] * has_prompt, LEARNED.encode("Neural")
+    write(tmp_path / "a.bin", [[[*layout.start, *texts[0], *texts[1]]] * 3], LEARNED)
+    documents = Documents(tmp_path / "a.bin", LEARNED, has_prompt, layout.separator, num_start=len(layout.start))
+    masks = [documents.loss_mask(document) for document in documents]
+    assert documents[0][masks[0] == 1].tolist() == [*texts[1], LEARNED.eos_id]
+    assert documents.target_tokens == sum(mask.sum() for mask in masks)

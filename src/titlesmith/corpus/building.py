@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from titlesmith.errors import RequestError
 from titlesmith.runs import Run, digest, replacing, write_json
 
 VOCABULARY_SAMPLE = 100_000  # maximum documents of train that a vocabulary is learned from
+OPENING_SAMPLE, OPENING_TOKENS = 32, 64  # documents of train that openings are measured on, and tokens of each
 CATEGORIES = 20  # with separate counts in corpus.json
+Measure = Callable[[list[list[int]], list[list[int]]], list[float]]  # openings, documents -> nats a token
 COUNTS = (
     pl.len().alias("documents"),
     pl.sum("tokens"),
@@ -38,7 +40,7 @@ SHARE = (pl.col("documents") / pl.sum("documents")).alias("share")
 SCHEMA = {"id": pl.String, "prompt": pl.String, "completion": pl.String, "published": pl.Date}
 
 
-def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int) -> None:
+def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int, measure: Measure | None) -> None:
     """Writes ``corpus/`` from ``papers.parquet``, which is read twice: to select papers, and to tokenize them.
 
     Parameters are those of `titlesmith.corpus.build`.
@@ -61,12 +63,17 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int)
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:
-        tokenizer = Tokenizer.learn(_sample(papers, splits == 0, delimiters), settings["vocabulary"])
+        layout = TokenLayout(Tokenizer.learn([], 257), delimiters, bool(chosen.prompt))
+        sample = _sample(papers, splits == 0, VOCABULARY_SAMPLE)
+        tokenizer = Tokenizer.learn((layout.join(*pair) for pair in sample), settings["vocabulary"])
+    opening = {"bos_ids": list(tokenizer.bos_ids)}
+    if measure and not chosen.chat and len(tokenizer.openings) > 1:
+        tokenizer, opening = _choose_opening(tokenizer, _sample(papers, splits == 0, OPENING_SAMPLE), measure)
     files = tokenizer.save(folder)
     fingerprint = hashlib.sha256("".join(digest(folder / name) for name in files).encode()).hexdigest()
 
     # Tokenize and write the splits
-    layout = TokenLayout(tokenizer, delimiters, bool(chosen.prompt))
+    layout = TokenLayout(tokenizer, delimiters, bool(chosen.prompt), opening["bos_ids"])
     counts = []
     with tqdm(total=len(days), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
@@ -85,7 +92,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int)
         **{key: settings[key] for key in ("template", "too_long")},
         **{"delimiters": delimiters, "context": context, "papers": len(papers), "dropped": dropped},
         **{"splits": _count_splits(counts), "categories": _count_categories(counts)},
-        **{"vocabulary": len(tokenizer), "tokenizer": fingerprint},
+        **{"vocabulary": len(tokenizer), "tokenizer": fingerprint, "opening": opening},
     }
     write_json(folder / "corpus.json", info)
 
@@ -95,14 +102,35 @@ def _dropped(papers: Papers, selection: Selection) -> str:
     return f"Of {len(papers):,} papers were dropped: {dropped or 'none'}"
 
 
-def _sample(papers: Papers, train: np.ndarray, delimiters: str) -> Iterator[str]:
-    """Evenly spaced documents of train, to learn a vocabulary from; valid and test stay unseen."""
+def _sample(papers: Papers, train: np.ndarray, count: int) -> Iterator[tuple[str, str]]:
+    """Prompts and completions of at most ``count`` evenly spaced documents of train; valid and test stay unseen."""
     rows = np.flatnonzero(train)
     wanted = np.zeros(len(papers), bool)
-    wanted[rows[:: -(-len(rows) // VOCABULARY_SAMPLE)]] = True
-    layout = TokenLayout(Tokenizer.learn([], 257), delimiters, bool(papers.template.prompt))
+    wanted[rows[:: -(-len(rows) // count)]] = True
     for batch in papers.batches(wanted):
-        yield from map(layout.join, batch["prompt"], batch["completion"])
+        yield from zip(batch["prompt"], batch["completion"], strict=True)
+
+
+def _choose_opening(
+    tokenizer: Tokenizer, sample: Iterator[tuple[str, str]], measure: Measure
+) -> tuple[Tokenizer, dict]:
+    """The tokenizer with the end of text that the model was pretrained with, and what corpus.json says about it.
+
+    The end of text is before each document too. Of the tokenizer's openings, the one is chosen after which the model
+    expects real documents most: 5.7 nats a token for titles after SmolLM2's ``<|endoftext|>``, 6.8 after its
+    ``<|im_end|>``, which ends messages of chats.
+    """
+    documents = [tokenizer.encode(f"{prompt}\n{completion}".strip())[:OPENING_TOKENS] for prompt, completion in sample]
+    openings = tokenizer.openings
+    nats = measure([[eos_id, *bos_ids] for eos_id, bos_ids in openings], documents)
+    if not nats:
+        return tokenizer, {"bos_ids": list(tokenizer.bos_ids)}
+    names = [tokenizer.decode([eos_id, *bos_ids]) for eos_id, bos_ids in openings]
+    measured = dict(zip(names, (round(value, 3) for value in nats), strict=True))
+    eos_id, bos_ids = openings[int(np.argmin(nats))]
+    values = ", ".join(f"{n:.2f} after {text}" for text, n in measured.items())
+    print(f"The model's loss in nats a token, by the tokens before a document: {values}. The lowest is used.")
+    return tokenizer.with_end(eos_id), {"bos_ids": list(bos_ids), "nats_per_token": measured}
 
 
 def tokenize(

@@ -1,13 +1,14 @@
 """The corpus of a run: its documents, how to build it, and checks of its parameters."""
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from titlesmith.corpus.building import build_files
+from titlesmith.corpus.building import Measure, build_files
 from titlesmith.corpus.clean import clean
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.layout import TokenLayout
@@ -23,16 +24,9 @@ CUSTOM_FIELDS = ("csv", "alpaca", "rss")  # sources whose papers may have fields
 
 
 class DocumentFormat:
-    """The format of documents, as text and as ids.
+    """The format of documents: ``template`` (text), ``tokenizer`` and ``layout`` (ids).
 
-    Attributes
-    ----------
-    template, tokenizer, layout
-        Text of a document, its encoding, and the order of its ids.
-    lowercase
-        Whether documents are in lower case.
-    markup
-        ``strip`` if tags are removed and character references decoded, or ``keep``.
+    Parameters are those of the corpus notebook; ``bos_ids`` as in `TokenLayout`.
     """
 
     def __init__(
@@ -42,9 +36,10 @@ class DocumentFormat:
         delimiters: str = "ids",
         lowercase: bool = False,
         markup: str = "strip",
+        bos_ids: Sequence[int] | None = None,
     ):
         self.template, self.tokenizer, self.lowercase, self.markup = template, tokenizer, lowercase, markup
-        self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt)
+        self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt, bos_ids)
 
     @property
     def has_prompt(self) -> bool:
@@ -77,15 +72,18 @@ class Corpus(DocumentFormat):
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
         settings = run.record("corpus").get("settings", {})
-        cleaning = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
-        tokenizer = Tokenizer.load(self.path)
-        super().__init__(template(self.info["template"]), tokenizer, self.info["delimiters"], **cleaning)
+        options = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
+        tokenizer, bos_ids = Tokenizer.load(self.path), self.info["opening"]["bos_ids"]
+        super().__init__(
+            template(self.info["template"]), tokenizer, self.info["delimiters"], **options, bos_ids=bos_ids
+        )
 
     def documents(self, name: str, learn_prompt: bool = False) -> Documents:
         """The token ids of a split; with ``learn_prompt``, the loss counts prompts too."""
         context = self.info["context"] if self.info["too_long"] == "cut" else 0
-        has_prompt = self.has_prompt and not learn_prompt
-        return Documents(self.path / f"{name}.bin", self.tokenizer, has_prompt, self.layout.separator, context)
+        has_prompt, num_start = self.has_prompt and not learn_prompt, len(self.layout.start)
+        path = self.path / f"{name}.bin"
+        return Documents(path, self.tokenizer, has_prompt, self.layout.separator, context, num_start)
 
     @property
     def counts(self) -> list[dict]:
@@ -119,7 +117,7 @@ class Corpus(DocumentFormat):
         return self.scan(name).collect()
 
 
-def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> Corpus:
+def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measure: Measure | None = None) -> Corpus:
     """Builds ``corpus/`` from ``papers.parquet``.
 
     Parameters
@@ -132,13 +130,16 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int) -> Co
         The folder of a model, to use its vocabulary; None to learn one from train.
     context
         The maximum length of the model's input; a document and an end of text on each side of it must fit.
+    measure
+        Measures the model's nats a token of documents after each of some openings, to choose the tokens that documents
+        begin with (`titlesmith.models.measure_openings`). Default: the tokenizer's.
 
     Raises
     ------
     RequestError
         The papers lack a field of the template, or a split would be empty.
     """
-    build_files(run, settings, vocabulary, context)
+    build_files(run, settings, vocabulary, context, measure)
     run.finish("corpus")
     return Corpus(run)
 

@@ -30,13 +30,22 @@ class Documents:
     separator
         The ids after the prompt; the last occurrence in a document counts. Default: a newline.
     context
-        Where documents were cut, the maximum ids of one without its end of text. 0 where none was cut.
+        If documents were cut, the maximum number of ids of one without its end of text; else 0.
+    num_start
+        How many ids each document begins with that are the same in all: the loss does not count them.
     """
 
     def __init__(
-        self, path: Path, tokenizer: Tokenizer, has_prompt: bool, separator: Sequence[int] = (), context: int = 0
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        has_prompt: bool,
+        separator: Sequence[int] = (),
+        context: int = 0,
+        num_start: int = 0,
     ):
-        self.path, self.tokenizer, self.has_prompt, self.context = path, tokenizer, has_prompt, context
+        self.path, self.tokenizer, self.has_prompt = path, tokenizer, has_prompt
+        self.context, self.num_start = context, num_start
         self.separator = np.array(separator or [tokenizer.newline_id])
         # Plain arrays over the maps, because slicing a memmap takes as long as packing a document
         self.ids = np.asarray(np.memmap(path, dtype(len(tokenizer)), mode="r"))
@@ -54,7 +63,9 @@ class Documents:
         """The number of ids that the loss counts, in all documents."""
         starts = np.asarray(self.starts, np.int64)
         total = len(self.ids) - 1 - (np.count_nonzero(np.diff(starts) > self.context) if self.context else 0)
-        if self.has_prompt:
+        if not self.has_prompt:
+            total -= self.num_start * len(self)
+        else:
             for first in range(0, len(self), CHUNK):
                 bounds = starts[first : first + CHUNK + 1]
                 completions = self._after_separators(self.ids[bounds[0] : bounds[-1]]) + bounds[0]
@@ -63,13 +74,12 @@ class Documents:
         return total
 
     def loss_mask(self, document: np.ndarray) -> np.ndarray:
-        """Which ids of a document the loss counts, float32, shape (tokens,): all, or those of the completion.
+        """Which ids of a document the loss counts, float32, shape (tokens,): those of its text, or of its completion.
 
         The end of text after a document that was cut does not count, because the text did not end there.
         """
         mask = np.ones(len(document), np.float32)
-        if self.has_prompt:
-            mask[: self._after_separators(document)[-1]] = 0
+        mask[: self._after_separators(document)[-1] if self.has_prompt else self.num_start] = 0
         if 0 < self.context < len(document):
             mask[-1] = 0
         return mask

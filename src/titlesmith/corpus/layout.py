@@ -1,6 +1,6 @@
 """Token layout: the ids around the texts of a document."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
 
@@ -21,17 +21,20 @@ class TokenLayout:
         as in gpt-2-simple's CSV files. ``chat``: the markers of the model's chat template.
     has_prompt
         Whether documents have a prompt part.
+    bos_ids
+        The first ids of documents, before the start marker. Default: the tokenizer's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, delimiters: str, has_prompt: bool):
+    def __init__(self, tokenizer: Tokenizer, delimiters: str, has_prompt: bool, bos_ids: Sequence[int] | None = None):
         self.tokenizer, self.has_prompt = tokenizer, has_prompt
         self.markers = tokenizer.chat_markers() if delimiters == "chat" else MARKERS[delimiters]
         start, separator, stop = self.markers
         # Markers are encoded separately, so that their ids do not depend on the texts next to them
         self.start, self.stop = tokenizer.marker_ids(start), tokenizer.marker_ids(stop)
         self.separator = tokenizer.marker_ids(separator) if has_prompt else []
-        if tuple(self.start[: len(tokenizer.bos_ids)]) != tokenizer.bos_ids:
-            self.start = [*tokenizer.bos_ids, *self.start]
+        bos_ids = list(tokenizer.bos_ids if bos_ids is None else bos_ids)
+        if self.start[: len(bos_ids)] != bos_ids:
+            self.start = [*bos_ids, *self.start]
 
     def join(self, prompt: str, completion: str) -> str:
         """A document as text."""

@@ -1,9 +1,10 @@
 """Tokenizers of published models: any ``tokenizer.json`` of the tokenizers library."""
 
 import json
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import local
+from types import SimpleNamespace
 
 from tokenizers import Tokenizer as Codec
 from tokenizers.processors import TemplateProcessing
@@ -14,56 +15,84 @@ from titlesmith.errors import RequestError
 from titlesmith.runs import replacing
 
 CODEC, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
-SETTINGS = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
-NEWLINES = ("Ċ", "<0x0A>", "\n")  # in byte-level BPE, sentencepiece's byte fallback, character vocabularies
+FILES = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
+SPECIAL = ("eos_token", "bos_token", "unk_token", "pad_token")
+SHARED = 10**7  # bytes of a tokenizer.json that takes too much memory for a copy in each thread
 QUESTION, ANSWER = "\ue000", "\ue001"  # inserted into chat templates; private-use characters occur in none
 
 
 class PretrainedTokenizer(Tokenizer):
-    """A tokenizer of any kind: byte-level BPE, sentencepiece, or another.
+    """A tokenizer of any kind: byte-level BPE, SentencePiece, or another.
 
-    Special tokens are ids that no text encodes to: a text that contains one encodes to the tokens of its characters.
+    Special tokens are found by encoding and decoding, because their names differ and a letter may have such a name.
+    No text encodes to them: a text that contains one encodes to the tokens of its characters, except in Unigram
+    vocabularies, where special tokens are pieces like any other.
 
     Parameters
     ----------
     codec
         The content of tokenizer.json.
     settings
-        ``eos_token`` or ``eos_token_id``, and optionally ``bos_token`` and ``chat_template``.
+        Names of `SPECIAL` tokens, ``eos_token_id`` for a model without ``eos_token``, and ``chat_template``.
     """
 
     def __init__(self, codec: str, settings: dict):
-        self._json, self._settings, self._threads = codec, settings, local()
+        self._json, self._settings = codec, settings
+        self._threads = local() if len(codec) < SHARED else SimpleNamespace()
         self.vocabulary = self._codec.get_vocab(with_added_tokens=True)
+        self._length = max(self.vocabulary.values()) + 1
         self.eos_id = self._find_eos_id()
-        self.newline_id = next((self.vocabulary[token] for token in NEWLINES if token in self.vocabulary), None)
-        # What the post-processor adds before a text, every document begins with
+        # What the tokenizer adds before a text, every document begins with
         with_special, bare = (self._codec.encode("a", add_special_tokens=special).ids for special in (True, False))
-        starts = range(len(with_special))
-        self.bos_ids = tuple(with_special[: next(i for i in starts if with_special[i : i + len(bare)] == bare)])
+        size = next((i for i in range(len(with_special)) if with_special[i : i + len(bare)] == bare), 0)
+        self.bos_ids = tuple(with_special[:size])
+        # The token that adds a newline to a decoded text; what is around it may change how it is encoded
+        candidates = [i for text in ("a\nb", "a\n", "\n") for i in self.encode(text)]
+        self.newline_id = next((i for i in candidates if self.decode([*bare, i]) == self.decode(bare) + "\n"), None)
 
     def __len__(self) -> int:
         return self._length
 
-    @cached_property
-    def _length(self) -> int:
-        return max(self.vocabulary.values()) + 1
-
     def _find_eos_id(self) -> int:
-        eos_id = self.vocabulary.get(_content(self._settings.get("eos_token")))
-        eos_id = self._settings.get("eos_token_id") if eos_id is None else eos_id
-        if isinstance(eos_id, list):
-            eos_id = eos_id[0]
-        if eos_id is None:
-            raise RequestError("model: its tokenizer has no end-of-text token: tokenizer_config.json needs eos_token")
-        return eos_id
+        named = self._special_id("eos_token")
+        given = self._settings.get("eos_token_id")
+        for i in (named, *(given if isinstance(given, list) else [given])):
+            if isinstance(i, int) and 0 <= i < self._length:
+                return i
+        raise RequestError("model: its tokenizer has no end-of-text token: tokenizer_config.json needs eos_token")
+
+    def _special_id(self, key: str) -> int | None:
+        """The id of a special token that the settings name; None if the text of its name is not one token."""
+        ids = self._encode_marker(_content(self._settings.get(key)) or "")
+        return ids[0] if len(ids) == 1 else None
+
+    @property
+    def openings(self) -> list[tuple[int, tuple[int, ...]]]:
+        """See `Tokenizer.openings`; other special tokens too if the tokenizer adds none before a text.
+
+        The end of text of a model that was tuned for chats may not be the token between its pretraining documents.
+        """
+        eos, (unk, pad, bos) = self.eos_id, map(self._special_id, ("unk_token", "pad_token", "bos_token"))
+        if self.bos_ids:
+            return super().openings
+        result = [(eos, ()), *((i, ()) for i in (unk, pad) if i is not None)]
+        return list(dict.fromkeys(result + ([(eos, (bos,))] if bos not in (None, eos) else [])))
 
     @property
     def _codec(self) -> Codec:
         if not hasattr(self._threads, "codec"):
-            self._threads.codec = _codec_of(self._json)
-            self._threads.codec.encode_special_tokens = True
+            names = {_content(self._settings.get(key)) or "" for key in SPECIAL}
+            codec = self._threads.codec = _parse(self._json)
+            codec.add_special_tokens([name for name in sorted(names) if codec.token_to_id(name) is not None])
+            codec.encode_special_tokens = True
         return self._threads.codec
+
+    def _encode_marker(self, text: str) -> list[int]:
+        codec = self._codec
+        codec.encode_special_tokens = False
+        ids = codec.encode(text, add_special_tokens=False).ids if text else []
+        codec.encode_special_tokens = True
+        return ids
 
     @cached_property
     def _sorted_tokens(self) -> list[str]:
@@ -73,15 +102,15 @@ class PretrainedTokenizer(Tokenizer):
     def load(cls, folder: Path) -> "PretrainedTokenizer":
         """Reads ``tokenizer.json`` and the settings next to it; transformers converts older formats."""
         settings: dict = {}
-        for name in SETTINGS:
+        for name in FILES:
             if (folder / name).exists():
                 settings |= json.loads((folder / name).read_text("utf-8"))
         if (folder / CHAT_TEMPLATE).exists():
             settings["chat_template"] = (folder / CHAT_TEMPLATE).read_text("utf-8")
-        keys = ("eos_token", "eos_token_id", "bos_token", "chat_template")
+        keys = (*SPECIAL, "eos_token_id", "chat_template")
         settings = {key: settings[key] for key in keys if settings.get(key) is not None}
         if (folder / CODEC).exists():
-            return cls((folder / CODEC).read_text("utf-8"), settings)
+            return _load((folder / CODEC).read_text("utf-8"), json.dumps(settings))
         from transformers import AutoTokenizer
 
         try:
@@ -90,6 +119,10 @@ class PretrainedTokenizer(Tokenizer):
             reason = str(error).strip().split("\n")[0]
             raise RequestError(f"model: {folder} has no {CODEC}, and transformers cannot make one: {reason}") from None
         return cls(codec, settings)
+
+    def with_end(self, eos_id: int) -> "PretrainedTokenizer":
+        """The same vocabulary with another end-of-text token."""
+        return PretrainedTokenizer(self._json, self._settings | {"eos_token": self._tokens[eos_id]})
 
     def save(self, folder: Path) -> tuple[str, ...]:
         """See `Tokenizer.save`; transformers reads these files too."""
@@ -105,14 +138,12 @@ class PretrainedTokenizer(Tokenizer):
 
     def marker_ids(self, text: str) -> list[int]:
         """See `Tokenizer.marker_ids`; special tokens in the marker have their own ids."""
-        if text != "\n":
-            return _codec_of(self._json).encode(text, add_special_tokens=False).ids
-        if self.newline_id is None:
+        if text == "\n" and self.newline_id is None:
             raise RequestError(
                 "corpus.delimiters: this model's vocabulary has no newline to put between a prompt and its completion; "
                 "set it to text"
             )
-        return [self.newline_id]
+        return [self.newline_id] if text == "\n" else self._encode_marker(text)
 
     def chat_markers(self) -> tuple[str, str, str]:
         """See `Tokenizer.chat_markers`; without the end of text after an answer, which `TokenLayout` adds."""
@@ -157,7 +188,7 @@ def save_for_transformers(layout: TokenLayout, context: int, folder: Path) -> tu
     which needs that. ``context`` is the maximum length of the model's input in tokens.
     """
     tokenizer = as_pretrained(layout.tokenizer)
-    codec, tokens = _codec_of(tokenizer._json), tokenizer._tokens
+    codec, tokens = _parse(tokenizer._json), tokenizer._tokens
     added = {"before": [tokenizer.eos_id, *layout.start], "between": layout.separator}
     special = [{"id": name, "ids": ids, "tokens": [tokens[i] for i in ids]} for name, ids in added.items() if ids]
     single = ["before", "$A", *(["between"] if layout.separator else [])]
@@ -172,7 +203,12 @@ def save_for_transformers(layout: TokenLayout, context: int, folder: Path) -> tu
     return _write(folder, codec.to_str(), tokenizer._settings | settings)
 
 
-def _codec_of(content: str) -> Codec:
+@lru_cache(maxsize=2)  # a vocabulary of 262,144 tokens is parsed in seconds
+def _load(codec: str, settings: str) -> PretrainedTokenizer:
+    return PretrainedTokenizer(codec, json.loads(settings))
+
+
+def _parse(content: str) -> Codec:
     codec = Codec.from_str(content)
     codec.no_padding()
     codec.no_truncation()

@@ -32,16 +32,17 @@ class Tokenizer:
     eos_id
         The end-of-text id, between documents (50256 in GPT-2).
     newline_id
-        The id of a single newline, between a prompt and its completion.
+        The id of a newline, between a prompt and its completion; None if the vocabulary has none.
     bos_ids
-        Ids with which the model expects every document to begin, after the previous document's end of text.
+        Ids that the model expects at the beginning of a document, after the previous document's end of text.
     """
 
     bos_ids: tuple[int, ...] = ()
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
         self.vocabulary, self.merges, self._threads = vocabulary, merges, local()
-        self.eos_id, self.newline_id = vocabulary[END], vocabulary["Ċ"]
+        self.eos_id = vocabulary[END]
+        self.newline_id: int | None = next(iter(self.encode("\n")), None)
         self._num_bytes = np.zeros(max(vocabulary.values()) + 1, np.int64)  # of each token
         for token, i in vocabulary.items():
             self._num_bytes[i] = len(token)
@@ -98,13 +99,7 @@ class Tokenizer:
         return self._codec.encode(text).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts.
-
-        Raises
-        ------
-        RequestError
-            The vocabulary lacks some of the 256 bytes, so that a text would not decode to itself.
-        """
+        """Ids of many texts (RequestError if the vocabulary lacks one of their bytes)."""
         ids = [encoding.ids for encoding in self._codec.encode_batch_fast(texts)]
         # A token decodes to its bytes, so texts are complete if their tokens have as many bytes as they have
         num_bytes = self._num_bytes[np.fromiter(chain.from_iterable(ids), np.int64)].sum()
@@ -119,15 +114,10 @@ class Tokenizer:
     def cover_encodings(self, text: str) -> tuple[list[int], dict[tuple[int, ...], list[int]]]:
         """Encodings of all texts that begin with ``text``, up to the token that covers its end (Phan et al. 2024).
 
-        The end of a prefix is rarely the end of a token: "Neur" may be two tokens and "Neural" one, and the space after
-        a word belongs to the next token. So the last word of the prefix is encoded again in all possible ways.
-
-        Returns
-        -------
-        tuple
-            The ids of all words but the last; and for each possible beginning of the last word, a tuple of ids that may
-            be empty, the ids of the tokens that can follow it and reach the end of ``text`` or extend it. A vocabulary
-            that is not byte-level has only the encoding by `encode`.
+        "Neur" may be two tokens and "Neural" one, and the space after a word belongs to the next token. So the last
+        word of the prefix is encoded in all possible ways. The result has the ids of all words but the last; and for
+        each possible beginning of the last word (a tuple of ids, also the empty one) the ids of the tokens that can
+        follow it and reach the end of ``text`` or extend it. Without a byte-level vocabulary it is that of `encode`.
         """
         if not self.is_byte_level:
             *head, last = self.encode(text)
@@ -160,7 +150,7 @@ class Tokenizer:
 
     @cached_property
     def is_byte_level(self) -> bool:
-        """Whether each token is a string of bytes, so that a part of a text decodes as it does within the text."""
+        """Whether each token is a string of bytes, so that a part of a text decodes as within the text."""
         return isinstance(self._codec.decoder, decoders.ByteLevel) and isinstance(self._codec.model, models.BPE)
 
     @cached_property
@@ -178,14 +168,13 @@ class Tokenizer:
         """Ids of a marker that a layout adds around texts."""
         return self.encode(text)
 
-    def chat_markers(self) -> tuple[str, str, str]:
-        """The text of the model's chat template before a question, between question and answer, and after the answer.
+    @property
+    def openings(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Candidates for the tokens before a document, the default first: an end-of-text id and ``bos_ids``."""
+        return [(self.eos_id, self.bos_ids)]
 
-        Raises
-        ------
-        RequestError
-            The model has no chat template.
-        """
+    def chat_markers(self) -> tuple[str, str, str]:
+        """The chat template: text before a question, before the answer, and after the answer (else RequestError)."""
         raise RequestError(
             "corpus.template: chat needs a model with a chat template, and this model's tokenizer has none; "
             "abstract-to-title and alpaca need none"

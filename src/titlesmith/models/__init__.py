@@ -22,3 +22,4 @@ from titlesmith.models.devices import available_memory, cpu_count, cpu_name, dev
 from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_processes, check_training
 from titlesmith.models.memory import check_memory, training_memory
+from titlesmith.models.openings import measure_openings

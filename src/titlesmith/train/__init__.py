@@ -32,6 +32,7 @@ def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: st
     engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)
     if engine.tokenizer.vocabulary != corpus.tokenizer.vocabulary:
         raise RequestError(f"model: the corpus was not tokenized for {model}: run notebook 02 with model={model!r}")
+    engine.tokenizer = corpus.tokenizer  # whose end of text may be another
     return engine
 
 

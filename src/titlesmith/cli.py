@@ -4,6 +4,7 @@ import codecs
 import errno
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -22,7 +23,6 @@ app = typer.Typer(
 )
 # What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
 codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
-MAX_LINE = 2000  # characters of a line of an error
 Stage = Literal[STAGES]
 ANY = f"{', '.join(STAGES[:-1])} or {STAGES[-1]}"
 RunName = Annotated[str, typer.Argument(help="A run's name.")]
@@ -128,10 +128,9 @@ def models(context: typer.Context) -> None:
 def _describe_location(name: str) -> str:
     from titlesmith import models
 
-    if name in models.RANDOM:
-        return "initialized when it is trained"
-    if name == "base":
-        return "yes, in the package"
+    locations = dict.fromkeys(models.RANDOM, "initialized when it is trained") | {"base": "yes, in the package"}
+    if name in locations:
+        return locations[name]
     missing_files = models.hub.missing_files if models.hub.is_hub(name) else models.missing_files
     if missing := missing_files(models.model_path(name)):
         return f"no: titlesmith models get {name}" if name in models.PUBLISHED else f"lacks {', '.join(missing)}"
@@ -295,8 +294,6 @@ def main() -> None:
 
 
 def _exit(code: int, reason: str) -> None:
-    lines = [  # errors of libraries show values in full
-        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-200:]}" for line in reason.split("\n")
-    ]
-    print("titlesmith: error:", "\n".join(lines), file=sys.stderr)
+    reason = re.sub(r"(.{1000}).{800,}(.{200})", r"\1 ... \2", reason)  # errors of libraries show values in full
+    print("titlesmith: error:", reason, file=sys.stderr)
     sys.exit(code)

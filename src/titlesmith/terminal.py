@@ -16,16 +16,8 @@ from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate import (
-    Backend,
-    GenerationSettings,
-    generate,
-    open_adapter,
-    open_backend,
-    open_base,
-    requests,
-    texts,
-)
+from titlesmith.generate import Backend, GenerationSettings, generate, requests, texts
+from titlesmith.generate.backend import open_adapter, open_backend, open_base
 from titlesmith.generate.nearest import Unknown
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
@@ -70,10 +62,7 @@ def _build_option(parameter: Parameter) -> inspect.Parameter:
 
 def _run(
     *,
-    run: Annotated[
-        Optional[str],
-        typer.Argument(help="A run's name, or base: the package's model. Not with --adapter."),
-    ] = None,
+    run: Annotated[Optional[str], typer.Argument(help="A run's name, or base: the model of titlesmith.")] = None,
     prefix: Annotated[Optional[list[str]], typer.Option(help="A beginning; repeatable. Default: the run's.")] = None,
     title: Annotated[Optional[str], typer.Option(help="The title that the prompt needs.")] = None,
     abstract: Annotated[
@@ -106,14 +95,14 @@ def _run(
         fields = parse_fields(field or []) | ({} if title is None else {"title": title})
         fields |= {} if abstract is None else {"abstract": read_text(abstract)}
         # The model
-        untrained = run == BASE and not (Run(run) / "run.json").exists()
-        trained = open_run(run) if run and not untrained else None
+        is_base = run == BASE and not (Run(run) / "run.json").exists()
+        trained = open_run(run) if run and not is_base else None
         if adapter:
             source = open_adapter_source(adapter, base, quantize, named, trained)
         elif base or named or quantize != "none":
             option = "--base" if base else "--template" if named else "--quantize"
             raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
-        elif untrained:
+        elif is_base:
             source = open_base_source()
         elif trained:
             source = open_run_source(trained)
@@ -149,7 +138,7 @@ class Source(NamedTuple):
 
 
 def open_base_source() -> Source:
-    """The model of the package, before any training."""
+    """titlesmith's model, before any training."""
     settings = {"prefixes": [""], "held_out": 0, "temperature": 0.8}
     format = DocumentFormat(template("title"), Tokenizer.load(base_model.FOLDER))
     return Source("the base model", format, open_base, settings, Unknown())

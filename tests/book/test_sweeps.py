@@ -1,7 +1,7 @@
 import pytest
 
 from titlesmith.book import sweeps
-from titlesmith.book.sweeps import Measurement, group_by_sweep, read_references, render_sweep
+from titlesmith.book.sweeps import Summary, group_by_sweep, read_references, render_sweep
 
 
 class Fake:
@@ -28,9 +28,9 @@ def root(tmp_path, monkeypatch):
 
 
 def test_repeats_have_a_mean_with_its_range_and_one_run_its_interval():
-    assert str(Measurement.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
-    assert str(Measurement.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
-    assert str(Measurement.of([Fake(1, {}, None)], "perplexity.test")) == "-"
+    assert str(Summary.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
+    assert str(Summary.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
+    assert str(Summary.of([Fake(1, {}, None)], "perplexity.test")) == "-"
 
 
 def test_the_table_marks_the_best_and_labels_published_results(root):

@@ -11,8 +11,10 @@ from titlesmith import tables
 from titlesmith.book import figures
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.errors import DAMAGE
+from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.markup import Markup, number, percent, render
 from titlesmith.runs import write_json
+from titlesmith.train.monitor import first_samples
 
 LIKELIEST = 15  # next tokens in the figure
 MAX_TOKENS = 24  # tokens of the title in the figure
@@ -30,11 +32,12 @@ def load_lesson(report: Report, cache: Path) -> dict | None:
             known = _check(json.loads(path.read_text("utf-8")))
             if known["fingerprint"] == report.training["fingerprint"]:
                 return known
-    with suppress(*DAMAGE):
+    try:
         measured = measure(report)
-        write_json(cached, measured)
-        return measured
-    return None
+    except DAMAGE:
+        return None
+    write_json(cached, measured)
+    return measured
 
 
 def _format_token(token: str, space: str) -> str:
@@ -119,9 +122,9 @@ def _max_copy_rate(report: Report) -> float:
 
 
 def _render_finetuning(report: Report) -> Markup:
-    samples = report.samples
-    chosen = sorted({round(x) for x in np.linspace(0, len(samples) - 1, 6)}) if samples else []
-    rows = [{"step": samples[i]["step"], "generated text": samples[i]["text"][:200]} for i in chosen]
+    samples = first_samples(report)
+    chosen = [samples[i] for i in evenly_spread(len(samples), 6)]
+    rows = [{"step": sample["step"], "generated text": sample["text"][:200]} for sample in chosen]
     return _render("finetuning", report, table=tables.html(rows))
 
 

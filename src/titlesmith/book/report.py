@@ -111,12 +111,6 @@ class Report(Run):
         name = sweep.get("name") if isinstance(sweep, dict) and isinstance(sweep.get("set"), dict) else None
         return sweep if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name, re.ASCII) else {}
 
-    @property
-    def samples(self) -> list[dict]:
-        """The first text of each sample generated during training: ``step`` and ``text``."""
-        files = sorted((self / "samples").glob("step-*.txt"))
-        return [{"step": int(file.stem[5:]), "text": file.read_text("utf-8").split("\n", 1)[0]} for file in files]
-
     def chapter(self, stage: str) -> dict:
         """An executed notebook, as JSON."""
         return json.loads(self.executed(stage).read_text("utf-8"))

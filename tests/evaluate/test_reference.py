@@ -43,6 +43,6 @@ def test_the_model_must_be_another_one_that_is_here(project):
     check({"reference_model": ""}, "scratch")
     name = tiny.made(project, "gpt2")
     check({"reference_model": name}, "scratch")
-    for wrong, why in (("124M", "is neither hf:"), ("hf:scratch", "is neither"), (name, "is fine-tuned")):
+    for wrong, why in (("124M", "is not hf:"), ("hf:scratch", "is not hf:"), (name, "is fine-tuned")):
         with pytest.raises(RequestError, match=f"evaluate.reference_model: .*{why}"):
             check({"reference_model": wrong}, name)

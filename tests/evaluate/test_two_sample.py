@@ -43,5 +43,5 @@ def test_texts_with_a_prefix_and_others_for_one_prompt_are_excluded():
         {"prefix": "N", "prompt": "b", "text": "N3", "paper": "B"},
         {"prefix": "", "prompt": "b", "text": "4", "paper": None},
     ]
-    assert comparable(rows, True) == [("A", "1"), ("", "4")]
+    assert comparable(rows, True) == [("A", "2"), ("", "4")]
     assert comparable(rows, False) == [("A", "1"), ("A", "2"), ("", "4")]

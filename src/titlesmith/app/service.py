@@ -7,7 +7,7 @@ from itertools import islice
 
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, shorten
-from titlesmith.evaluate.copies import NEAR
+from titlesmith.evaluate.faults import NEAR
 from titlesmith.generate import GenerationSettings, Nearest, Request, generate, open_backend
 from titlesmith.generate.prompts import held_out, plain
 from titlesmith.runs import Run

@@ -7,7 +7,7 @@ import polars as pl
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
-from titlesmith.evaluate.copies import NEAR
+from titlesmith.evaluate.faults import NEAR
 from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.generate.generator import is_clean
 from titlesmith.markup import Markup, render

@@ -3,5 +3,3 @@
 from titlesmith.evaluate.evaluation import evaluate
 from titlesmith.evaluate.held_out import held_out_texts
 from titlesmith.evaluate.snapshot import snapshot, snapshot_documents
-
-__all__ = ["evaluate", "held_out_texts", "snapshot", "snapshot_documents"]

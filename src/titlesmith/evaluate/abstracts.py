@@ -1,7 +1,6 @@
 """Titles that runs generate for three well-known abstracts (ChatGenTitle's comparison), or for those of another file.
 
-The abstracts are not part of titlesmith. `fetch` downloads them from arXiv once; the evaluation of a run whose template
-makes titles from abstracts then generates titles for them, and the book shows these side by side.
+The abstracts are not part of titlesmith: `fetch` downloads them from arXiv once. The book shows the titles.
 """
 
 import csv
@@ -28,13 +27,7 @@ TOKENS, MIN_TOKENS = 48, 8  # maximum length of a title, and the minimum room fo
 
 
 def fetch(address: str = "") -> Path:
-    """Writes the three titles and abstracts to `FILE`, from arXiv or from a service at another address.
-
-    Raises
-    ------
-    FetchError
-        The service fails or returns other papers; nothing is written.
-    """
+    """Writes the titles and abstracts to `FILE`, from arXiv or another service; on a FetchError, nothing."""
     path, session = root() / FILE, arxiv.new_session()
     rows = []
     for title, query in PAPERS.items():
@@ -59,9 +52,7 @@ def read(path: Path) -> list[tuple[str, str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [(clean(row["title"]), clean(row["abstract"])) for row in csv.DictReader(file)]
     except (KeyError, TypeError, UnicodeDecodeError, csv.Error):
-        raise RequestError(
-            f"evaluate.path: {path} is not a CSV file in UTF-8 with the columns title and abstract"
-        ) from None
+        raise RequestError(f"evaluate.path: {path} is not a CSV file in UTF-8 with columns title, abstract") from None
 
 
 def makes_titles(template: Template) -> bool:
@@ -70,20 +61,10 @@ def makes_titles(template: Template) -> bool:
 
 
 def titles(run: Run, corpus: Corpus, settings: dict) -> list[dict]:
-    """Generates titles for the abstracts of a file, with the sampling settings of the run's texts.
+    """Generates titles for the abstracts of the file ``settings["path"]``, with the settings of the run's texts.
 
-    Parameters
-    ----------
-    run, corpus
-        The run, and what its model was trained on.
-    settings
-        ``path`` of the file, relative to the project, and ``seed``.
-
-    Returns
-    -------
-    list of dict
-        For each abstract its real ``title``, and the generated ``titles``, likeliest first, or ``why`` there are none.
-        Empty if the template does not make titles from abstracts, or the file does not exist.
+    Returns for each abstract its real ``title``, and the generated ``titles``, likeliest first, or ``why`` there are
+    none. Empty if the template does not make titles from abstracts, or the file does not exist.
     """
     papers = read(root() / settings["path"]) if makes_titles(corpus.template) else []
     if not papers:

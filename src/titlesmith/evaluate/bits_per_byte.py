@@ -15,10 +15,7 @@ def bits_per_byte(nats: np.ndarray, sizes: np.ndarray, seed: int) -> Measurement
 
 
 def measured_bytes(corpus: Corpus, split: str, chosen: np.ndarray, context: int) -> np.ndarray:
-    """Bytes of the texts whose losses a model of this context measures: completions, cut at the context.
-
-    ``chosen`` are the documents' indices, in ascending order.
-    """
+    """Bytes of the completions of documents with ascending indices, cut like the documents that a model reads."""
     documents, texts = corpus.documents(split), documents_at(corpus, split, chosen)["completion"].to_list()
     limit = min(context, documents.context or context)
     for row, i in enumerate(chosen.tolist()):

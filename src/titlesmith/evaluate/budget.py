@@ -28,8 +28,8 @@ def measured_documents(corpus: Corpus, maximum: int, trained: float) -> dict[str
 
     At most ``maximum`` of train and all of the others; for 0, what `SHARES` of the ``trained`` tokens allow.
     """
-    sizes = {name: len(corpus.documents(name)) for name in SPLITS}
-    if maximum:
-        return {name: evenly_spread(size, maximum if name == "train" else size) for name, size in sizes.items()}
-    counts = {name: affordable(corpus, name, SHARES[name] * trained) for name in SPLITS}
-    return {name: evenly_spread(sizes[name], counts[name]) for name in SPLITS}
+    chosen = {}
+    for name, size in ((name, len(corpus.documents(name))) for name in SPLITS):
+        fixed = maximum if name == "train" else size
+        chosen[name] = evenly_spread(size, fixed if maximum else affordable(corpus, name, SHARES[name] * trained))
+    return chosen

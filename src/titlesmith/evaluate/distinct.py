@@ -1,14 +1,18 @@
 """Distinct-n: how many of the texts' n-grams are no repeats."""
 
 from titlesmith.evaluate.measurement import Measurement, MissingError
-from titlesmith.evaluate.ngrams import ngrams
+
+
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """Runs of ``n`` words of a text, case folded."""
+    words = text.casefold().split()
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def distinct(texts: list[str], n: int, maximum: int | None = None) -> Measurement:
-    """Share of distinct n-grams among the texts' first ``maximum`` n-grams (Li et al. 2016), or a MissingError.
+    """Share of distinct n-grams among the texts' first ``maximum`` n-grams (Li et al. 2016).
 
-    The share falls with the number of n-grams, so only values of equally many are comparable. It has no bootstrap
-    interval: a text that is resampled twice repeats itself.
+    Only values of equally many n-grams are comparable. No interval: a text that is resampled twice repeats itself.
     """
     grams = [gram for text in texts for gram in ngrams(text, n)][:maximum]
     if not grams:

@@ -3,15 +3,13 @@
 from titlesmith.corpus import Corpus
 from titlesmith.evaluate import reference
 from titlesmith.evaluate.abstracts import titles
-from titlesmith.evaluate.artifacts import add_artifacts
 from titlesmith.evaluate.budget import measured_documents, tokens_read
-from titlesmith.evaluate.copies import add_copies
-from titlesmith.evaluate.distinct import distinct
+from titlesmith.evaluate.distinct import distinct, ngrams
+from titlesmith.evaluate.faults import add_artifacts, add_copies
 from titlesmith.evaluate.held_out import held_out_texts, two_samples
 from titlesmith.evaluate.latex import latex_parses
 from titlesmith.evaluate.length import add_lengths
 from titlesmith.evaluate.measurement import Measurements, evenly_spread
-from titlesmith.evaluate.ngrams import ngrams
 from titlesmith.evaluate.novelty import SIZES, ngram_novelty, unseen
 from titlesmith.evaluate.overlap import add_overlap
 from titlesmith.evaluate.self_bleu import self_bleu
@@ -25,14 +23,10 @@ from titlesmith.train import Engine
 def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
     """Measures a run, with the parameters of notebook 05, and writes ``metrics.json``.
 
-    Returns
-    -------
-    dict
-        The content of metrics.json: ``perplexity`` and ``bits_per_byte`` by split, with ``perplexity_interval``,
-        ``bits_per_byte_interval`` and ``perplexity_documents`` (the number of documents measured); metrics of the
-        generated texts by name, their ``intervals``, and under ``human`` the same of texts by people; ``before`` and
-        ``after`` training (`titlesmith.evaluate.snapshot.snapshot`); ``future`` and ``three_abstracts`` for templates
-        that have them. A metric that cannot be measured is None, and ``missing`` says why.
+    It has ``perplexity`` and ``bits_per_byte`` by split, ``perplexity_interval``, ``bits_per_byte_interval``, and
+    ``perplexity_documents``, how many were measured; metrics of the generated texts by name, their ``intervals``, and
+    the same of people's under ``human``; ``before`` and ``after`` training (`snapshot`); ``future`` and
+    ``three_abstracts`` where the template has them. A metric of None could not be measured: ``missing`` says why.
     """
     training = run.record("finetune")
     reference.check(settings, training["settings"].get("model", ""))
@@ -49,12 +43,10 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
     add_artifacts(generated, rows)
     add_copies(generated, texts, [row["nearest_similarity"] for row in rows], nearest)
     add_copies(human, people, [match.similarity for match in nearest.find(people)] if people else [], nearest)
-    _add_style((generated, texts), (human, people), corpus, seed)
-    _add_distribution(generated, human, rows, corpus, settings)
-    for measurements, of in ((generated, texts), (human, people)):
-        measurements.add("latex_parses", latex_parses, of)
+    _add_style([(generated, texts), (human, people)], corpus, seed)
+    _add_distribution((generated, human), rows, corpus, settings)
     # What only some templates have
-    extra = add_overlap((generated, human), rows, corpus, run.record("corpus")["settings"]["order"], seed)
+    extra = add_overlap(generated, human, rows, corpus, run.record("corpus")["settings"]["order"], seed)
     if for_abstracts := titles(run, corpus, settings):
         extra["three_abstracts"] = for_abstracts
     metrics |= {"texts": len(texts), **generated.values, "intervals": generated.intervals}
@@ -78,35 +70,25 @@ def _predictions(engine: Engine, corpus: Corpus, settings: dict, trained: float)
     return metrics
 
 
-def _add_distribution(
-    generated: Measurements, human: Measurements, rows: list[dict], corpus: Corpus, settings: dict
-) -> None:
-    """Adds ``classifier_accuracy``, against a sample of held-out texts, and ``reference_bits_per_byte``.
-
-    For people, another sample of held-out texts is compared with the first.
-    """
+def _add_distribution(both: tuple[Measurements, ...], rows: list[dict], corpus: Corpus, settings: dict) -> None:
+    """Adds ``reference_bits_per_byte``, and ``classifier_accuracy`` against one of two samples of held-out texts."""
     texts, seed = comparable(rows, corpus.has_prompt), settings["seed"]
     first, second = two_samples(corpus, min(len(texts), MAX_TEXTS), seed)
-    generated.add("classifier_accuracy", classifier_accuracy, texts, first, seed)
-    human.add("classifier_accuracy", classifier_accuracy, second, first, seed)
     model = reference.open_reference(settings["reference_model"])
-    for measurements, sample in ((generated, texts[:MAX_TEXTS]), (human, first)):
-        own = [text for _, text in sample]
+    for measurements, sample in zip(both, (texts, second), strict=True):
+        measurements.add("classifier_accuracy", classifier_accuracy, sample, first, seed)
+        own = [text for _, text in sample[:MAX_TEXTS]]
         measurements.add("reference_bits_per_byte", reference.reference_bits_per_byte, model, own, seed)
 
 
-def _add_style(
-    first: tuple[Measurements, list[str]], second: tuple[Measurements, list[str]], corpus: Corpus, seed: int
-) -> None:
-    """Adds ``words_*``, ``novelty_1`` to ``novelty_8``, ``distinct_*`` and ``self_bleu`` of two lists of texts.
-
-    Self-BLEU, on equally many texts of both, and distinct-n, on equally many n-grams of these, depend on the amount.
-    """
-    new = unseen(corpus, first[1] + second[1])
-    size = min((len(texts) for _, texts in (first, second) if texts), default=0)
-    comparable = [[texts[i] for i in evenly_spread(len(texts), size)] for _, texts in (first, second)]
-    for (measurements, texts), some in zip((first, second), comparable, strict=True):
+def _add_style(pairs: list[tuple[Measurements, list[str]]], corpus: Corpus, seed: int) -> None:
+    """Adds ``words_*``, ``latex_parses``, ``novelty_*``, and on equal amounts of text ``distinct_*``, ``self_bleu``."""
+    new = unseen(corpus, [text for _, texts in pairs for text in texts])
+    size = min((len(texts) for _, texts in pairs if texts), default=0)
+    comparable = [[texts[i] for i in evenly_spread(len(texts), size)] for _, texts in pairs]
+    for (measurements, texts), some in zip(pairs, comparable, strict=True):
         add_lengths(measurements, texts, seed)
+        measurements.add("latex_parses", latex_parses, texts)
         for n in SIZES:
             measurements.add(f"novelty_{n}", ngram_novelty, texts, n, new[n], seed)
         measurements.add("ngram_novelty", ngram_novelty, texts, 3, new[3], seed)

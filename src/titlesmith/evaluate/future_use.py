@@ -1,7 +1,7 @@
 """Use of new words: whether a model that reads a word newer than its training texts uses it."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from titlesmith.corpus import Corpus
 
@@ -27,14 +27,11 @@ def new_words(corpus: Corpus, prompts: dict[str, str]) -> dict[str, set[str]]:
 
 def examples(new: dict[str, set[str]], texts: dict[str, list[str]], real: dict[str, str]) -> list[dict]:
     """New words, most frequent first, with counts of prompts, and of generated and real texts that have them."""
-    rows: dict[str, dict] = defaultdict(lambda: {"prompts": 0, "generated": 0, "texts": 0, "people": 0})
+    rows: dict[str, Counter] = defaultdict(Counter)
     for paper, of in new.items():
         generated, people = [words(text) for text in texts[paper]], words(real[paper])
         for word in of:
-            row = rows[word]
-            row["prompts"] += 1
-            row["people"] += word in people
-            row["generated"] += sum(word in text for text in generated)
-            row["texts"] += len(generated)
+            uses = {"generated": sum(word in text for text in generated), "people": int(word in people)}
+            rows[word].update({"prompts": 1, "texts": len(generated)} | uses)
     ranked = sorted(rows.items(), key=lambda item: (-item[1]["prompts"], -item[1]["people"], item[0]))
     return [{"word": word} | row for word, row in ranked[:EXAMPLES]]

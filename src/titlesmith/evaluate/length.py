@@ -4,14 +4,12 @@ import numpy as np
 
 from titlesmith.evaluate.measurement import Measurement, Measurements, MissingError, mean
 
-PERCENTILES = (5, 50, 95)
-
 
 def add_lengths(measurements: Measurements, texts: list[str], seed: int) -> None:
     """Adds ``words_mean`` and the percentiles ``words_5``, ``words_50`` and ``words_95``."""
     words = [len(text.split()) for text in texts]
     measurements.add("words_mean", mean, words, seed)
-    for percent in PERCENTILES:
+    for percent in (5, 50, 95):
         measurements.add(f"words_{percent}", _percentile, words, percent)
 
 

@@ -52,8 +52,7 @@ class Measurements:
 def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measurement:
     """The ratio of two sums over documents, with a percentile bootstrap interval over documents (Efron 1979).
 
-    The arguments are what each document adds to the sums, shape (documents,), and the seed of the resamplings of
-    documents with replacement. Denominators that sum to zero raise a MissingError.
+    The arguments are what each document adds to the sums, shape (documents,), and the seed of the resamplings.
     """
     added = np.stack([numerators, denominators], axis=1).astype(np.float64)
     size = len(added)
@@ -77,10 +76,7 @@ def mean(values: list[float], seed: int) -> Measurement:
 
 
 def share(flags: list[bool]) -> Measurement:
-    """The share of texts with a property, or a MissingError, with Wilson's score interval (1927).
-
-    Unlike a bootstrap's, that interval has a width where the share is 0 or 1.
-    """
+    """The share of texts with a property, with Wilson's score interval (1927), which has a width at 0 and 1 too."""
     from scipy.stats import binomtest  # takes a second to import
 
     if not flags:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from titlesmith.corpus import Corpus
+from titlesmith.evaluate.distinct import ngrams
 from titlesmith.evaluate.measurement import Measurement, MissingError, ratio
-from titlesmith.evaluate.ngrams import ngrams
 
 SIZES = range(1, 9)
 

@@ -11,30 +11,20 @@ from titlesmith.train import Engine
 
 def check(settings: dict, model: str) -> None:
     """Checks that ``reference_model`` is a model of transformers other than ``model`` (RequestError)."""
-    name = settings["reference_model"]
-    if not name:
-        return
-    if not hub.is_hub(name) or name == "hf:scratch":
-        raise RequestError(
-            f"evaluate.reference_model: {shorten(name)} is neither hf:NAME-OR-PATH nor smollm2; or leave it empty"
-        )
-    if name == model:
-        raise RequestError(f"evaluate.reference_model: {shorten(name)} is the model that is fine-tuned; name another")
-    hub.hyperparameters(name, 0)
+    if name := settings["reference_model"]:
+        if name in (model, "hf:scratch") or not hub.is_hub(name):
+            why = "is the model that is fine-tuned" if name == model else "is not hf:NAME-OR-PATH, smollm2 or empty"
+            raise RequestError(f"evaluate.reference_model: {shorten(name)} {why}; name another")
+        hub.hyperparameters(name, 0)
 
 
 class Texts:
-    """Texts as `Engine.document_losses` reads documents; what begins and what ends a text does not count.
-
-    Attribute ``sizes``: the bytes of each text, or of as much of it as fits into the model's context.
-    """
+    """Texts as `Engine.document_losses` reads documents; ``sizes`` are the bytes of each that fit into the context."""
 
     def __init__(self, texts: list[str], engine: Engine):
         self.tokenizer, self._start = engine.tokenizer, list(engine.tokenizer.bos_ids)
-        texts, room = (
-            [text.encode("utf-8", "replace").decode() for text in texts],
-            engine.context - len(self._start) - 1,
-        )
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        room = engine.context - len(self._start) - 1
         ids = [own[:room] for own in self.tokenizer.encode_batch(texts)]
         self._documents = [np.array([*self._start, *own, self.tokenizer.eos_id], np.int32) for own in ids]
         self.starts = np.cumsum([0, *map(len, self._documents)])
@@ -48,17 +38,14 @@ class Texts:
         return self._documents[i]
 
     def loss_mask(self, document: np.ndarray) -> np.ndarray:
-        """Ones for the ids of the text."""
+        """Ones for the ids of the text; what begins and what ends it does not count."""
         mask = np.ones(len(document), np.float32)
         mask[: len(self._start)] = mask[-1] = 0
         return mask
 
 
 def reference_bits_per_byte(engine: Engine | None, texts: list[str], seed: int) -> Measurement:
-    """Bits per byte of texts under a reference model, or a MissingError.
-
-    Texts below people's value are too predictable; texts above it cohere less.
-    """
+    """Bits per byte of texts under a reference model: below people's, they are too predictable, above less coherent."""
     if engine is None:
         raise MissingError("no reference_model is set")
     documents = Texts(texts, engine)

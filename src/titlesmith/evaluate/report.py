@@ -1,7 +1,7 @@
 """Reports: metrics.json as rows of tables."""
 
 from titlesmith.corpus import SPLITS
-from titlesmith.evaluate.rouge import PUBLISHED, STEMMED
+from titlesmith.evaluate.rouge import KINDS, PUBLISHED, ROUGE, STEMMED
 
 NAMES = {
     "words_mean": "words per text, mean",
@@ -17,9 +17,6 @@ NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
-    "rouge1_stemmed": "ROUGE-1, stemmed",
-    "rouge2_stemmed": "ROUGE-2, stemmed",
-    "rougeL_stemmed": "ROUGE-L, stemmed",
     "future_use": "new words of the prompt that are used",
     "key_terms_used": "key terms of the title that are used",
     "acronyms_used": "acronyms of the title that are used",
@@ -31,25 +28,22 @@ NAMES = {
     "artifact_rate": "artifacts",
     "prefix_kept_rate": "texts that begin with their prefix",
 }
+NAMES |= {f"{name}_stemmed": f"{NAMES[name]}, stemmed" for name in KINDS}
 FAULTS = ("copy_rate", "near_copy_rate", "artifact_rate", "prefix_kept_rate")
 STYLE = tuple(n for n in NAMES if n.startswith(("words", "distinct", "self", "ngram")))
 DISTRIBUTION = ("classifier_accuracy", "reference_bits_per_byte")
-PROMPTED = ("rouge1", "rouge2", "rougeL", *STEMMED, "future_use")
+PROMPTED = (*ROUGE, "future_use")
 ABSTRACTS = ("key_terms_used", "acronyms_used", "latex_parses")
 BEFORE_AFTER = ("perplexity", "bits_per_byte", *STEMMED)
 
 
 def perplexities(metrics: dict, model: str) -> list[dict]:
     """One row: the model, for each split the perplexity and its interval, and the bits per byte of test."""
-    row = {"model": model}
-    for name in SPLITS:
-        row[name] = _of_split(metrics, "perplexity", name, 2)
-    return [row | {"test, bits per byte": _of_split(metrics, "bits_per_byte", "test", 3)}]
-
-
-def _of_split(metrics: dict, measure: str, split: str, digits: int) -> str:
-    why = metrics["missing"].get(f"{measure}.{split}")
-    return shown(metrics[measure][split], metrics[f"{measure}_interval"][split], why, digits)
+    row, columns = {"model": model}, {name: ("perplexity", name, 2) for name in SPLITS}
+    for column, (key, name, digits) in (columns | {"test, bits per byte": ("bits_per_byte", "test", 3)}).items():
+        why = metrics["missing"].get(f"{key}.{name}")
+        row[column] = shown(metrics[key][name], metrics[f"{key}_interval"][name], why, digits)
+    return [row]
 
 
 def before_after(metrics: dict) -> list[dict]:
@@ -72,26 +66,22 @@ def texts_before_after(metrics: dict) -> list[dict]:
 
 def published(metrics: dict) -> list[dict]:
     """Stemmed ROUGE of the generated texts, of other papers' real texts, and of published models."""
-    rows = [
-        {"model": model, "test set": "this run's"}
+    own = {"this run": metrics, "real text of another paper": metrics["human"]}
+    others = {model: dict(zip(STEMMED, values, strict=True)) | {"intervals": {}} for model, values in PUBLISHED.items()}
+    return [
+        {"model": model, "test set": "this run's" if model in own else "other test set"}
         | {NAMES[name]: shown(of[name], of["intervals"].get(name), "", 3) for name in STEMMED}
-        for model, of in (("this run", metrics), ("real text of another paper", metrics["human"]))
+        for model, of in (own | others).items()
     ]
-    for model, values in PUBLISHED.items():
-        rows.append({"model": model, "test set": "other test set"})
-        rows[-1] |= {NAMES[name]: shown(value, None, "", 3) for name, value in zip(STEMMED, values, strict=True)}
-    return rows
 
 
 def comparison(metrics: dict, names: tuple[str, ...]) -> list[dict]:
     """One row per metric: its value for the generated texts, and for texts by people."""
-    rows = []
-    for name in names:
-        row = {"metric": NAMES[name]}
+    rows = [{"metric": NAMES[name]} for name in names]
+    for row, name in zip(rows, names, strict=True):
         for column, of, prefix in (("generated", metrics, ""), ("by people", metrics["human"], "human.")):
             why = metrics["missing"].get(f"{prefix}{name}", "")
             row[column] = shown(of.get(name), of["intervals"].get(name), why, 1 if name.startswith("words") else 3)
-        rows.append(row)
     return rows
 
 

@@ -8,8 +8,7 @@ MAX_TEXTS = 200  # that are compared with one another
 def self_bleu(texts: list[str], seed: int) -> Measurement:
     """Mean BLEU of each text with all others as its references (Zhu et al. 2018): 0 to 1, and 1 for equal texts.
 
-    BLEU of up to four words as sacrebleu computes it for a sentence, with the effective order for shorter texts; of
-    more than `MAX_TEXTS` texts, that many are compared, evenly spread. Fewer than two raise a MissingError.
+    sacrebleu's BLEU of sentences of up to four words, with the effective order for shorter texts; at most `MAX_TEXTS`.
     """
     from sacrebleu.metrics import BLEU
 

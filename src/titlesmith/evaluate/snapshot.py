@@ -39,12 +39,8 @@ def snapshot_documents(corpus: Corpus, settings: dict) -> int:
 def snapshot(engine: Engine, corpus: Corpus, documents: int, seed: int) -> dict:
     """Measures a model on ``documents`` validation documents, and samples `TEXTS` texts with default settings.
 
-    Returns
-    -------
-    dict
-        ``documents``, ``perplexity``, ``bits_per_byte``, their ``intervals``, ``missing``, and ``texts``. If documents
-        have prompts, the texts complete those of `TEXTS` documents, ``real`` are these documents' texts, and ROUGE
-        compares the two; else ``real`` is empty.
+    Returns ``documents``, metrics, their ``intervals``, ``missing``, and ``texts``. If documents have prompts, texts
+    complete those of `TEXTS` documents, whose texts are ``real``, and ROUGE compares the two; else ``real`` is empty.
     """
     chosen = evenly_spread(len(corpus.documents("valid")), documents)
     measurements = measure_losses(engine, corpus, "valid", chosen, seed)
@@ -67,8 +63,7 @@ def _sample(engine: Engine, corpus: Corpus, seed: int) -> tuple[list[str], list[
     pairs = [(ids, real) for ids, real in pairs if len(ids) + MIN_TOKENS <= backend.context]
     if not pairs:
         return [], []
-    count = 1 if corpus.has_prompt else TEXTS
-    pairs = pairs if corpus.has_prompt else pairs[:1]
+    count, pairs = (1, pairs) if corpus.has_prompt else (TEXTS, pairs[:1])
     room = backend.context - max(len(ids) for ids, _ in pairs)
     sampling = GenerationSettings(count=count, seed=seed, max_tokens=min(room, max(MIN_TOKENS, longest), MAX_TOKENS))
     completions = backend.generate([ids for ids, _ in pairs], sampling)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 
@@ -14,10 +13,12 @@ MIN_LETTERS = 4  # of a key term
 
 def key_terms(text: str) -> set[str]:
     """Stems (Porter 1980) of a text's words of at least `MIN_LETTERS` letters that are not stop words."""
+    from nltk.stem.porter import PorterStemmer
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+    stemmer = PorterStemmer()
     words = {word for word in WORD.findall(text.casefold()) if len(word) >= MIN_LETTERS and not word.isdigit()}
-    return set(map(_stem, words - ENGLISH_STOP_WORDS))
+    return set(map(stemmer.stem, words - ENGLISH_STOP_WORDS))
 
 
 def acronyms(text: str) -> set[str]:
@@ -36,10 +37,3 @@ def use_rate(
     pairs = np.array([len(terms[paper]) * len(of) for paper, of in texts.items()])
     used = np.array([sum(len(terms[paper] & read(text)) for text in of) for paper, of in texts.items()])
     return ratio(used, pairs, seed)
-
-
-@cache
-def _stem(word: str) -> str:
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer().stem(word)

@@ -12,18 +12,15 @@ Sample = list[tuple[str, str]]  # texts, each with the id of its paper, or "" if
 
 def comparable(rows: list[dict], has_prompt: bool) -> Sample:
     """Texts without a prefix, which would give them away; one per prompt, because texts for one prompt are alike."""
-    free = [row for row in rows if not row["prefix"]]
-    if has_prompt:
-        free = list({row["prompt"]: row for row in reversed(free)}.values())[::-1]
-    return [(row.get("paper") or "", row["text"]) for row in free]
+    free = {row["prompt"] if has_prompt else i: row for i, row in enumerate(rows) if not row["prefix"]}
+    return [(row.get("paper") or "", row["text"]) for row in free.values()]
 
 
 def classifier_accuracy(first: Sample, second: Sample, seed: int) -> Measurement:
     """Share of texts whose sample a classifier names rightly: 0.5 if the samples are alike, 1 if nothing is confused.
 
-    A logistic regression on TF-IDF of words, pairs of words and two to four characters, cross-validated. Texts for one
-    paper, and equal texts, are in one fold. The interval is Wilson's, as if the guesses were independent. Fewer than
-    `MIN_TEXTS` in a sample raise a MissingError; of the larger sample, as many are taken as the other has.
+    A logistic regression on TF-IDF of words, pairs of words and two to four characters, cross-validated; the interval
+    takes guesses as independent. Texts for one paper, and equal texts, are in one fold. Samples are cut to equal size.
     """
     size = min(len(first), len(second), MAX_TEXTS)
     if size < MIN_TEXTS:

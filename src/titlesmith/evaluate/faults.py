@@ -1,0 +1,19 @@
+"""Faults: copies of training texts, artifacts, lost prefixes."""
+
+from titlesmith.evaluate.measurement import Measurements, share
+from titlesmith.generate import Nearest, is_clean
+
+NEAR = 0.9  # similarity of a near copy, at least
+
+
+def add_copies(measurements: Measurements, texts: list[str], similarities: list[float], nearest: Nearest) -> None:
+    """Adds ``copy_rate``, of texts that equal a training text but for case and white space, and ``near_copy_rate``."""
+    measurements.add("copy_rate", share, [nearest.is_copy(text) for text in texts])
+    measurements.add("near_copy_rate", share, [similarity >= NEAR for similarity in similarities])
+
+
+def add_artifacts(measurements: Measurements, rows: list[dict]) -> None:
+    """Adds ``artifact_rate``, of unfinished texts and stray delimiters, and ``prefix_kept_rate`` of generated rows."""
+    clean = [row["finished"] and is_clean(row["text"], row["prefix"]) for row in rows]
+    measurements.add("artifact_rate", share, [not ok for ok in clean])
+    measurements.add("prefix_kept_rate", share, [row["text"].startswith(row["prefix"]) for row in rows])

@@ -112,10 +112,10 @@ def test_characters_that_are_none_are_counted_and_their_paper_stays(project):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("<!DOCTYPE html>\n<html></html>", "is not a list of instructions. no object with input and output: "),
+        ("<!DOCTYPE html>\n<html></html>", "is not a file for source alpaca: no object with input and output: "),
         ("title,abstract\nOne,Two\n", "a.json, line 1: 'title,abstract"),
-        ('[{"title": "One"}]', "is not a list of instructions"),
-        ("[]", "It is empty"),
+        ('[{"title": "One"}]', "is not a file for source alpaca"),
+        ("[]", "it is empty"),
         ("", "is empty"),
     ],
 )

@@ -274,7 +274,7 @@ def test_a_refused_query_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"categories": []}, "needs harvest.categories or harvest.query"),
+        ({"categories": []}, "source arxiv needs categories or a query"),
         ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is not a category of arXiv.*Did you mean eess.AS"),
         ({"categories": ["cs.ai"]}, "Did you mean cs.AI"),
         ({"categories": ["cs"]}, "archive of several categories"),

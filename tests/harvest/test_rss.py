@@ -79,7 +79,8 @@ def test_a_day_without_announcements_says_when_there_are_some(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"), [({"categories": []}, "needs the categories"), ({"query": "ti:x"}, "use source arxiv")]
+    ("settings", "said"),
+    [({"categories": []}, "source rss needs categories; "), ({"query": "ti:x"}, "use source arxiv")],
 )
 def test_wrong_requests_are_refused_before_the_first_request(settings, said):
     with pytest.raises(RequestError, match=said):

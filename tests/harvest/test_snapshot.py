@@ -193,9 +193,12 @@ def test_wherever_they_stand_good_lines_are_papers_and_others_are_faults(tmp_pat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"<!DOCTYPE html>\n<html></html>\n", "no JSON object with an id is among the first lines; s.json, line 1"),
-        (b"id,title\n1,One\n", "is not a snapshot"),
-        (b'[{"id": "1"}]\n', "is not a snapshot"),
+        (
+            b"<!DOCTYPE html>\n<html></html>\n",
+            "s.json is not a file for source snapshot: no JSON object of a paper: 2 (s.json, line 1",
+        ),
+        (b"id,title\n1,One\n", "is not a file for source snapshot"),
+        (b'[{"id": "1"}]\n', "is not a file for source snapshot"),
         (b"\n\n", "is empty"),
         (b"", "is empty"),
         (b"PK\x03\x04 and no more", "cannot be read: File is not a zip file"),

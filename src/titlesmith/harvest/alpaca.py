@@ -4,7 +4,6 @@ Each object has ``instruction``, ``input`` and ``output``: in ChatGenTitle's dat
 output its title.
 """
 
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from typing import TextIO
 
 import polars as pl
 
-from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import Faults, at
 from titlesmith.harvest.schema import row_ids
@@ -28,23 +26,13 @@ NEXT = re.compile(r'(?:[}\n]\s*,?\s*)?(?=\{\s*"(?:instruction|input|output)"\s*:
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: an invalid byte, or half of an escaped pair
 
 
-def check(settings: dict) -> None:
-    """Checks that the beginning of a file has such an object (RequestError)."""
-    path, faults = inputs.find(settings), Faults()
-    for name, text in inputs.opened(path):
-        if not any(_records(io.StringIO(text.read(AHEAD)), name, faults)):
-            raise RequestError(
-                f"harvest.path: {path} is not a list of instructions. {faults if faults.reasons else 'It is empty'}"
-            )
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; the instruction is an extra column, and the id is the number of the paper.
 
     Other values than objects with an output and an input or an instruction are counted in ``faults``.
     """
     number = 0
-    for name, text in inputs.opened(inputs.find(settings)):
+    for name, text in inputs.opened(settings):
         records = _records(text, name, faults)
         while batch := list(islice(records, BATCH)):
             yield pl.DataFrame(batch, COLUMNS, orient="row").with_columns(id=row_ids(number))

@@ -25,12 +25,6 @@ def identifier(text: str) -> str:
     return f"{float(text):010.5f}" if float(text) > 1500 else f"{float(text):09.4f}"
 
 
-def check(settings: dict) -> None:
-    """Checks that the files are tables of the ArXiV Archive (RequestError)."""
-    for _ in _tables(settings, Faults()):
-        pass
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``: a table or a folder of them, plain, gzip, xz or zip.
 
@@ -42,7 +36,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
         ("invalid date", "created", published.is_not_null()),
         ("invalid date", "updated", pl.col("updated").is_null() | updated.is_not_null()),
     ]
-    for name, rows in _tables(settings, faults):
+    for name, rows in tables(settings, faults):
         for table in rows.batches():
             yield faults.sift(table, name, rules).select(
                 id=pl.col("arxiv_id").map_elements(identifier, pl.String),
@@ -58,12 +52,11 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
             )
 
 
-def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows]]:
-    path = inputs.find(settings, folder=True)
-    for name, text in inputs.opened(path):
+def tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows]]:
+    """Yields name and rows of each file (RequestError: it is not a table of the ArXiV Archive)."""
+    for name, text in inputs.opened(settings, folder=True):
         rows = Rows(text, name, faults, delimiter="\t")
         if missing := set(COLUMNS) - set(rows.header):
-            raise RequestError(
-                f"harvest.path: {path} is not a table of the ArXiV Archive: {name} lacks {', '.join(sorted(missing))}"
-            )
+            lacks = f"{name} lacks {', '.join(sorted(missing))}"
+            raise RequestError(f"harvest.path: {settings['path']} is not a table of the ArXiV Archive: {lacks}")
         yield name, rows

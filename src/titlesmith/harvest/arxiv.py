@@ -31,14 +31,6 @@ MINUTE = timedelta(minutes=1)
 WINDOW = {**SCHEMA, "fault": pl.String}
 
 
-def check(settings: dict) -> None:
-    """Checks that there is something to search for (RequestError)."""
-    if not settings["query"] and not settings["categories"]:
-        raise RequestError(
-            "harvest: source arxiv needs harvest.categories or harvest.query; for all of arXiv use source snapshot"
-        )
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Yields papers by ``query``, ``categories`` (any), ``since`` and ``until``, one window of dates at a time.
 

@@ -25,12 +25,6 @@ class Conventions(NamedTuple):
     by_space: bool  # a space separates categories, because nothing else does
 
 
-def check(settings: dict) -> None:
-    """Checks that the encoding, the columns and the fields exist (RequestError)."""
-    for _ in _tables(settings, Faults()):
-        pass
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; ``settings["columns"]`` maps fields of `SCHEMA` to columns.
 
@@ -39,13 +33,14 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     ``faults``; ambiguous dates and bytes that cannot be decoded too, but their rows stay.
     """
     number, conventions = 0, _conventions(settings)
-    for name, rows, columns in _tables(settings, faults):
+    for name, rows, columns in tables(settings, faults):
         for table in rows.batches():
             yield _converted(table, columns, number, conventions, name, faults)
             number += table.height
 
 
-def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[str, str]]]:
+def tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[str, str]]]:
+    """Yields name, rows and fields of each file (RequestError: wrong encoding, columns or fields)."""
     encoding = settings["encoding"]
     try:
         "".encode(encoding)
@@ -53,8 +48,8 @@ def _tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[st
         raise RequestError(
             f"harvest.encoding: {encoding!r} is unknown; common ones are utf-8, utf-16, latin-1, cp1252"
         ) from None
-    for name, text in inputs.opened(inputs.find(settings), encoding):
-        rows = Rows(text, name, faults, encoding)
+    for name, text in inputs.opened(settings):
+        rows = Rows(text, name, faults)
         yield name, rows, _columns(settings, rows.header, name)
 
 
@@ -79,7 +74,7 @@ def _columns(settings: dict, header: list[str], name: str) -> dict[str, str]:
 def _conventions(settings: dict) -> Conventions:
     day = month = 0  # cells that can only be read with the day, or the month, first
     by_space = True
-    for _, rows, columns in _tables(settings, Faults()):
+    for _, rows, columns in tables(settings, Faults()):
         if not columns.keys() & {*DATED, "categories"}:
             continue
         for table in rows.batches():

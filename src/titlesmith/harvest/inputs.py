@@ -27,24 +27,19 @@ codecs.register_error("titlesmith.mark", lambda error: (MARK, error.end))
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)  # the last: a password
 
 
-def find(settings: dict, folder: bool = False) -> Path:
-    """The file at ``settings["path"]``, or a folder for sources that read folders (RequestError if missing)."""
+def opened(settings: dict, folder: bool = False) -> Iterator[tuple[str, TextIO]]:
+    """Yields the names and the text of the file ``settings["path"]`` (or ``folder``), with unchanged line ends.
+
+    Packed files are unpacked, empty ones in a folder or a zip skipped. Each is open until the next one is requested. A
+    byte order mark, or zero bytes as in UTF-16, override ``settings["encoding"]`` (default: utf-8); `MARK` replaces
+    bytes that cannot be decoded. RequestError, also from reading: there is no file, or it is empty or damaged.
+    """
     reads = f"harvest.path: source {settings['source']} reads a file{' or a folder' * folder}, and"
     if not settings["path"]:
         raise RequestError(f"{reads} no path is given: add -p harvest.path=FILE")
     path = root() / settings["path"]
     if not (path.is_file() or (folder and path.is_dir())):
         raise RequestError(f"{reads} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    return path
-
-
-def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, TextIO]]:
-    """Yields the names and the text of the file or folder at ``path``, unpacked, with unchanged line ends.
-
-    Each is open until the next one is requested; empty files in a folder or a zip are skipped. A byte order mark, or
-    zero bytes as in UTF-16, override ``encoding``; `MARK` replaces bytes that cannot be decoded. RequestError, also
-    from reading: there is no file, or it is empty or damaged.
-    """
     found = [file for file in list_files(path) if file == path or file.stat().st_size]
     if not found:
         raise RequestError(f"harvest.path: {path} contains no file")
@@ -54,7 +49,7 @@ def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, TextIO]]:
             for name, stream in _unpacked(file, raw):
                 checked = _Checked(file, stream, raw, bar)
                 with io.BufferedReader(checked, BUFFER_BYTES) as buffer:
-                    yield name, _decoded(buffer, encoding, name)
+                    yield name, _decoded(buffer, settings.get("encoding", "utf-8"), name)
 
 
 def _unpacked(file: Path, raw: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:

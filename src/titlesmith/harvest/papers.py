@@ -3,13 +3,13 @@
 A source is a module of this package with a function
 ``read(settings: dict, folder: Path, faults: Faults) -> Iterator[polars.DataFrame]``. It yields batches with the columns
 of `SCHEMA` that it knows, stores in ``folder`` what it needs to resume after an interruption, and counts rows that are
-not papers in ``faults``. If it has a function ``check(settings)``, that refuses wrong settings before anything runs
-(RequestError).
+not papers in ``faults``.
 """
 
 import random
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -95,9 +95,19 @@ def check(settings: dict) -> None:
         raise RequestError(f"harvest.query: source {source} has no search; use source arxiv")
     if source in SERVICES:
         check_categories(settings["categories"])
-    module = import_module(f"titlesmith.harvest.{source}")
-    if hasattr(module, "check"):
-        module.check(settings)
+        if source != "oai" and not settings["categories"] and not settings["query"]:
+            raise RequestError(
+                f"harvest.categories: source {source} needs categories{' or a query' if source == 'arxiv' else ''}; "
+                "for all of arXiv use source snapshot"
+            )
+    # Read the headers of tables, or the first papers of other files
+    module, faults = import_module(f"titlesmith.harvest.{source}"), Faults()
+    if source in ("csv", "archive"):
+        for _ in module.tables(settings, faults):
+            pass
+    if source in ("snapshot", "alpaca") and not any(map(len, islice(module.read(settings, Path(), faults), 1))):
+        found = str(faults) or "it is empty"
+        raise RequestError(f"harvest.path: {settings['path']} is not a file for source {source}: {found}")
 
 
 def _reader(run: Run, settings: dict) -> ModuleType:

@@ -28,12 +28,12 @@ csv.field_size_limit(1 << 24)  # characters of a cell; an unmatched quote joins 
 class Rows:
     """The rows of a table with a header, whose columns have unique names.
 
-    ``encoding`` is the text's, for messages: bytes that cannot be decoded become U+FFFD and are counted in ``faults``.
-    The default ``delimiter`` is detected from the first lines.
+    Bytes that cannot be decoded become U+FFFD and are counted in ``faults``. The default ``delimiter`` is detected from
+    the first lines.
     """
 
-    def __init__(self, text: TextIO, name: str, faults: Faults, encoding: str = "utf-8", delimiter: str = ""):
-        self._text, self._name, self._faults, self._encoding = text, name, faults, encoding.removesuffix("-sig")
+    def __init__(self, text: TextIO, name: str, faults: Faults, delimiter: str = ""):
+        self._text, self._name, self._faults = text, name, faults
         self._number = 0  # of the last line read
         self._row_lines: list[str] = []  # of the current row
         self._returned: deque[str] = deque()  # lines to be read once more
@@ -96,7 +96,7 @@ class Rows:
             self._number += 1
             if MARK in line:
                 line = line.replace(MARK, "\ufffd")
-                reason = f"bytes that are not {self._encoding} (see harvest.encoding)"
+                reason = f"bytes that are not {self._text.encoding} (see harvest.encoding)"
                 self._faults.add(reason, at(self._name, self._number, line))
             self._row_lines.append(line)
             yield line

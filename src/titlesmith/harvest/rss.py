@@ -26,12 +26,6 @@ KEPT = ("new", "cross")
 PREFIX = re.compile(r"arXiv:\S+\s+Announce Type:\s*[\w-]+\s+Abstract:\s*")
 
 
-def check(settings: dict) -> None:
-    """Checks that there are categories (RequestError)."""
-    if not settings["categories"]:
-        raise RequestError("harvest.categories: source rss needs the categories whose announcements are wanted")
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Yields today's new papers and cross-lists, from one request; the column ``announced`` says which a paper is.
 

@@ -1,13 +1,10 @@
 """Source ``snapshot``: arXiv's metadata from Kaggle, one JSON object per line."""
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
-from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import LINE, Faults, at
 
@@ -22,23 +19,6 @@ SCHEMA = dict.fromkeys((*UNCHANGED, "authors", "categories", "versions", "update
 SCHEMA["authors_parsed"] = pl.List(pl.List(pl.String))  # last name, first names, suffix
 
 
-def check(settings: dict) -> None:
-    """Checks that one of the first lines is a JSON object with an id (RequestError)."""
-    path = inputs.find(settings)
-    for name, text in inputs.opened(path):
-        start = [line for line in text.read(1 << 20).split("\n")[:100] if line.strip()]
-        for line in start:
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict) and "id" in record:
-                    break
-        else:
-            shown = at(name, 1, start[0]) if start else f"{name} is empty"
-            raise RequestError(
-                f"harvest.path: {path} is not a snapshot: no JSON object with an id is among the first lines; {shown}"
-            )
-
-
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Reads ``settings["path"]``; papers are dated by their first version.
 
@@ -46,7 +26,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     the month in the identifier. Lines that are not the JSON object of a paper, lack an id or have an invalid date are
     counted in ``faults``.
     """
-    for name, text in inputs.opened(inputs.find(settings)):
+    for name, text in inputs.opened(settings):
         first = 1
         while block := text.read(BLOCK):
             block = (block + text.readline()).removesuffix("\n").encode("utf-8", "surrogateescape") + b"\n"

@@ -31,11 +31,6 @@ REWRITES = (  # each pattern as year-month-day, or as words that FORMATS cover
 )
 
 
-def without_missing(cells: pl.Series) -> pl.Series:
-    """The cells, null where a program wrote that there is no value."""
-    return cells.set(cells.str.strip_chars().str.contains(MISSING), None)
-
-
 def dates(cells: pl.Series, day_first: bool) -> pl.Series:
     """Cells as dates, null if invalid. A year or a month becomes its first day.
 
@@ -71,11 +66,6 @@ def lists(cells: pl.Series, by_space: bool = False) -> pl.Series:
     space separates words in lower case; it always separates arXiv's categories.
     """
     return pl.Series(cells.name, [cell and _items(cell.strip(), by_space) for cell in cells], pl.List(pl.String))
-
-
-def has_separator(cells: pl.Series) -> bool:
-    """Whether any cell contains one of `SEPARATORS`."""
-    return cells.str.contains(f"[{SEPARATORS}]").any()
 
 
 def _items(text: str, by_space: bool) -> list[str] | None:

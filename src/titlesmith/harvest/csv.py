@@ -81,7 +81,8 @@ def _conventions(settings: dict) -> Conventions:
             orders = [cells.day_orders(table[columns[field]]) for field in DATED if field in columns]
             day += sum((order == "day").sum() for order in orders)
             month += sum((order == "month").sum() for order in orders)
-            by_space &= "categories" not in columns or not cells.has_separator(table[columns["categories"]])
+            if "categories" in columns:
+                by_space &= not table[columns["categories"]].str.contains(f"[{cells.SEPARATORS}]").any()
     return Conventions(day > month, bool(day) == bool(month), by_space)
 
 
@@ -94,7 +95,8 @@ def _converted(
     # Dates: invalid ones are faults; ambiguous ones are counted, and their papers stay
     for field in DATED:
         if field in columns:
-            text = cells.without_missing(table[columns[field]])
+            text = table[columns[field]]
+            text = text.set(text.str.strip_chars().str.contains(cells.MISSING), None)
             fields |= {field: cells.dates(text, conventions.day_first), f"({field})": text}
             rules.append(("invalid date", f"({field})", pl.col(field).is_not_null() | pl.col(f"({field})").is_null()))
     # Lists, and the primary category from the categories or the other way round

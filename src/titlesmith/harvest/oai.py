@@ -53,7 +53,7 @@ class Lists:
     def today(self) -> date:
         """The day (UTC), by our own clock or by the service's: the earlier one."""
         self._request({"verb": "Identify"})
-        return self._day()
+        return self.session.day
 
     def pages(self, categories: list[str], since: str) -> Iterator[pl.DataFrame]:
         """Yields all records of categories (default: all) that changed since a day (YYYY-MM-DD), stored pages first.
@@ -89,12 +89,12 @@ class Lists:
                     return
                 if failures == client.PAGE_ATTEMPTS:
                     raise self._failure(f"refuses its own tokens, or has no records after it listed some ({token})")
-                day = progress.restart(since if failures > 1 else progress.day)
-                query = start | ({"from": day} if day else {})
+                progress.repeats, progress.position = len(progress.seen), since if failures > 1 else progress.day
+                query = start | ({"from": progress.position} if progress.position else {})
                 continue
             # Store it; the names keep the pages of all lists in order
             path = self.folder / f"{len(list(self.folder.glob('*.parquet'))):06d}.{stem}.parquet"
-            store.write_parquet(path, page, token=token, day=f"{self._day()}")
+            store.write_parquet(path, page, token=token, day=f"{self.session.day}")
             if progress.add(page):
                 failures = 0
             elif token and progress.repeats <= -client.PAGE_ATTEMPTS * page.height:
@@ -112,8 +112,8 @@ class Lists:
             records = document.findall(f"{OAI}ListRecords/{OAI}record")
             if records and len(records) >= sent:  # markup that is not closed hides what follows it
                 token = document.findtext(f"{OAI}ListRecords/{OAI}resumptionToken") or ""
-                day = self._day()
-                return pl.DataFrame([_row(record, day) for record in records], PAGE), token.strip()
+                rows = [_row(record, self.session.day) for record in records]
+                return pl.DataFrame(rows, PAGE), token.strip()
         raise self._failure(f"sends a page of {sent} records of which {len(records)} can be read")
 
     def _failure(self, what: str) -> RunError:
@@ -129,22 +129,17 @@ class Lists:
             raise RequestError(f"{self.address} refuses {query}: {reason}")
         return response.content, code
 
-    def _day(self) -> date:
-        """The earliest of our own day and those of the last answer."""
-        stated = _parse_day(self.session.document.findtext(f"{OAI}responseDate"))
-        return min(filter(None, (client.today(), self.session.day, stated)))
-
 
 class _Progress:
     """The progress of a list, by its records: neither their days nor the service's tokens are trusted alone.
 
-    ``seen`` has hashes of the records and their days of change. ``day`` is a day from which the list can be requested
-    again: the first of the last page, whose other days may be wrong, or the beginning if the days are not in order.
-    ``repeats`` is how many records of earlier pages may come once more after the list was requested again.
+    ``seen`` has hashes of the records and their days of change, ``position`` is the day reached. ``day`` is a day from
+    which the list can be requested again: the first of the last page, whose other days may be wrong, or the beginning
+    if the days are not in order. ``repeats`` is how many records may come once more after that.
     """
 
     def __init__(self, since: str):
-        self.since = self.day = self._position = since
+        self.since = self.day = self.position = since
         self.seen: set[int] = set()
         self.repeats = 0
         self._ordered = True
@@ -156,18 +151,13 @@ class _Progress:
         is_new = len(self.seen) > known
         self.repeats = max(self.repeats, 0) if is_new else self.repeats - page.height
         if not days.is_empty():
-            self._ordered &= days.is_sorted() and days[0] >= self._position
-            self._position = days[-1]
+            self._ordered &= days.is_sorted() and days[0] >= self.position
+            self.position = days[-1]
             if not self._ordered:
                 self.day = self.since
             elif is_new:
                 self.day = days[0]
         return is_new
-
-    def restart(self, day: str) -> str:
-        """Returns the day, from which the list is now requested again."""
-        self._position, self.repeats = day, len(self.seen)
-        return day
 
 
 def _row(record: etree._Element, today: date) -> dict:

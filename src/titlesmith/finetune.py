@@ -14,15 +14,9 @@ from titlesmith.train import monitor
 def finetune_run(run: Run, settings: dict) -> None:
     """Trains the model of a run, or resumes an interrupted training; in several processes if ``processes`` says so.
 
-    The run's record gets ``device``, ``before`` (the model before training, `titlesmith.evaluate.snapshot`), and when
-    training stops ``steps``, ``kept_step`` and ``stop_reason``.
-
-    Parameters
-    ----------
-    run
-        A run whose corpus is built.
-    settings
-        The parameters of notebook 03.
+    The corpus of the run is built; ``settings`` are the parameters of notebook 03. The run's record gets ``device``,
+    ``before`` (the model before training, `titlesmith.evaluate.snapshot`), and when training stops ``steps``,
+    ``kept_step`` and ``stop_reason``.
     """
     if settings["processes"] > 1:
         from titlesmith.train import distributed

@@ -6,80 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from conftest import corpus_settings
-from titlesmith import corpus as corpora
 from titlesmith import train as engines
 from titlesmith.errors import RequestError, RunError
-from titlesmith.generate import Probe
-from titlesmith.harvest import harvest
 from titlesmith.models import hub
 from titlesmith.runs import Run
 from titlesmith.train import kernels, monitor
 from titlesmith.train.packing import PackedDataset
-
-KINDS = ["scratch", "hf:scratch"]
-TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
-SETTINGS = {
-    "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01, "warmup_steps": 2,
-    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
-    "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
-    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4, "attention": "auto",
-    "train_on_prompt": False, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_targets": [],
-    "quantize": "none", "processes": 1, "sharding": "none",
-}  # fmt: skip
-EVERYTHING = {
-    "keep": "best", "accumulate": 2, "dropout": 0.2, "save_every": 2, "validate_every": 3, "checkpointing": True,
-    "attention": "document",
-}  # fmt: skip
-HARVEST = {
-    "source": "sample",
-    "num_papers": 80,
-    "categories": [],
-    "since": "",
-    "until": "",
-    "max_results": 0,
-    "seed": 1,
-}
+from train.helpers import EVERYTHING, SETTINGS, TINY, history, kill_at, prepare, train
 
 
-def prepare(name: str, **settings: object) -> tuple[Run, corpora.Corpus]:
-    """A run with a corpus of made-up papers."""
-    run = Run(name)
-    run.begin("harvest", {})
-    harvest(run, HARVEST)
-    run.begin("corpus", {})
-    chosen = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400) | settings
-    return run, corpora.build(run, chosen, None, context=256)
-
-
-def train(run: Run, corpus: corpora.Corpus, model: str, **settings: object) -> engines.Engine:
-    """Trains, or goes on training; ``reason`` says why it stopped."""
-    chosen = SETTINGS | {"model": model} | settings
-    engine = engines.start_engine(run, model, corpus, 1, chosen["quantize"])
-    watch = monitor.Monitor(run, chosen)
-    engines.finetune(engine, corpus, chosen, watch, Probe(corpus, chosen))
-    engine.reason = watch.reason
-    return engine
-
-
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the monitor die when a step is to be recorded."""
-    record = monitor.Monitor.step
-
-    def killed(self, **row):
-        if row["step"] == step:
-            raise KeyboardInterrupt
-        return record(self, **row)
-
-    monkeypatch.setattr(monitor.Monitor, "step", killed)
-
-
-def history(run: Run) -> list[dict]:
-    """What was recorded, times aside."""
-    return [row | {"seconds": 0} for row in monitor.read(run / "history.csv")]
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["scratch", "hf:scratch"])
 def model(request, project, monkeypatch):
     """Names a tiny model of each engine."""
     monkeypatch.setattr(engines, "SCRATCH", TINY)
@@ -108,20 +44,20 @@ def test_the_loss_falls_and_everything_is_recorded(prepared):
 
 def test_resuming_is_exact_wherever_training_was_killed(prepared, monkeypatch):
     run, corpus, model = prepared
-    whole = train(*prepare("whole"), model, **EVERYTHING)
+    full = train(*prepare("full"), model, **EVERYTHING)
     for step in (2, 5, 7):  # each time it resumes, and is killed again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            killed_at(step, patch)
+            kill_at(step, patch)
             train(run, corpus, model, **EVERYTHING)
     resumed = train(run, corpus, model, **EVERYTHING)
-    assert history(Run("whole")) == history(run)
+    assert history(Run("full")) == history(run)
     ids = np.random.default_rng(1).integers(0, 400, (4, 33), np.int32)
-    assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (whole, resumed)))
+    assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (full, resumed)))
 
 
 def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
     run, corpus, model = prepared
-    whole = train(*prepare("whole"), model, keep="best")
+    full = train(*prepare("full"), model, keep="best")
     replace = type(run.path).replace
 
     def killed(self, target):
@@ -134,7 +70,7 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
         train(run, corpus, model, keep="best")
     ended = train(run, corpus, model, keep="best")
     assert ended.reason == "all 8 steps were done" and ended.step == 8 and not (run / "model" / "last").exists()
-    assert ended.mean_loss(corpus.documents("valid")) == whole.mean_loss(corpus.documents("valid"))
+    assert ended.mean_loss(corpus.documents("valid")) == full.mean_loss(corpus.documents("valid"))
 
 
 @pytest.mark.parametrize(
@@ -170,28 +106,28 @@ def test_the_best_weights_are_kept_and_read_again(prepared):
     assert not (run / "model" / "best").exists() and not (run / "model" / "last").exists()
 
 
-def test_a_batch_in_parts_trains_as_a_whole_one(prepared):
+def test_a_batch_in_parts_trains_like_one_batch(prepared):
     run, corpus, model = prepared
-    whole = train(run, corpus, model, batch_size=4, steps=3)
+    full = train(run, corpus, model, batch_size=4, steps=3)
     parts = train(prepare("parts")[0], corpus, model, batch_size=1, accumulate=4, steps=3)
     valid = corpus.documents("valid")
-    assert whole.mean_loss(valid) == pytest.approx(parts.mean_loss(valid), abs=1e-5)
+    assert full.mean_loss(valid) == pytest.approx(parts.mean_loss(valid), abs=1e-5)
 
 
-def test_documents_are_learned_as_they_are_measured_each_alone(prepared):
+def test_the_training_loss_of_masked_documents_is_their_measured_loss(prepared):
     run, corpus, model = prepared
     engine = train(run, corpus, model, steps=20)
     documents = corpus.documents("train")
     rows = PackedDataset(documents, 1, 64, 1, mask_documents=True).num_rows
     chosen = SETTINGS | {"model": model, "batch_size": rows, "block_size": 64}
     nats, tokens = engine.document_losses(documents)
-    whole = PackedDataset(documents, rows, 64, 1, mask_documents=True)[1]
-    assert whole.weights.sum() == tokens.sum()
+    batch = PackedDataset(documents, rows, 64, 1, mask_documents=True)[1]
+    assert batch.weights.sum() == tokens.sum()
     engine.prepare(corpus, chosen)
-    assert engine.train_step(whole, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
+    assert engine.train_step(batch, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
 
 
-def test_attention_is_by_document_where_weights_are_given_and_by_row_from_scratch(prepared):
+def test_attention_is_by_document_for_pretrained_models_and_by_row_from_scratch(prepared):
     run, corpus, model = prepared
     losses = {}
     for attention in ("auto", "row", "document"):
@@ -205,7 +141,7 @@ def test_attention_is_by_document_where_weights_are_given_and_by_row_from_scratc
     assert not engine.masks_documents({"model": "hf:gpt2", "attention": "row", "block_size": 32})
 
 
-def test_completions_alone_are_learned_but_where_prompts_are_asked_for(model):
+def test_only_completions_are_learned_unless_train_on_prompt(model):
     run, corpus = prepare("r", template="{primary_category} -> {title}")
     train(run, corpus, model, steps=2)
     tokens = [monitor.read(run / "history.csv")[-1]["tokens"]]
@@ -215,7 +151,7 @@ def test_completions_alone_are_learned_but_where_prompts_are_asked_for(model):
     assert 0 < tokens[0] < tokens[1]
 
 
-def test_blocks_alone_train_where_asked(prepared):
+def test_layers_transformer_trains(prepared):
     run, corpus, model = prepared
     documents = corpus.documents("valid")
     before = engines.start_engine(run, model, corpus, 1).mean_loss(documents)
@@ -229,7 +165,7 @@ def test_a_training_that_does_not_fit_is_refused_with_what_would(prepared, monke
         train(run, corpus, model, batch_size=200_000 if model == "scratch" else 400_000)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_is_whole(prepared, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_is_complete(prepared, monkeypatch):
     run, corpus, model = prepared
     engine = train(run, corpus, model)
     engine.save_checkpoint(path := run / "model" / "last")

@@ -12,43 +12,26 @@ import psutil
 import pytest
 import torch
 
-from conftest import corpus_settings
-from titlesmith import corpus as corpora
 from titlesmith import models
+from titlesmith.corpus import Corpus
 from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.errors import RequestError, RunError
-from titlesmith.experiment import Experiment, declared, find
+from titlesmith.experiment import Experiment, find
 from titlesmith.finetune import finetune_run
-from titlesmith.harvest import harvest
 from titlesmith.runs import Run, root
 from titlesmith.train import architectures, monitor
 from titlesmith.train.huggingface import HuggingFaceEngine
+from train import helpers
+from train.helpers import SETTINGS, TINY
 
-HARVEST = {
-    "source": "sample",
-    "num_papers": 80,
-    "categories": [],
-    "since": "",
-    "until": "",
-    "max_results": 0,
-    "seed": 1,
-}
-CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
-SETTINGS = {name: parameter.default for name, parameter in declared("finetune").items()} | {
-    "model": "hf:tiny", "steps": 6, "batch_size": 4, "block_size": 32, "warmup_steps": 2, "loss_floor": 0.0,
-    "precision": "float32", "save_every": 2, "validate_every": 3, "sample_every": 3, "probe": 3,
+CHOSEN = SETTINGS | {
+    "model": "hf:tiny", "steps": 6, "save_every": 2, "validate_every": 3, "sample_every": 3, "keep": "best", "probe": 3,
 }  # fmt: skip
-TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
 TWO = {"processes": 2}
-LORA = {"lora_rank": 2, "lora_dropout": 0.0}
 
 
-def prepare(name: str) -> tuple[Run, corpora.Corpus]:
-    run = Run(name)
-    run.begin("harvest", {})
-    harvest(run, HARVEST)
-    run.begin("corpus", {})
-    corpus = corpora.build(run, CORPUS, None, context=64)
+def prepare(name: str) -> tuple[Run, Corpus]:
+    run, corpus = helpers.prepare(name)
     folder = root() / "models" / "tiny"
     if not folder.exists():
         architectures.scratch(corpus.tokenizer, TINY | {"n_vocab": len(corpus.tokenizer)}, 1).save_pretrained(folder)
@@ -57,7 +40,7 @@ def prepare(name: str) -> tuple[Run, corpora.Corpus]:
 
 
 def train(run: Run, **settings) -> None:
-    settings = SETTINGS | settings
+    settings = CHOSEN | settings
     run.begin("finetune", settings)
     finetune_run(run, settings)
 
@@ -77,7 +60,11 @@ def programs(process: psutil.Process) -> list[psutil.Process]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"accumulate": 2, "checkpointing": True}, {"sharding": "full", "keep": "best"}, LORA | {"sharding": "full"}],
+    [
+        {"accumulate": 2, "checkpointing": True},
+        {"sharding": "full", "keep": "best"},
+        {"lora_rank": 2, "sharding": "full"},
+    ],
     ids=["ddp", "fsdp", "fsdp-lora"],
 )
 def test_two_processes_train_like_one(project, settings):
@@ -98,8 +85,8 @@ def test_two_processes_train_like_one(project, settings):
 
 
 def test_two_processes_resume_the_training_of_one(project, monkeypatch):
-    (whole, _), (changed, _) = prepare("whole"), prepare("changed")
-    train(whole)
+    (full, _), (changed, _) = prepare("full"), prepare("changed")
+    train(full)
 
     def killed(self, step, texts):
         raise KeyboardInterrupt
@@ -108,11 +95,11 @@ def test_two_processes_resume_the_training_of_one(project, monkeypatch):
         patch.setattr(monitor.Monitor, "sample", killed)
         train(changed)  # dies at step 3, one after its checkpoint
     train(changed, **TWO, sharding="full")
-    assert np.allclose(history(whole), history(changed), rtol=1e-5, atol=1e-5)
+    assert np.allclose(history(full), history(changed), rtol=1e-5, atol=1e-5)
 
 
 def test_a_killed_process_is_reported_within_seconds_and_one_process_resumes(project):
-    (run, _), (whole, _), killed = prepare("r"), prepare("whole"), []
+    (run, _), (full, _), killed = prepare("r"), prepare("full"), []
     settings = {"schedule": "constant", "sample_every": 0, "validate_every": 0}
 
     def kill():
@@ -129,11 +116,11 @@ def test_a_killed_process_is_reported_within_seconds_and_one_process_resumes(pro
     state = torch.load(run / "model" / "last" / "titlesmith.pt", weights_only=True)
     settings["steps"] = state["step"] + 3
     train(run, **settings)
-    train(whole, **settings)
-    assert np.allclose(history(whole), history(run), rtol=1e-4, atol=1e-4)
+    train(full, **settings)
+    assert np.allclose(history(full), history(run), rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_shared_is_refused():
+def test_settings_that_several_processes_cannot_have_are_refused():
     for settings, said in [
         ({"model": "124M"}, "124M trains in one process.*hf:"),
         ({"batch_size": 10, "processes": 4}, "10 rows cannot be divided by 4 processes; use 8 or 12"),
@@ -141,13 +128,11 @@ def test_what_cannot_be_shared_is_refused():
         ({"sharding": "full", "quantize": "4bit"}, "4bit weights cannot be sharded"),
     ]:
         with pytest.raises(RequestError, match=said):
-            models.check_processes(SETTINGS | TWO | settings)
+            models.check_processes(CHOSEN | TWO | settings)
     with pytest.raises(RequestError, match="3 processes"):
         Experiment.read(find("sample-titles"), ("model=hf:scratch", "finetune.processes=3"))
-    made = Run("r").fingerprint("finetune", SETTINGS, "")
-    assert made == Run("r").fingerprint("finetune", SETTINGS | TWO | {"sharding": "full"}, ""), (
-        "either resumes the other"
-    )
+    made = Run("r").fingerprint("finetune", CHOSEN, "")
+    assert made == Run("r").fingerprint("finetune", CHOSEN | TWO | {"sharding": "full"}, ""), "either resumes the other"
 
 
 def test_an_error_of_a_process_is_raised(project):

@@ -17,41 +17,12 @@ from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
-from titlesmith.generate import Probe
-from titlesmith.harvest import harvest
 from titlesmith.runs import Run
 from titlesmith.train import kernels, monitor
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import GPT2Engine
 from titlesmith.train.sampled_softmax import trained_ids, used_ids
-
-TINY = {"n_ctx": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}
-SETTINGS = {
-    "model": "scratch", "steps": 8, "loss_floor": 0.0, "batch_size": 4, "block_size": 32, "learning_rate": 0.01,
-    "warmup_steps": 2,
-    "schedule": "cosine", "seed": 1, "save_every": 3, "sample_every": 4, "validate_every": 4, "epochs": 0.0,
-    "patience": 0, "keep": "last", "accumulate": 1, "weight_decay": 0.01, "dropout": 0.0, "layers": "all",
-    "vocabulary": "full", "precision": "float32", "checkpointing": False, "probe": 4,
-    "train_on_prompt": False, "attention": "auto", "quantize": "none", "processes": 1,
-}  # fmt: skip
-HARVEST = {
-    "source": "sample",
-    "num_papers": 80,
-    "categories": [],
-    "since": "",
-    "until": "",
-    "max_results": 0,
-    "seed": 1,
-}
-CORPUS = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400)
-
-
-def prepare(name: str, **settings) -> tuple[Run, corpora.Corpus]:
-    run = Run(name)
-    run.begin("harvest", {})
-    harvest(run, HARVEST)
-    run.begin("corpus", {})
-    return run, corpora.build(run, CORPUS | settings, None, context=256)
+from train.helpers import EVERYTHING, TINY, history, kill_at, prepare, train
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +38,6 @@ def prepared(project, monkeypatch):
     return prepare("r")
 
 
-def train(run, corpus, model="scratch", **settings) -> GPT2Engine:
-    engine = engines.start_engine(run, model, corpus, seed=1)
-    watch = monitor.Monitor(run, SETTINGS | settings)
-    engines.finetune(engine, corpus, SETTINGS | settings, watch, Probe(corpus, SETTINGS))
-    engine.reason = watch.reason
-    return engine
-
-
 def weights(engine: GPT2Engine) -> list[np.ndarray]:
     return engine._session.run(engine._variables)
 
@@ -88,34 +51,22 @@ def test_a_loss_that_is_not_finite_stops_and_the_model_before_it_is_kept(prepare
     assert all(np.isfinite(w).all() for w in weights(kept))
 
 
-FANCY = {
-    "keep": "best", "accumulate": 2, "dropout": 0.2, "vocabulary": "corpus", "precision": "bfloat16", "save_every": 2,
-    "validate_every": 3, "checkpointing": True,
-}  # fmt: skip
+FANCY = EVERYTHING | {"vocabulary": "corpus", "precision": "bfloat16", "attention": "auto"}
 
 
 @pytest.mark.parametrize("at", [1, pytest.param(5, marks=pytest.mark.compiled)])
 def test_resuming_with_all_options_is_exact(project, monkeypatch, at):
     monkeypatch.setattr(engines, "SCRATCH", TINY)
     monkeypatch.setattr(vocabulary, "SAMPLED", 8)
-    whole = train(*prepare("whole"), **FANCY)
+    full = train(*prepare("full"), **FANCY)
     run, corpus = prepare("resumed")
-    record = monitor.Monitor.step
-
-    def killed(self, **row):
-        if row["step"] == at:
-            raise KeyboardInterrupt
-        return record(self, **row)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(monitor.Monitor, "step", killed)
+        kill_at(at, patch)
         train(run, corpus, **FANCY)
     resumed = train(run, corpus, **FANCY)
-    for a, b in zip(weights(whole), weights(resumed), strict=True):
+    for a, b in zip(weights(full), weights(resumed), strict=True):
         assert np.array_equal(a, b)
-    histories = [monitor.read(Run(name) / "history.csv") for name in ("whole", "resumed")]
-    for a, b in zip(*histories, strict=True):
-        assert a | {"seconds": 0} == b | {"seconds": 0}
+    assert history(Run("full")) == history(run)
 
 
 def test_epochs_in_place_of_steps(prepared):
@@ -160,22 +111,21 @@ def test_accumulated_calls_sample_the_same_ids(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "model", "share", "trains"),
+    ("setting", "model", "share", "trains"),
     [
         ("full", "124M", 0.1, False), ("auto", "124M", 0.1, True), ("auto", "124M", 0.7, False),
         ("auto", "scratch", 0.1, False), ("corpus", "scratch", 0.7, True), ("corpus", "124M", 1.0, False),
     ],
 )  # fmt: skip
-def test_which_embeddings_train(prepared, monkeypatch, asked, model, share, trains):
+def test_which_embeddings_train(prepared, monkeypatch, setting, model, share, trains):
     _, corpus = prepared
     used = np.arange(int(share * len(corpus.tokenizer)))
     monkeypatch.setattr(vocabulary, "used_ids", lambda *_: used)
-    found = trained_ids(corpus, {"vocabulary": asked, "model": model})
-    assert (found is used) if trains else (found is None)
+    assert trained_ids(corpus, {"vocabulary": setting, "model": model}) is (used if trains else None)
 
 
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.3}, {"vocabulary": "corpus", "accumulate": 2}])
-def test_while_it_trains_the_loss_is_that_of_the_documents(prepared, monkeypatch, settings):
+def test_the_validation_loss_in_training_is_that_of_the_documents(prepared, monkeypatch, settings):
     run, corpus = prepared
     engine, valid = train(run, corpus, **settings), corpus.documents("valid")
     nats, tokens = engine.document_losses(valid)
@@ -185,7 +135,7 @@ def test_while_it_trains_the_loss_is_that_of_the_documents(prepared, monkeypatch
     assert set(calls) == {engine._trainer.nats} and len(calls) > 1
 
 
-def test_documents_longer_than_a_row_are_measured_whole(prepared):
+def test_documents_longer_than_a_row_are_measured_in_full(prepared):
     run, corpus = prepared
     engine, valid = train(run, corpus, block_size=8), corpus.documents("valid")
     nats, tokens = engine.document_losses(valid)
@@ -193,7 +143,7 @@ def test_documents_longer_than_a_row_are_measured_whole(prepared):
     assert engine.mean_loss(valid) == pytest.approx(nats.sum() / tokens.sum(), rel=1e-6)
 
 
-def test_a_full_disk_is_reported_and_the_last_checkpoint_is_whole(prepared, tmp_path):
+def test_a_full_disk_is_reported_and_the_last_checkpoint_is_complete(prepared, tmp_path):
     run, corpus = prepared
     code = f"""
 import resource, sys
@@ -201,7 +151,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import train.test_gpt2 as t
 t.engines.SCRATCH = t.TINY
-run, corpus = t.Run("r"), t.corpora.Corpus(t.Run("r"))
+run, corpus = t.Run("r"), t.Corpus(t.Run("r"))
 save = t.GPT2Engine.save_checkpoint
 def full(self, path):
     if self.step == 6:  # a disk that is full: no file may grow beyond 1,000 bytes
@@ -212,12 +162,12 @@ t.train(run, corpus)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "the checkpoint of step 6 was not written, the one before it is kept" in done.stderr
-    assert "GB are free" in done.stderr and "Free some room" in done.stderr
+    assert "GB are free" in done.stderr and "Free some space" in done.stderr
     assert GPT2Engine.load(run / "model" / "last").step == 3
-    assert train(run, corpus).step == 8, "with room again it goes on"
+    assert train(run, corpus).step == 8, "with space again it resumes"
 
 
-def test_too_little_room_is_told_before_training(prepared, monkeypatch):
+def test_too_little_space_is_reported_before_training(prepared, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(RunError, match=r"the disk has 0\.0 GB left; checkpoints of this training take up to"):
         train(*prepared)
@@ -280,7 +230,7 @@ def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, mo
     run, corpus = prepare("r")
     base = train(run, corpus, steps=1)
     shutil.copytree(run / "model", project / "models" / "tiny")
-    run.clear("finetune")  # a checkpoint that is moved or copied does not look back
+    run.clear("finetune")  # a copied checkpoint needs nothing of its run
     (project / "titles.txt").write_text("\n".join(corpus.table("train")["completion"]) * 20)
     gpt_2_simple.finetune(
         stock_session,
@@ -317,7 +267,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
     tokenizer = Tokenizer.learn(["a b"], 300)
     GPT2Engine(tokenizer, TINY | {"n_vocab": len(tokenizer)}).save_weights(tmp_path)
     (tmp_path / "model-0.index").unlink()
-    with pytest.raises(RequestError, match="holds no checkpoint"):
+    with pytest.raises(RequestError, match="has no checkpoint"):
         GPT2Engine.load(tmp_path)
 
 
@@ -349,11 +299,7 @@ VARIABLES = [("model/wpe", [64, 32]), ("model/wte", [400, 32])] + [
 
 def test_openais_layout_is_read_and_its_vocabulary_makes_the_corpus(openai, project):
     assert models.folder("124M") == openai and models.context("124M") == 64
-    run = Run("tuned")
-    run.begin("harvest", {})
-    harvest(run, HARVEST)
-    run.begin("corpus", {})
-    corpus = corpora.build(run, CORPUS, models.vocabulary("124M"), models.context("124M"))
+    run, corpus = prepare("tuned", "124M")
     assert corpus.tokenizer.vocabulary == Tokenizer.load(openai).vocabulary
     engine = engines.start_engine(run, "124M", corpus, seed=1)
     assert {v.op.name for v in engine._variables} == dict(VARIABLES).keys()
@@ -379,7 +325,8 @@ def test_documents_that_do_not_fit_are_dropped_and_counted(project):
     run, corpus = prepare("r", template="title-to-abstract")
     longest = max(n["longest"] for n in corpus.info["splits"].values())
     run.begin("corpus", {"again": 1})
-    short = corpora.build(run, CORPUS | {"template": "title-to-abstract"}, None, context=longest - 5)
+    chosen = corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400, template="title-to-abstract")
+    short = corpora.build(run, chosen, None, context=longest - 5)
     assert short.info["dropped"][f"longer than the model's context of {longest - 5} tokens"]["papers"] > 0
     for name in ("train", "valid", "test"):
         documents = short.documents(name)

@@ -123,29 +123,29 @@ def test_packed_documents_have_the_loss_and_the_gradients_of_each_alone(checkpoi
 
 
 @pytest.mark.parametrize("sampled", [150, 40])
-def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(rows, monkeypatch, sampled):
+def test_sampled_ids_count_for_all_others_in_the_softmax(rows, monkeypatch, sampled):
     monkeypatch.setattr(vocabulary, "SAMPLED", sampled)
     ids, learned = rows[0] // 2, rows[1]  # the lower half occurs
-    both, drawn = Both(used=np.arange(150)), 299 - np.arange(sampled)
+    both, others = Both(used=np.arange(150)), 299 - np.arange(sampled)
     old = both.values()
     with both.session.graph.as_default():
-        logits = tf.concat([both.logits[..., :150], tf.gather(both.logits, drawn, axis=-1) + np.log(150 / sampled)], 2)
+        logits = tf.concat([both.logits[..., :150], tf.gather(both.logits, others, axis=-1) + np.log(150 / sampled)], 2)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=both.x[:, 1:], logits=logits)
         wanted = tf.reduce_sum(nats * both.w) / tf.reduce_sum(both.w)
         slopes = tf.gradients(wanted, [both.variables[n] for n in both.names])
         slopes = dict(zip(both.names, map(tf.convert_to_tensor, slopes), strict=True))
-        whole, wanted, slopes = both.session.run([both.loss, wanted, slopes], {both.x: ids, both.w: learned})
-    loss, _ = both.run([both.step.loss, both.step.apply], ids, learned, others=drawn)
+        full, wanted, slopes = both.session.run([both.loss, wanted, slopes], {both.x: ids, both.w: learned})
+    loss, _ = both.run([both.step.loss, both.step.apply], ids, learned, others=others)
     assert loss == pytest.approx(wanted, abs=1e-5)
-    assert (loss == pytest.approx(whole, abs=1e-5)) == (sampled == 150), "all of them are the whole vocabulary"
-    slopes["wte"], others = slopes["wte"][:150], slopes["wte"][150:].sum(axis=0)
+    assert (loss == pytest.approx(full, abs=1e-5)) == (sampled == 150), "all of them are the full vocabulary"
+    slopes["wte"], shift_slope = slopes["wte"][:150], slopes["wte"][150:].sum(axis=0)
     moments = dict(zip([*both.names, "shift"], both.session.run(both.step.moments[0::2]), strict=True))
     shared = clipped(slopes)
     scale = shared["wpe"].max() / slopes["wpe"].max()
-    for n, g in (shared | {"shift": scale * others}).items():
+    for n, g in (shared | {"shift": scale * shift_slope}).items():
         assert np.allclose(moments[n], (1 - BETAS[0]) * g, atol=1e-6), n
     shift, table = both.session.run([both.part.shift, both.part.table])
-    assert np.allclose(shift, -SHIFT_LR_SCALE * RATE * np.sign(others), atol=1e-5)
+    assert np.allclose(shift, -SHIFT_LR_SCALE * RATE * np.sign(shift_slope), atol=1e-5)
     assert np.array_equal(both.values()["wte"], old["wte"])
     both.session.run(both.part.write)
     new = both.values()["wte"]
@@ -156,7 +156,7 @@ def test_of_a_part_of_the_vocabulary_the_others_that_are_drawn_stand_for_all(row
 
 @pytest.mark.parametrize("logits", [2**26, 1])
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "used": np.arange(200)}])
-def test_rows_are_measured_over_the_whole_vocabulary_without_dropout(rows, monkeypatch, settings, logits):
+def test_rows_are_measured_over_the_full_vocabulary_without_dropout(rows, monkeypatch, settings, logits):
     monkeypatch.setattr(graph, "MAX_LOGITS", logits)  # all rows at once, or one after the other
     both, (ids, learned) = Both(**settings), rows
     wanted = both.session.run(both.loss, {both.x: ids, both.w: learned}) * learned.sum()
@@ -213,7 +213,7 @@ def test_dropout_drops_its_share_evenly_and_keeps_the_mean():
     assert dropped.mean(0).std() == pytest.approx(np.sqrt(0.3 * 0.7 / 64), rel=0.1), "columns are as random as rows"
     assert dropped.mean(1).std() == pytest.approx(np.sqrt(0.3 * 0.7 / 4096), rel=0.3)
     for shifted in (dropped[:, 1:] & dropped[:, :-1], dropped[1:] & dropped[:-1], dropped & others):
-        assert shifted.mean() == pytest.approx(0.3**2, abs=0.005), "places and seeds are independent"
+        assert shifted.mean() == pytest.approx(0.3**2, abs=0.005), "positions and seeds are independent"
 
 
 def test_dropout_is_decided_by_its_seed_and_drops(rows):
@@ -237,7 +237,7 @@ def test_the_gradient_under_dropout_is_that_of_the_loss_under_dropout(rows, chec
     assert (losses[0] - losses[1]) / 0.1 == pytest.approx(np.linalg.norm(gradient), rel=0.02)
 
 
-def test_only_the_blocks_train_where_asked(rows):
+def test_only_the_blocks_train_with_layers_transformer(rows):
     both, (ids, learned) = Both(layers="transformer"), rows
     old = both.values()
     both.run(both.step.apply, ids, learned)

@@ -28,32 +28,12 @@ from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
 from titlesmith.generate import backend_for
-from titlesmith.harvest import harvest
 from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.runs import Run
 from titlesmith.train import architectures
 from titlesmith.train.huggingface import HuggingFaceEngine
 from titlesmith.train.packing import PackedDataset
-from train.test_contract import EVERYTHING, TINY, history, killed_at, train
-
-HARVEST = {
-    "source": "sample",
-    "num_papers": 80,
-    "categories": [],
-    "since": "",
-    "until": "",
-    "max_results": 0,
-    "seed": 1,
-}
-
-
-def prepare(name: str, model: str, **settings: object) -> tuple[Run, corpora.Corpus]:
-    run = Run(name)
-    run.begin("harvest", {})
-    harvest(run, HARVEST)
-    run.begin("corpus", {})
-    chosen = corpus_settings(split=[0.8, 0.1, 0.1], model=model) | settings
-    return run, corpora.build(run, chosen, models.vocabulary(model), models.context(model))
+from train.helpers import EVERYTHING, TINY, history, kill_at, prepare, train
 
 
 @pytest.mark.parametrize(
@@ -71,17 +51,17 @@ def prepare(name: str, model: str, **settings: object) -> tuple[Run, corpora.Cor
 def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, kind, vocabulary, settings):
     settings = EVERYTHING | {"steps": 6, "learning_rate": 0.05} | settings
     model = made(project, kind, vocabulary)
-    whole = train(*prepare("whole", model), model, **settings)
+    full = train(*prepare("full", model), model, **settings)
     run, corpus = prepare("resumed", model)
     run.begin("finetune", {"model": model})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        killed_at(4, patch)
+        kill_at(4, patch)
         train(run, corpus, model, **settings)
     resumed = train(run, corpus, model, **settings)
     run.finish("finetune")
     rows = history(run)
-    assert rows == history(Run("whole")) and rows[-1]["loss"] < rows[0]["loss"]
-    losses = [engine.mean_loss(corpus.documents("valid")) for engine in (whole, resumed, engines.load_engine(run))]
+    assert rows == history(Run("full")) and rows[-1]["loss"] < rows[0]["loss"]
+    losses = [engine.mean_loss(corpus.documents("valid")) for engine in (full, resumed, engines.load_engine(run))]
     assert losses[0] == losses[1] == losses[2]
     files = {file.name for file in (run / "model").iterdir()}
     assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
@@ -89,13 +69,13 @@ def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, k
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("gpt2", {}), ("llama", {"lora_rank": 2})])
-def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(project, monkeypatch, kind, settings):
+def test_compiled_blocks_compute_the_same_and_run_uncompiled_outside_training(project, monkeypatch, kind, settings):
     settings = EVERYTHING | {"checkpointing": False, "dropout": 0.0, "steps": 6, "learning_rate": 0.05} | settings
     model = made(project, kind)
-    whole = train(*prepare("whole", model), model, **settings)
+    full = train(*prepare("full", model), model, **settings)
     graphs = []
 
-    def backend(graph, inputs):  # what GPUs get compiled is traced here, and runs as it is
+    def backend(graph, inputs):  # what GPUs get compiled is only traced here
         graphs.append(graph)
         return graph
 
@@ -106,15 +86,15 @@ def test_compiled_blocks_compute_the_same_and_are_left_alone_outside_training(pr
     torch.compiler.reset()
     few = train(run := prepare("few", model)[0], corpora.Corpus(run), model, **settings)
     assert not graphs, "a training of six steps is not worth it"
-    monkeypatch.setattr(architectures, "WORTH", 0)
+    monkeypatch.setattr(architectures, "MIN_OPERATIONS", 0)
     run, corpus = prepare("compiled", model)
     fast = train(run, corpus, model, **settings)
     torch.compiler.reset()
     said = "one for all blocks, the head, and the loss; again for other lengths, and for rows of one document each"
     assert 3 <= len(graphs) <= 11, said
-    losses = [[row["loss"] for row in history(Run(name))] for name in ("whole", "few", "compiled")]
+    losses = [[row["loss"] for row in history(Run(name))] for name in ("full", "few", "compiled")]
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
-    losses = [engine.mean_loss(corpus.documents("valid")) for engine in (fast, few, whole)]
+    losses = [engine.mean_loss(corpus.documents("valid")) for engine in (fast, few, full)]
     assert losses[0] == pytest.approx(losses[2], abs=1e-6) and losses[1] == losses[2]
 
 
@@ -137,14 +117,14 @@ SEPARATES = {  # whether a model separates documents by position ids; block_size
 
 @pytest.mark.parametrize("kind", SEPARATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_documents_are_masked_if_the_model_separates_them_and_learned_as_if_alone(project, kind, dtype):
+def test_documents_are_masked_if_the_model_separates_them(project, kind, dtype):
     corpus, (reads, config) = prepare("r", made(project, "gpt2"))[1], SEPARATES[kind]
     config.vocab_size = len(corpus.tokenizer)
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter *= 6 if parameter.ndim > 1 else 1  # as sure of itself as a trained model
+            parameter *= 6 if parameter.ndim > 1 else 1  # probabilities as sharp as a trained model's
     engine = HuggingFaceEngine(model, corpus.tokenizer)
     settings = defaults("finetune", model="hf:gpt2", block_size=64)
     assert engine.masks_documents(settings) is reads
@@ -162,7 +142,7 @@ def test_documents_are_masked_if_the_model_separates_them_and_learned_as_if_alon
 
 
 @pytest.mark.parametrize("config", [OPTConfig(**WIDTHS, ffn_dim=64, word_embed_proj_dim=32), BloomConfig(**WIDTHS)])
-def test_dropout_is_what_was_asked_for_however_a_model_keeps_it(config):
+def test_dropout_is_the_setting_in_every_architecture(config):
     config.vocab_size = 50
     for name in ("dropout", "attention_dropout", "hidden_dropout"):
         setattr(config, name, 0.5)
@@ -190,11 +170,7 @@ def test_the_same_gpt2_has_the_same_loss_in_both_engines(project, monkeypatch):
 
     from titlesmith.train.gpt2 import GPT2Engine
 
-    run = Run("r")
-    run.begin("harvest", {})
-    harvest(run, HARVEST)
-    run.begin("corpus", {})
-    corpus = corpora.build(run, corpus_settings(split=[0.8, 0.1, 0.1], vocabulary=400), None, context=64)
+    _, corpus = prepare("r")
     shape = TINY | {"n_vocab": len(corpus.tokenizer)}
     stock, generator = GPT2Engine(corpus.tokenizer, shape), np.random.default_rng(1)
     weights = {}
@@ -237,19 +213,19 @@ def test_no_text_encodes_to_a_special_token(project, vocabulary):
     assert tokenizer.encode("") == [] and tokenizer.encode_batch(["Music"]) == [tokenizer.encode("Music")]
 
 
-def test_a_chat_template_stands_around_question_and_answer(project):
+def test_a_chat_template_surrounds_question_and_answer(project):
     run, corpus = prepare("r", model := made(project, "qwen2"), template="chat", too_long="cut")
     layout = corpus.layout
     assert layout.markers == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "")
-    whole = byte_level().apply_chat_template(
+    rendered = byte_level().apply_chat_template(
         [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So"}], tokenize=False
     )
     ids = [*layout.prompt_ids("Why?")[1:], *corpus.tokenizer.encode("So"), corpus.tokenizer.eos_id]
-    assert corpus.tokenizer.decode(ids) + "\n" == whole
+    assert corpus.tokenizer.decode(ids) + "\n" == rendered
     assert train(run, corpus, model, steps=2).step == 2
 
 
-def test_a_model_without_a_chat_template_is_told(project):
+def test_a_model_without_a_chat_template_is_refused(project):
     with pytest.raises(RequestError, match="chat needs a model with a chat template"):
         prepare("r", made(project, "llama", "sentencepiece"), template="chat")
     with pytest.raises(RequestError, match="scratch' has none"):

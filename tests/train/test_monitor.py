@@ -17,8 +17,9 @@ def follow(losses: list[float], step: int = 0, valid: list[float | None] | None 
             break
         measured = {"valid_loss": valid[number - 1]} if valid else {}
         row = {"step": number, "tokens": 10, "loss": loss, "learning_rate": 0.1, "grad_norm": abs(loss)} | measured
-        stops = monitor.stops(row)
-        assert bool(monitor.step(**row)) == stops, "what was foreseen happens"
+        reason = monitor.stop_reason(row)
+        monitor.step(**row)
+        assert monitor.reason == reason, "the step is recorded with the reason that was computed before"
     monitor.close()
     return monitor
 
@@ -57,12 +58,12 @@ def test_stops_at_a_loss_that_is_not_finite(project, loss):
 
 def test_a_resumed_history_equals_an_uninterrupted_one(project):
     losses = [5.0, 4.1, 3.3, 2.7, 2.2]
-    whole = read(follow(losses).history)
+    uninterrupted = read(follow(losses).history)
     follow(losses[:4])
     with (Run("r") / "history.csv").open("a") as file:
         file.write("5,0.5,5")  # cut short by a kill
     resumed = read(follow(losses[2:], step=2).history)
-    for a, b in zip(whole, resumed, strict=True):
+    for a, b in zip(uninterrupted, resumed, strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
 
 
@@ -100,29 +101,29 @@ def test_the_kept_step_is_that_of_the_lowest_validation_loss(project):
 
 
 def events(folder) -> list[tuple[int, str, float]]:
-    found = []
+    scalars = []
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
         while content:  # TFRecord: length, its checksum, an event, its checksum
             length = int.from_bytes(content[:8], "little")
             event = Event.FromString(content[12 : 12 + length])
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            scalars += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
             content = content[16 + length :]
-    return found
+    return scalars
 
 
 def test_tensorboard_gets_what_the_history_gets(project):
     monitor = follow([2.0, 1.5, 1.2], valid=VALID)
-    found = {(step, tag): value for step, tag, value in events(monitor.run / "tensorboard")}
+    scalars = {(step, tag): value for step, tag, value in events(monitor.run / "tensorboard")}
     rows = read(monitor.history)
     for row in rows:
         for name, value in row.items():
             if name != "step" and value is not None:
-                assert found.pop((row["step"], name)) == pytest.approx(value, rel=1e-6)
-    assert not found
+                assert scalars.pop((row["step"], name)) == pytest.approx(value, rel=1e-6)
+    assert not scalars
 
 
-def test_what_a_model_that_knows_everything_still_pays():
+def test_the_loss_of_a_model_that_has_memorized_everything():
     # Sixteen documents of four tokens, one of them the end: log2(16) = 4 bits a document, 1 bit a token
     assert memorization_floor(16, 64, has_prompt=False) == pytest.approx(math.log(2))
     assert memorization_floor(16, 64, has_prompt=True) == 0

@@ -45,7 +45,7 @@ BLOCKS = st.integers(8, 30)
 
 
 def learned(batch: Batch) -> Counter:
-    """How often a batch teaches which id after which ids of the same document."""
+    """Count of each context (ids of one document) and next id that a batch trains."""
     counts = Counter()
     for ids, positions, labels, weights in zip(*vars(batch).values(), strict=True):
         for token in np.flatnonzero(weights):
@@ -68,17 +68,17 @@ def expected(documents: RandomDocuments, block: int) -> Counter:
 
 @settings(deadline=None)
 @given(LENGTHS, BLOCKS, st.integers(0, 6), st.sampled_from([0, 8, 12]), st.integers(0, 1))
-def test_every_document_is_learned_once_an_epoch_as_if_it_were_alone(lengths, block, prompt, context, epoch):
+def test_every_document_is_learned_once_an_epoch_in_its_own_context(lengths, block, prompt, context, epoch):
     documents = RandomDocuments(lengths, 90, prompt, context)
     rows = PackedDataset(documents, 1, block, len(lengths), mask_documents=True)
     first = epoch * rows.num_rows
     if epoch:  # other epochs may differ by a row
         first = next(n for n in range(1, 99) if sum(rows[i].weights.sum() for i in range(1, n + 1)) >= rows.num_targets)
-    found, step = Counter(), first
-    while found.total() < rows.num_targets:
+    counts, step = Counter(), first
+    while counts.total() < rows.num_targets:
         step += 1
-        found += learned(rows[step])
-    assert found == expected(documents, block) and found.total() == rows.num_targets
+        counts += learned(rows[step])
+    assert counts == expected(documents, block) and counts.total() == rows.num_targets
 
 
 @settings(deadline=None)
@@ -138,12 +138,12 @@ def test_every_row_has_something_to_learn(mask_documents):
 
 @given(LENGTHS, st.integers(3, 50), st.integers(20, 200), st.data())
 def test_padded_batches_have_every_chosen_document_once_cut_at_the_context(lengths, context, tokens, data):
-    documents, found = RandomDocuments(lengths, 90), {}
+    documents, read = RandomDocuments(lengths, 90), {}
     chosen = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), unique=True)), int)
     for which, ids, weights in padded_batches(documents, context, tokens, chosen):
         assert ids.shape == (weights.shape[0], weights.shape[1] + 1)
         assert ids.shape[0] == 1 or weights.size <= tokens
         for i, row, mask in zip(which, ids, weights, strict=True):
-            assert row[0] == END and i not in found
-            found[i] = tuple(row[1:][mask == 1])
-    assert found == {i: tuple(documents[i][:context]) for i in chosen.tolist()}
+            assert row[0] == END and i not in read
+            read[i] = tuple(row[1:][mask == 1])
+    assert read == {i: tuple(documents[i][:context]) for i in chosen.tolist()}

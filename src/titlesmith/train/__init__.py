@@ -1,4 +1,4 @@
-"""Engines: the libraries that a model is trained with; the model's name says which."""
+"""Engines: the libraries that a model is trained with; the model's name decides which."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ __all__ = ["Engine", "finetune", "load_engine", "start_engine"]
 
 
 def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
-    """The model to fine-tune: where an interrupted training of this run was, or a new training's start.
+    """The model to fine-tune, from the checkpoint of an interrupted training of this run or as it is published.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def load_engine(run: Run) -> Engine:
 
 
 def _kind(model: str) -> tuple[type[Engine], str]:
-    """The engine of a model, and the file of its checkpoints; both libraries take seconds to import."""
+    """The engine of a model, and a file that its checkpoints have. Both libraries take seconds to import."""
     if hub.is_hub(model):
         hub.check_installed()
         from titlesmith.models.weights import STATE

@@ -15,20 +15,19 @@ from transformers.pytorch_utils import Conv1D
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 
-WORTH = 5e15  # operations of a training, about a minute of a large GPU's, of which compiling takes a part only
+MIN_OPERATIONS = 5e15  # of a training worth compiling: about a minute on a large GPU
 
 
 def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTrainedModel:
     """A small LLaMA (Touvron et al. 2023) with random weights.
 
-    Its rotary positions (Su et al. 2021) are no parameters: in a table of them, places deep in a long abstract are seen
-    too seldom to be learned from a few thousand papers. It is also the shape of the models that titles of abstracts are
-    usually trained with, so that settings tried on it carry over.
+    It has rotary position embeddings (Su et al. 2021), because a learned table of positions needs more than a few
+    thousand papers; settings tried on it apply to the published models that have the same architecture.
 
     Parameters
     ----------
     tokenizer
-        Its vocabulary.
+        The model's vocabulary.
     hyperparameters
         ``n_vocab n_ctx n_embd n_head n_layer``, as in GPT-2's hparams.json.
     seed
@@ -52,13 +51,13 @@ def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTraine
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
-    """The transformer's blocks: of all lists of modules, the one with the most parameters."""
+    """The transformer's blocks: the list of modules with the largest number of parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()))
+    return max(lists, key=lambda modules: sum(p.numel() for p in modules.parameters()))
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """GPT-2's GELU in one kernel: the library's takes eight, and keeps what most of them give for backward."""
+    """Replaces GPT-2's GELU by one kernel; the library's has eight, and keeps most of their results for backward."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -66,25 +65,25 @@ def fuse_gelu(model: nn.Module) -> None:
 
 
 def can_compile() -> bool:
-    """Whether there is a GPU here, and what writes code for it: Triton, and a C compiler for its launchers."""
+    """Whether there are a GPU, Triton, and the C compiler that it needs."""
     compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
     return torch.cuda.is_available() and bool(find_spec("triton")) and any(map(shutil.which, filter(None, compilers)))
 
 
 def compile_blocks(model: PreTrainedModel | PeftModel) -> None:
-    """Has blocks and head compiled when they are first called.
+    """Compiles blocks and head when they are first called; what cannot be compiled runs uncompiled.
 
-    What lies between two matrix products becomes one kernel, and the products of a vocabulary whose size is no multiple
-    of eight are padded. All blocks share one compilation, of some seconds. What cannot be compiled runs as it is.
+    The operations between two matrix products become one kernel, and vocabularies of any size are padded to a multiple
+    of eight. All blocks share one compilation, which takes some seconds.
     """
-    torch.compiler.reset()  # a model that trained here before would count among the versions of the same code
+    torch.compiler.reset()  # a model trained earlier in this process counts among the versions of the same code
     torch._dynamo.config.suppress_errors = True
     for module in (*blocks(model), model.get_output_embeddings()):
         module.compile()
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Sets the share of activations that every layer of the model, adapters aside, sets to zero while it trains."""
+    """Sets the dropout rate of every layer of the model except adapters."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = rate
@@ -94,7 +93,7 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 
 
 def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
-    """The model with low-rank matrices beside its own, which alone train (LoRA; Hu et al. 2022).
+    """The model with low-rank adapters, which alone train (LoRA; Hu et al. 2022).
 
     Raises
     ------
@@ -103,7 +102,6 @@ def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
     """
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     names = sorted({name.rpartition(".")[2] for name, _ in linear})
-    wanted = settings["lora_targets"] or TARGETS.get(model.config.model_type, "all-linear")
     if unknown := set(settings["lora_targets"]) - set(names):
         raise RequestError(
             f"finetune.lora_targets: the model has no layer {', '.join(sorted(unknown))}; it has {', '.join(names)}"
@@ -113,7 +111,7 @@ def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
         r=settings["lora_rank"],
         lora_alpha=settings["lora_alpha"],
         lora_dropout=settings["lora_dropout"],
-        target_modules=wanted,
+        target_modules=settings["lora_targets"] or TARGETS.get(model.config.model_type, "all-linear"),
         fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in linear),
     )
     with torch.random.fork_rng():

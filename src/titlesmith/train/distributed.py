@@ -31,13 +31,8 @@ import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as states
+from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -49,10 +44,10 @@ from titlesmith.runs import Run, root
 from titlesmith.train import architectures
 
 PROGRAM = "titlesmith.finetune"
-CHILD = "TITLESMITH_CHILD"  # set for processes that end when their standard input is closed
+CHILD = "TITLESMITH_CHILD"  # set for processes that exit when their standard input is closed
 COLLECTIVE_TIMEOUT = timedelta(hours=1)  # others wait while rank 0 writes; torchrun ends them when one fails
-EXIT_TIMEOUT = 5  # seconds for torchrun to end after its processes
-POLL_INTERVAL = 0.5  # seconds between two looks at the history
+EXIT_TIMEOUT = 5  # seconds for torchrun to exit after its processes
+POLL_INTERVAL = 0.5  # seconds between two readings of the history
 
 
 def join() -> None:
@@ -133,8 +128,8 @@ def averaging(wrapped: nn.Module, now: bool) -> Iterator[None]:
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(now, recurse=False)
-    waits = isinstance(wrapped, DistributedDataParallel) and not now
-    with wrapped.no_sync() if waits else nullcontext():
+    accumulates = isinstance(wrapped, DistributedDataParallel) and not now
+    with wrapped.no_sync() if accumulates else nullcontext():
         yield
 
 
@@ -145,34 +140,29 @@ def _options(model: nn.Module) -> StateDictOptions:
 
 def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The complete weights by name; empty in other ranks if the weights are sharded."""
-    return get_model_state_dict(model, options=_options(model))
+    return states.get_model_state_dict(model, options=_options(model))
 
 
 def load_model_state(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Loads complete weights, of all or some parameters, into a model whose weights may be sharded."""
-    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+    states.set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """The complete state of an optimizer by parameter name; empty in other ranks if the weights are sharded."""
-    return get_optimizer_state_dict(model, optimizer, options=_options(model))
+    return states.get_optimizer_state_dict(model, optimizer, options=_options(model))
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Loads what `optimizer_state` returned."""
     options = StateDictOptions(full_state_dict=is_sharded(model))
-    set_optimizer_state_dict(model, optimizer, state, options=options)
+    states.set_optimizer_state_dict(model, optimizer, state, options=options)
 
 
 def launch(run: Run, settings: dict) -> None:
     """Trains a run in several processes, and shows their progress.
 
-    Parameters
-    ----------
-    run
-        A run whose fine-tune stage has begun, so that its record has the settings.
-    settings
-        ``processes`` and ``steps``.
+    The run's fine-tune stage has begun, so that its record has the settings: ``processes``, ``steps`` and others.
 
     Raises
     ------
@@ -180,24 +170,23 @@ def launch(run: Run, settings: dict) -> None:
         As one process raised it; or RunError, a process ended or was killed, with its last log line.
     """
     count, options = settings["processes"], shlex.split(os.environ.get("TITLESMITH_TORCHRUN", ""))
+    environment = {"TITLESMITH_ROOT": str(root()), CHILD: "1"}
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, models.cpu_count() // count)))
     if not options:
         options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
+        environment["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"  # no other machine can connect
         if torch.cuda.is_available() and count > torch.cuda.device_count():
             raise RequestError(
                 f"finetune.processes: {count} processes need a GPU each; {torch.cuda.device_count()} are visible. "
                 "CUDA_VISIBLE_DEVICES= (empty) trains on the processor"
             )
-    environment = {"TITLESMITH_ROOT": str(root()), CHILD: "1"}
-    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, models.cpu_count() // count)))
-    if "--standalone" in options:  # no other machine can connect
-        environment["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
     with tempfile.TemporaryDirectory(prefix="titlesmith-") as folder:
         logs = Path(folder)
         with (logs / "torchrun.log").open("wb") as output:
             torchrun = [sys.executable, "-m", "torch.distributed.run", *options, f"--log-dir={logs}", "--redirects=3"]
             process = subprocess.Popen(
                 [*torchrun, "-m", PROGRAM, run.name],
-                stdin=subprocess.PIPE,  # closed when this process ends, however it ends: all others end then
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends: all others exit then
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt reaches this process only, which ends the others
@@ -216,40 +205,34 @@ def launch(run: Run, settings: dict) -> None:
 
 
 def _follow(history: Path, process: subprocess.Popen, steps: int) -> None:
-    """Shows a progress bar of what is added to a history until the process ends."""
+    """Shows a progress bar of a growing history until the process ends."""
     with tqdm(total=steps, unit="step", ncols=110) as bar:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_INTERVAL)
-            if row := _last_row(history):
+            # The last complete line
+            lines = history.read_text("utf-8").split("\n")[:-1] if history.exists() else []
+            if len(lines) > 1:
+                row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
                 bar.set_postfix_str(f"loss {float(row['loss']):.3f}", refresh=False)
                 bar.update(int(row["step"]) - bar.n)
-
-
-def _last_row(history: Path) -> dict[str, str]:
-    if not history.exists():
-        return {}
-    with history.open("rb") as file:
-        columns = file.readline().decode().strip().split(",")
-        file.seek(max(file.tell(), history.stat().st_size - 4096))
-        lines = file.read().decode().split("\n")[:-1]  # a last line without its end is incomplete
-    return dict(zip(columns, lines[-1].split(","), strict=False)) if lines else {}
 
 
 def _raise_failure(logs: Path) -> NoReturn:
     """Raises what made the training end, from torchrun's report and the logs of its processes."""
     report = (logs / "torchrun.log").read_text("utf-8", "replace")
     pattern = r"rank\s*: (\d+) \(local_rank: (\d+)\)\s*exitcode\s*: (-?\d+)"
-    failures = [tuple(map(int, found)) for found in re.findall(pattern, report)]
-    # Others fail because the first one is gone; torchrun ends them with SIGTERM (15). Its root cause is its last.
-    failures.sort(key=lambda failure: failure[2] < 0 and failure[2] != -15)
+    failures = [tuple(map(int, match)) for match in re.findall(pattern, report)]
     if not failures:
         raise RunError(f"finetune: torchrun failed: {_last_log_line(logs / 'torchrun.log')}")
+    # Others fail because the first one is gone; torchrun ends them with SIGTERM (15). Its root cause is its last.
+    failures.sort(key=lambda failure: failure[2] < 0 and failure[2] != -15)
     number, local, code = failures[-1]
     line = next((_last_log_line(log) for log in logs.glob(f"*/attempt_*/{local}/stderr.log")), "")
     kind, _, message = line.partition(": ")
-    if kind in ("RequestError", "RunError"):
-        raise (RequestError if kind == "RequestError" else RunError)(message)
+    for error in (RequestError, RunError):
+        if kind == error.__name__:
+            raise error(message)
     ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     raise RunError(
         f"finetune: process {number} {ended}{': ' if line else ''}{line}. The last checkpoint is complete: run "
@@ -258,5 +241,4 @@ def _raise_failure(logs: Path) -> NoReturn:
 
 
 def _last_log_line(log: Path) -> str:
-    lines = re.split(r"[\r\n]+", log.read_text("utf-8", "replace").strip())
-    return lines[-1].strip()
+    return re.split(r"[\r\n]+", log.read_text("utf-8", "replace").strip())[-1].strip()

@@ -1,14 +1,12 @@
 """GPT-2 through gpt-2-simple's graph in TensorFlow.
 
 Checkpoints are gpt-2-simple's: ``hparams.json``, ``encoder.json``, ``vocab.bpe``, ``checkpoint`` and the variables
-below ``model/``; `gpt_2_simple.load_gpt2` reads them. Each engine has a separate graph and session, so that a
-notebook's cell can be run again in one kernel. Losses come from gpt-2-simple's graph in float32; training has a faster
-one of the same function (`titlesmith.train.gpt2_step`).
+below ``model/``. Each engine has a separate graph and session, so that a notebook's cell can be run again. Losses come
+from gpt-2-simple's graph in float32; training has a faster one of the same function (`titlesmith.train.gpt2_step`).
 """
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,11 @@ from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import RequestError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
 from titlesmith.runs import merging, write_json
-from titlesmith.train.loop import Engine
+from titlesmith.train.loop import Engine, choose_precision
 from titlesmith.train.packing import Batch, PackedDataset
 
 with silence_stderr():
@@ -31,7 +29,7 @@ with silence_stderr():
     from titlesmith.train.gpt2_step import Step
     from titlesmith.train.sampled_softmax import SampledSoftmax, trained_ids
 
-tf.get_logger().setLevel("ERROR")  # no word on restoring parameters
+tf.get_logger().setLevel("ERROR")  # no messages about restored parameters
 tf1 = tf.compat.v1
 STEP = "titlesmith/step"
 
@@ -46,7 +44,7 @@ class GPT2Engine(Engine):
     hyperparameters
         ``n_vocab n_ctx n_embd n_head n_layer``, as in hparams.json.
     seed
-        Decides random initial weights; None where they are read instead.
+        Decides random initial weights; None if they are read instead.
     """
 
     def __init__(self, tokenizer: Tokenizer, hyperparameters: dict, seed: int | None = 0):
@@ -68,27 +66,22 @@ class GPT2Engine(Engine):
             config = tf1.ConfigProto(gpu_options=tf1.GPUOptions(allow_growth=True))
             with silence_stderr():
                 self._session = tf1.Session(graph=graph, config=config)
-                drawn = self._variables if seed is not None else []
-                self._session.run(tf1.variables_initializer([*drawn, self._steps]))
+                random = self._variables if seed is not None else []
+                self._session.run(tf1.variables_initializer([*random, self._steps]))
 
     @classmethod
     def load(cls, path: Path, resume: bool = True) -> "GPT2Engine":
         """Reads a checkpoint in gpt-2-simple's layout: this engine's, OpenAI's, or one of `gpt_2_simple.finetune`.
 
-        Parameters
-        ----------
-        path
-            Its folder.
-        resume
-            Whether to go on from its step and optimizer state, which `prepare` then reads.
+        See `Engine.load`; `prepare` reads the optimizer state.
 
         Raises
         ------
         RequestError
-            The checkpoint lacks a variable or one has another shape than hparams.json says.
+            The checkpoint lacks a variable, or one has another shape than hparams.json says.
         """
         engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), None)
-        checkpoint = engine._restore(path)
+        checkpoint = engine.load_weights(path)
         names = {name for name, _ in tf.train.list_variables(checkpoint)}
         if resume and STEP in names:
             engine.step = int(tf.train.load_variable(checkpoint, STEP))
@@ -97,16 +90,17 @@ class GPT2Engine(Engine):
             engine._checkpoint = checkpoint if moments else None  # a finished model has none
         return engine
 
-    def _restore(self, path: Path) -> str:
+    def load_weights(self, path: Path) -> str:
+        """See `Engine.load_weights`; returns the prefix of the checkpoint's files."""
         checkpoint = tf.train.latest_checkpoint(path)
         if not checkpoint:
-            raise RequestError(f"{path} holds no checkpoint: `checkpoint` or the files that it names are missing")
+            raise RequestError(f"{path} has no checkpoint: `checkpoint` or the files that it names are missing")
         stored = dict(tf.train.list_variables(checkpoint))
         for variable in self._variables:
             if stored.get(variable.op.name) != variable.shape.as_list():
                 raise RequestError(
                     f"{checkpoint}: {variable.op.name} is {stored.get(variable.op.name, 'missing')}; "
-                    f"{HYPERPARAMETERS} asks for {variable.shape.as_list()}. The two are of different models"
+                    f"{HYPERPARAMETERS} says {variable.shape.as_list()}. The two are of different models"
                 )
         with self._session.graph.as_default():
             tf1.train.Saver(self._variables).restore(self._session, checkpoint)
@@ -187,10 +181,6 @@ class GPT2Engine(Engine):
         self._write_back()
         self._save(path, self._saver, num_bytes(self._variables))
 
-    def load_weights(self, path: Path) -> None:
-        """See `Engine.load_weights`."""
-        self._restore(path)
-
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`."""
         self._write_back()
@@ -203,32 +193,23 @@ class GPT2Engine(Engine):
         return {v.op.name.removeprefix("model/"): value for v, value in zip(self._variables, values, strict=True)}
 
     def _save(self, path: Path, saver: tf1.train.Saver, size: int) -> None:
-        try:
-            with merging(path, "checkpoint") as new:
-                self.tokenizer.save(new)
-                write_json(new / HYPERPARAMETERS, self.hyperparameters)
-                saver.save(self._session, str(new / "model"), global_step=self.step, write_meta_graph=False)
-        except (tf.errors.OpError, OSError, ValueError, RunError) as error:
-            raise RunError(
-                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
-                f"{shutil.disk_usage(path).free / 1e9:.1f} GB are free; it takes {size / 1e9:.2f} GB. Free some room "
-                f"and run the same command again: training goes on from there. {str(error).splitlines()[0]}"
-            ) from None
+        with self.reporting_failure(path, size, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
+            self.tokenizer.save(new)
+            write_json(new / HYPERPARAMETERS, self.hyperparameters)
+            saver.save(self._session, str(new / "model"), global_step=self.step, write_meta_graph=False)
         for file in path.glob("model-*"):
             if file.stem != f"model-{self.step}":
                 file.unlink()
 
 
 def num_bytes(variables: list) -> int:
-    """Bytes that float32 variables take."""
+    """Bytes of float32 variables."""
     return sum(4 * math.prod(v.shape.as_list()) for v in variables)
 
 
 def precision(settings: dict) -> str:
-    """The type of matrix products: as set, or (auto) bfloat16 where the processor multiplies it, else float32."""
-    if settings["precision"] != "auto":
-        return settings["precision"]
+    """The type of matrix products of a training (`choose_precision`)."""
     if cards := models.gpus():
         version = tf.config.experimental.get_device_details(cards[0]).get("compute_capability", (0, 0))
-        return "bfloat16" if version >= (8, 0) else "float32"
-    return "bfloat16" if models.has_fast_bfloat16() else "float32"
+        return choose_precision(settings, fast=version >= (8, 0))
+    return choose_precision(settings, models.has_fast_bfloat16())

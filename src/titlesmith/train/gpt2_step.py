@@ -2,7 +2,7 @@
 
 What is between two matrix products is compiled (`titlesmith.train.kernels`). Matrix products are in bfloat16 if
 requested, with weights and sums in float32. A step is a function of rows, weights and seed alone, so that a training
-can be repeated bit by bit.
+can be repeated to the bit.
 
 Shapes: N tokens (rows times block), D width, V vocabulary.
 """
@@ -13,21 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 from titlesmith.train import kernels as xla
-from titlesmith.train.kernels import EPSILON, Kernels, drop, f32, sum_in_blocks, token_nats
+from titlesmith.train.kernels import Kernels, drop, f32, sum_in_blocks, token_nats
 from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE, SampledSoftmax
 
-__all__ = ["EPSILON", "LANES", "Step", "f32"]
 tf1 = tf.compat.v1
 LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd widths take up to a third longer
-MAX_LOGITS = 2**26  # logits that validation computes at a time
+MAX_LOGITS = 2**26  # that validation computes at a time
 BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
 
 
 class Step:
     """One step of AdamW (Loshchilov and Hutter 2019) on rows of a fixed shape.
 
-    Weight decay applies to matrices only, not to biases and normalizations. The gradient is that of the mean loss over
-    all predictions of a step, also where they are spread over several calls.
+    Weight decay applies to matrices only. The gradient is that of the mean loss over all predictions of a step, which
+    may have several calls.
 
     Parameters
     ----------
@@ -56,11 +55,10 @@ class Step:
     moments, sums
         Variables of the optimizer to save, and of the accumulation, which are zero between steps.
     loss, norm, accumulate, apply
-        What to run: a call's part of the step's loss, the gradient's norm before clipping, and the two ways to end a
-        call.
+        To run: a call's part of the step's loss, the gradient's norm before clipping, and the two ways to end a call.
     nats
-        What to run to validate: the sum of the rows' nats by weight, over the full vocabulary (``ids`` and ``labels``
-        are ids) and without dropout.
+        To run in validation: the weighted sum of the rows' nats, over the full vocabulary (``ids`` and ``labels`` are
+        ids) and without dropout.
     """
 
     def __init__(
@@ -144,7 +142,8 @@ class Step:
         for layer in range(self.hyperparameters["n_layer"]):
             weights = {n.partition("/")[2]: w for n, w in model.items() if n.startswith(f"h{layer}/")}
             h, o, bias = run(kernels, h, o, bias, weights, layer)
-        return embedded, kernels.add_norm(h, o, bias, model["ln_f/g"], model["ln_f/b"], self._seed(1))[1]
+        vectors = (bias, model["ln_f/g"], model["ln_f/b"])
+        return embedded, kernels.add_norm(h, o, vectors=vectors, fixed=(self._seed(1),))[1]
 
     def _seed(self, number: int) -> tf.Tensor:
         """A different seed for each use of dropout."""
@@ -152,14 +151,14 @@ class Step:
 
     def _block(self, k, h, o, bias, w: dict, layer: int):
         """A transformer block from the stream ``h``, the output ``o`` of the layer before and its bias to the same."""
-        first = 10 * (layer + 1)
-        h, x = k.add_norm(h, o, bias, w["ln_1/g"], w["ln_1/b"], self._seed(first))
-        queries, keys, values = k.heads(tf.matmul(x, w["attn/c_attn/w"]), w["attn/c_attn/b"])
+        seeds = [self._seed(10 * (layer + 1) + i) for i in range(3)]
+        h, x = k.add_norm(h, o, vectors=(bias, w["ln_1/g"], w["ln_1/b"]), fixed=seeds[:1])
+        queries, keys, values = k.heads(tf.matmul(x, w["attn/c_attn/w"]), vectors=[w["attn/c_attn/b"]])
         scores = tf.matmul(queries, keys, transpose_b=True)
-        attention = k.attention(scores, self._document_ids, self._seed(first + 1))
+        attention = k.attention(scores, fixed=(self._document_ids, seeds[1]))
         o = tf.matmul(k.merge(tf.matmul(attention, values)), w["attn/c_proj/w"])
-        h, x = k.add_norm(h, o, w["attn/c_proj/b"], w["ln_2/g"], w["ln_2/b"], self._seed(first + 2))
-        m = k.gelu(tf.matmul(x, w["mlp/c_fc/w"]), w["mlp/c_fc/b"])
+        h, x = k.add_norm(h, o, vectors=(w["attn/c_proj/b"], w["ln_2/g"], w["ln_2/b"]), fixed=seeds[2:])
+        m = k.gelu(tf.matmul(x, w["mlp/c_fc/w"]), vectors=[w["mlp/c_fc/b"]])
         return h, tf.matmul(m, w["mlp/c_proj/w"]), w["mlp/c_proj/b"]
 
     def _checkpointed_block(self, k, h, o, bias, w: dict, layer: int):
@@ -198,7 +197,7 @@ class Step:
         if sums:
             gradients = {n: f32(g) + sums[n] for n, g in gradients.items()}
 
-        # The norm to clip; the shift of a sampled softmax is no weight of the model and does not count
+        # The norm to clip; the shift of a sampled softmax is not a weight of the model and does not count
         squares = xla.compiled(lambda g: sum_in_blocks(tf.reshape(f32(g) ** 2, [-1, g.shape[-1]])))
         self.norm = tf.sqrt(tf.add_n([tf.reduce_sum(squares(g)) for n, g in gradients.items() if n != "shift"]))
         scale = CLIP / tf.maximum(self.norm, CLIP)

@@ -1,19 +1,15 @@
-"""Any causal model of the transformers library, in PyTorch, whole or through low-rank adapters (peft).
+"""Any causal model of the transformers library, in PyTorch, trained completely or through low-rank adapters (peft).
 
-The library's Trainer is not used: the training loop of `titlesmith.train.loop` is the same for all engines, so that
-all have one history, and the same stop rules, probe, packed rows, schedule, exact resuming and suite of tests.
+The library's Trainer is not used: the loop of `titlesmith.train.loop` is the same for all engines, with one history,
+stop rules, packed rows and exact resume.
 
-Checkpoints are folders that transformers (peft, where an adapter was trained) reads as they are, with the vocabulary
-and one file more, ``titlesmith.pt``: the step, the model that an adapter belongs to, and where training goes on from
-there the optimizer's state. Weights are read from safetensors, or from pickles of tensors alone; no code of a
-model's folder is run.
+Checkpoints are folders that transformers (peft for adapters) reads, with the vocabulary and ``titlesmith.pt``: the
+step, the model that an adapter belongs to, and the optimizer's state where training resumes. Weights are read from
+safetensors, or from pickles of tensors alone; no code of a model's folder is run.
 """
 
 import math
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,24 +24,25 @@ from transformers import GenerationConfig, PreTrainedModel
 from titlesmith import models
 from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import RequestError
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
 from titlesmith.runs import merging, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
-from titlesmith.train.loop import Engine
+from titlesmith.train.loop import Engine, choose_precision
 from titlesmith.train.packing import Batch
 
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
 PROBE_TOKENS = 256  # tokens of the row that a model's attention is probed with
-BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the largest norm of a gradient
+BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
+ERRORS = (RuntimeError, SafetensorError)  # of a write that fails
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 if torch.cuda.is_available():
-    torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has it on GPUs
+    torch.set_float32_matmul_precision("high")  # TF32, as in TensorFlow
 
 
 class HuggingFaceEngine(Engine):
@@ -60,7 +57,7 @@ class HuggingFaceEngine(Engine):
     base
         The name (``hf:NAME``) of the model that adapters belong to.
     quantize
-        How the weights of ``base`` are held: ``none`` for their stored type, or ``8bit``, ``4bit``.
+        The type of the weights of ``base`` in memory: ``none`` for their stored type, or ``8bit``, ``4bit``.
     """
 
     def __init__(
@@ -74,11 +71,13 @@ class HuggingFaceEngine(Engine):
         self._targets: torch.Tensor | None = None
         config = model.config.get_text_config()
         if self.model.device.type == "cuda":
-            self.logits = 8 * Engine.logits
+            self.max_logits = 8 * Engine.max_logits
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
         if table < len(tokenizer):
-            raise RequestError(f"model: {base or 'it'} has {table} embeddings, its vocabulary {len(tokenizer)} tokens")
+            raise RequestError(
+                f"model: {base or 'the model'} has {table} embeddings for a vocabulary of {len(tokenizer)} tokens"
+            )
         architectures.fuse_gelu(model)
         model.get_output_embeddings().register_forward_pre_hook(self._select_targets)
 
@@ -88,26 +87,10 @@ class HuggingFaceEngine(Engine):
         return cls(architectures.scratch(tokenizer, hyperparameters, seed), tokenizer)
 
     @classmethod
-    def open(cls, name: str, quantize: str = "none", adapter: Path | None = None) -> "HuggingFaceEngine":
-        """A published model, with a published adapter in it where one is given.
-
-        Parameters
-        ----------
-        name
-            ``hf:NAME-OR-PATH``.
-        quantize
-            As for the class.
-        adapter
-            A folder in peft's layout.
-
-        Raises
-        ------
-        RequestError
-            Files are missing, or the adapter is not of this model.
-        """
+    def open(cls, name: str, quantize: str = "none") -> "HuggingFaceEngine":
+        """A published model, ``hf:NAME-OR-PATH`` (RequestError if files are missing)."""
         path = models.folder(name)
-        model = with_adapter(read(path, quantize), adapter) if adapter else read(path, quantize)
-        return cls(model, Tokenizer.load(path), name, quantize)
+        return cls(read(path, quantize), Tokenizer.load(path), name, quantize)
 
     @classmethod
     def load(cls, path: Path, resume: bool = True) -> "HuggingFaceEngine":
@@ -125,62 +108,63 @@ class HuggingFaceEngine(Engine):
 
     def device(self, settings: dict) -> str:
         """See `Engine.device`."""
-        where = models.cpu_name()
-        if torch.cuda.is_available():
+        device, gpu = models.cpu_name(), torch.cuda.is_available()
+        if gpu:
             card = torch.cuda.get_device_properties(0)
-            where = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
+            device = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
+        if settings["processes"] > 1:
+            device += f", {settings['processes']} processes" + " with a GPU each" * gpu
+            device += ", weights sharded" * (settings["sharding"] == "full")
         trained = f"LoRA of rank {settings['lora_rank']}, " if settings["lora_rank"] else ""
-        if (count := settings["processes"]) > 1:
-            each = " with a GPU each" if torch.cuda.is_available() else ""
-            where += f", {count} processes{each}" + ", the weights spread over them" * (settings["sharding"] == "full")
-        return f"{where}, PyTorch, {trained}matrix products in {precision(settings)}"
+        return f"{device}, PyTorch, {trained}matrix products in {precision(settings)}"
 
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
         models.check_training(settings)
-        models.check_memory(
-            models.hyperparameters(settings["model"], len(self.tokenizer)),
-            settings,
-            precision(settings) == "bfloat16",
-            gpu=torch.cuda.is_available(),
-        )
+        self._bf16 = precision(settings) == "bfloat16"
+        hyperparameters = models.hyperparameters(settings["model"], len(self.tokenizer))
+        models.check_memory(hyperparameters, settings, self._bf16, gpu=torch.cuda.is_available())
+
+        # The parameters that train: adapters, the blocks, or all
+        architectures.set_dropout(self.model, settings["dropout"])
+        if settings["lora_rank"] and not isinstance(self.model, PeftModel):
+            self.model = architectures.adapted(self.model, settings, settings["seed"])
+            self.model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
+        elif not settings["lora_rank"]:
+            self.model.float()
+            if settings["layers"] == "transformer":
+                self.model.requires_grad_(False)
+                architectures.blocks(self.model).requires_grad_(True)
         model = self.model
-        architectures.set_dropout(model, settings["dropout"])
-        if not isinstance(model, PeftModel):
-            if settings["lora_rank"]:
-                model = self.model = architectures.adapted(model, settings, settings["seed"])
-                model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
-            else:
-                model.float()
-                if settings["layers"] == "transformer":
-                    model.requires_grad_(False)
-                    architectures.blocks(model).requires_grad_(True)
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+
+        # Several processes; compiled functions where they pay
         self._parallel, self._entropy = processes.wrap(model, settings["sharding"]), cross_entropies
-        if architectures.can_compile() and self._compiles(settings):
+        if architectures.can_compile() and self._is_worth_compiling(settings):
             architectures.compile_blocks(model)
             self._entropy = torch.compile(cross_entropies)
-        trained = [p for p in model.parameters() if p.requires_grad]
+
+        # The optimizer; weight decay applies to matrices only
+        self._trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if (p.ndim > 1) == matrix], "weight_decay": decay}
-            for matrix, decay in ((True, settings["weight_decay"]), (False, 0.0))
+            {"params": [p for p in self._trained if (p.ndim > 1) == is_matrix], "weight_decay": decay}
+            for is_matrix, decay in ((True, settings["weight_decay"]), (False, 0.0))
         ]
         groups = [group for group in groups if group["params"]]
         self._optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=ADAM_EPSILON, fused=True)
         if self._moments:
             processes.load_optimizer_state(model, self._optimizer, self._moments)
             self._moments = None
-        self._trained, self._calls, self._seed = trained, settings["accumulate"], settings["seed"]
-        self._bf16 = precision(settings) == "bfloat16"
-        kept = trained if settings["lora_rank"] else list(model.parameters())
-        self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in kept)
+        self._calls, self._seed = settings["accumulate"], settings["seed"]
+        saved = self._trained if settings["lora_rank"] else list(model.parameters())
+        self.checkpoint_bytes = 8 * sum(p.numel() for p in self._trained) + sum(p.numel() * p.itemsize for p in saved)
 
-    def _compiles(self, settings: dict) -> bool:
-        """Whether compiling pays, and works with the other settings."""
+    def _is_worth_compiling(self, settings: dict) -> bool:
+        """Whether compiling saves more time than it takes, and works with the other settings."""
         tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
-        alone = settings["processes"] == 1 and self._quantize == "none" and not settings["checkpointing"]
-        return alone and 6 * tokens * self.model.num_parameters() > architectures.WORTH
+        plain = settings["processes"] == 1 and self._quantize == "none" and not settings["checkpointing"]
+        return plain and 6 * tokens * self.model.num_parameters() > architectures.MIN_OPERATIONS
 
     def _select_targets(self, head: torch.nn.Module, inputs: tuple) -> tuple | None:
         """Passes only the tokens that predict something to the model's head, (1, targets, width)."""
@@ -205,8 +189,8 @@ class HuggingFaceEngine(Engine):
         if position_ids is not None and (position_ids[:, 1:] == 0).any():
             if "flash" in (self.model.config.get_text_config()._attn_implementation or ""):
                 ids, position_ids = ids.reshape(1, -1), position_ids.reshape(1, -1)
-            options = {"position_ids": sent(position_ids, device).long()}
-        rows, self._targets, labels = (sent(array, device) for array in (ids, targets, labels))
+            options = {"position_ids": to_device(position_ids, device).long()}
+        rows, self._targets, labels = (to_device(array, device) for array in (ids, targets, labels))
         try:
             model, entropy = (self._parallel, self._entropy) if self.model.training else (self.model, cross_entropies)
             return entropy(model(input_ids=rows.long(), use_cache=False, **options).logits[0], labels.long())
@@ -218,7 +202,7 @@ class HuggingFaceEngine(Engine):
         targets = np.flatnonzero(batch.weights)
         labels, weights = batch.labels.reshape(-1)[targets], batch.weights.reshape(-1)[targets]
         nats = self._nats(batch.ids, targets, labels, batch.position_ids)
-        return (nats * sent(weights, self.model.device)).sum()
+        return (nats * to_device(weights, self.model.device)).sum()
 
     def masks_documents(self, settings: dict) -> bool:
         """See `Engine.masks_documents`; not every model separates the documents of a row.
@@ -241,8 +225,8 @@ class HuggingFaceEngine(Engine):
     def _separates_documents(self, block: int) -> bool:
         """Whether a document has the same losses at the beginning of a row and after another document.
 
-        transformers masks documents whose ``position_ids`` restart, in most architectures. Two random documents are
-        tried in both orders.
+        transformers masks documents whose ``position_ids`` restart, in most architectures. This tries two random
+        documents in both orders.
         """
         config, half = self.model.config.get_text_config(), min(block, PROBE_TOKENS) // 2
         windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
@@ -302,12 +286,12 @@ class HuggingFaceEngine(Engine):
 
     @torch.compiler.set_stance("force_eager")
     def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        places = np.flatnonzero(learned)
+        targets = np.flatnonzero(learned)
         self.model.eval()
-        with torch.no_grad():  # in inference mode, weights that are spread could not be trained afterwards
-            nats = self._nats(ids[:, :-1], places, ids[:, 1:].reshape(-1)[places]).cpu().numpy()
+        with torch.no_grad():  # in inference mode, sharded weights could not be trained afterwards
+            nats = self._nats(ids[:, :-1], targets, ids[:, 1:].reshape(-1)[targets]).cpu().numpy()
         result = np.zeros(learned.size, np.float32)
-        result[places] = nats
+        result[targets] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)
 
     def save_checkpoint(self, path: Path) -> None:
@@ -315,7 +299,7 @@ class HuggingFaceEngine(Engine):
         weights = self._complete_weights()
         optimizer = processes.optimizer_state(self.model, self._optimizer)
         if processes.rank() == 0:
-            with self._as_run_error(path), swapping(path) as folder:
+            with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), swapping(path) as folder:
                 self._write(folder, weights, {"optimizer": optimizer})
         processes.barrier()
 
@@ -324,7 +308,7 @@ class HuggingFaceEngine(Engine):
         weights = self._complete_weights()
         if processes.rank() == 0:
             # `path` may contain other checkpoints, which stay
-            with self._as_run_error(path), merging(path, STATE) as folder:
+            with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), merging(path, STATE) as folder:
                 self._write(folder, weights, {})
         processes.barrier()
 
@@ -340,22 +324,10 @@ class HuggingFaceEngine(Engine):
         state = {"step": self.step, "base": self._base, "quantize": self._quantize}
         torch.save(state | more, folder / STATE)
 
-    @contextmanager
-    def _as_run_error(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError, SafetensorError, RunError) as error:
-            raise RunError(
-                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
-                f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free; it takes "
-                f"{self.checkpoint_bytes / 1e9:.2f} GB. Free some room and run the same command again: training goes "
-                f"on from there. {str(error).splitlines()[0]}"
-            ) from None
-
     def load_weights(self, path: Path) -> None:
         """See `Engine.load_weights`."""
         if isinstance(self.model, PeftModel):
-            # peft's files leave out the adapter's name
+            # peft's files do not have the adapter's name
             weights = load_peft_weights(path, device="cpu")
             weights = {re.sub(r"\.(lora_[AB])\.", r".\1.default.", name): value for name, value in weights.items()}
         else:
@@ -364,19 +336,17 @@ class HuggingFaceEngine(Engine):
 
 
 def cross_entropies(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Nats of each id (places,) under logits (places, vocabulary) of any type."""
+    """Nats of each id (targets,) under logits (targets, vocabulary) of any type."""
     return cross_entropy(logits.float(), ids, reduction="none")
 
 
-def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """An array on a device; a GPU copies it asynchronously."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def precision(settings: dict) -> str:
-    """The type of matrix products: as set, or (auto) bfloat16 where the GPU or the processor multiplies it."""
-    if settings["precision"] != "auto":
-        return settings["precision"]
+    """The type of matrix products of a training (`choose_precision`)."""
     fast = torch.cuda.is_bf16_supported(False) if torch.cuda.is_available() else models.has_fast_bfloat16()
-    return "bfloat16" if fast else "float32"
+    return choose_precision(settings, fast)

@@ -1,7 +1,7 @@
 """Compiled functions between the matrix products of GPT-2's training step.
 
 XLA compiles each of them, forward and backward, into a few loops, so that memory is read and written once instead of a
-dozen times. Their gradients are TensorFlow's, of the function computed again (`recomputed`), but for one derivative.
+dozen times. Gradients are TensorFlow's, of the recomputed function (`recomputed`), except for one derivative.
 
 Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
 """
@@ -34,7 +34,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def recomputed(function: Callable) -> Callable:
-    """A compiled function whose compiled gradient computes the function again, so that only its inputs are kept.
+    """A compiled function whose compiled gradient recomputes the function, so that only its inputs are kept.
 
     Tensors in ``fixed`` are passed to the function after the others and get no gradient.
     """
@@ -69,7 +69,7 @@ def sum_in_blocks(x: tf.Tensor) -> tf.Tensor:
 
 
 def per_block(vector: tf.Tensor, count: int) -> tf.Tensor:
-    """A vector (D,) once for each block of ``count`` rows, (blocks, D), so that its gradient is summed in blocks."""
+    """A vector (D,) for each block of ``count`` rows, (blocks, D), so that its gradient is summed in blocks."""
     return tf.broadcast_to(vector, [count // math.gcd(count, SUM_BLOCK), vector.shape[0]])
 
 
@@ -82,8 +82,8 @@ def per_row(vectors: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """Dropout (Srivastava et al. 2014); the same ``seed`` (2,) drops the same, forward and backward.
 
-    The random bits are a hash of position and seed, lowbias32 (Wellons 2018) twice: a few integer operations inside the
-    compiled function, where TensorFlow's own generators take hundreds of times as long on a processor.
+    The random bits are a hash of position and seed, lowbias32 (Wellons 2018) twice: hundreds of times as fast on a
+    processor as TensorFlow's generators.
     """
     if not rate:
         return x
@@ -119,7 +119,9 @@ def token_nats(logits: tf.Tensor, labels: tf.Tensor, offsets: tf.Tensor) -> tf.T
 
 
 class Kernels:
-    """The functions of a block of GPT-2 between its matrix products.
+    """The functions of a block of GPT-2 between its matrix products: ``add_norm heads attention merge gelu``.
+
+    Each is called with tensors, then ``vectors`` (D,) that apply to every row, then ``fixed`` tensors without gradient.
 
     Parameters
     ----------
@@ -136,64 +138,53 @@ class Kernels:
     def __init__(self, rows: int, block: int, hyperparameters: dict, dropout: float, kind: tf.DType):
         self.rows, self.block, self.dropout, self.kind = rows, block, dropout, kind
         self.count, self.width = hyperparameters["n_head"], hyperparameters["n_embd"] // hyperparameters["n_head"]
-        self.run_add_norm, self.run_heads = recomputed(self._add_norm), recomputed(self._heads)
-        self.run_attention, self.run_merge = recomputed(self._attention), recomputed(self._merge)
-        self.run_gelu = recomputed(self._gelu)
+        functions = (self._add_norm, self._heads, self._attention, self._merge, self._gelu)
+        self.add_norm, self.heads, self.attention, self.merge, self.gelu = map(self._kernel, functions)
 
-    def _vectors(self, *vectors: tf.Tensor) -> list[tf.Tensor]:
-        return [per_block(vector, self.rows * self.block) for vector in vectors]
+    def _kernel(self, function: Callable) -> Callable:
+        run = recomputed(function)
 
-    def add_norm(self, h, o, bias, gain, offset, seed):
+        def call(*tensors, vectors=(), fixed=()):
+            return run(*tensors, *(per_block(v, self.rows * self.block) for v in vectors), fixed=fixed)
+
+        return call
+
+    def _add_norm(self, h, o, bias, gain, offset, seed):
         """Adds a layer's output ``o`` (N, D) and its bias to the residual stream ``h`` (N, D), and normalizes the sum.
 
         Returns the new stream, in float32, and its layer normalization (Ba et al. 2016).
         """
-        return self.run_add_norm(h, o, *self._vectors(bias, gain, offset), fixed=(seed,))
-
-    def _add_norm(self, h, o, bias, gain, offset, seed):
         h += drop(f32(o) + per_row(bias, o), self.dropout, seed)
         centered = h - tf.reduce_mean(h, -1, keepdims=True)
         scale = tf.math.rsqrt(tf.reduce_mean(centered * centered, -1, keepdims=True) + EPSILON)
         return h, tf.cast(centered * scale * per_row(gain, h) + per_row(offset, h), self.kind)
 
-    def heads(self, c, bias):
-        """Queries, scaled, keys and values (rows, H, block, D / H) of ``c`` (N, 3 D)."""
-        return self.run_heads(c, *self._vectors(bias))
-
     def _heads(self, c, bias):
+        """Queries, scaled, keys and values (rows, H, block, D / H) of ``c`` (N, 3 D)."""
         c = tf.cast(f32(c) + per_row(bias, c), self.kind)
         c = tf.reshape(c, [self.rows, self.block, 3, self.count, self.width])
         q, k, v = tf.unstack(tf.transpose(c, [2, 0, 3, 1, 4]))
         return q * tf.cast(self.width**-0.5, self.kind), k, v
 
-    def attention(self, scores, document_ids, seed):
-        """Attention weights (rows, H, block, block): softmax over a token and those before it in its document."""
-        return self.run_attention(scores, fixed=(document_ids, seed))
-
     def _attention(self, scores, document_ids, seed):
+        """Attention weights (rows, H, block, block): softmax over a token and those before it in its document."""
         position = tf.range(self.block)
         same = tf.equal(document_ids[:, None, :, None], document_ids[:, None, None, :])
         weights = tf.nn.softmax(tf.where(same & (position <= position[:, None]), f32(scores), -np.inf))
         return tf.cast(drop(weights, self.dropout, seed), self.kind)
 
-    def merge(self, a):
-        """Heads (rows, H, block, D / H) concatenated, (N, D)."""
-        return self.run_merge(a)
-
     def _merge(self, a):
+        """Heads (rows, H, block, D / H) concatenated, (N, D)."""
         return tf.reshape(tf.transpose(a, [0, 2, 1, 3]), [-1, self.count * self.width])
 
-    def gelu(self, u, bias):
-        """The gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016) of ``u`` (N, 4 D) + bias."""
-        return self.run_gelu(u, *self._vectors(bias))
-
     def _gelu(self, u, bias):
+        """The gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016) of ``u`` (N, 4 D) + bias."""
         return tf.cast(_gelu(f32(u) + per_row(bias, u)), self.kind)
 
 
 @tf.custom_gradient
 def _gelu(x):
-    # Written by hand, because TensorFlow's own derivative takes 19 ms a layer of 124M in place of 12: 5% of a step
+    # Written by hand: TensorFlow's derivative takes 19 ms a layer of 124M instead of 12, 5% of a step
     scale = math.sqrt(2 / math.pi)
 
     def gradient(dy):

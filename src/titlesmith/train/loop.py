@@ -1,13 +1,14 @@
-"""What an engine is: a model that trains, measures its loss, and is saved and loaded.
+"""The training loop, and the interface of the engines that it trains.
 
-Notebooks never see which engine they have. The training loop is the same for all: an engine adds one step of
-optimization, and the rest (order of the data, schedule, validation, samples, checkpoints, history) is here.
+An engine adds one step of optimization; the loop adds the order of the data, schedule, validation, samples,
+checkpoints and history, which are the same for all engines.
 """
 
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from titlesmith.errors import RunError
 from titlesmith.runs import remove
 from titlesmith.train.packing import Batch, PackedDataset, padded_batches, prefetch
 
-if TYPE_CHECKING:  # neither tables nor TensorBoard are needed by what drives an engine on its own
+if TYPE_CHECKING:  # TensorBoard takes seconds to import
     from titlesmith.corpus import Corpus
     from titlesmith.train.monitor import Monitor
 
@@ -28,27 +29,27 @@ Sample = Callable[["Engine"], tuple[list[str], float]]
 
 
 class Engine(ABC):
-    """A language model.
+    """A language model that trains, measures losses, and is saved and loaded.
 
     Attributes
     ----------
     tokenizer
         The model's vocabulary.
     context
-        The longest row that the model reads, in tokens.
+        Maximum length of a row in tokens.
     step
         Optimizer steps that were applied to the weights in this training.
     checkpoint_bytes
-        Size of what `save_checkpoint` writes, once `prepare` was called.
-    logits
-        How many logits are computed at once where losses are measured; they take four bytes each, and their copies.
+        Size of what `save_checkpoint` writes; known after `prepare`.
+    max_logits
+        How many logits are computed at a time where losses are measured; they take four bytes each, and their copies.
     """
 
     tokenizer: Tokenizer
     context: int
     step: int = 0
     checkpoint_bytes: int = 0
-    logits: int = 2**25
+    max_logits: int = 2**25
 
     def masks_documents(self, settings: dict) -> bool:
         """Whether attention is masked to the document in training, as it is in validation and generation.
@@ -65,7 +66,7 @@ class Engine(ABC):
 
     @abstractmethod
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
-        """Makes ready to train, with the optimizer's state where `load` found one to go on from.
+        """Creates the optimizer, with the state that `load` read.
 
         Raises
         ------
@@ -75,24 +76,17 @@ class Engine(ABC):
 
     @abstractmethod
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """One step of optimization, not applied where loss or gradient are not finite.
-
-        Parameters
-        ----------
-        batch
-            What is learned; the loss is the mean over its predictions by their weights.
-        rate
-            Learning rate.
+        """One step of optimization on a batch, with a learning rate; not applied if loss or gradient are not finite.
 
         Returns
         -------
         tuple of float
-            Mean loss in nats a token before the update, and the norm of its gradient before clipping.
+            Mean loss in nats a token, weighted, before the update; the norm of its gradient before clipping.
         """
 
     @abstractmethod
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        """Loss of each row in nats, summed over its learned ids.
+        """Loss of each row in nats, summed over its targets, shape (rows,).
 
         Parameters
         ----------
@@ -100,15 +94,10 @@ class Engine(ABC):
             Shape (rows, tokens + 1): column ``i`` predicts column ``i + 1``.
         learned
             Weight of each prediction in the sum, shape (rows, tokens).
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (rows,).
         """
 
     def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Loss of each document, read on its own up to the context; of completions only where there are prompts.
+        """Loss of each document, read independently up to the context; of completions only where there are prompts.
 
         Parameters
         ----------
@@ -120,14 +109,14 @@ class Engine(ABC):
         Returns
         -------
         tuple of numpy.ndarray
-            Nats, and how many tokens they are the sum over, of each document, in the order of ``chosen``, float64. A
-            document whose prompt fills the context has 0 tokens.
+            Nats, and the number of tokens that they are the sum over, of each document, in the order of ``chosen``,
+            float64. A document whose prompt fills the context has 0 tokens.
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
-        most = min(self.logits // 2**14, self.logits // len(self.tokenizer))
-        for which, ids, learned in padded_batches(documents, self.context, most, chosen):
-            nats[which], tokens[which] = self.losses(ids, learned), learned.sum(axis=1)
+        max_tokens = min(self.max_logits // 2**14, self.max_logits // len(self.tokenizer))
+        for indices, ids, learned in padded_batches(documents, self.context, max_tokens, chosen):
+            nats[indices], tokens[indices] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 
     def mean_loss(self, documents: Documents) -> float:
@@ -136,35 +125,47 @@ class Engine(ABC):
         Raises
         ------
         RunError
-            There is no token to be measured on.
+            There is no token to predict.
         """
         nats, tokens = self.document_losses(documents)
         if not tokens.sum():
-            raise RunError(f"{documents.path}: no document leaves the model a token to predict; build the corpus anew")
+            raise RunError(f"{documents.path}: no document leaves the model a token to predict; rebuild the corpus")
         return float(nats.sum() / tokens.sum())
 
     @abstractmethod
     def save_checkpoint(self, path: Path) -> None:
-        """Writes weights, optimizer state and step beside an older checkpoint, which it then replaces.
+        """Writes weights, optimizer state and step next to an older checkpoint, which is then deleted.
 
         Raises
         ------
         RunError
-            There is no room; the older checkpoint is whole.
+            The disk is full; the older checkpoint is complete.
         """
 
     @abstractmethod
     def save_weights(self, path: Path) -> None:
-        """`save_checkpoint` of weights and step alone: what generates and is measured."""
+        """Like `save_checkpoint`, without the optimizer state."""
 
     @abstractmethod
     def load_weights(self, path: Path) -> None:
-        """Reads weights that `save_weights` wrote into this model; the step stays as it is."""
+        """Reads weights that `save_weights` wrote into this model; its step does not change."""
 
     @classmethod
     @abstractmethod
     def load(cls, path: Path, resume: bool = True) -> "Engine":
         """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only."""
+
+    @contextmanager
+    def reporting_failure(self, path: Path, num_bytes: int, *errors: type[Exception]) -> Iterator[None]:
+        """Turns errors of writing a checkpoint, these and an OSError, into one that names the remedy (RunError)."""
+        try:
+            yield
+        except (OSError, RunError, *errors) as error:
+            raise RunError(
+                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
+                f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free; it takes {num_bytes / 1e9:.2f} GB. "
+                f"Free some space and run the same command again: training resumes. {str(error).splitlines()[0]}"
+            ) from None
 
 
 def finetune(
@@ -198,23 +199,23 @@ def finetune(
     Raises
     ------
     RunError
-        The disk has too little room for checkpoints.
+        The disk has too little space for checkpoints.
     """
     # The data: rows of packed documents, a function of seed and step
-    height = settings["batch_size"] * settings["accumulate"]
+    batch_rows = settings["batch_size"] * settings["accumulate"]
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
-    rows = PackedDataset(train, height, settings["block_size"], settings["seed"], engine.masks_documents(settings))
+    rows = PackedDataset(train, batch_rows, settings["block_size"], settings["seed"], engine.masks_documents(settings))
     if settings["epochs"]:
-        settings = settings | {"steps": math.ceil(settings["epochs"] * rows.num_rows / height)}
+        settings = settings | {"steps": math.ceil(settings["epochs"] * rows.num_rows / batch_rows)}
 
-    # The optimizer, and room on the disk for an old checkpoint, a new one and the best weights
+    # The optimizer, and space on the disk for an old checkpoint, a new one and the best weights
     engine.prepare(corpus, settings)
     last, best = monitor.model / "last", monitor.model / "best"
     needed, free = 3 * engine.checkpoint_bytes, shutil.disk_usage(monitor.run.path).free
     if free < needed:
         raise RunError(
             f"{monitor.model}: the disk has {free / 1e9:.1f} GB left; checkpoints of this training take up to "
-            f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some room, or move the project"
+            f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some space, or move the project"
         )
 
     if not engine.step:
@@ -228,16 +229,16 @@ def finetune(
         row["loss"], row["grad_norm"] = engine.train_step(batch, row["learning_rate"])
         finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
         engine.step += finite
-        stop = monitor.stops(row)
+        stop = monitor.stop_reason(row)
 
-        # Once in a while, and after the last step: validate, and keep the best weights
+        # Validate every `validate_every` steps and at the end, and keep the best weights
         if finite and (stop or monitor.due("validate", step)):
             row["valid_loss"] = engine.mean_loss(valid)
-            stop = monitor.stops(row)
+            stop = monitor.stop_reason(row)
             if settings["keep"] == "best" and monitor.improves(row):
                 engine.save_weights(best)
 
-        # Once in a while: sample texts and count copies of training texts
+        # Sample texts every `sample_every` steps and at the end, and count copies of training texts
         if finite and (stop or monitor.due("sample", step)):
             texts, row["copy_rate"] = sample(engine)
             monitor.sample(step, texts)
@@ -263,7 +264,7 @@ def finetune(
 def learning_rate(step: int, settings: dict) -> float:
     """The rate of a step, counted from one: linear warm-up, then constant, or linear or cosine decay to zero.
 
-    The warm-up takes a third of all steps at most, so that a short training reaches its peak too.
+    The warm-up takes at most a third of all steps, so that a short training reaches its peak too.
     """
     peak, steps = settings["learning_rate"], settings["steps"]
     warmup = min(settings["warmup_steps"], steps // 3)
@@ -272,3 +273,8 @@ def learning_rate(step: int, settings: dict) -> float:
     done = (step - warmup - 1) / max(1, steps - warmup)
     shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
     return peak * shape[settings["schedule"]]
+
+
+def choose_precision(settings: dict, fast: bool) -> str:
+    """The type of matrix products: the setting, or (auto) bfloat16 where the device multiplies it fast."""
+    return {"auto": "bfloat16" if fast else "float32"}.get(settings["precision"], settings["precision"])

@@ -16,22 +16,19 @@ COLUMNS = (
     "step", "epoch", "tokens", "seconds", "loss", "loss_smoothed", "valid_loss", "copy_rate", "learning_rate",
     "grad_norm",
 )  # fmt: skip
-MEMORY = 0.9  # of the smoothed loss: it averages over about the last ten steps
+DECAY = 0.9  # of the smoothed loss, which averages about the last ten steps
 
 
 class Monitor:
-    """Follows a training step by step.
-
-    Every step becomes a row of ``history.csv`` at once, so that a training that is killed has its history, and the same
-    figures go to ``tensorboard/`` (``tensorboard --logdir runs``).
+    """Records a training step by step in ``history.csv`` and ``tensorboard/``, and decides when it stops.
 
     Parameters
     ----------
     run
-        Where ``history.csv``, ``samples/`` and ``model/`` lie.
+        The run of ``history.csv``, ``samples/`` and ``model/``.
     settings
-        ``loss_floor`` (0 for no floor), ``patience`` (validations in a row without a better one after which to stop; 0
-        for never), ``save_every``, ``sample_every`` and ``validate_every`` (0 for never but at the end).
+        ``loss_floor`` (0 for no floor), ``patience`` (consecutive validations without improvement after which training
+        stops; 0 for never), ``save_every``, ``sample_every`` and ``validate_every`` (0 for only at the end).
     writes
         Whether this process writes files; of several that train together one does, and all decide alike.
 
@@ -46,98 +43,98 @@ class Monitor:
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
     def start(self, step: int, steps: int, epoch: int) -> None:
-        """Begins behind ``step``, that of the model's checkpoint; rows of later steps are dropped and made again.
+        """Begins after ``step``, that of the model's checkpoint; rows of later steps are removed from the history.
 
-        ``steps`` is the last step, ``epoch`` the number of learned tokens an epoch.
+        ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch.
         """
-        # Rows that stay are copied unchanged, so that a resumed history equals an uninterrupted one to the letter.
+        # Earlier rows are copied unchanged, so that a resumed history equals an uninterrupted one to the letter
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
         if self.writes:
             with replacing(self.history) as temporary:
                 temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
-        rows, self.steps = _parse([",".join(COLUMNS) + "\n", *kept]), steps
-        self._best, self._waited = math.inf, 0
+        rows = _parse([",".join(COLUMNS) + "\n", *kept])
+        # What the stop rules and the progress bar need from earlier rows
+        self._steps, self._epoch, self._best, self._waited, self._smoothed = steps, epoch, math.inf, 0, 0.0
         for row in rows:
             self._count(row)
-        self._smoothed = rows[-1]["loss_smoothed"] if rows else 0.0
-        self._epoch, self._tokens = epoch, int(rows[-1]["tokens"]) if rows else 0
-        self._before, self._first = rows[-1]["seconds"] if rows else 0.0, self._tokens
-        self._begun = time.monotonic()
+        self._first_tokens = self._tokens = int(rows[-1]["tokens"]) if rows else 0
+        self._start_time = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
+        self._first_seconds = rows[-1]["seconds"] if rows else 0.0
         self._file = (self.history if self.writes else Path(os.devnull)).open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
         self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
         self._bar = tqdm(total=steps, initial=step, unit="step", ncols=110, mininterval=0.5, disable=not self.writes)
-        if rows:
-            self.reason = self._why(rows[-1] | {"waited": self._waited})
-
-    def stops(self, row: dict) -> bool:
-        """Whether training stops with this row, as far as it is known: `step` records it later."""
-        return bool(self._why(row | {"loss_smoothed": self._smooth(row), "waited": self._waited + self._waits(row)}))
-
-    def improves(self, row: dict) -> bool:
-        """Whether the validation loss of this row is the lowest until now."""
-        return row.get("valid_loss") is not None and row["valid_loss"] < self._best
-
-    def step(self, **row: float | None) -> str:
-        """Records a step and decides whether it was the last.
-
-        Parameters
-        ----------
-        row
-            The columns of `COLUMNS` but ``epoch``, ``seconds`` and ``loss_smoothed``, which are added here; losses in
-            nats a token, ``tokens`` those that this step learned; ``valid_loss`` and ``copy_rate`` where measured.
-
-        Returns
-        -------
-        str
-            Why training stops after this step; empty if it continues.
-        """
-        elapsed = time.monotonic() - self._begun
-        self._tokens += row["tokens"]
-        self._smoothed = self._smooth(row)
-        row |= {
-            "epoch": round(self._tokens / self._epoch, 4),
-            "tokens": self._tokens,
-            "seconds": round(self._before + elapsed, 3),
-            "loss_smoothed": self._smoothed,
-        }
-        # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
-        with naming_file(self.history):
-            self._writer.writerow({k: "" if row.get(k) is None else row[k] for k in COLUMNS})
-            self._file.flush()
-        for name in COLUMNS[1:]:
-            if row.get(name) is not None and math.isfinite(row[name]):
-                self._board.add_scalar(name, row[name], row["step"])
-        speed = (self._tokens - self._first) / elapsed
-        self._bar.set_postfix_str(
-            f"loss {row['loss']:.3f}, smoothed {row['loss_smoothed']:.3f}, {speed:,.0f} tokens/s", refresh=False
-        )
-        self._bar.update()
-        self._count(row)
-        self.reason = self._why(row | {"waited": self._waited})
-        return self.reason
-
-    def _waits(self, row: dict) -> bool:
-        return row.get("valid_loss") is not None and not self.improves(row)
-
-    def _count(self, row: dict) -> None:
-        if self.improves(row):
-            self._best, self._waited = row["valid_loss"], 0
-        else:
-            self._waited += self._waits(row)
 
     def due(self, what: str, step: int) -> bool:
         """Whether to ``save``, ``sample`` or ``validate`` after this step; all three at the end."""
         every = self.settings[f"{what}_every"]
-        return step >= self.steps or bool(every and step % every == 0)
+        return step >= self._steps or bool(every and step % every == 0)
+
+    def improves(self, row: dict) -> bool:
+        """Whether the validation loss of this row, if it has one, is lower than all before."""
+        return row.get("valid_loss") is not None and row["valid_loss"] < self._best
+
+    def stop_reason(self, row: dict) -> str:
+        """Why training stops with this row, which `step` records later; empty if it continues."""
+        step, smoothed, waited = int(row["step"]), self._smooth(row), self._count_waited(row)
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+            return (
+                f"the loss was {row['loss']} and its gradient's norm {row['grad_norm']} at step {step}; "
+                "that step was not applied. A lower learning_rate usually cures it"
+            )
+        if smoothed < self.settings["loss_floor"]:
+            floor = self.settings["loss_floor"]
+            return f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
+        if 0 < self.settings["patience"] <= waited:
+            return f"the validation loss had not improved for {waited} validations at step {step}"
+        return f"all {step} steps were done" if step >= self._steps else ""
+
+    def step(self, **row: float | None) -> None:
+        """Records a step.
+
+        Parameters
+        ----------
+        row
+            The columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``; losses in nats a token,
+            ``tokens`` the targets of this step; ``valid_loss`` and ``copy_rate`` where measured.
+        """
+        self._count(row)
+        self._tokens += row["tokens"]
+        seconds = time.monotonic() - self._start_time
+        row |= {"epoch": round(self._tokens / self._epoch, 4), "tokens": self._tokens, "seconds": round(seconds, 3)}
+        row["loss_smoothed"] = self._smoothed
+        # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
+        with naming_file(self.history):
+            self._writer.writerow(row)
+            self._file.flush()
+        for name in COLUMNS[1:]:
+            if row.get(name) is not None and math.isfinite(row[name]):
+                self._board.add_scalar(name, row[name], row["step"])
+        speed = (self._tokens - self._first_tokens) / (seconds - self._first_seconds)
+        losses = f"loss {row['loss']:.3f}, smoothed {self._smoothed:.3f}"
+        self._bar.set_postfix_str(f"{losses}, {speed:,.0f} tokens/s", refresh=False)
+        self._bar.update()
+
+    def _count(self, row: dict) -> None:
+        """Updates what the stop rules know by a row, new or read from the history."""
+        self.reason = self.stop_reason(row)
+        self._smoothed, self._waited = self._smooth(row), self._count_waited(row)
+        if self.improves(row):
+            self._best = row["valid_loss"]
+
+    def _smooth(self, row: dict) -> float:
+        # Exponential moving average, corrected for its start at zero (Kingma and Ba 2015, section 3)
+        return self._smoothed + (row["loss"] - self._smoothed) * (1 - DECAY) / (1 - DECAY ** row["step"])
+
+    def _count_waited(self, row: dict) -> int:
+        return 0 if self.improves(row) else self._waited + (row.get("valid_loss") is not None)
 
     def sample(self, step: int, texts: list[str]) -> None:
         """Writes texts that the model generated at this step to ``samples/``."""
-        if not self.writes:
-            return
-        with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
-            temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+        if self.writes:
+            with replacing(self.samples / f"step-{step:06d}.txt") as temporary:
+                temporary.write_text("".join(f"{text}\n" for text in texts), "utf-8")
 
     def sync(self) -> None:
         """Waits until the history is on the disk."""
@@ -145,27 +142,8 @@ class Monitor:
 
     def close(self) -> None:
         """Closes the history and the progress bar."""
-        self._file.close()
-        self._board.close()
-        self._bar.close()
-
-    def _smooth(self, row: dict) -> float:
-        # Exponential moving average, corrected for its start at zero (Kingma and Ba 2015, section 3)
-        return self._smoothed + (row["loss"] - self._smoothed) * (1 - MEMORY) / (1 - MEMORY ** row["step"])
-
-    def _why(self, row: dict) -> str:
-        step, floor = int(row["step"]), self.settings["loss_floor"]
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
-            return (
-                f"the loss was {row['loss']} and its gradient's norm {row['grad_norm']} at step {step}; "
-                f"that step was not applied. A lower learning_rate usually cures it"
-            )
-        if row["loss_smoothed"] < floor:
-            smoothed = row["loss_smoothed"]
-            return f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
-        if 0 < self.settings["patience"] <= row["waited"]:
-            return f"the validation loss had not improved for {row['waited']} validations at step {step}"
-        return f"all {step} steps were done" if step >= self.steps else ""
+        for opened in (self._file, self._board, self._bar):
+            opened.close()
 
 
 def first_samples(run: Run) -> list[dict]:
@@ -177,25 +155,14 @@ def first_samples(run: Run) -> list[dict]:
 def kept_step(rows: list[dict], keep: str, last: int) -> int:
     """The step whose weights a training keeps: of the lowest validation loss where ``keep`` is best, else the last."""
     measured = [row for row in rows if row["valid_loss"] is not None]
-    if keep == "best" and measured:
-        return int(min(measured, key=lambda row: row["valid_loss"])["step"])
-    return last
+    return int(min(measured, key=lambda row: row["valid_loss"])["step"]) if keep == "best" and measured else last
 
 
 def memorization_floor(documents: int, tokens: int, has_prompt: bool) -> float:
-    """The loss of a model that knows every document by heart, in nats a token.
+    """The loss of a model that has memorized all documents, which are different, in nats a token.
 
-    Documents come in random order, so it cannot know which one comes next: that costs log(documents) nats a document,
-    whatever it has learned. Where documents have a prompt, the prompt says which one it is, and the loss can fall to 0.
-
-    Parameters
-    ----------
-    documents
-        How many there are, all different.
-    tokens
-        Learned tokens of all of them.
-    has_prompt
-        Whether each has a prompt.
+    Documents come in random order, so it cannot know which one comes next: that costs log(documents) nats a document.
+    A prompt says which document it is, and the loss can fall to 0. ``tokens`` counts all target tokens.
     """
     return 0.0 if has_prompt else math.log(documents) * documents / tokens
 

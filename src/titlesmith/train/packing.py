@@ -47,10 +47,9 @@ class PackedDataset:
     """Documents packed into rows of equal length: a function of seed and step, so that training resumes exactly.
 
     In each epoch the documents are shuffled, divided into chunks, and each chunk is packed by best-fit decreasing (Ding
-    et al. 2024): the longest document first, each into the fullest row that has room for it. Rows are nearly full and
-    few documents are cut. Every document is learned once an epoch. A document longer than a row fills rows; its rest is
-    packed as a document that begins with the last id of the row before. ``dataset[step]`` is the `Batch` of a step,
-    counted from 1.
+    et al. 2024): in order of decreasing length, each into the fullest row that has room for it. Every document is
+    learned once an epoch. A document longer than a row fills rows; its rest is packed as a document that begins with
+    the last id of the row before. ``dataset[step]`` is the `Batch` of a step, counted from 1.
 
     Parameters
     ----------
@@ -116,7 +115,7 @@ class PackedDataset:
         pieces.sort(key=lambda piece: piece[1] - piece[2])
         if self.documents.has_prompt:  # a long prompt can fill a row, which would have nothing to learn
             pieces = [piece for piece in pieces if self._weights(piece).any()]
-        # rooms[n]: rows with room for n more ids; bit n of `sizes` is set where there are some
+        # rooms[n]: rows with room for n more ids; bit n of `sizes` is set if there are any
         rooms, sizes = [[] for _ in range(self.block + 1)], 0
         for piece in pieces:
             size = piece[2] - piece[1]
@@ -145,8 +144,7 @@ class PackedDataset:
         position_ids, weights = np.arange(self.block, dtype=np.int32), np.zeros(self.block, np.float32)
         first = 0
         for i, start, end in row:
-            last = first + end - start
-            document = self.documents[i]
+            last, document = first + end - start, self.documents[i]
             # A document is read after an end of text, and its own end of text is predicted
             ids[first], ids[first + 1 : last] = document[start - 1] if start else eos, document[start : end - 1]
             labels[first:last], weights[first:last] = document[start:end], self._weights((i, start, end))

@@ -1,4 +1,8 @@
-"""The sampled softmax: a training step over the tokens of the corpus and a sample of the others."""
+"""The sampled softmax: a training step over the tokens of the corpus and a sample of the others.
+
+The other ids are not trained one by one. So that their probability falls nevertheless, each step samples some of them
+into the softmax, where each counts for many (Jean et al. 2015), and the sum of their gradients moves all of them alike.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -14,10 +18,6 @@ SHIFT_LR_SCALE = 0.75  # the others share one update; each alone would move less
 
 class SampledSoftmax:
     """Embeddings of the used ids in a separate table, in the current graph, so that a step computes only with these.
-
-    The other ids are not trained one by one. So that their probability falls nevertheless, each step samples some of
-    them into the softmax, where each counts for many (Jean et al. 2015), and the sum of their gradients moves all of
-    them alike.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class SampledSoftmax:
 def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
     """The ids whose embeddings train, sorted; None for all.
 
-    ``vocabulary: auto`` selects those of the corpus when the model is pretrained and they are less than half.
+    ``vocabulary: auto`` selects those of the corpus if the model is pretrained and they are less than half.
     """
     setting, size = settings["vocabulary"], len(corpus.tokenizer)
     if setting == "full" or (setting == "auto" and settings["model"] in models.RANDOM):

@@ -131,7 +131,8 @@ def test_attention_is_by_document_for_pretrained_models_and_by_row_from_scratch(
     run, corpus, model = prepared
     losses = {}
     for attention in ("auto", "row", "document"):
-        train(run, corpus, model, attention=attention, steps=2)
+        engine = train(run, corpus, model, attention=attention, steps=2)
+        assert engine.choices["attention"] == f"the {attention.replace('auto', 'row')} of a token"
         losses[attention] = [row["loss"] for row in history(run)]
         run.clear("finetune")
     assert losses["auto"] == losses["row"] != losses["document"]
@@ -170,6 +171,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_i
     engine = train(run, corpus, model)
     engine.save_checkpoint(path := run / "model" / "last")
     files = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert not files.keys() & {"tokenizer.json", "encoder.json"}, "the run's tokenizer is in its corpus and its model"
     engine.step = 9
 
     def full(*_, **__):
@@ -180,5 +182,5 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_i
         patch.setattr("torch.save", full)
         engine.save_checkpoint(path)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == files
-    assert type(engine).load(path).step == 8
+    assert type(engine).load(path, tokenizer=corpus.tokenizer).step == 8
     shutil.rmtree(path)

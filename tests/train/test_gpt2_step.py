@@ -6,10 +6,10 @@ import pytest
 from titlesmith.train import gpt2_step as graph
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import gpt2, tf, tf1  # silence_stderr
-from titlesmith.train.gpt2_step import ADAM_EPSILON, BETAS, CLIP, Step
+from titlesmith.train.gpt2_step import ADAM_EPSILON, BETAS, CLIP, SampledSoftmax, Step
 from titlesmith.train.kernels import drop, recomputed, token_nats
 from titlesmith.train.packing import Batch, PackedDataset
-from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE, SampledSoftmax
+from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE
 from train.test_packing import END, RandomDocuments
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}

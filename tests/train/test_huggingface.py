@@ -43,6 +43,8 @@ from train.helpers import EVERYTHING, TINY, history, kill_at, prepare, train
         ("llama", "sentencepiece", {}),
         ("qwen2", "byte_level", {}),
         ("gpt_neox", "byte_level", {}),
+        ("llama", "sentencepiece", {"vocabulary": "corpus"}),
+        ("gpt2", "byte_level", {"vocabulary": "corpus", "lora_rank": 2}),
         ("gpt2", "byte_level", {"lora_rank": 2, "lora_dropout": 0.1}),
         ("llama", "sentencepiece", {"lora_rank": 2, "lora_dropout": 0.1, "lora_targets": ["q_proj", "down_proj"]}),
         ("gpt_neox", "byte_level", {"lora_rank": 2, "precision": "bfloat16"}),
@@ -64,6 +66,7 @@ def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, k
     losses = [engine.mean_loss(corpus.documents("valid")) for engine in (full, resumed, engines.load_engine(run))]
     assert losses[0] == losses[1] == losses[2]
     files = {file.name for file in (run / "model").iterdir()}
+    assert "tokenizer.json" in files
     assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
     assert not any(name.endswith((".bin", ".pkl")) for name in files)
 
@@ -90,8 +93,8 @@ def test_compiled_blocks_compute_the_same_and_run_uncompiled_outside_training(pr
     run, corpus = prepare("compiled", model)
     fast = train(run, corpus, model, **settings)
     torch.compiler.reset()
-    said = "one for all blocks, the head, and the loss; again for other lengths, and for rows of one document each"
-    assert 3 <= len(graphs) <= 11, said
+    said = "one for all blocks, and the loss; again for other lengths, and for rows of one document each"
+    assert 2 <= len(graphs) <= 11, said
     losses = [[row["loss"] for row in history(Run(name))] for name in ("full", "few", "compiled")]
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
     losses = [engine.mean_loss(corpus.documents("valid")) for engine in (fast, few, full)]
@@ -109,7 +112,7 @@ SEPARATES = {  # whether a model separates documents by position ids; block_size
     "a mask of another shape": (False, BloomConfig(hidden_size=32, n_layer=2, n_head=2)),
     "no attention": (False, MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4)),
     "no position ids": (False, BartConfig(d_model=32, decoder_layers=2, decoder_attention_heads=2, encoder_layers=1)),
-    "a window shorter than a row": (False, MistralConfig(**GQA, sliding_window=32)),
+    "a window shorter than a row": (True, MistralConfig(**GQA, sliding_window=32)),
     "a window longer than a row": (True, MistralConfig(**GQA, sliding_window=64)),
     "local attention": (False, GPTNeoConfig(**SHAPE, num_layers=2, num_heads=2, window_size=32, attention_types=LOCAL)),
 }
@@ -236,7 +239,6 @@ def test_a_model_without_a_chat_template_is_refused(project):
     ("settings", "said"),
     [
         ({"lora_rank": 2, "lora_targets": ["attention"]}, r"no layer attention; it has .*q_proj"),
-        ({"vocabulary": "corpus"}, "set it to auto or full"),
         ({"quantize": "4bit"}, "set finetune.lora_rank"),
         ({"quantize": "8bit", "lora_rank": 2}, r"needs .*GPU.*set it to none"),
     ],

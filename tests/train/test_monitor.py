@@ -11,7 +11,7 @@ SETTINGS = {"loss_floor": 0.1, "patience": 0, "save_every": 2, "sample_every": 0
 
 def follow(losses: list[float], step: int = 0, valid: list[float | None] | None = None, **settings) -> Monitor:
     monitor = Monitor(Run("r"), SETTINGS | settings)
-    monitor.start(step, steps=5, epoch=100)
+    monitor.start(step, steps=5, epoch=100, step_tokens=64)
     for number, loss in enumerate(losses, step + 1):
         if monitor.reason:
             break
@@ -26,10 +26,19 @@ def follow(losses: list[float], step: int = 0, valid: list[float | None] | None 
 
 def test_every_step_is_a_row_at_once(project):
     monitor = Monitor(Run("r"), SETTINGS)
-    monitor.start(0, steps=5, epoch=100)
+    monitor.start(0, steps=5, epoch=100, step_tokens=64)
     monitor.step(step=1, tokens=10, loss=2.0, valid_loss=1.5, learning_rate=0.1, grad_norm=1.0)
     (row,) = read(monitor.history)
     assert row == row | {"step": 1, "epoch": 0.1, "tokens": 10, "loss": 2.0, "loss_smoothed": 2.0, "valid_loss": 1.5}
+    monitor.close()
+
+
+def test_the_speed_counts_all_tokens_that_were_read(project):
+    monitor = Monitor(Run("r"), SETTINGS)
+    monitor.start(0, steps=5, epoch=100, step_tokens=64)
+    monitor._started -= 2
+    monitor.step(step=1, tokens=10, loss=2.0, learning_rate=0.1, grad_norm=1.0)
+    assert monitor._bar.postfix.endswith("32 tokens read/s")
     monitor.close()
 
 
@@ -74,7 +83,7 @@ def test_a_training_that_had_stopped_stays_stopped(project):
 
 def test_due(project):
     monitor = Monitor(Run("r"), SETTINGS)
-    monitor.start(0, steps=5, epoch=100)
+    monitor.start(0, steps=5, epoch=100, step_tokens=64)
     assert [step for step in range(1, 6) if monitor.due("save", step)] == [2, 4, 5]
     assert [step for step in range(1, 6) if monitor.due("validate", step)] == [3, 5]
     assert [step for step in range(1, 6) if monitor.due("sample", step)] == [5]

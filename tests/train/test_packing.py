@@ -15,7 +15,7 @@ END, NEWLINE = 99, 98
 class RandomDocuments:
     """Documents of given lengths with random ids below ``alphabet``, and an end of text after each."""
 
-    tokenizer = SimpleNamespace(eos_id=END, newline_id=NEWLINE)
+    tokenizer = SimpleNamespace(eos_id=END, newline_id=NEWLINE, bos_ids=())
 
     def __init__(self, lengths: list[int], alphabet: int, prompt: int = 0, context: int = 0):
         self.prompt, self.has_prompt, self.context = prompt, bool(prompt), context

@@ -17,8 +17,6 @@ def check_training(settings: dict) -> None:
                 raise RequestError(f"finetune.{key}: only smollm2 and hf: models have it; set it to {off} for {model}")
         return
     hub.check_installed()
-    if settings["vocabulary"] == "corpus":
-        raise RequestError(f"finetune.vocabulary: {model} has no sampled softmax; set it to auto or full")
     if rank and model == hub.PREFIX + "scratch":
         raise RequestError("finetune.lora_rank: adapters need a pretrained model; set it to 0 for hf:scratch")
     if quantize != "none" and not rank:

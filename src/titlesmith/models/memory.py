@@ -5,7 +5,7 @@ import shutil
 from bisect import bisect_right
 
 from titlesmith.errors import RequestError
-from titlesmith.models.catalogue import RANDOM, num_parameters, shapes
+from titlesmith.models.catalogue import num_parameters, shapes
 from titlesmith.models.devices import GIB, available_memory, gpu_memory
 from titlesmith.models.hub import is_hub
 
@@ -13,6 +13,7 @@ from titlesmith.models.hub import is_hub
 # embedding; per float32 gradient; per summed gradient with accumulation
 TF_PROCESS, BLOCK, EMBEDDING, FROZEN, FLOAT32_GRADIENT, SUMMED_GRADIENT = 1.12e9, 25, 38, 6, 6.4, 13
 TORCH_PROCESS = 0.7e9  # bytes
+TORCH_LOGITS = 2**26  # that PyTorch computes at a time on a processor
 MIN_VOCABULARY = 257  # single bytes and the end-of-text token
 MIN_BLOCK_SIZE = 8  # tokens
 
@@ -65,14 +66,16 @@ def torch_memory(
     layers: str = "all",
     lora_rank: int = 0,
     quantize: str = "none",
+    used_vocabulary: int | None = None,
+    gpu: bool = False,
     **_: object,
 ) -> int:
     """Estimates the peak memory of a training in PyTorch, in bytes.
 
     A trained parameter takes 16 bytes (weight, gradient, two Adam moments), a frozen one its stored size. A token's
     activations take 34 widths per layer in bfloat16 (Korthikanti et al. 2023, without attention weights, which are not
-    kept) and twice as much in float32; logits as in `tensorflow_memory`. ``hyperparameters`` has ``parameters`` and
-    ``itemsize`` where they are known.
+    kept) and twice as much in float32. Logits are computed in chunks (`max_logits`), each with copies as in
+    `tensorflow_memory`. ``hyperparameters`` has ``parameters`` and ``itemsize`` where they are known.
     """
     count = num_parameters(hyperparameters)
     width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
@@ -82,18 +85,32 @@ def torch_memory(
     else:
         embeddings = hyperparameters["n_vocab"] * width if layers == "transformer" else 0
         fixed = 16 * count - 12 * embeddings
+        if used_vocabulary and layers == "all":  # of the other embeddings, only the weights exist
+            fixed -= 12 * (hyperparameters["n_vocab"] - used_vocabulary) * width
     fixed += TORCH_PROCESS + 2 * count * (bf16 and quantize == "none")  # bfloat16 copies that matrix products read
     activations = depth * size * width + 17 * size * width if checkpointing else depth * 17 * size * width
-    return round(fixed + batch_size * block_size * (activations + (8 + 2 * size) * hyperparameters["n_vocab"]))
+    tokens, vocabulary = batch_size * block_size, used_vocabulary or hyperparameters["n_vocab"]
+    logits = min(tokens * vocabulary, max_logits(gpu))
+    return round(fixed + tokens * activations + (8 + 2 * size) * logits)
 
 
-def training_memory(hyperparameters: dict, settings: dict, bf16: bool, used_vocabulary: int | None = None) -> int:
+def max_logits(gpu: bool) -> int:
+    """How many logits PyTorch computes at a time; with their copies, a fifth of a GPU's memory."""
+    return max(TORCH_LOGITS, (gpu_memory() or 0) // 64) if gpu else TORCH_LOGITS
+
+
+def training_memory(
+    hyperparameters: dict, settings: dict, bf16: bool, used_vocabulary: int | None = None, gpu: bool = False
+) -> int:
     """Estimates the peak memory of a training with the settings of the fine-tune stage, in bytes."""
     hub = is_hub(settings["model"])
     keys = {"checkpointing", "accumulate", "layers", *({"lora_rank", "quantize"} if hub else ())}
     options = {key: settings[key] for key in keys & settings.keys()}
-    if settings.get("vocabulary") in (("corpus",) if settings["model"] in RANDOM else ("corpus", "auto")):
+    from_scratch = settings["model"].removeprefix("hf:") == "scratch"
+    if settings.get("vocabulary") in (("corpus",) if from_scratch else ("corpus", "auto")):
         options["used_vocabulary"] = used_vocabulary or MIN_VOCABULARY
+    if hub:
+        options["gpu"] = gpu
     estimate = torch_memory if hub else tensorflow_memory
     return estimate(hyperparameters, settings["batch_size"], settings["block_size"], bf16=bf16, **options)
 
@@ -116,7 +133,7 @@ def check_memory(
     bf16 = settings.get("precision") != "float32" if bf16 is None else bf16
 
     def needed(**changed: object) -> int:
-        return training_memory(hyperparameters, settings | changed, bf16, used_vocabulary)
+        return training_memory(hyperparameters, settings | changed, bf16, used_vocabulary, bool(gpu))
 
     if room is None or needed() <= room:
         return

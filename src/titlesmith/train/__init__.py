@@ -10,8 +10,6 @@ from titlesmith.train.loop import Engine, finetune
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
-__all__ = ["Engine", "finetune", "load_engine", "start_engine"]
-
 
 def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
     """The model to fine-tune, from the checkpoint of an interrupted training of this run or as it is published.
@@ -24,9 +22,9 @@ def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: st
     kind, mark = _kind(model)
     for path in (swapped(run / "model" / "last"), run / "model"):
         if (path / mark).exists():
-            return kind.load(path)
-    if model in SCRATCH:
-        return kind(corpus.tokenizer, SCRATCH[model] | {"n_vocab": len(corpus.tokenizer)}, seed)
+            return kind.load(path, tokenizer=corpus.tokenizer)
+    if model == "scratch":
+        return kind(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
     if model == "hf:scratch":
         return kind.scratch(corpus.tokenizer, hub.SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
     engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)

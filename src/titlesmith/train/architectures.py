@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
@@ -15,6 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 
+MAX_PROBED = 128  # tokens of a document that a model's attention is probed with, if it has no window
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")  # names in configurations
 MIN_OPERATIONS = 5e15  # of a training worth compiling: about a minute on a large GPU
 
 
@@ -117,3 +121,38 @@ def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def separates_documents(nats: Callable, model: PreTrainedModel, vocabulary: int, block: int) -> bool:
+    """Whether a document has the same losses at the beginning of a row and after another document.
+
+    transformers masks documents whose ``position_ids`` restart, in most architectures. This tries two random documents
+    in both orders, which are longer than the window of attention, if it is smaller than a row.
+
+    Parameters
+    ----------
+    nats
+        Computes losses (targets,) of ids (rows, tokens), targets, labels and position ids.
+    model, vocabulary
+        The model, and the number of its tokens.
+    block
+        Tokens of a training's rows.
+    """
+    config = model.config.get_text_config()
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    windows = [window for window in windows if isinstance(window, int) and 0 < window < block]
+    size = max(windows) * 3 // 2 if windows else min(block // 2, MAX_PROBED)
+    if 2 * size > (getattr(config, "max_position_embeddings", None) or 2 * size):
+        return False
+    documents = np.random.default_rng(1).integers(0, vocabulary, (2, size), np.int32)
+    ids = np.stack([documents.reshape(-1), documents[::-1].reshape(-1)])
+    positions = np.tile(np.arange(size, dtype=np.int32), (2, 2))
+    try:
+        packed, one = (
+            nats(ids, np.arange(ids.size), ids.reshape(-1), given).reshape(2, 2, size) for given in (positions, None)
+        )
+    except Exception:  # whatever an architecture raises that has no position_ids
+        return False
+    alone = one[:, 0]
+    changed = (packed - torch.stack([alone, alone.flip(0)], 1)).abs().mean()
+    return bool(changed < 0.05 * (one[:, 1] - alone.flip(0)).abs().mean())  # rounding changes less

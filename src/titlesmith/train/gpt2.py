@@ -21,13 +21,13 @@ from titlesmith.models.devices import silence_stderr
 from titlesmith.runs import merging, write_json
 from titlesmith.train.loop import Engine, choose_precision
 from titlesmith.train.packing import Batch, PackedDataset
+from titlesmith.train.sampled_softmax import describe_softmax, trained_ids
 
 with silence_stderr():
     import tensorflow as tf
     from gpt_2_simple.src import model as gpt2
 
-    from titlesmith.train.gpt2_step import Step
-    from titlesmith.train.sampled_softmax import SampledSoftmax, trained_ids
+    from titlesmith.train.gpt2_step import SampledSoftmax, Step
 
 tf.get_logger().setLevel("ERROR")  # no messages about restored parameters
 tf1 = tf.compat.v1
@@ -51,6 +51,7 @@ class GPT2Engine(Engine):
         self.tokenizer, self.hyperparameters, self.context = tokenizer, hyperparameters, hyperparameters["n_ctx"]
         self._hparams = gpt2.default_hparams()
         self._hparams.override_from_dict(hyperparameters)
+        self.max_tokens = 2**25 // max(2**14, len(tokenizer))  # logits take four bytes each, and their copies
         self._trainer: Step | None = None
         self._sampled = self._checkpoint = None
         with tf.Graph().as_default() as graph:
@@ -70,7 +71,7 @@ class GPT2Engine(Engine):
                 self._session.run(tf1.variables_initializer([*random, self._steps]))
 
     @classmethod
-    def load(cls, path: Path, resume: bool = True) -> "GPT2Engine":
+    def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "GPT2Engine":
         """Reads a checkpoint in gpt-2-simple's layout: this engine's, OpenAI's, or one of `gpt_2_simple.finetune`.
 
         See `Engine.load`; `prepare` reads the optimizer state.
@@ -80,7 +81,7 @@ class GPT2Engine(Engine):
         RequestError
             The checkpoint lacks a variable, or one has another shape than hparams.json says.
         """
-        engine = cls(Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), None)
+        engine = cls(tokenizer or Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), None)
         checkpoint = engine.load_weights(path)
         names = {name for name, _ in tf.train.list_variables(checkpoint)}
         if resume and STEP in names:
@@ -115,6 +116,7 @@ class GPT2Engine(Engine):
         bf16, used, self._sampled = precision(settings) == "bfloat16", trained_ids(corpus, settings), None
         softmax = len(self.tokenizer if used is None else used)
         models.check_memory(self.hyperparameters, settings, bf16, softmax, bool(models.gpus()))
+        self.choices = describe_softmax(softmax, len(self.tokenizer))
         model = {v.op.name.removeprefix("model/"): v for v in self._variables}
         shape, kind = (settings["batch_size"], settings["block_size"]), tf.bfloat16 if bf16 else tf.float32
         with self._session.graph.as_default():
@@ -176,10 +178,10 @@ class GPT2Engine(Engine):
         self._write_back()
         return self._session.run(self._losses, {self._ids: ids, self._learned: learned})
 
-    def save_weights(self, path: Path) -> None:
+    def save_weights(self, path: Path, tokenizer: bool = True) -> None:
         """See `Engine.save_weights`."""
         self._write_back()
-        self._save(path, self._saver, num_bytes(self._variables))
+        self._save(path, self._saver, num_bytes(self._variables), tokenizer)
 
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`."""
@@ -192,9 +194,10 @@ class GPT2Engine(Engine):
         values = self._session.run(self._variables)
         return {v.op.name.removeprefix("model/"): value for v, value in zip(self._variables, values, strict=True)}
 
-    def _save(self, path: Path, saver: tf1.train.Saver, size: int) -> None:
+    def _save(self, path: Path, saver: tf1.train.Saver, size: int, tokenizer: bool = False) -> None:
         with self.reporting_failure(path, size, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
-            self.tokenizer.save(new)
+            if tokenizer:
+                self.tokenizer.save(new)
             write_json(new / HYPERPARAMETERS, self.hyperparameters)
             saver.save(self._session, str(new / "model"), global_step=self.step, write_meta_graph=False)
         for file in path.glob("model-*"):

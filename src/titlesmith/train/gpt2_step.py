@@ -14,12 +14,47 @@ import tensorflow as tf
 
 from titlesmith.train import kernels as xla
 from titlesmith.train.kernels import Kernels, drop, f32, sum_in_blocks, token_nats
-from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE, SampledSoftmax
+from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE, SampledVocabulary
 
 tf1 = tf.compat.v1
 LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd widths take up to a third longer
 MAX_LOGITS = 2**26  # that validation computes at a time
 BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
+
+
+class SampledSoftmax(SampledVocabulary):
+    """Embeddings of the used ids in a separate table, in the current graph, so that a step computes only with these.
+
+    Parameters
+    ----------
+    wte
+        The model's embeddings, (vocabulary, D).
+    used
+        The used ids, sorted.
+
+    Attributes
+    ----------
+    table
+        Variable (used ids, D), trained instead of ``wte``.
+    shift
+        Variable (D,): how far the other ids have moved since ``write`` was run.
+    others
+        Placeholder: the sampled ids.
+    read, write
+        Operations that copy ``wte`` to the table, and the table and the shift to ``wte``.
+    """
+
+    def __init__(self, wte: tf.Variable, used: np.ndarray):
+        super().__init__(wte.shape[0], used)
+        width = wte.shape[1]
+        self.others = tf1.placeholder(tf.int32, [self.num_sampled])
+        with tf1.variable_scope("titlesmith", reuse=tf1.AUTO_REUSE):
+            self.table = tf1.get_variable("wte", [len(used), width], trainable=False)
+            self.shift = tf1.get_variable("shift", [width], initializer=tf1.zeros_initializer(), trainable=False)
+        self.read = tf.group(tf1.assign(self.table, tf.gather(wte, used)), self.shift.initializer)
+        written = tf1.assign(wte, tf.tensor_scatter_nd_update(wte + self.shift, used[:, None], self.table))
+        with tf.control_dependencies([written]):
+            self.write = tf1.assign(self.shift, tf.zeros([width])).op
 
 
 class Step:

@@ -8,8 +8,8 @@ step, the model that an adapter belongs to, and the optimizer's state where trai
 safetensors, or from pickles of tensors alone; no code of a model's folder is run.
 """
 
-import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ import torch
 import transformers
 from peft import PeftModel, load_peft_weights
 from safetensors import SafetensorError
-from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
@@ -29,14 +28,15 @@ from titlesmith.models.weights import STATE, read, read_state, with_adapter
 from titlesmith.runs import merging, swapping
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
+from titlesmith.train.huggingface_step import Step
 from titlesmith.train.loop import Engine, choose_precision
 from titlesmith.train.packing import Batch
+from titlesmith.train.sampled_softmax import describe_softmax, trained_ids
+from titlesmith.train.target_losses import TargetLosses
 
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
-PROBE_TOKENS = 256  # tokens of the row that a model's attention is probed with
-BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
 ERRORS = (RuntimeError, SafetensorError)  # of a write that fails
 
 transformers.logging.set_verbosity_error()
@@ -64,14 +64,15 @@ class HuggingFaceEngine(Engine):
         self, model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, base: str = "", quantize: str = "none"
     ):
         self.tokenizer, self._base, self._quantize = tokenizer, base, quantize
-        self.model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._moments: dict | None = None  # the optimizer's state that a checkpoint had
-        self._targets: torch.Tensor | None = None
+        self._model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
+        self._step: Step | None = None
+        self._moments: dict | None = None  # the optimizer's state in a checkpoint
+        self._resumes_sampled = False
+        self._losses = TargetLosses(models.max_logits(torch.cuda.is_available()))
+        if torch.cuda.is_available():
+            self.max_tokens = 8 * Engine.max_tokens
         config = model.config.get_text_config()
-        if self.model.device.type == "cuda":
-            self.max_logits = 8 * Engine.max_logits
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         table = model.get_input_embeddings().num_embeddings
         if table < len(tokenizer):
@@ -79,7 +80,13 @@ class HuggingFaceEngine(Engine):
                 f"model: {base or 'the model'} has {table} embeddings for a vocabulary of {len(tokenizer)} tokens"
             )
         architectures.fuse_gelu(model)
-        model.get_output_embeddings().register_forward_pre_hook(self._select_targets)
+
+    @property
+    def model(self) -> PreTrainedModel | PeftModel:
+        """The model with all embeddings up to date."""
+        if self._step and self._step.sampled:
+            self._step.sampled.write()
+        return self._model
 
     @classmethod
     def scratch(cls, tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> "HuggingFaceEngine":
@@ -93,7 +100,7 @@ class HuggingFaceEngine(Engine):
         return cls(read(path, quantize), Tokenizer.load(path), name, quantize)
 
     @classmethod
-    def load(cls, path: Path, resume: bool = True) -> "HuggingFaceEngine":
+    def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "HuggingFaceEngine":
         """See `Engine.load`."""
         state = read_state(path / STATE)
         if (path / "adapter_config.json").exists():
@@ -101,9 +108,10 @@ class HuggingFaceEngine(Engine):
             model = with_adapter(base, path, resume)
         else:
             model = read(path, "none")
-        engine = cls(model, Tokenizer.load(path), state["base"], state["quantize"])
+        engine = cls(model, tokenizer or Tokenizer.load(path), state["base"], state["quantize"])
         if resume:
             engine.step, engine._moments = state["step"], state.get("optimizer")
+            engine._resumes_sampled = state.get("sampled", False)
         return engine
 
     def device(self, settings: dict) -> str:
@@ -121,88 +129,49 @@ class HuggingFaceEngine(Engine):
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
         models.check_training(settings)
-        self._bf16 = precision(settings) == "bfloat16"
+        bf16 = precision(settings) == "bfloat16"
         hyperparameters = models.hyperparameters(settings["model"], len(self.tokenizer))
-        models.check_memory(hyperparameters, settings, self._bf16, gpu=torch.cuda.is_available())
+        used = self._used_ids(corpus, settings)
+        softmax = len(self.tokenizer if used is None else used)
+        models.check_memory(hyperparameters, settings, bf16, softmax, torch.cuda.is_available())
+        self.choices = describe_softmax(softmax, len(self.tokenizer))
 
         # The parameters that train: adapters, the blocks, or all
-        architectures.set_dropout(self.model, settings["dropout"])
-        if settings["lora_rank"] and not isinstance(self.model, PeftModel):
-            self.model = architectures.adapted(self.model, settings, settings["seed"])
-            self.model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
-        elif not settings["lora_rank"]:
-            self.model.float()
-            if settings["layers"] == "transformer":
-                self.model.requires_grad_(False)
-                architectures.blocks(self.model).requires_grad_(True)
         model = self.model
+        architectures.set_dropout(model, settings["dropout"])
+        if settings["lora_rank"] and not isinstance(model, PeftModel):
+            model = self._model = architectures.adapted(model, settings, settings["seed"])
+            model.peft_config["default"].base_model_name_or_path = self._base.removeprefix("hf:")
+        elif not settings["lora_rank"]:
+            model.float().requires_grad_(settings["layers"] == "all")
+            architectures.blocks(model).requires_grad_(True)
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
-        # Several processes; compiled functions where they pay
-        self._parallel, self._entropy = processes.wrap(model, settings["sharding"]), cross_entropies
-        if architectures.can_compile() and self._is_worth_compiling(settings):
-            architectures.compile_blocks(model)
-            self._entropy = torch.compile(cross_entropies)
-
-        # The optimizer; weight decay applies to matrices only
-        self._trained = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in self._trained if (p.ndim > 1) == is_matrix], "weight_decay": decay}
-            for is_matrix, decay in ((True, settings["weight_decay"]), (False, 0.0))
-        ]
-        groups = [group for group in groups if group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=ADAM_EPSILON, fused=True)
+        compiles = architectures.can_compile() and self._quantize == "none" and _is_worth_compiling(model, settings)
+        self._step = Step(model, self._losses, settings, bf16, used, compiles)
         if self._moments:
-            processes.load_optimizer_state(model, self._optimizer, self._moments)
+            self._step.load_state(self._moments)
             self._moments = None
-        self._calls, self._seed = settings["accumulate"], settings["seed"]
-        saved = self._trained if settings["lora_rank"] else list(model.parameters())
-        self.checkpoint_bytes = 8 * sum(p.numel() for p in self._trained) + sum(p.numel() * p.itemsize for p in saved)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        saved = trained if settings["lora_rank"] else list(self.model.parameters())
+        self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in saved)
 
-    def _is_worth_compiling(self, settings: dict) -> bool:
-        """Whether compiling saves more time than it takes, and works with the other settings."""
-        tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
-        plain = settings["processes"] == 1 and self._quantize == "none" and not settings["checkpointing"]
-        return plain and 6 * tokens * self.model.num_parameters() > architectures.MIN_OPERATIONS
-
-    def _select_targets(self, head: torch.nn.Module, inputs: tuple) -> tuple | None:
-        """Passes only the tokens that predict something to the model's head, (1, targets, width)."""
-        return None if self._targets is None else (inputs[0].flatten(0, 1)[self._targets][None],)
-
-    def _nats(
-        self, ids: np.ndarray, targets: np.ndarray, labels: np.ndarray, position_ids: np.ndarray | None = None
-    ) -> torch.Tensor:
-        """Losses of predictions, shape (targets,).
-
-        Parameters
-        ----------
-        ids
-            Shape (rows, block).
-        targets, labels
-            Tokens of ``ids``, counted through the rows, and the id that each is to predict.
-        position_ids
-            Shape (rows, block). Where they restart, transformers masks attention; FlashAttention reads this in one row
-            only, so that all rows are concatenated for it.
-        """
-        device, options = self.model.device, {}
-        if position_ids is not None and (position_ids[:, 1:] == 0).any():
-            if "flash" in (self.model.config.get_text_config()._attn_implementation or ""):
-                ids, position_ids = ids.reshape(1, -1), position_ids.reshape(1, -1)
-            options = {"position_ids": to_device(position_ids, device).long()}
-        rows, self._targets, labels = (to_device(array, device) for array in (ids, targets, labels))
-        try:
-            model, entropy = (self._parallel, self._entropy) if self.model.training else (self.model, cross_entropies)
-            return entropy(model(input_ids=rows.long(), use_cache=False, **options).logits[0], labels.long())
-        finally:
-            self._targets = None
-
-    def _batch_nats(self, batch: Batch) -> torch.Tensor:
-        """Nats of a batch's predictions times their weights, summed."""
-        targets = np.flatnonzero(batch.weights)
-        labels, weights = batch.labels.reshape(-1)[targets], batch.weights.reshape(-1)[targets]
-        nats = self._nats(batch.ids, targets, labels, batch.position_ids)
-        return (nats * to_device(weights, self.model.device)).sum()
+    def _used_ids(self, corpus: "Corpus", settings: dict) -> np.ndarray | None:
+        """The ids of a sampled softmax (`trained_ids`); None if the model or the other settings do not allow one."""
+        used, head = trained_ids(corpus, settings), self._model.get_output_embeddings()
+        if self._moments and not self._resumes_sampled and settings["vocabulary"] == "auto":
+            return None  # a training resumes as it began, with other processes too
+        if used is None or (
+            settings["sharding"] == "none" and head.bias is None and self._losses.is_plain(self._model)
+        ):
+            return used
+        if settings["vocabulary"] == "corpus" or self._resumes_sampled:
+            raise RequestError(
+                "finetune.vocabulary: a softmax over the corpus's tokens needs complete weights in each process and a "
+                "linear head without bias: set finetune.sharding to none, or finetune.vocabulary to full"
+            )
+        return None
 
     def masks_documents(self, settings: dict) -> bool:
         """See `Engine.masks_documents`; not every model separates the documents of a row.
@@ -223,58 +192,14 @@ class HuggingFaceEngine(Engine):
 
     @torch.compiler.set_stance("force_eager")
     def _separates_documents(self, block: int) -> bool:
-        """Whether a document has the same losses at the beginning of a row and after another document.
-
-        transformers masks documents whose ``position_ids`` restart, in most architectures. This tries two random
-        documents in both orders.
-        """
-        config, half = self.model.config.get_text_config(), min(block, PROBE_TOKENS) // 2
-        windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-        if any(isinstance(window, int) and 0 < window < block for window in windows):
-            return False
-        documents = np.random.default_rng(1).integers(0, len(self.tokenizer), (2, half), np.int32)
-        ids = np.stack([documents.reshape(-1), documents[::-1].reshape(-1)])
-        positions = np.tile(np.arange(half, dtype=np.int32), (2, 2))
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                packed, one = (
-                    self._nats(ids, np.arange(ids.size), ids.reshape(-1), given).reshape(2, 2, half)
-                    for given in (positions, None)
-                )
-        except Exception:  # whatever an architecture raises that has no position_ids
-            return False
-        alone = one[:, 0]
-        changed = (packed - torch.stack([alone, alone.flip(0)], 1)).abs().mean()
-        return bool(changed < 0.05 * (one[:, 1] - alone.flip(0)).abs().mean())  # rounding changes less
+        self._model.eval()
+        with torch.no_grad():
+            nats = partial(self._losses, self._model)
+            return architectures.separates_documents(nats, self._model, len(self.tokenizer), block)
 
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
         """See `Engine.train_step`; each process computes its share of the rows."""
-        model, optimizer, size, rank = self.model.train(), self._optimizer, processes.size(), processes.rank()
-        total = float(batch.weights.sum()) / size  # gradients are averaged over processes
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-        # Forward and backward, call by call; dropout is a function of seed, step, call and rank
-        nats = torch.zeros((), device=model.device)
-        for call, part in enumerate(batch.split(self._calls)):
-            seed = np.random.SeedSequence([self._seed, self.step, call, rank])
-            torch.manual_seed(int(seed.generate_state(1)[0]))
-            with processes.averaging(self._parallel, call == self._calls - 1):
-                with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
-                    loss = self._batch_nats(part.split(size)[rank]) / total
-                loss.backward()
-            nats += loss.detach()
-
-        # Clip, and update if loss and gradient are finite
-        nats = processes.mean(nats)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
-        norm = norm.full_tensor() if processes.is_sharded(model) else norm
-        loss, norm = torch.stack([nats, norm.float()]).tolist()  # the only wait for a GPU in a step
-        if math.isfinite(loss) and math.isfinite(norm):
-            optimizer.step()
-        optimizer.zero_grad()
-        return loss, norm
+        return self._step.run(batch, rate, self.step)
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """See `Engine.losses`; in a training of several processes all call it, each computes its share."""
@@ -289,27 +214,29 @@ class HuggingFaceEngine(Engine):
         targets = np.flatnonzero(learned)
         self.model.eval()
         with torch.no_grad():  # in inference mode, sharded weights could not be trained afterwards
-            nats = self._nats(ids[:, :-1], targets, ids[:, 1:].reshape(-1)[targets]).cpu().numpy()
+            nats = self._losses(self._model, ids[:, :-1], targets, ids[:, 1:].reshape(-1)[targets]).cpu().numpy()
         result = np.zeros(learned.size, np.float32)
         result[targets] = nats
         return (result.reshape(learned.shape) * learned).sum(axis=1)
 
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`; of several processes rank 0 writes, and the others wait for it."""
+        optimizer = self._step.state()
         weights = self._complete_weights()
-        optimizer = processes.optimizer_state(self.model, self._optimizer)
         if processes.rank() == 0:
             with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), swapping(path) as folder:
-                self._write(folder, weights, {"optimizer": optimizer})
+                self._write(folder, weights, {"optimizer": optimizer, "sampled": bool(self._step.sampled)})
         processes.barrier()
 
-    def save_weights(self, path: Path) -> None:
+    def save_weights(self, path: Path, tokenizer: bool = True) -> None:
         """See `Engine.save_weights`."""
         weights = self._complete_weights()
         if processes.rank() == 0:
             # `path` may contain other checkpoints, which stay
             with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), merging(path, STATE) as folder:
                 self._write(folder, weights, {})
+                if tokenizer:
+                    as_pretrained(self.tokenizer).save(folder)
         processes.barrier()
 
     def _complete_weights(self) -> dict:
@@ -317,7 +244,6 @@ class HuggingFaceEngine(Engine):
         return {"state_dict": processes.model_state(self.model)} if processes.is_sharded(self.model) else {}
 
     def _write(self, folder: Path, weights: dict, more: dict) -> None:
-        as_pretrained(self.tokenizer).save(folder)
         kwargs = {"save_embedding_layers": False} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(folder, **kwargs, **weights)
         (folder / "README.md").unlink(missing_ok=True)  # a template of peft's
@@ -335,15 +261,11 @@ class HuggingFaceEngine(Engine):
         processes.load_model_state(self.model, weights)
 
 
-def cross_entropies(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Nats of each id (targets,) under logits (targets, vocabulary) of any type."""
-    return cross_entropy(logits.float(), ids, reduction="none")
-
-
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array on a device; a GPU copies it asynchronously."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def _is_worth_compiling(model: PreTrainedModel | PeftModel, settings: dict) -> bool:
+    """Whether compiling saves more time than it takes, and works with the other settings."""
+    tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
+    plain = settings["processes"] == 1 and not settings["checkpointing"]
+    return plain and 6 * tokens * model.num_parameters() > architectures.MIN_OPERATIONS
 
 
 def precision(settings: dict) -> str:

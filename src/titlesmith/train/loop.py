@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from titlesmith import models
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RunError
@@ -41,15 +40,18 @@ class Engine(ABC):
         Optimizer steps that were applied to the weights in this training.
     checkpoint_bytes
         Size of what `save_checkpoint` writes; known after `prepare`.
-    max_logits
-        How many logits are computed at a time where losses are measured; they take four bytes each, and their copies.
+    max_tokens
+        Tokens that are read at a time where losses are measured.
+    choices
+        What ``auto`` means in this training, in words; known after `prepare`.
     """
 
     tokenizer: Tokenizer
     context: int
     step: int = 0
     checkpoint_bytes: int = 0
-    max_logits: int = 2**25
+    max_tokens: int = 2**11
+    choices: dict[str, str]
 
     def masks_documents(self, settings: dict) -> bool:
         """Whether attention is masked to the document in training, as it is in validation and generation.
@@ -58,7 +60,7 @@ class Engine(ABC):
         attends to the documents before (`benchmarks/attention.py`).
         """
         setting = settings["attention"]
-        return setting == "document" or (setting == "auto" and settings["model"] not in models.RANDOM)
+        return setting == "document" or (setting == "auto" and settings["model"].removeprefix("hf:") != "scratch")
 
     @abstractmethod
     def device(self, settings: dict) -> str:
@@ -114,8 +116,7 @@ class Engine(ABC):
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
-        max_tokens = min(self.max_logits // 2**14, self.max_logits // len(self.tokenizer))
-        for indices, ids, learned in padded_batches(documents, self.context, max_tokens, chosen):
+        for indices, ids, learned in padded_batches(documents, self.context, self.max_tokens, chosen):
             nats[indices], tokens[indices] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 
@@ -134,7 +135,7 @@ class Engine(ABC):
 
     @abstractmethod
     def save_checkpoint(self, path: Path) -> None:
-        """Writes weights, optimizer state and step next to an older checkpoint, which is then deleted.
+        """Writes weights, optimizer state and step, but not the tokenizer, and deletes an older checkpoint.
 
         Raises
         ------
@@ -143,8 +144,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def save_weights(self, path: Path) -> None:
-        """Like `save_checkpoint`, without the optimizer state."""
+    def save_weights(self, path: Path, tokenizer: bool = True) -> None:
+        """Writes weights and step, and the tokenizer that makes it a complete model; other files in ``path`` stay."""
 
     @abstractmethod
     def load_weights(self, path: Path) -> None:
@@ -152,8 +153,11 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: Path, resume: bool = True) -> "Engine":
-        """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only."""
+    def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "Engine":
+        """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only.
+
+        Checkpoints of a training in progress have no ``tokenizer``: it is the corpus's.
+        """
 
     @contextmanager
     def reporting_failure(self, path: Path, num_bytes: int, *errors: type[Exception]) -> Iterator[None]:
@@ -168,14 +172,7 @@ class Engine(ABC):
             ) from None
 
 
-def finetune(
-    engine: Engine,
-    corpus: "Corpus",
-    settings: dict,
-    monitor: "Monitor",
-    sample: Sample,
-    measure: Callable[[Engine], None] = lambda engine: None,
-) -> None:
+def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor", sample: Sample) -> None:
     """Trains an engine on a corpus, from step ``engine.step + 1``, until the monitor reports a reason to stop.
 
     The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
@@ -193,8 +190,6 @@ def finetune(
         Records every step and decides when to validate, sample, save and stop.
     sample
         Samples texts from the engine; returns them and the share of them that copies a training text.
-    measure
-        Called before the first step.
 
     Raises
     ------
@@ -204,12 +199,16 @@ def finetune(
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
-    rows = PackedDataset(train, batch_rows, settings["block_size"], settings["seed"], engine.masks_documents(settings))
+    masks = engine.masks_documents(settings)
+    rows = PackedDataset(train, batch_rows, settings["block_size"], settings["seed"], masks)
     if settings["epochs"]:
         settings = settings | {"steps": math.ceil(settings["epochs"] * rows.num_rows / batch_rows)}
 
     # The optimizer, and space on the disk for an old checkpoint, a new one and the best weights
     engine.prepare(corpus, settings)
+    engine.choices["attention"] = "the document of a token" if masks else "the row of a token"
+    if monitor.writes:
+        print(*(f"{name.capitalize()}: {choice}." for name, choice in engine.choices.items()))
     last, best = monitor.model / "last", monitor.model / "best"
     needed, free = 3 * engine.checkpoint_bytes, shutil.disk_usage(monitor.run.path).free
     if free < needed:
@@ -218,9 +217,7 @@ def finetune(
             f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some space, or move the project"
         )
 
-    if not engine.step:
-        measure(engine)
-    monitor.start(engine.step, settings["steps"], rows.num_targets)
+    monitor.start(engine.step, settings["steps"], rows.num_targets, batch_rows * settings["block_size"])
     batches = prefetch(rows, engine.step + 1)
     while not monitor.reason:
         # One optimizer step; the engine does not apply an update that is not finite
@@ -236,7 +233,7 @@ def finetune(
             row["valid_loss"] = engine.mean_loss(valid)
             stop = monitor.stop_reason(row)
             if settings["keep"] == "best" and monitor.improves(row):
-                engine.save_weights(best)
+                engine.save_weights(best, tokenizer=False)
 
         # Sample texts every `sample_every` steps and at the end, and count copies of training texts
         if finite and (stop or monitor.due("sample", step)):

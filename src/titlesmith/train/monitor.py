@@ -42,10 +42,11 @@ class Monitor:
         self.run, self.settings, self.writes, self.reason = run, settings, writes, ""
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
-    def start(self, step: int, steps: int, epoch: int) -> None:
+    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> None:
         """Begins after ``step``, that of the model's checkpoint; rows of later steps are removed from the history.
 
-        ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch.
+        ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch, ``step_tokens`` the number of all
+        tokens that a step reads.
         """
         # Earlier rows are copied unchanged, so that a resumed history equals an uninterrupted one to the letter
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
@@ -58,9 +59,8 @@ class Monitor:
         self._steps, self._epoch, self._best, self._waited, self._smoothed = steps, epoch, math.inf, 0, 0.0
         for row in rows:
             self._count(row)
-        self._first_tokens = self._tokens = int(rows[-1]["tokens"]) if rows else 0
-        self._start_time = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
-        self._first_seconds = rows[-1]["seconds"] if rows else 0.0
+        self._tokens, self._seconds = (int(rows[-1]["tokens"]), rows[-1]["seconds"]) if rows else (0, 0.0)
+        self._first_step, self._step_tokens, self._started = step, step_tokens, time.monotonic()
         self._file = (self.history if self.writes else Path(os.devnull)).open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
         self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
@@ -101,9 +101,9 @@ class Monitor:
         """
         self._count(row)
         self._tokens += row["tokens"]
-        seconds = time.monotonic() - self._start_time
-        row |= {"epoch": round(self._tokens / self._epoch, 4), "tokens": self._tokens, "seconds": round(seconds, 3)}
-        row["loss_smoothed"] = self._smoothed
+        elapsed = time.monotonic() - self._started
+        row |= {"epoch": round(self._tokens / self._epoch, 4), "tokens": self._tokens}
+        row |= {"seconds": round(self._seconds + elapsed, 3), "loss_smoothed": self._smoothed}
         # repr of a float reads back to the same float, so that a resumed history equals an uninterrupted one
         with naming_file(self.history):
             self._writer.writerow(row)
@@ -111,9 +111,9 @@ class Monitor:
         for name in COLUMNS[1:]:
             if row.get(name) is not None and math.isfinite(row[name]):
                 self._board.add_scalar(name, row[name], row["step"])
-        speed = (self._tokens - self._first_tokens) / (seconds - self._first_seconds)
+        speed = (row["step"] - self._first_step) * self._step_tokens / elapsed
         losses = f"loss {row['loss']:.3f}, smoothed {self._smoothed:.3f}"
-        self._bar.set_postfix_str(f"{losses}, {speed:,.0f} tokens/s", refresh=False)
+        self._bar.set_postfix_str(f"{losses}, {speed:,.0f} tokens read/s", refresh=False)
         self._bar.update()
 
     def _count(self, row: dict) -> None:

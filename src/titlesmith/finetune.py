@@ -58,7 +58,7 @@ def main(name: str) -> None:
         _finetune(run, run.record("finetune")["settings"], writes=distributed.rank() == 0)
     except TitlesmithError as error:
         sys.exit(f"\n{type(error).__name__}: {' '.join(str(error).split())}")
-    distributed.leave()
+    distributed.dist.destroy_process_group()
 
 
 if __name__ == "__main__":

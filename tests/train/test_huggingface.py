@@ -114,7 +114,7 @@ SEPARATES = {  # whether a model separates documents by position ids; block_size
     "no position ids": (False, BartConfig(d_model=32, decoder_layers=2, decoder_attention_heads=2, encoder_layers=1)),
     "a window shorter than a row": (True, MistralConfig(**GQA, sliding_window=32)),
     "a window longer than a row": (True, MistralConfig(**GQA, sliding_window=64)),
-    "local attention": (False, GPTNeoConfig(**SHAPE, num_layers=2, num_heads=2, window_size=32, attention_types=LOCAL)),
+    "local attention": (True, GPTNeoConfig(**SHAPE, num_layers=2, num_heads=2, window_size=32, attention_types=LOCAL)),
 }
 
 

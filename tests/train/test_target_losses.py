@@ -87,7 +87,7 @@ def test_a_sample_of_all_other_ids_has_the_full_loss_and_the_full_gradient(kind,
     before = table.detach().clone()
     with torch.no_grad():
         head += 1
-        sampled.shift += 2
+        sampled.shift.add_(2)
     sampled.write()
     assert torch.allclose(table[:60], before[:60] + 1) and torch.allclose(table[60:], before[60:] + 2)
     assert model.get_input_embeddings().num_embeddings == 90 and not sampled.shift.any()
@@ -105,7 +105,8 @@ def test_a_sampled_softmax_learns_and_is_validated_over_the_full_vocabulary(proj
     assert "of 345 tokens, and a sample" in engine.choices["softmax"]
     assert engine.mean_loss(valid) == rows[-1]["valid_loss"]
     loaded = HuggingFaceEngine.load(run / "model", resume=False)
-    assert loaded.mean_loss(valid) == rows[-1]["valid_loss"] and loaded.model.num_parameters() == 345 * 32 * 2 + 18528
+    assert loaded.mean_loss(valid) == rows[-1]["valid_loss"]
+    assert loaded.model.get_output_embeddings().out_features == 345
 
 
 def test_the_corpus_vocabulary_needs_complete_weights(project):

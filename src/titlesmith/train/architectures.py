@@ -27,15 +27,7 @@ def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTraine
 
     It has rotary position embeddings (Su et al. 2021), because a learned table of positions needs more than a few
     thousand papers; settings tried on it apply to the published models that have the same architecture.
-
-    Parameters
-    ----------
-    tokenizer
-        The model's vocabulary.
-    hyperparameters
-        ``n_vocab n_ctx n_embd n_head n_layer``, as in GPT-2's hparams.json.
-    seed
-        Decides the weights.
+    ``hyperparameters`` are ``n_vocab n_ctx n_embd n_head n_layer``, as in GPT-2's hparams.json.
     """
     width = hyperparameters["n_embd"]
     config = LlamaConfig(
@@ -99,10 +91,7 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
     """The model with low-rank adapters, which alone train (LoRA; Hu et al. 2022).
 
-    Raises
-    ------
-    RequestError
-        The model has no layer of a name in ``lora_targets``.
+    RequestError if the model has no layer of a name in ``lora_targets``.
     """
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     names = sorted({name.rpartition(".")[2] for name, _ in linear})
@@ -127,16 +116,8 @@ def separates_documents(nats: Callable, model: PreTrainedModel, vocabulary: int,
     """Whether a document has the same losses at the beginning of a row and after another document.
 
     transformers masks documents whose ``position_ids`` restart, in most architectures. This tries two random documents
-    in both orders, which are longer than the window of attention, if it is smaller than a row.
-
-    Parameters
-    ----------
-    nats
-        Computes losses (targets,) of ids (rows, tokens), targets, labels and position ids.
-    model, vocabulary
-        The model, and the number of its tokens.
-    block
-        Tokens of a training's rows.
+    in both orders, which are longer than the window of attention, if it is smaller than a row of ``block`` tokens.
+    ``nats`` computes losses as `titlesmith.train.target_losses.TargetLosses`; ``vocabulary`` is a number of tokens.
     """
     config = model.config.get_text_config()
     windows = [getattr(config, name, None) for name in WINDOWS]

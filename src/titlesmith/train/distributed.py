@@ -59,11 +59,6 @@ def join() -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
-def leave() -> None:
-    """Leaves the group at the end of a training."""
-    dist.destroy_process_group()
-
-
 def _exit_with_parent() -> None:
     os.read(0, 1)  # returns when the parent has closed the pipe, however it ended
     os._exit(1)
@@ -160,14 +155,10 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
 
 
 def launch(run: Run, settings: dict) -> None:
-    """Trains a run in several processes, and shows their progress.
+    """Trains a run whose fine-tune stage has begun in several processes, and shows their progress.
 
-    The run's fine-tune stage has begun, so that its record has the settings: ``processes``, ``steps`` and others.
-
-    Raises
-    ------
-    RequestError, RunError
-        As one process raised it; or RunError, a process ended or was killed, with its last log line.
+    Raises what one process raised (RequestError, RunError), or a RunError with the last log line of a process that
+    ended or was killed.
     """
     count, options = settings["processes"], shlex.split(os.environ.get("TITLESMITH_TORCHRUN", ""))
     environment = {"TITLESMITH_ROOT": str(root()), CHILD: "1"}

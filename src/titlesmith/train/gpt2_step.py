@@ -65,15 +65,12 @@ class Step:
 
     Parameters
     ----------
-    variables
-        The model's, by name without ``model/``.
-    hyperparameters
-        As in hparams.json.
+    variables, hyperparameters
+        The model's variables, by name without ``model/``, and its hparams.json.
     shape
         Rows and block of a call's ids.
     settings
-        ``dropout``, ``weight_decay``, ``accumulate`` (calls a step), ``layers`` (all, or transformer for the blocks
-        only), ``checkpointing`` (activations of a block are recomputed, not kept).
+        ``dropout weight_decay accumulate layers checkpointing`` of notebook 03.
     kind
         Type of the operands of matrix products.
     steps

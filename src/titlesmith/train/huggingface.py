@@ -46,18 +46,10 @@ if torch.cuda.is_available():
 
 
 class HuggingFaceEngine(Engine):
-    """A causal language model of the transformers library.
+    """A causal language model of the transformers library, or one with adapters.
 
-    Parameters
-    ----------
-    model
-        The model, or one with adapters.
-    tokenizer
-        Its vocabulary.
-    base
-        The name (``hf:NAME``) of the model that adapters belong to.
-    quantize
-        The type of the weights of ``base`` in memory: ``none`` for their stored type, or ``8bit``, ``4bit``.
+    ``base`` is the name (``hf:NAME``) of the model that adapters belong to, ``quantize`` the type of its weights in
+    memory: ``none`` for their stored type, or ``8bit``, ``4bit``.
     """
 
     def __init__(
@@ -174,13 +166,7 @@ class HuggingFaceEngine(Engine):
         return None
 
     def masks_documents(self, settings: dict) -> bool:
-        """See `Engine.masks_documents`; not every model separates the documents of a row.
-
-        Raises
-        ------
-        RequestError
-            ``attention`` is ``document``, and the model does not.
-        """
+        """See `Engine.masks_documents`; RequestError if ``attention: document`` is not possible with this model."""
         wanted = super().masks_documents(settings)
         can = not wanted or self._separates_documents(settings["block_size"])
         if not can and settings["attention"] == "document":

@@ -19,18 +19,8 @@ BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum
 class Step:
     """One step of AdamW (Loshchilov and Hutter 2019) on the parameters that require gradients.
 
-    Parameters
-    ----------
-    model, losses
-        The model, and what computes its losses.
-    settings
-        ``sharding weight_decay accumulate seed``.
-    bf16
-        Whether matrix products are in bfloat16.
-    used
-        The ids of a sampled softmax; None for the full vocabulary.
-    compiles
-        Whether blocks and loss are compiled.
+    ``settings`` are those of notebook 03: ``sharding weight_decay accumulate seed``. ``used`` are the ids of a sampled
+    softmax, None for the full vocabulary; ``compiles`` says whether blocks and loss are compiled.
 
     Attributes
     ----------

@@ -100,16 +100,9 @@ def _hash(bits: tf.Tensor) -> tf.Tensor:
 
 
 def token_nats(logits: tf.Tensor, labels: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of each row in nats, (N,), float32.
+    """Cross-entropy of each row in nats, (N,), float32, from logits (N, V) of any type and labels (N,).
 
-    Parameters
-    ----------
-    logits
-        (N, V), of any type; computed with in float32.
-    labels
-        (N,).
-    offsets
-        Added to each column of ``logits``, (V,), float32; -inf for columns that are padding.
+    ``offsets`` (V,), float32, are added to each row; they are -inf for columns that are padding.
     """
     logits = f32(logits) + offsets
     highest = tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
@@ -123,16 +116,7 @@ class Kernels:
 
     Each is called with tensors, then ``vectors`` (D,) that apply to every row, then ``fixed`` tensors without gradient.
 
-    Parameters
-    ----------
-    rows, block
-        Shape of the ids.
-    hyperparameters
-        ``n_embd n_head``, as in hparams.json.
-    dropout
-        Share of activations that are set to zero.
-    kind
-        Type of the operands of matrix products.
+    ``kind`` is the type of the operands of matrix products, ``dropout`` the share of activations that are set to zero.
     """
 
     def __init__(self, rows: int, block: int, hyperparameters: dict, dropout: float, kind: tf.DType):

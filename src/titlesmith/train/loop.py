@@ -28,30 +28,14 @@ Sample = Callable[["Engine"], tuple[list[str], float]]
 
 
 class Engine(ABC):
-    """A language model that trains, measures losses, and is saved and loaded.
-
-    Attributes
-    ----------
-    tokenizer
-        The model's vocabulary.
-    context
-        Maximum length of a row in tokens.
-    step
-        Optimizer steps that were applied to the weights in this training.
-    checkpoint_bytes
-        Size of what `save_checkpoint` writes; known after `prepare`.
-    max_tokens
-        Tokens that are read at a time where losses are measured.
-    choices
-        What ``auto`` means in this training, in words; known after `prepare`.
-    """
+    """A language model that trains, measures losses, and is saved and loaded."""
 
     tokenizer: Tokenizer
-    context: int
-    step: int = 0
-    checkpoint_bytes: int = 0
-    max_tokens: int = 2**11
-    choices: dict[str, str]
+    context: int  # maximum length of a row in tokens
+    step: int = 0  # optimizer steps that were applied to the weights in this training
+    max_tokens: int = 2**11  # that are read at a time where losses are measured
+    checkpoint_bytes: int = 0  # size of what `save_checkpoint` writes; known after `prepare`, as are
+    choices: dict[str, str]  # what ``auto`` means in this training, in words
 
     def masks_documents(self, settings: dict) -> bool:
         """Whether attention is masked to the document in training, as it is in validation and generation.
@@ -68,51 +52,27 @@ class Engine(ABC):
 
     @abstractmethod
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
-        """Creates the optimizer, with the state that `load` read.
-
-        Raises
-        ------
-        RequestError
-            The training does not fit into memory; the message says what would.
-        """
+        """Creates the optimizer, with the state that `load` read (RequestError if memory is too small)."""
 
     @abstractmethod
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
         """One step of optimization on a batch, with a learning rate; not applied if loss or gradient are not finite.
 
-        Returns
-        -------
-        tuple of float
-            Mean loss in nats a token, weighted, before the update; the norm of its gradient before clipping.
+        Returns the weighted mean loss in nats a token before the update, and the norm of its gradient before clipping.
         """
 
     @abstractmethod
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """Loss of each row in nats, summed over its targets, shape (rows,).
 
-        Parameters
-        ----------
-        ids
-            Shape (rows, tokens + 1): column ``i`` predicts column ``i + 1``.
-        learned
-            Weight of each prediction in the sum, shape (rows, tokens).
+        Column ``i`` of ``ids`` (rows, tokens + 1) predicts column ``i + 1``, with weight ``learned`` (rows, tokens).
         """
 
     def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Loss of each document, read independently up to the context; of completions only where there are prompts.
 
-        Parameters
-        ----------
-        documents
-            A split.
-        chosen
-            Indices of the documents to measure; all by default.
-
-        Returns
-        -------
-        tuple of numpy.ndarray
-            Nats, and the number of tokens that they are the sum over, of each document, in the order of ``chosen``,
-            float64. A document whose prompt fills the context has 0 tokens.
+        Returns nats, and the number of tokens that they are the sum over, float64, in the order of ``chosen``, indices
+        of documents (default: all). A document whose prompt fills the context has 0 tokens.
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
@@ -121,13 +81,7 @@ class Engine(ABC):
         return nats[chosen], tokens[chosen]
 
     def mean_loss(self, documents: Documents) -> float:
-        """Mean loss in nats a token over documents, as `document_losses` measures each.
-
-        Raises
-        ------
-        RunError
-            There is no token to predict.
-        """
+        """Mean loss in nats a token, as `document_losses` measures it (RunError if there is no token to predict)."""
         nats, tokens = self.document_losses(documents)
         if not tokens.sum():
             raise RunError(f"{documents.path}: no document leaves the model a token to predict; rebuild the corpus")
@@ -137,10 +91,7 @@ class Engine(ABC):
     def save_checkpoint(self, path: Path) -> None:
         """Writes weights, optimizer state and step, but not the tokenizer, and deletes an older checkpoint.
 
-        Raises
-        ------
-        RunError
-            The disk is full; the older checkpoint is complete.
+        On a full disk (RunError), the older checkpoint stays complete.
         """
 
     @abstractmethod
@@ -178,23 +129,8 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
     The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
     training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights.
 
-    Parameters
-    ----------
-    engine
-        The model to train.
-    corpus
-        The model is trained on its train split and validated on its valid split.
-    settings
-        The parameters of notebook 03.
-    monitor
-        Records every step and decides when to validate, sample, save and stop.
-    sample
-        Samples texts from the engine; returns them and the share of them that copies a training text.
-
-    Raises
-    ------
-    RunError
-        The disk has too little space for checkpoints.
+    ``settings`` are the parameters of notebook 03; ``sample`` returns texts of the engine and the share of them that
+    copies a training text. RunError if the disk has too little space for checkpoints.
     """
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]

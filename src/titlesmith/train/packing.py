@@ -19,23 +19,14 @@ Piece = tuple[int, int, int]  # number of a document, first and end of its predi
 class Batch:
     """Rows of tokens and what each token is trained to predict; all arrays have shape (rows, block).
 
-    Attributes
-    ----------
-    ids
-        Input ids, int32.
-    position_ids
-        Position of each token in its document, int32; a document begins at each 0. Where documents are not masked, a
-        row counts as one document.
-    labels
-        The next id of each token, int32.
-    weights
-        Weight of each prediction in the loss, float32; 0 in prompts and in the padding, which is one more document.
+    A document begins where ``position_ids``, positions in a document, are 0; without document masks, a row counts as
+    one document. Padding is one more document.
     """
 
-    ids: np.ndarray
-    position_ids: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
+    ids: np.ndarray  # int32
+    position_ids: np.ndarray  # int32
+    labels: np.ndarray  # the next id of each token, int32
+    weights: np.ndarray  # of each prediction in the loss, float32; 0 in prompts and padding
 
     def split(self, parts: int) -> "list[Batch]":
         """The batch in ``parts`` consecutive batches of equally many rows, up to one."""
@@ -53,22 +44,18 @@ class PackedDataset:
 
     Parameters
     ----------
-    documents
-        The split.
+    documents, seed
+        The split, and the seed of its order.
     batch, block
         Rows a batch, tokens a row.
-    seed
-        Decides the order.
     mask_documents
         Whether position ids restart with each document, so that attention is masked to it; else a token attends to all
         tokens before it in the row.
 
     Attributes
     ----------
-    num_targets
-        Predictions that the loss counts, an epoch.
-    num_rows
-        Rows in the first epoch; other epochs differ by a few.
+    num_targets, num_rows
+        Predictions that the loss counts, an epoch; rows in the first epoch. Other epochs differ by a few rows.
     """
 
     def __init__(self, documents: Documents, batch: int, block: int, seed: int, mask_documents: bool):
@@ -171,11 +158,7 @@ def padded_batches(
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Documents of similar length in batches of at most ``tokens`` ids, cut at the context.
 
-    Yields
-    ------
-    tuple
-        Numbers of the documents; their ids after an end of text, (rows, tokens + 1), and weights, (rows, tokens), as
-        `Engine.losses` reads them.
+    Yields indices of documents, their ids after an end of text, (rows, tokens + 1), and weights, (rows, tokens).
     """
     lengths = np.minimum(np.diff(documents.starts.astype(np.int64)), context)
     batch: list[int] = []

@@ -54,7 +54,7 @@ def project(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
         patch.setattr(kernels, "compiled", lambda function: function)  # XLA compiles for seconds a model
-        patch.setattr(engines, "SCRATCH", TINY)
+        patch.setattr(engines, "SCRATCH", {"scratch": TINY})
         path = write_archive(folder / "papers.tsv", rows)
         quick("titles", "scratch", source={"source": "archive", "path": str(path)})
         quick("abstracts", "scratch", "abstract-to-title", source={"source": "sample", "num_papers": 120})

@@ -120,7 +120,7 @@ def test_adapters_are_merged_in_the_type_of_the_weights(offline):
 
 @pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
 def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
-    monkeypatch.setattr(engines, "SCRATCH", {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}})
     monkeypatch.setattr("titlesmith.train.kernels.compiled", lambda function: function)
     run = quick("r", "scratch", **settings)
     folder = export(run, "hf")
@@ -198,7 +198,7 @@ def test_a_beam_search_is_exported_as_one(offline):
 
 
 def test_the_command_line_exports(offline, monkeypatch, tmp_path):
-    monkeypatch.setattr(engines, "SCRATCH", {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2})
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}})
     monkeypatch.setattr("titlesmith.train.kernels.compiled", lambda function: function)
     run = quick("r", "scratch")
 

@@ -18,7 +18,7 @@ from train.helpers import EVERYTHING, SETTINGS, TINY, history, kill_at, prepare,
 @pytest.fixture(params=["scratch", "hf:scratch"])
 def model(request, project, monkeypatch):
     """Names a tiny model of each engine."""
-    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": TINY})
     monkeypatch.setattr(hub, "SCRATCH", TINY)
     monkeypatch.setattr(kernels, "compiled", lambda function: function)  # compiling takes seconds a model
     return request.param

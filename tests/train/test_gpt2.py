@@ -34,7 +34,7 @@ def uncompiled(request, monkeypatch):
 
 @pytest.fixture
 def prepared(project, monkeypatch):
-    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": TINY})
     return prepare("r")
 
 
@@ -56,7 +56,7 @@ FANCY = EVERYTHING | {"vocabulary": "corpus", "precision": "bfloat16", "attentio
 
 @pytest.mark.parametrize("at", [1, pytest.param(5, marks=pytest.mark.compiled)])
 def test_resuming_with_all_options_is_exact(project, monkeypatch, at):
-    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": TINY})
     monkeypatch.setattr(vocabulary, "SAMPLED", 8)
     full = train(*prepare("full"), **FANCY)
     run, corpus = prepare("resumed")
@@ -150,7 +150,7 @@ import resource, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import train.test_gpt2 as t
-t.engines.SCRATCH = t.TINY
+t.engines.SCRATCH = {"scratch": t.TINY}
 run, corpus = t.Run("r"), t.Corpus(t.Run("r"))
 save = t.GPT2Engine.save_checkpoint
 def full(self, path):
@@ -183,7 +183,7 @@ def test_only_the_newest_checkpoint_stays(prepared):
 
 
 def test_the_loss_of_a_template_with_a_prompt_counts_completions_only(project, monkeypatch):
-    monkeypatch.setattr(engines, "SCRATCH", TINY)
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": TINY})
     run, corpus = prepare("r", template="year-title")
     engine = train(run, corpus)
     documents = corpus.documents("test")
@@ -211,7 +211,7 @@ def stock_session():
 
 
 def test_stock_gpt_2_simple_loads_and_generates_with_what_was_trained_here(project, monkeypatch, stock_session):
-    monkeypatch.setattr(engines, "SCRATCH", STOCK)
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": STOCK})
     run, corpus = prepare("r")
     engine = train(run, corpus)
     gpt_2_simple.load_gpt2(stock_session, run_name="model", checkpoint_dir=str(run.path))
@@ -226,7 +226,7 @@ def test_stock_gpt_2_simple_loads_and_generates_with_what_was_trained_here(proje
 
 def test_what_stock_gpt_2_simple_fine_tuned_loads_and_trains_on_here(project, monkeypatch, stock_session):
     monkeypatch.chdir(project)
-    monkeypatch.setattr(engines, "SCRATCH", STOCK)
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": STOCK})
     run, corpus = prepare("r")
     base = train(run, corpus, steps=1)
     shutil.copytree(run / "model", project / "models" / "tiny")

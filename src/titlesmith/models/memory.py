@@ -5,7 +5,7 @@ import shutil
 from bisect import bisect_right
 
 from titlesmith.errors import RequestError
-from titlesmith.models.catalogue import num_parameters, shapes
+from titlesmith.models.catalogue import RANDOM, num_parameters, shapes
 from titlesmith.models.devices import GIB, available_memory, gpu_memory
 from titlesmith.models.hub import is_hub
 
@@ -106,8 +106,7 @@ def training_memory(
     hub = is_hub(settings["model"])
     keys = {"checkpointing", "accumulate", "layers", *({"lora_rank", "quantize"} if hub else ())}
     options = {key: settings[key] for key in keys & settings.keys()}
-    from_scratch = settings["model"].removeprefix("hf:") == "scratch"
-    if settings.get("vocabulary") in (("corpus",) if from_scratch else ("corpus", "auto")):
+    if settings.get("vocabulary") in (("corpus",) if settings["model"] in RANDOM else ("corpus", "auto")):
         options["used_vocabulary"] = used_vocabulary or MIN_VOCABULARY
     if hub:
         options["gpu"] = gpu

@@ -23,8 +23,8 @@ def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: st
     for path in (swapped(run / "model" / "last"), run / "model"):
         if (path / mark).exists():
             return kind.load(path, tokenizer=corpus.tokenizer)
-    if model == "scratch":
-        return kind(corpus.tokenizer, SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
+    if model in SCRATCH:
+        return kind(corpus.tokenizer, SCRATCH[model] | {"n_vocab": len(corpus.tokenizer)}, seed)
     if model == "hf:scratch":
         return kind.scratch(corpus.tokenizer, hub.SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
     engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)

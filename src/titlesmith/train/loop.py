@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from titlesmith import models
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RunError
@@ -44,7 +45,7 @@ class Engine(ABC):
         attends to the documents before (`benchmarks/attention.py`).
         """
         setting = settings["attention"]
-        return setting == "document" or (setting == "auto" and settings["model"].removeprefix("hf:") != "scratch")
+        return setting == "document" or (setting == "auto" and settings["model"] not in models.RANDOM)
 
     @abstractmethod
     def device(self, settings: dict) -> str:
@@ -123,14 +124,21 @@ class Engine(ABC):
             ) from None
 
 
-def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor", sample: Sample) -> None:
+def finetune(
+    engine: Engine,
+    corpus: "Corpus",
+    settings: dict,
+    monitor: "Monitor",
+    sample: Sample,
+    measure: Callable[[Engine], None] = lambda engine: None,
+) -> None:
     """Trains an engine on a corpus, from step ``engine.step + 1``, until the monitor reports a reason to stop.
 
     The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
     training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights.
 
     ``settings`` are the parameters of notebook 03; ``sample`` returns texts of the engine and the share of them that
-    copies a training text. RunError if the disk has too little space for checkpoints.
+    copies a training text; ``measure`` is called before the first step. RunError if the disk has too little space for checkpoints.
     """
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]
@@ -153,6 +161,8 @@ def finetune(engine: Engine, corpus: "Corpus", settings: dict, monitor: "Monitor
             f"{needed / 1e9:.1f} GB, an old one, a new one and the best. Free some space, or move the project"
         )
 
+    if not engine.step:
+        measure(engine)
     monitor.start(engine.step, settings["steps"], rows.num_targets, batch_rows * settings["block_size"])
     batches = prefetch(rows, engine.step + 1)
     while not monitor.reason:

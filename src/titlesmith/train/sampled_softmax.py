@@ -6,6 +6,7 @@ into the softmax, where each counts for many (Jean et al. 2015), and the sum of 
 
 import numpy as np
 
+from titlesmith import models
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokenizer import Tokenizer
 
@@ -53,7 +54,7 @@ def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
     ``vocabulary: auto`` selects those of the corpus if the model is pretrained and they are less than half.
     """
     setting, size = settings["vocabulary"], len(corpus.tokenizer)
-    if setting == "full" or (setting == "auto" and settings["model"].removeprefix("hf:") == "scratch"):
+    if setting == "full" or (setting == "auto" and settings["model"] in models.RANDOM):
         return None
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
     return used if len(used) < (size if setting == "corpus" else size // 2) else None

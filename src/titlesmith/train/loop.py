@@ -138,7 +138,8 @@ def finetune(
     training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights.
 
     ``settings`` are the parameters of notebook 03; ``sample`` returns texts of the engine and the share of them that
-    copies a training text; ``measure`` is called before the first step. RunError if the disk has too little space for checkpoints.
+    copies a training text; ``measure`` is called before the first step. A disk with too little space for checkpoints is
+    a RunError.
     """
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]

@@ -134,6 +134,7 @@ def product(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **changed: object) -> dict:
     from titlesmith.train import architectures
+    from titlesmith.train.huggingface import is_worth_compiling
     from titlesmith.train.loop import learning_rate
     from titlesmith.train.packing import PackedDataset, prefetch
 
@@ -149,7 +150,7 @@ def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **chang
         if step == WARM_UP:
             start = now()
     rate = steps * rows * settings["block_size"] / (now() - start)
-    compiled = architectures.can_compile() and trained._compiles(settings)
+    compiled = architectures.can_compile() and is_worth_compiling(trained.model, settings)
     return {"tokens_per_second": rate, "peak": cards_memory(), "loss": loss, "parameters": count, "compiled": compiled}
 
 

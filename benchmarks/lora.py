@@ -71,7 +71,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
 def full(folder: Path, size: str, steps: int, rank: int = 0) -> dict:
     """Steps of the whole model."""
     engine, clock = train.trained(folder, steps, lora_rank=rank)
-    return clock.figures(parameters=sum(p.numel() for p in engine._trained))
+    return clock.figures(parameters=sum(p.numel() for p in engine.model.parameters() if p.requires_grad))
 
 
 def lora(folder: Path, size: str, steps: int) -> dict:

@@ -35,8 +35,8 @@ def test_every_step_is_a_row_at_once(project):
 
 def test_the_speed_counts_all_tokens_that_were_read(project):
     monitor = Monitor(Run("r"), SETTINGS)
-    monitor.start(0, steps=5, epoch=100, step_tokens=64)
-    monitor._started -= 2
+    monitor.start(0, steps=5, epoch=100, step_tokens=64_000)
+    monitor._started -= 2000
     monitor.step(step=1, tokens=10, loss=2.0, learning_rate=0.1, grad_norm=1.0)
     assert monitor._bar.postfix.endswith("32 tokens read/s")
     monitor.close()

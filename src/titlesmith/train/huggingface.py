@@ -140,7 +140,7 @@ class HuggingFaceEngine(Engine):
         if settings["checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
-        compiles = architectures.can_compile() and self._quantize == "none" and _is_worth_compiling(model, settings)
+        compiles = architectures.can_compile() and self._quantize == "none" and is_worth_compiling(model, settings)
         self._step = Step(model, self._losses, settings, bf16, used, compiles)
         if self._moments:
             self._step.load_state(self._moments)
@@ -247,7 +247,7 @@ class HuggingFaceEngine(Engine):
         processes.load_model_state(self.model, weights)
 
 
-def _is_worth_compiling(model: PreTrainedModel | PeftModel, settings: dict) -> bool:
+def is_worth_compiling(model: PreTrainedModel | PeftModel, settings: dict) -> bool:
     """Whether compiling saves more time than it takes, and works with the other settings."""
     tokens = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
     plain = settings["processes"] == 1 and not settings["checkpointing"]

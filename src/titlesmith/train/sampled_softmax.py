@@ -53,11 +53,11 @@ def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
 
     ``vocabulary: auto`` selects those of the corpus if the model is pretrained and they are less than half.
     """
-    setting, size = settings["vocabulary"], len(corpus.tokenizer)
+    setting = settings["vocabulary"]
     if setting == "full" or (setting == "auto" and settings["model"] in models.RANDOM):
         return None
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
-    return used if len(used) < (size if setting == "corpus" else size // 2) else None
+    return used if len(used) * (1 if setting == "corpus" else 2) < len(corpus.tokenizer) else None
 
 
 def used_ids(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:

@@ -152,18 +152,15 @@ class HuggingFaceEngine(Engine):
     def _used_ids(self, corpus: "Corpus", settings: dict) -> np.ndarray | None:
         """The ids of a sampled softmax (`trained_ids`); None if the model or the other settings do not allow one."""
         used, head = trained_ids(corpus, settings), self._model.get_output_embeddings()
+        allowed = self._losses.is_plain(self._model) and head.bias is None and settings["sharding"] == "none"
         if self._moments and not self._resumes_sampled and settings["vocabulary"] == "auto":
-            return None  # a training resumes as it began, with other processes too
-        if used is None or (
-            settings["sharding"] == "none" and head.bias is None and self._losses.is_plain(self._model)
-        ):
-            return used
-        if settings["vocabulary"] == "corpus" or self._resumes_sampled:
+            return None  # a training resumes as it began, with another number of processes too
+        if used is not None and not allowed and (settings["vocabulary"] == "corpus" or self._resumes_sampled):
             raise RequestError(
                 "finetune.vocabulary: a softmax over the corpus's tokens needs complete weights in each process and a "
                 "linear head without bias: set finetune.sharding to none, or finetune.vocabulary to full"
             )
-        return None
+        return used if allowed else None
 
     def masks_documents(self, settings: dict) -> bool:
         """See `Engine.masks_documents`; RequestError if ``attention: document`` is not possible with this model."""

@@ -16,7 +16,7 @@ def finetune_run(run: Run, settings: dict) -> None:
 
     The corpus of the run is built; ``settings`` are the parameters of notebook 03. The run's record gets ``device``,
     ``before`` (the model before training, `titlesmith.evaluate.snapshot`), and when training stops ``steps``,
-    ``kept_step`` and ``stop_reason``.
+    ``kept_step``, ``stop_reason`` and ``choices``.
     """
     if settings["processes"] > 1:
         from titlesmith.train import distributed
@@ -45,7 +45,8 @@ def _finetune(run: Run, settings: dict, writes: bool) -> None:
     if writes:
         save_backend(engine, run)
         kept = monitor.kept_step(monitor.read(watch.history), settings["keep"], engine.step)
-        run.update_stage("finetune", steps=engine.step, kept_step=kept, stop_reason=watch.reason)
+        facts = {"steps": engine.step, "kept_step": kept, "stop_reason": watch.reason, "choices": engine.choices}
+        run.update_stage("finetune", **facts)
 
 
 def main(name: str) -> None:

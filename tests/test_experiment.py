@@ -88,7 +88,7 @@ def test_yaml_dates_and_integers_become_the_declared_types(project):
         ("finetun.steps=3", ["section finetun is unknown", "Did you mean finetune?"]),
         ("modle=124M", ["modle is unknown", "Did you mean model?"]),
         ("finetune.steps", ["section.key=value"]),
-        ("finetune.steps=0", ["finetune.steps: 0 is out of range", "optimizer steps at most; 1 or more"]),
+        ("finetune.steps=0", ["finetune.steps: 0 is out of range", "maximum number of optimizer steps; 1 or more"]),
         ("finetune.steps=1.5", ["'1.5' is not of type int"]),
         ("finetune.steps=many", ["'many' is not of type int"]),
         ("finetune.steps=true", ["'true' is not of type int"]),

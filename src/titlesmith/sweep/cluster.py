@@ -3,7 +3,6 @@
 import logging
 import shutil
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,22 +100,15 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
             yield client
         return
     # Workers on this machine
-    settings = {
-        "distributed.admin.tick.limit": "1h",
-        "distributed.worker.multiprocessing-method": "spawn",
-        "distributed.worker.preload": [IGNORE_INTERRUPTS],
-    }
     with (
-        tempfile.TemporaryDirectory(prefix="titlesmith-", ignore_cleanup_errors=True) as folder,
-        dask.config.set(settings),
+        dask.config.set({"distributed.worker.preload": [IGNORE_INTERRUPTS]}),
         LocalCluster(
             n_workers=choose_num_workers(plan, workers, memory),
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port, only on this machine
+            dashboard_address=None,
             memory_limit=0,  # it would not count the kernels
             silence_logs=logging.CRITICAL,
-            local_directory=folder,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

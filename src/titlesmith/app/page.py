@@ -70,6 +70,7 @@ def render(template: str, **values: object) -> str:
 
 def _add_form(service: Service) -> None:
     """Adds text fields, settings, examples and results."""
+    # Left: the input. Right: the results
     with gr.Row():
         with gr.Column(min_width=300):
             boxes = [
@@ -98,6 +99,7 @@ def _add_form(service: Service) -> None:
                 js_on_load=(STATIC / "copy.js").read_text("utf-8"),
                 min_height=120,
             )
+    # The button, and Enter in a text field, generate texts
     texts = [*boxes, begin]
 
     def request(values: tuple) -> tuple[dict, str, dict]:

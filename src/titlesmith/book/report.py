@@ -34,12 +34,14 @@ class Report(Run):
     def __init__(self, path: Path):
         super().__init__(path.name)
         self.path = path
+        # The run is finished
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is not a run: it has no run.json. Move the folder out of {path.parent}")
         if missing := [stage for stage in STAGES if not self.is_current(stage)]:
             raise RunError(
                 f"{self.name} is unfinished: its {missing[0]} is missing or out of date. Run {self.rerun_command}"
             )
+        # The files are those that the stages wrote, and have what the book needs
         written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
         for name in FILES[1:]:
             self._check(path / name, lambda name=name: digest(path / name) == written.get(name), "its content changed")

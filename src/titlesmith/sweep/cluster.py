@@ -136,6 +136,7 @@ def divide_cores(client: "Client", plan: Plan) -> dict[str, int]:
             f"the workers cannot run titlesmith ({type(error).__name__}: {error}): install the same version of "
             "titlesmith[sweep] there as here"
         ) from None
+    # Check each worker, and count the slots of each machine: workers on it, times their threads
     version, slots = inspect("", "")["version"], Counter()
     for address, machine in machines.items():
         if machine["version"] != version:
@@ -146,6 +147,7 @@ def divide_cores(client: "Client", plan: Plan) -> dict[str, int]:
                 "must share the project's folder, at the same path, as on a cluster's common file system"
             )
         slots[machine["host"], tuple(machine["cores"])] += workers[address]["nthreads"]
+    # The cores of a machine, or the part that its workers may use, for each slot
     shares = {
         address: max(1, len(machine["cores"]) // slots[machine["host"], tuple(machine["cores"])])
         for address, machine in machines.items()

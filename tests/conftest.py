@@ -6,10 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TITLESMITH_DATA", ROOT.parent / "shared" / "data"))
+hypothesis.settings.register_profile("shared", deadline=None)  # machines may be busy with other work
+hypothesis.settings.load_profile("shared")
 HOSTILE = '<script>alert(1)</script> $x^2$ & "quotes": a study'
 
 

@@ -49,7 +49,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
     delimiters = "chat" if chosen.chat else settings["delimiters"]
     papers = Papers(run / "papers.parquet", chosen, settings["lowercase"], settings["markup"])
 
-    # Select papers and assign them to splits; -1 is none
+    # Select papers and assign them to splits; dropped papers stay at -1
     selection = select(papers, settings)
     splits = np.full(len(papers), -1, np.int8)
     days = selection.published[selection.kept]
@@ -84,15 +84,19 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
                     f"corpus.template: no document of {name} is left: see corpus.min_tokens, corpus.max_tokens, "
                     f"corpus.too_long and the model's context. {_dropped(papers, selection)}"
                 )
-    counts = pl.concat(counts)
-    dropped = {
-        reason: {"papers": len(rows), "examples": papers.examples(rows)} for reason, rows in selection.dropped.items()
-    }
+    counts, dropped = pl.concat(counts), selection.dropped.items()
     info = {
-        **{key: settings[key] for key in ("template", "too_long")},
-        **{"delimiters": delimiters, "context": context, "papers": len(papers), "dropped": dropped},
-        **{"splits": _count_splits(counts), "categories": _count_categories(counts)},
-        **{"vocabulary": len(tokenizer), "tokenizer": fingerprint, "opening": opening},
+        "template": settings["template"],
+        "too_long": settings["too_long"],
+        "delimiters": delimiters,
+        "context": context,
+        "papers": len(papers),
+        "dropped": {reason: {"papers": len(rows), "examples": papers.examples(rows)} for reason, rows in dropped},
+        "splits": _count_splits(counts),
+        "categories": _count_categories(counts),
+        "vocabulary": len(tokenizer),
+        "tokenizer": fingerprint,
+        "opening": opening,
     }
     write_json(folder / "corpus.json", info)
 
@@ -136,13 +140,10 @@ def _choose_opening(
 def tokenize(
     batches: Iterator[pl.DataFrame], layout: TokenLayout, settings: dict, context: int, selection: Selection, bar: tqdm
 ) -> Iterator[tuple[list[list[int]], pl.DataFrame]]:
-    """Tokenizes the documents of a split, and adds those with too few or too many tokens to ``selection``.
+    """Tokenizes the documents of a split, and drops those with too few or too many tokens from ``selection``.
 
-    Yields
-    ------
-    tuple
-        The ids of each document of a batch, and the batch with columns ``tokens`` (of text, without delimiters),
-        ``size`` (ids, without the end of text) and ``cut``.
+    Yields the ids of each document of a batch, and the batch with columns ``tokens`` (of text, without delimiters),
+    ``size`` (ids, without the end of text) and ``cut``.
     """
     cutting, fewest, most = settings["too_long"] == "cut", settings["min_tokens"], settings["max_tokens"]
     for batch, prompts, completions in _encode(batches, layout):
@@ -175,8 +176,7 @@ def _encode(
 ) -> Iterator[tuple[pl.DataFrame, list[list[int]], list[list[int]]]]:
     """Batches in their order, with the ids of their prompts and of their completions.
 
-    One thread per core encodes complete batches while the next are read and the previous are written. The threads of
-    tokenizers itself are off: they are slower, because they share one cache of words.
+    One thread a core encodes batches. The threads of tokenizers itself are off: they share one cache, which is slower.
     """
 
     def encode(batch: pl.DataFrame) -> tuple:
@@ -218,7 +218,7 @@ def _count_splits(counts: pl.DataFrame) -> dict[str, dict]:
 
 
 def _count_categories(counts: pl.DataFrame) -> list[dict]:
-    """Documents and tokens of the most frequent categories, and of all others together."""
+    """Documents and tokens of the most frequent categories, and of the others together."""
     category, documents = pl.col("primary_category"), pl.col("documents")
     ranked = (
         counts.group_by(category)

@@ -58,13 +58,7 @@ class DocumentFormat:
 
 
 class Corpus(DocumentFormat):
-    """A finished corpus, read from its folder.
-
-    Attributes
-    ----------
-    info
-        The content of corpus.json: template, counts of documents and tokens, dropped papers by reason.
-    """
+    """A finished corpus; ``info`` is the content of corpus.json."""
 
     def __init__(self, run: Run):
         run.require("corpus")
@@ -118,12 +112,10 @@ class Corpus(DocumentFormat):
 
 
 def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measure: Measure | None = None) -> Corpus:
-    """Builds ``corpus/`` from ``papers.parquet``.
+    """Builds ``corpus/`` from ``papers.parquet`` (RequestError if a field is missing or a split would be empty).
 
     Parameters
     ----------
-    run
-        The run to read and write.
     settings
         The parameters of the corpus notebook.
     vocabulary
@@ -131,13 +123,8 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
     context
         The maximum length of the model's input; a document and an end of text on each side of it must fit.
     measure
-        Measures the model's nats a token of documents after each of some openings, to choose the tokens that documents
-        begin with (`titlesmith.models.measure_openings`). Default: the tokenizer's.
-
-    Raises
-    ------
-    RequestError
-        The papers lack a field of the template, or a split would be empty.
+        Returns the model's loss of documents after some openings, to choose the tokens before a document
+        (`titlesmith.models.measure_openings`). Default: those of the tokenizer.
     """
     build_files(run, settings, vocabulary, context, measure)
     run.finish("corpus")
@@ -145,10 +132,9 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
 
 
 def check(settings: dict, harvest: dict) -> None:
-    """Checks, before anything runs, that the parameters of the corpus fit together (RequestError).
+    """Checks that the parameters of the corpus fit together and to those of the harvest (RequestError).
 
-    ``harvest`` has the parameters of the harvest, which decide the fields of papers. Fields of a source that may have
-    others are checked when the corpus is built.
+    Fields of a source that may have others than `SCHEMA` are checked when the corpus is built.
     """
     chosen = template(settings["template"])
     if harvest["source"] not in CUSTOM_FIELDS:

@@ -30,9 +30,9 @@ class Documents:
     separator
         The ids after the prompt; the last occurrence in a document counts. Default: a newline.
     context
-        If documents were cut, the maximum number of ids of one without its end of text; else 0.
+        The maximum length of documents that were cut, without their end of text; 0 if none was cut.
     num_start
-        How many ids each document begins with that are the same in all: the loss does not count them.
+        How many ids begin every document alike, so that the loss does not count them.
     """
 
     def __init__(

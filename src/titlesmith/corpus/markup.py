@@ -5,7 +5,7 @@ import re
 
 import polars as pl
 
-# Tags whose text is in a line of its own: a space replaces them
+# Tags whose text is in a separate line: a space replaces them
 BLOCKS = "p|br|hr|div|h[1-6]|title|sec|section|label|abstract|ul|ol|li|list|list-item|table|tr|td|th|disp-formula"
 INLINE = (
     "i|b|u|a|em|strong|sub|sup|small|big|tt|code|span|font|center|italic|bold|sc|monospace|underline|roman|"
@@ -20,7 +20,7 @@ REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z][a-z\d]{1,31});", re.I
 
 
 def strip(text: str) -> str:
-    """A text without tags, and with the characters that references such as ``&lt;`` stand for.
+    """A text without tags, and with references such as ``&lt;`` as characters.
 
     Only tags of HTML, JATS and MathML are removed, so that ``a < b``, ``p<0.05`` and ``<unk>`` stay. One letter in
     angle brackets, as in ``<p>`` for a mean, is a tag only where another tag closes it. Doing it again changes nothing.

@@ -9,24 +9,12 @@ SHINGLE = 5  # characters
 
 
 def near_duplicates(texts: Iterable[tuple[int, str]], threshold: float) -> list[int]:
-    """Finds texts that are similar to an earlier text that is kept.
+    """The numbers of texts whose similarity to an earlier text that is kept is at least ``threshold``, in (0, 1].
 
     The similarity of two texts is the Jaccard index of their sets of shingles, runs of five case-folded characters.
     Candidates come from MinHash signatures of 128 values and locality-sensitive hashing (Broder 1997; Leskovec et al.
     2020, chapter 3), and are then compared exactly; a pair just above the threshold can be missed. 100,000 titles take
     about 20 seconds and 300 MB; memory grows with the texts that are kept.
-
-    Parameters
-    ----------
-    texts
-        Numbers and texts.
-    threshold
-        The minimum similarity of a near-duplicate, in (0, 1].
-
-    Returns
-    -------
-    list of int
-        The numbers of the later texts.
     """
     # The index allows no threshold above 0.98; candidates are compared exactly in any case
     index, empty = MinHashLSH(threshold=min(threshold, 0.98), num_perm=128), MinHash(num_perm=128, hashfunc=zlib.crc32)

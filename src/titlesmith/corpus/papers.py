@@ -15,23 +15,9 @@ BATCH = 1024  # papers cleaned, formatted and tokenized at a time
 
 
 class Papers:
-    """``papers.parquet``, cleaned and formatted.
+    """``papers.parquet`` (``path``), cleaned and formatted as the parameters of the corpus notebook say.
 
-    Parameters
-    ----------
-    path
-        The file.
-    template
-        The template of documents.
-    lowercase
-        Whether texts are converted to lower case.
-    markup
-        ``strip`` to remove tags and decode character references (`titlesmith.corpus.markup`), or ``keep``.
-
-    Raises
-    ------
-    RequestError
-        The template has a field that the papers lack.
+    If the template has a field that the papers lack, it is a RequestError.
     """
 
     def __init__(self, path: Path, template: Template, lowercase: bool = False, markup: str = "strip"):
@@ -44,19 +30,11 @@ class Papers:
         return self._height
 
     def batches(self, wanted: np.ndarray | None = None) -> Iterator[pl.DataFrame]:
-        """Papers in the order of the file.
+        """Papers in the order of the file, at most `BATCH` at a time; ``wanted`` is a boolean for each paper of it.
 
-        Parameters
-        ----------
-        wanted
-            A boolean for each paper of the file. Default: all papers.
-
-        Yields
-        ------
-        polars.DataFrame
-            At most `BATCH` rows: ``row`` (number in the file), ``id``, ``published``, ``primary_category``, the cleaned
-            fields of the template (the title's column is ``{title}``), ``markup`` (whether some was stripped),
-            ``prompt`` and ``completion``.
+        Columns: ``row`` (number in the file), ``id``, ``published``, ``primary_category``, the cleaned fields of the
+        template (the title's column is ``{title}``), ``markup`` (whether some was stripped), ``prompt``,
+        ``completion``.
         """
         for first in range(0, len(self), SLICE):
             rows = np.arange(first, min(first + SLICE, len(self)), dtype=np.uint32)

@@ -14,14 +14,8 @@ from titlesmith.errors import RequestError, shorten
 class Selection:
     """The result of `select`.
 
-    Attributes
-    ----------
-    kept
-        A boolean for each paper of the file.
-    published
-        The day of each paper as a number; 0 for papers without a date.
-    dropped
-        For each reason, the rows of the papers that were dropped for it.
+    ``kept`` has a boolean for each paper of the file, ``published`` its day as a number (0 if it has none), and
+    ``dropped`` for each reason the rows of the papers that were dropped for it.
     """
 
     kept: np.ndarray
@@ -38,16 +32,8 @@ def select(papers: Papers, settings: dict) -> Selection:
     """Selects the usable papers; each other paper counts under the first reason that applies.
 
     Of equal papers the first, the oldest, is kept. They are compared by 64-bit hashes, so that all of arXiv fits in
-    memory; the chance that two different texts among 2.5 million have the same hash is 2 in 10 million.
-
-    Parameters
-    ----------
-    papers
-        As harvested, oldest first.
-    settings
-        ``order`` (papers without a date cannot be split by date), ``min_words`` and ``max_words`` of the completion,
-        ``drop`` (regular expressions that ignore case, for all fields of the template), ``near_duplicates`` (minimum
-        similarity, 0 for off).
+    memory; the chance that two different texts among 2.5 million have the same hash is 2 in 10 million. ``settings``
+    are the parameters of the corpus notebook.
     """
     fields, texts = papers.template.fields, papers.template.texts
     columns = [f"{{{name}}}" for name in fields]

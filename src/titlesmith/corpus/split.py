@@ -8,27 +8,10 @@ SPLITS = ("train", "valid", "test")
 
 
 def split(published: np.ndarray, shares: list[float], order: str, seed: int) -> np.ndarray:
-    """Assigns papers to train, valid and test.
+    """The split of each paper as an index of `SPLITS`, shape (papers,); a RequestError if a split would be empty.
 
-    Parameters
-    ----------
-    published
-        Day of publication of each paper, as a number, shape (papers,).
-    shares
-        Three shares, sum 1.
-    order
-        ``date``: train is older than valid and valid older than test, so that the model is measured on the future;
-        ``random``: shuffled by ``seed``.
-
-    Returns
-    -------
-    numpy.ndarray
-        The split of each paper as an index of `SPLITS`, shape (papers,).
-
-    Raises
-    ------
-    RequestError
-        A split would be empty.
+    ``published`` has the day of each paper as a number, shape (papers,). With ``order`` ``date``, train is older than
+    valid and valid older than test, so that the model is measured on the future; with ``random``, ``seed`` shuffles.
     """
     num_papers = len(published)
     shuffled = np.random.default_rng(seed).permutation(num_papers)

@@ -63,13 +63,7 @@ class Template:
         return "".join(text if name is None else fields[name] for text, name in pieces(self.prompt))
 
     def read(self, prompt: str) -> dict[str, str]:
-        """The fields of a prompt; if there are several ways, each field is as short as possible.
-
-        Raises
-        ------
-        ValueError
-            It is not a prompt of this template.
-        """
+        """The fields of a prompt, each as short as possible (ValueError if it is not a prompt of this template)."""
         pattern, names = "", []
         for text, name in pieces(self.prompt):
             if name is None:
@@ -107,10 +101,7 @@ DERIVED = {"year": pl.col("published").dt.year(), "category": pl.col("primary_ca
 def template(name: str) -> Template:
     """The template with this name, or one written in full: ``{title} -> {abstract}``, or only a completion.
 
-    Raises
-    ------
-    RequestError
-        There is no template with this name, or the text is not a template.
+    Other names and texts are a RequestError.
     """
     if "{" not in name:
         if name not in TEMPLATES:
@@ -145,12 +136,8 @@ def check_fields(chosen: Template, names: list[str]) -> None:
 def pieces(part: str) -> list[tuple[str, str | None]]:
     """A part of a template as ``(text, None)`` and ``("", field)``; doubled braces are braces of the text.
 
-    Any name of a column is a field: unlike in `str.format`, dots, brackets, colons and digits mean nothing in it.
-
-    Raises
-    ------
-    ValueError
-        A brace is single, or a field has no name.
+    Any name of a column is a field: unlike in `str.format`, dots, brackets, colons and digits mean nothing in it. A
+    single brace and a field without a name are a ValueError.
     """
     result, end = [], 0
     while end < len(part):

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from titlesmith import plots
-from titlesmith.notebook import Built, Evaluation, Harvested, History, Texts
+from titlesmith.results import Built, Evaluation, Harvested, History, Texts
 
 HISTORY = [
     {"step": i, "loss": 5 / i, "loss_smoothed": 5 / i, "copy_rate": i / 9, "valid_loss": 4 / i if i % 2 else None}

@@ -1,4 +1,4 @@
-"""Figures of the results of `titlesmith.notebook`, one function each; each returns a matplotlib figure."""
+"""Figures of the results of `titlesmith.results`, one function each; each returns a matplotlib figure."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:  # plots are below notebook
-    from titlesmith.notebook import Built, Evaluation, Harvested, History, Texts
+if TYPE_CHECKING:  # plots are below results
+    from titlesmith.results import Built, Evaluation, Harvested, History, Texts
 
 # Okabe and Ito's colours, which colour-blind readers distinguish; line styles distinguish them in black and white
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"

@@ -1,0 +1,223 @@
+"""What the stages return to a notebook: results that show tables, and that the functions of `titlesmith.plots` draw."""
+
+from dataclasses import dataclass
+
+import polars as pl
+from IPython.display import HTML
+
+from titlesmith.corpus import Corpus
+from titlesmith.evaluate import report
+from titlesmith.generate import texts
+from titlesmith.harvest import Papers
+from titlesmith.tables import table
+
+
+@dataclass(frozen=True)
+class Harvested:
+    """The papers of a harvest.
+
+    Attributes
+    ----------
+    papers
+        The table of papers, on disk.
+    seed
+        Decides which papers `sample` shows.
+    label
+        What was harvested, for titles of figures.
+    """
+
+    papers: Papers
+    seed: int
+    label: str
+
+    def scan(self) -> pl.LazyFrame:
+        """The table of papers, to read the rows and columns that are needed."""
+        return self.papers.scan()
+
+    def sample(self, count: int = 8) -> HTML:
+        """A table of random papers, oldest first."""
+        names = {"id": "id", "published": "published", "primary_category": "category", "title": "title"}
+        return table(self.papers.sample(count, self.seed).to_dicts(), names)
+
+    def counts(self) -> HTML:
+        """A table of the rows that were read, filtered, repeated and kept."""
+        names = {"read": "rows read", "outside": "outside the filters", "repeated": "with a repeated id"}
+        return table([self.papers.counts], names | {"beyond": "beyond max_results", "kept": "papers kept"})
+
+    def faults(self) -> HTML:
+        """A table of the rows that are not papers, by reason."""
+        return table([{"reason": reason} | fault for reason, fault in self.papers.faults.items()])
+
+
+@dataclass(frozen=True)
+class Built:
+    """A corpus, as the corpus stage built it.
+
+    Attributes
+    ----------
+    corpus
+        Its documents.
+    label
+        What was harvested, for titles of figures.
+    """
+
+    corpus: Corpus
+    label: str
+
+    def splits(self) -> HTML:
+        """A table of documents, tokens and dates of each split."""
+        return table(self.corpus.counts)
+
+    def categories(self, count: int = 10) -> HTML:
+        """A table of the most frequent categories."""
+        return table(self.corpus.categories[:count])
+
+    def dropped(self) -> HTML:
+        """A table of the papers that were dropped, by reason, with examples."""
+        return table(self.corpus.dropped)
+
+    def show_tokens(self, count: int = 60) -> None:
+        """Prints the first tokens of the first training document."""
+        ids = self.corpus.documents("train")[0][:count]
+        print(*(self.corpus.tokenizer.decode([token]) for token in ids), sep=" | ")
+
+
+@dataclass(frozen=True)
+class History:
+    """A training that has stopped.
+
+    Attributes
+    ----------
+    rows
+        The rows of ``history.csv``, one for each step.
+    loss_floor
+        The setting, in nats a token; 0 for none.
+    memorization_floor
+        Loss in nats a token of a model that knows every training document but not their order.
+    kept_step, stop_reason
+        The step whose weights were kept, and why training stopped.
+    first_samples
+        The first text of each sample that was generated during training.
+    label
+        What was trained on, for titles of figures.
+    """
+
+    rows: list[dict]
+    loss_floor: float
+    memorization_floor: float
+    kept_step: int
+    stop_reason: str
+    first_samples: list[dict]
+    label: str
+
+    def __str__(self) -> str:
+        return f"Training stopped because {self.stop_reason}. Kept: step {self.kept_step}."
+
+    def samples(self) -> HTML:
+        """A table of the first text of each sample."""
+        return table(self.first_samples)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The generated texts.
+
+    Attributes
+    ----------
+    rows
+        The rows of ``texts.jsonl``.
+    name
+        Of the run; names the CSV file that readers of the book can download.
+    """
+
+    rows: list[dict]
+    name: str
+
+    def table(self) -> HTML:
+        """A table of the texts, each with its nearest training text."""
+        return table(self.rows, texts.columns(self.rows), f"{self.name}-texts.csv")
+
+    def similarities(self) -> list[float]:
+        """For each text, the similarity to its nearest training text; 1 is a copy."""
+        return [row["nearest_similarity"] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measurements of a model and of its texts.
+
+    Attributes
+    ----------
+    metrics
+        The content of ``metrics.json``.
+    model
+        The model that was fine-tuned.
+    rows
+        The rows of ``texts.jsonl``.
+    held_out
+        Texts by people, as many as were generated if the test split has that many.
+    label
+        What was trained on, for titles of figures.
+    """
+
+    metrics: dict
+    model: str
+    rows: list[dict]
+    held_out: list[str]
+    label: str
+
+    def perplexity(self) -> HTML:
+        """A table of the perplexity of each split, with the number of documents that were measured."""
+        counts = self.metrics["perplexity_documents"].items()
+        names = {"model": "model"} | {name: f"{name} ({count:,} documents)" for name, count in counts}
+        names |= {"test, bits per byte": "test, bits per byte"}
+        return table(report.perplexities(self.metrics, self.model), names)
+
+    def before_after(self) -> HTML:
+        """A table of the model before training and after, measured on the same validation documents."""
+        return table(report.before_after(self.metrics))
+
+    def texts_before_after(self) -> HTML:
+        """A table of texts that the model generated before training and after, side by side."""
+        return table(report.texts_before_after(self.metrics))
+
+    def distribution(self) -> HTML:
+        """A table of the classifier's accuracy and of the reference model's bits per byte, next to texts by people."""
+        return table(report.comparison(self.metrics, report.DISTRIBUTION))
+
+    def abstracts(self) -> HTML:
+        """A table of the title's terms that abstracts use and of LaTeX that parses, next to texts by people."""
+        return table(report.comparison(self.metrics, report.ABSTRACTS))
+
+    def published(self) -> HTML:
+        """A table of stemmed ROUGE, next to values of published models on other test sets."""
+        return table(report.published(self.metrics))
+
+    def style(self) -> HTML:
+        """A table of lengths, distinct words and self-BLEU, next to texts by people."""
+        return table(report.comparison(self.metrics, report.STYLE))
+
+    def faults(self) -> HTML:
+        """A table of copies and artifacts, next to texts by people."""
+        return table(report.comparison(self.metrics, report.FAULTS))
+
+    def nearest(self, count: int = 10) -> HTML:
+        """A table of the generated texts that are most similar to a training text."""
+        rows = sorted(self.rows, key=lambda row: -row["nearest_similarity"])[:count]
+        names = {"text": "generated text", "nearest": "nearest training text", "nearest_similarity": "similarity"}
+        return table(rows, names)
+
+    def overlap(self) -> HTML:
+        """A table of the overlap with the real texts of the same papers."""
+        return table(report.comparison(self.metrics, report.PROMPTED))
+
+    def new_words(self) -> HTML:
+        """A table of the prompts' words that no training text has, and how many texts use them."""
+        names = {"word": "new word", "prompts": "prompts with it", "generated": "generated texts with it"}
+        names |= {"texts": "of", "people": "real texts with it"}
+        return table(self.metrics.get("future", {}).get("examples", []), names)
+
+    def word_counts(self) -> tuple[list[int], list[int]]:
+        """Lengths in words of the generated texts and of the texts by people."""
+        generated = [len(row["text"].split()) for row in self.rows]
+        return generated, [len(text.split()) for text in self.held_out]

@@ -4,7 +4,7 @@
 
 No pretrained weights are needed: a small GPT-2 is trained from scratch on titles of cs.CL with each setting of
 `finetune.attention`, and from the weights of `row` it is fine-tuned on titles of eess.AS with each. Perplexities are of
-the test split, every title alone, as texts are drawn. Half an hour on two cores, or less with --steps.
+the test split, every title alone, as texts are sampled. Half an hour on two cores, or less with --steps.
 """
 
 import math

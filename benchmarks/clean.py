@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def train(folder: Path) -> str:
-    """The name of a run of real titles in a project of its own."""
+    """The name of a run of real titles in a separate project."""
     for name in ("notebooks", "experiments"):
         shutil.copytree(ROOT / name, folder / name)
     os.environ["TITLESMITH_ROOT"] = str(folder)

@@ -42,7 +42,7 @@ import train
 from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # what gpt-2-simple puts around each text of a table
-LIMIT, PREFIX, SIDE = 48, "Neural", 10  # tokens of each text behind its prefix; titles that stock draws side by side
+LIMIT, PREFIX, SIDE = 48, "Neural", 10  # tokens of each text after its prefix; titles that stock samples in parallel
 SETTINGS = {"temperature": 0.7, "top_k": 40}
 TRAINED = "trained"  # the run whose perplexity is told
 SUFFIXES = {"stock": "_stock", "titlesmith": "", "transformers": "_transformers"}
@@ -60,7 +60,7 @@ def figures(seconds: float, cpu: float, titles: int, **more: object) -> dict:
 
 
 def timed(call, titles: int) -> dict:
-    """Figures of a call that gives how many tokens it has drawn for each title, its end among them."""
+    """Figures of a call that gives how many tokens it has sampled for each title, its end among them."""
     start, cpu = time.perf_counter(), time.process_time()
     lengths = call()
     return figures(time.perf_counter() - start, time.process_time() - cpu, titles, new_tokens=lengths)
@@ -216,7 +216,7 @@ PARTS = {f.__name__: f for f in (prepare, stock, titlesmith, transformers, repea
 
 
 def part(name: str, folder: Path, size: str, titles: int, calls: int) -> dict:
-    """Runs a part in a process of its own."""
+    """Runs a part in a separate process."""
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
         "TITLESMITH_ROOT": str(folder), "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "-1"
@@ -249,16 +249,16 @@ def measure(folder: Path, size: str, titles: int, calls: int, rounds: int) -> di
 def compare(answers: dict) -> tuple[dict, dict]:
     """The ratios, and all plain figures, flat."""
     rates, absolute, cpu, tokens = {}, {}, {}, {}
-    for name, behind in SUFFIXES.items():
+    for name, suffix in SUFFIXES.items():
         if rounds := answers[name]:
             rates[name] = median(r["titles"] / r["seconds"] for r in rounds)
             cpu[name] = median(r["cpu_seconds"] / r["titles"] for r in rounds)
             tokens[name] = float(np.mean([r["new_tokens"] for r in rounds]))
             absolute |= {
-                f"titles_per_second{behind}": rates[name], f"cpu_seconds_per_title{behind}": cpu[name],
-                f"new_tokens_per_title{behind}": tokens[name],
-                f"most_new_tokens{behind}": max(n for r in rounds for n in r["new_tokens"]),
-                f"peak_memory_bytes{behind}": max(r["peak"] for r in rounds),
+                f"titles_per_second{suffix}": rates[name], f"cpu_seconds_per_title{suffix}": cpu[name],
+                f"new_tokens_per_title{suffix}": tokens[name],
+                f"most_new_tokens{suffix}": max(n for r in rounds for n in r["new_tokens"]),
+                f"peak_memory_bytes{suffix}": max(r["peak"] for r in rounds),
             }  # fmt: skip
     pairs = {
         "titles_per_second_ratio_to_stock": ("titlesmith", "stock"),
@@ -285,12 +285,12 @@ def show(ratios: dict, absolute: dict, answers: dict) -> None:
         f"have {absolute['tokens_of_999_in_1000_titles']:.0f} at most; the limit is {LIMIT}.\n"
     )
     print(f"{'':14}{'titles a second':>16}{'processor s a title':>21}{'new tokens, most':>18}{'peak memory, GB':>17}")
-    for name, behind in SUFFIXES.items():
+    for name, suffix in SUFFIXES.items():
         if name in answers["skipped"]:
             print(f"{name:14}skipped: it is not installed")
             continue
         keys = ("titles_per_second", "cpu_seconds_per_title", "new_tokens_per_title", "most_new_tokens")
-        rate, cpu, tokens, most, peak = (absolute[key + behind] for key in (*keys, "peak_memory_bytes"))
+        rate, cpu, tokens, most, peak = (absolute[key + suffix] for key in (*keys, "peak_memory_bytes"))
         print(f"{name:14}{rate:>16.2f}{cpu:>21.3f}{tokens:>12.1f}{most:>6}{peak / 1e9:>17.2f}")
     seconds = absolute["seconds_per_call"]
     print(f"\nMatrix products of transformers in {absolute['precision']}.")

@@ -3,16 +3,16 @@
     python benchmarks/gpu.py
 
 It needs torch, transformers and peft, and titlesmith's source beside it, installed or not. Models have the shapes of
-published ones and random weights; documents are random ids, as long as titles. Every part has a process of its own:
+published ones and random weights; documents are random ids, as long as titles. Every part has a separate process:
 
 product   products of large square matrices in bfloat16, on random numbers: the card's peak
 trainer   GPT-2 124M in `transformers.Trainer` with its defaults, but for bf16 and the rows of a step
 train     the same model, rows and learning rate in the engine: its steps as its loop takes them, the rows packed while
           it trains, compiled as a training of `LONG` steps is
 lora      adapters of rank 8 in a LLaMA of 7B parameters in bfloat16
-generate  titles of 24 tokens from GPT-2 124M, in one call behind a first one
+generate  titles of 24 tokens from GPT-2 124M, in one call after a first one
 
-Speeds are of all steps behind the first ones, which compile and fill caches, in tokens that are read; where documents
+Speeds are of all steps after the first ones, which compile and fill caches, in tokens that are read; where documents
 are apart, a row teaches more of them than it reads. A token takes 6 floating-point operations
 for each parameter (but for the table of positions, which takes part in no product), and 12 x layers x width x context
 in attention (Chowdhery et al. 2022, appendix B).
@@ -233,7 +233,7 @@ PARTS = {f.__name__: f for f in (pack, product, trainer, train, lora, generate)}
 
 
 def part(name: str, folder: Path, rows: int, steps: int, tiny: bool) -> dict:
-    """Runs a part in a process of its own, with one GPU or none."""
+    """Runs a part in a separate process, with one GPU or none."""
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     visible = "" if tiny else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     environment = os.environ | {
@@ -261,11 +261,11 @@ def compare(answers: dict) -> dict:
     made, peak = answers["train"], answers["product"]["matmul_peak_flops_per_second"]
     rates = {name: answers[name]["tokens_per_second"] for name in ("train", "trainer")}
     found = {"tokens_per_second_ratio_to_trainer": rates["train"] / rates["trainer"]}
-    for name, behind in (("train", ""), ("trainer", "_trainer")):
+    for name, suffix in (("train", ""), ("trainer", "_trainer")):
         found |= {
-            f"matmul_peak_share{behind}": rates[name] * made["flops_per_token"] / peak,
-            f"tokens_per_second{behind}": rates[name], f"peak_memory_bytes{behind}": answers[name]["peak"],
-            f"loss{behind}": answers[name]["loss"],
+            f"matmul_peak_share{suffix}": rates[name] * made["flops_per_token"] / peak,
+            f"tokens_per_second{suffix}": rates[name], f"peak_memory_bytes{suffix}": answers[name]["peak"],
+            f"loss{suffix}": answers[name]["loss"],
         }  # fmt: skip
     adapters, written = answers["lora"], answers["generate"]
     found |= {
@@ -286,9 +286,9 @@ def show(found: dict, answers: dict, rows: int) -> None:
         f"{flops / 1e12:.3g} TFLOP/s. {rows} rows a step; a token takes {found['flops_per_token'] / 1e6:.4g} MFLOP.\n"
     )
     print(f"{'':34}{'a second':>16}{'share of peak':>15}{'peak memory, GB':>17}")
-    for words, behind in (("GPT-2, plain Trainer, tokens", "_trainer"), ("GPT-2, titlesmith, tokens", "")):
+    for words, suffix in (("GPT-2, plain Trainer, tokens", "_trainer"), ("GPT-2, titlesmith, tokens", "")):
         rate, share, memory = (
-            found[key + behind] for key in ("tokens_per_second", "matmul_peak_share", "peak_memory_bytes")
+            found[key + suffix] for key in ("tokens_per_second", "matmul_peak_share", "peak_memory_bytes")
         )
         print(f"{words:34}{rate:>16,.0f}{share:>15.3f}{memory / 1e9:>17.2f}")
     if "skipped" in answers["lora"]:

@@ -3,7 +3,7 @@
     python benchmarks/harvest.py --records 100000 2500000
 
 For each number of records it makes a snapshot in a temporary folder (1.6 kB a record; three times that of free disk is
-needed), harvests all of it in a process of its own, and lets polars alone read and write the same columns in another.
+needed), harvests all of it in a separate process, and lets polars alone read and write the same columns in another.
 Of `ROUNDS` turns the fastest counts. Peak memory is that of the whole process, Python and its modules included.
 """
 
@@ -48,7 +48,7 @@ print(json.dumps({
 
 
 def measure(what: str, path: Path) -> dict:
-    """Runs one of the two in a process of its own, in the folder of the snapshot."""
+    """Runs one of the two in a separate process, in the folder of the snapshot."""
     environment = os.environ | {"TITLESMITH_ROOT": str(path.parent), "TQDM_DISABLE": "1"}
     command = [sys.executable, "-c", MEASURED, what, path.name]
     done = subprocess.run(command, env=environment, cwd=path.parent, stdout=subprocess.PIPE, check=True)

@@ -3,7 +3,7 @@
     python benchmarks/lora.py --rounds 3 --steps 12
 
 The weights are random, of a model that the benchmark makes (`hf:` and its folder); the titles are those of eess.AS, the
-settings those of experiments/gpt2-titles.yml, and of the adapters the defaults. Each side has a process of its own on
+settings those of experiments/gpt2-titles.yml, and of the adapters the defaults. Each side has a separate process on
 the processor, one after the other, in rounds, as in train.py.
 
 A step through adapters computes no gradients of the weights, a third of the operations of a whole step, and adapters
@@ -83,7 +83,7 @@ PARTS = {f.__name__: f for f in (prepare, full, lora)}
 
 
 def part(name: str, folder: Path, size: str, steps: int) -> dict:
-    """Runs a part in a process of its own."""
+    """Runs a part in a separate process."""
     return train.part(name, folder, size, steps, __file__)
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/snapshot.py 100000 snapshot.json
 
-Every record has an id of its own and texts of its own: from the second round over the real papers on, a title is the
+Every record has a separate id and separate texts: from the second round over the real papers on, a title is the
 first half of one and the second half of another, and an abstract opens with another's first sentence. Submission dates
-spread evenly from 1991 to 2025, and, as in the original, records stand in the order of their ids with the older form of
+spread evenly from 1991 to 2025, and, as in the original, records are in the order of their ids with the older form of
 id (before April 2007) at the end. The same number of records always makes the same file.
 """
 

@@ -3,17 +3,17 @@
     python benchmarks/train.py --rounds 3 --steps 12
 
 The weights are random, in OpenAI's layout; the titles are those of eess.AS. Everything is measured on the processor, in
-a process of its own, one after the other, and in rounds, so that what else the machine does falls on all alike:
+a separate process, one after the other, and in rounds, so that what else the machine does falls on all alike:
 
 stock         `gpt_2_simple.finetune` as it comes: its CSV path, one row of 1,024 tokens, no accumulation, no sampling
 titlesmith    the settings of experiments/gpt2-titles.yml: a softmax over the corpus's tokens and a sample of others
 full          the same with `vocabulary: full`
 transformers  `GPT2LMHeadModel` and torch's AdamW (fused, clipped at 1, no decay on biases), as many rows
-              of the same documents packed one behind the other, autocast to the type that titlesmith takes, not
+              of the same documents packed one after the other, autocast to the type that titlesmith takes, not
               compiled; its softmax is over all tokens, as in `full`
 product       products of matrices alone, in that type, through TensorFlow
 
-Figures of time are medians over the steps behind the first two of each process. The share of the matrix-product peak
+Figures of time are medians over the steps after the first two of each process. The share of the matrix-product peak
 takes 6 floating-point operations for each token and each parameter that takes part in a matrix product (attention's
 products of activations, another 2%, are not counted), and the shape whose product is fastest. Figures whose keys end in
 ``_corpus_vocabulary`` are those of titlesmith as it comes.
@@ -46,7 +46,7 @@ SIZES = {
 }
 WARM_UP = 2  # steps that are not counted: they compile, and fill caches
 RUN, LENGTH = "benchmark", 500  # steps of the run whose overhead is told
-SUFFIXES = {  # what is measured, and what stands behind the keys of its figures
+SUFFIXES = {  # what is measured, and the suffix of the keys of its figures
     "stock": "_stock",
     "titlesmith": "",
     "full_vocabulary": "_full_vocabulary",
@@ -90,7 +90,7 @@ class Clock:
         self.ticks.append((time.perf_counter(), time.process_time()))
 
     def figures(self, **more: object) -> dict:
-        """Seconds of each step behind the warm-up, and the process's peak memory until now."""
+        """Seconds of each step after the warm-up, and the process's peak memory until now."""
         seconds, cpu_seconds = np.diff(np.array(self.ticks)[WARM_UP - 1 :], axis=0).T.tolist()
         return {"seconds": seconds, "cpu_seconds": cpu_seconds, "first": self.first, "peak": peak()} | more
 
@@ -207,7 +207,7 @@ def _started(folder: Path, **changed: object) -> tuple:
 
 
 def trained(folder: Path, steps: int, **changed: object) -> tuple:
-    """The engine behind steps as its loop takes them, the rows packed while it trains; and their clock."""
+    """the engine that runs steps as its loop takes them, the rows packed while it trains; and their clock."""
     from titlesmith.train.loop import learning_rate
     from titlesmith.train.packing import PackedDataset, prefetch
 
@@ -341,7 +341,7 @@ PARTS = {f.__name__: f for f in (prepare, stock, titlesmith, full_vocabulary, tr
 
 
 def part(name: str, folder: Path, size: str, steps: int, script: str = __file__) -> dict:
-    """Runs a part of a benchmark in a process of its own."""
+    """Runs a part of a benchmark in a separate process."""
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
         "TITLESMITH_ROOT": str(folder), "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "-1"
@@ -416,17 +416,17 @@ def compare(answers: dict, size: str) -> tuple[dict, dict]:
     cpu_rate = max(by_clock[1] for by_clock in rates.values())
     ratios, by_cpu, flops = {}, {}, {}
     for name in ("titlesmith", "full_vocabulary"):
-        mine, behind = found[name], SUFFIXES[name]
+        mine, suffix = found[name], SUFFIXES[name]
         for other, what in (("stock", "titles_per_second"), ("transformers", "tokens_per_second")):
-            key, their = f"{what}_ratio_to_{other}{behind}", found.get(other)
+            key, their = f"{what}_ratio_to_{other}{suffix}", found.get(other)
             ratios[key] = their and mine[what] / their[what]
             busy = [f["cpu_seconds_per_step"] / f["seconds_per_step"] for f in (mine, their or mine)]
             by_cpu[key] = their and ratios[key] * busy[1] / busy[0]
-        ratios[f"peak_memory_ratio_to_stock{behind}"] = mine["peak_memory_bytes"] / found["stock"]["peak_memory_bytes"]
+        ratios[f"peak_memory_ratio_to_stock{suffix}"] = mine["peak_memory_bytes"] / found["stock"]["peak_memory_bytes"]
         parameters = made["block_parameters"] + answers[name][0]["vocabulary"] * SIZES[size]["n_embd"]
-        flops[f"flops_per_step{behind}"] = operations = 6 * made["rows"] * made["block"] * parameters
-        ratios[f"matmul_peak_share{behind}"] = operations / mine["seconds_per_step"] / rate
-        by_cpu[f"matmul_peak_share{behind}"] = operations / mine["cpu_seconds_per_step"] / cpu_rate
+        flops[f"flops_per_step{suffix}"] = operations = 6 * made["rows"] * made["block"] * parameters
+        ratios[f"matmul_peak_share{suffix}"] = operations / mine["seconds_per_step"] / rate
+        by_cpu[f"matmul_peak_share{suffix}"] = operations / mine["cpu_seconds_per_step"] / cpu_rate
     for found_as in (ratios, by_cpu):
         found_as |= {
             f"{key}_corpus_vocabulary": value for key, value in found_as.items() if not key.endswith("_full_vocabulary")

@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def trial(text: str, steps: int, compare: Callable, show: Callable) -> None:
-    """Runs a comparison of trainings from the command line, in a project of its own."""
+    """Runs a comparison of trainings from the command line, in a separate project."""
     parser = argparse.ArgumentParser(description=text.split("\n")[0])
     parser.add_argument("--steps", type=int, default=steps, help="of the first training; a quarter when fine-tuned")
     parser.add_argument("--seeds", type=int, default=3)

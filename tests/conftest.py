@@ -1,4 +1,4 @@
-"""Fixtures: a project folder of its own for each test, tiny models, and where real data lies."""
+"""Fixtures: a separate project folder for each test, tiny models, and where real data lies."""
 
 import csv
 import json
@@ -96,7 +96,7 @@ def finished_project(tmp_path_factory):
     from titlesmith.pipeline import chain
 
     folder = make_project(tmp_path_factory.mktemp("finished"))
-    # Every title is hostile, so that some reach every page whatever is drawn.
+    # Every title is hostile, so that some reach every page whatever is sampled.
     titles = [f"{HOSTILE} number {i} of music and speech" for i in range(120)]
     write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
     with pytest.MonkeyPatch.context() as patch:

@@ -112,7 +112,7 @@ def test_another_paper_with_the_number_is_refused(project, quick):
 
 
 def test_a_failing_service_is_reported(project, quick):
-    with Atom(PAPERS, always="failing") as server, pytest.raises(FetchError, match="cannot be asked"):
+    with Atom(PAPERS, always="failing") as server, pytest.raises(FetchError, match="cannot be searched"):
         abstracts.fetch(server.address)
 
 

@@ -34,7 +34,7 @@ def fetch(address: str = "") -> Path:
         try:
             papers, _ = arxiv.search(session, address, query)
         except (RequestError, RunError) as error:
-            raise FetchError(f"arXiv cannot be asked for {title!r}: {error}") from None
+            raise FetchError(f"arXiv cannot be searched for {title!r}: {error}") from None
         abstract = next((clean(paper["abstract"]) for paper in papers if fold(paper["title"] or "") == fold(title)), "")
         if not abstract:
             raise FetchError(f"arXiv returned no paper {title!r}: write its title and abstract into {path}")

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple, Optional
 import typer
 
 from titlesmith.corpus import Corpus, DocumentFormat
+from titlesmith.corpus.pretrained import CODEC
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
@@ -166,14 +167,20 @@ def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | No
     chosen = template(named or ADAPTER_TEMPLATE)
     base = base or hub.base_of(adapter)
     tokenizer = Tokenizer.load(hub.folder(base))
-    opening = partial(open_adapter, base, adapter, quantize)
-    if not run:
-        settings = {"prefixes": [""], "held_out": 0}
-        return Source(f"the adapter in {adapter}", DocumentFormat(chosen, tokenizer), opening, settings, Unknown())
-    corpus = Corpus(run)
+    if (adapter / CODEC).exists():  # the adapter was trained with this end of text
+        tokenizer = tokenizer.with_end(Tokenizer.load(adapter).eos_id)
+    corpus = Corpus(run) if run else DocumentFormat(chosen, tokenizer)
     if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
         raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: omit the run")
-    return Source(f"run {run.name}", corpus, opening, run.record(STAGE).get("settings", {}))
+
+    def open() -> Backend:
+        backend = open_adapter(base, adapter, quantize)
+        backend.tokenizer = corpus.tokenizer
+        return backend
+
+    if run:
+        return Source(f"run {run.name}", corpus, open, run.record(STAGE).get("settings", {}))
+    return Source(f"the adapter in {adapter}", corpus, open, {"prefixes": [""], "held_out": 0}, Unknown())
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:

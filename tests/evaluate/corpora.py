@@ -24,7 +24,7 @@ class Corpus:
 class Uniform:
     """A model to which all tokens are equally likely."""
 
-    document_losses, mean_loss, logits = Engine.document_losses, Engine.mean_loss, Engine.logits
+    document_losses, mean_loss, max_tokens = Engine.document_losses, Engine.mean_loss, Engine.max_tokens
     context = 256
 
     def __init__(self, corpus):

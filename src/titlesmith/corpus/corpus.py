@@ -67,7 +67,8 @@ class Corpus(DocumentFormat):
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
         settings = run.record("corpus").get("settings", {})
         options = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
-        tokenizer, bos_ids = Tokenizer.load(self.path), self.info["opening"]["bos_ids"]
+        tokenizer = Tokenizer.load(self.path)
+        bos_ids = self.info.get("opening", {}).get("bos_ids")  # missing in corpora of older versions
         super().__init__(
             template(self.info["template"]), tokenizer, self.info["delimiters"], **options, bos_ids=bos_ids
         )

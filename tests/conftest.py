@@ -1,13 +1,19 @@
-"""Fixtures: a separate project folder for each test, tiny models, and where real data lies."""
+"""Fixtures: a separate project folder for each test, one finished run for all of them, and where real data lies."""
 
 import csv
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
+
+# Each test process has one core: more threads would wait for one another, and tiny models gain nothing from them
+for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(name, "1")
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TITLESMITH_DATA", ROOT.parent / "shared" / "data"))
@@ -44,6 +50,19 @@ def project(tmp_path, monkeypatch):
     """An empty project, which `titlesmith.runs.root` finds."""
     monkeypatch.setenv("TITLESMITH_ROOT", str(make_project(tmp_path)))
     return tmp_path
+
+
+# Files of tests by processor time, the longest first: the last minutes of a session have short files only
+LONGEST = (
+    "test_pipeline", "test_contract", "test_gpt2", "test_sweep", "test_export", "test_build", "test_huggingface",
+    "test_distributed", "test_app", "test_benchmarks", "test_untrusted", "test_update", "test_terminal",
+    "test_gpt2_step", "test_evaluate", "test_small_experiments",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 COLUMNS = ["arxiv_id", "title", "abstract", "author_text", "categories", "primary_cat", "created", "updated", "doi"]
@@ -89,37 +108,95 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="session")
-def finished_project(tmp_path_factory):
-    """A project with one complete run, ``small``, of an archive that holds the hostile title."""
+def shared(tmp_path_factory, name: str, build: Callable[[Path], None]) -> Path:
+    """A folder that one test process builds and all read; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, built = base / name, base / f"{name}.built"
+    with FileLock(base / f"{name}.lock"):
+        if not built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            built.touch()
+    return folder
+
+
+STARTUP = """
+import sys
+
+sys.modules["rfc3987_syntax"] = None  # jsonschema compiles its grammar for a second, to check what no notebook has
+from titlesmith.models import SCRATCH
+
+SCRATCH["scratch"] |= {"n_embd": 48, "n_head": 3, "n_layer": 2}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_scratch(tmp_path_factory):
+    """Lets the kernels of this session train a smaller ``scratch``: TensorFlow builds its graph in half of the time."""
+    startup = tmp_path_factory.mktemp("ipython") / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "small_scratch.py").write_text(STARTUP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(startup.parents[1]))
+        yield
+
+
+def build_finished(folder: Path) -> None:
+    """Runs all notebooks on papers whose titles are all hostile, so that some reach every page."""
     from titlesmith.experiment import Experiment
     from titlesmith.pipeline import chain
 
-    folder = make_project(tmp_path_factory.mktemp("finished"))
-    # Every title is hostile, so that some reach every page whatever is sampled.
+    make_project(folder)
     titles = [f"{HOSTILE} number {i} of music and speech" for i in range(120)]
     write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
         read = Experiment.read(folder / "experiments" / "archive-titles.yml", ("harvest.path=papers.tsv", *SMALL))
         chain(read, "small")
-    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory, small_scratch):
+    """A project with one complete run, ``small``; tests that change it copy it (`copy_run`)."""
+    return shared(tmp_path_factory, "finished", build_finished)
 
 
 @pytest.fixture
 def finished(finished_project, monkeypatch):
-    """The complete run of `finished_project`; tests leave it as it is."""
+    """The complete run of `finished_project`, which tests leave unchanged."""
     from titlesmith.runs import Run
 
     monkeypatch.setenv("TITLESMITH_ROOT", str(finished_project))
     return Run("small")
 
 
-def copy_run(project: Path, name: str, of: str = "small"):
-    """A finished run of a project again, under another name."""
+def execute_here(run, stage: str, settings: dict) -> None:
+    """Executes a stage's notebook as `titlesmith.pipeline.execute` does, in this process: a kernel takes seconds."""
+    import nbformat
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    from titlesmith.runs import notebook
+
+    book, namespace, transform = nbformat.read(notebook(stage), 4), {}, TransformerManager().transform_cell
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            exec(transform(cell.source), namespace)
+        if "parameters" in cell.metadata.get("tags", []):
+            namespace |= {"run_name": run.name} | settings
+    output = run.executed(stage).with_name(f".{notebook(stage).name}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, output)
+    run.keep_notebook(stage, output)
+
+
+def copy_run(project: Path, name: str, source: Path | None = None):
+    """A copy of the finished run ``small`` of a project (by default of the same one), under another name."""
     from titlesmith.runs import Run, write_json
 
     path = project / "runs" / name
-    shutil.copytree(project / "runs" / of, path)
+    shutil.copytree((source or project) / "runs" / "small", path)
     write_json(path / "run.json", json.loads((path / "run.json").read_text("utf-8")) | {"name": name})
     return Run(name)

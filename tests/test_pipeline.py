@@ -4,18 +4,20 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from threading import Thread
 
 import nbformat
 import papermill
 import pytest
 
-from conftest import SMALL
+from conftest import SMALL, copy_run, execute_here
 from titlesmith.errors import RunError, StageError
 from titlesmith.experiment import Experiment
+from titlesmith.notebook import begin
 from titlesmith.pipeline import chain, check_parameters_cell, failed, source
-from titlesmith.runs import STAGES, Run, hold, release, swapped
+from titlesmith.runs import STAGES, Run, release
+from titlesmith.settings import defaults
 from titlesmith.train import monitor
 
 
@@ -60,71 +62,90 @@ def replace_by_folder(path):
     path.mkdir()
 
 
-@pytest.mark.parametrize(
-    ("stage", "pattern", "damage"),
-    [
+@pytest.fixture
+def copied(papers, finished_project):
+    """A complete copy of the finished run in another project, under another name."""
+    return copy_run(papers, "copied", finished_project)
+
+
+def test_damaged_files_of_finished_stages_are_named_and_the_seed_decides_what_is_rebuilt(copied, finished):
+    lines, damaged = [], []
+    for stage, pattern, damage in [
+        ("harvest", "papers.parquet", flip_a_bit),
+        ("corpus", "corpus/train.parquet", flip_a_bit),
+        ("finetune", "history.csv", flip_a_bit),
+        ("finetune", "model/model-*.data*", flip_a_bit),
         ("generate", "texts.jsonl", flip_a_bit),
         ("evaluate", "metrics.json", replace_by_folder),
-        ("finetune", "model/model-*.data*", flip_a_bit),
-        ("finetune", "history.csv", flip_a_bit),
-    ],
-)
-def test_a_damaged_file_of_a_finished_stage_is_rebuilt_and_named(finished, stage, pattern, damage):
-    (path,) = finished.path.glob(pattern)
-    before, lines = finished.record("evaluate")["outputs"], []
-    damage(path)
-    chain(experiment(), "small", echo=lines.append)
-    number = STAGES.index(stage) + 1
-    assert f"[{number}/5] {stage}: {path}: changed or damaged" in "\n".join(lines)
-    assert finished.complete and not any(map(finished.damaged, STAGES))
-    assert finished.record("evaluate")["outputs"] == before, "the same seed gives the same result"
-
-
-def test_the_seed_decides_all_that_a_run_writes(finished, papers):
-    again = chain(experiment(), "again", echo=lambda line: None)
-    assert again.path != finished.path
+    ]:
+        (path,) = copied.path.glob(pattern)
+        damage(path)
+        assert path in copied.damaged(stage)
+        damaged.append((stage, path))
+    chain(experiment(), "copied", echo=lines.append)
+    for stage, path in damaged:
+        (line,) = [line for line in lines if f"{stage}: {copied.path}" in line]
+        assert "changed or damaged" in line and (str(path) in line or " and 1 more" in line)
+    assert copied.complete and not any(map(copied.damaged, STAGES))
     for stage in STAGES:
-        wrote, before = again.record(stage)["outputs"], finished.record(stage)["outputs"]
+        wrote, before = copied.record(stage)["outputs"], finished.record(stage)["outputs"]
         timed = {path for path in wrote if path == "history.csv" or path.startswith("tensorboard/")}
         assert {k: v for k, v in wrote.items() if k not in timed} == {k: before[k] for k in wrote if k not in timed}
         assert len(wrote) == len(before)
-    rows = [monitor.read(run / "history.csv") for run in (again, finished)]
-    for a, b in zip(*rows, strict=True):
-        assert a | {"seconds": 0} == b | {"seconds": 0}
+    assert_same_history(copied, finished)
+
+
+def assert_same_history(one: Run, other: Run) -> None:
+    rows = [monitor.read(run / "history.csv") for run in (one, other)]
+    assert [row | {"seconds": 0} for row in rows[0]] == [row | {"seconds": 0} for row in rows[1]]
 
 
 @pytest.fixture
-def papers(project, finished_project):
-    """An empty project with the papers of `finished_project`."""
+def papers(finished, project, finished_project):
+    """An empty project, the current one, with the papers of `finished_project`."""
     (project / "papers.tsv").write_bytes((finished_project / "papers.tsv").read_bytes())
     return project
 
 
-def test_a_change_runs_its_stage_and_those_after_it(papers):
-    chain(experiment(), until="corpus", echo=lambda line: None)
+@pytest.fixture
+def harvested(copied):
+    """The copied run with its harvest alone."""
+    for stage in reversed(STAGES[1:]):
+        copied.clear(stage)
+    return copied
+
+
+def test_a_change_runs_its_stage_and_those_after_it(copied, monkeypatch):
+    monkeypatch.setattr("titlesmith.pipeline.execute", execute_here)
     lines = []
-    chain(experiment("corpus.order=random"), until="corpus", echo=lines.append)
+    chain(experiment("corpus.order=random"), "copied", until="corpus", echo=lines.append)
     assert [re.sub(r"\d+ s", "N s", line) for line in lines] == [
         "[1/2] harvest: unchanged, skipped",
         "[2/2] corpus: running 02_corpus.ipynb",
         "[2/2] corpus: done in N s",
     ]
+    assert not copied.is_current("finetune")
 
 
-def test_an_edited_input_file_runs_the_harvest_again(papers):
-    chain(experiment(), until="harvest", echo=lambda line: None)
+def test_an_edited_input_file_runs_the_harvest_again_with_titlesmiths_python(papers, copied, tmp_path, monkeypatch):
+    # Another kernel is installed under the name python3
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     with (papers / "papers.tsv").open("a") as file:
         file.write("9\t2020.00001\tA new one\tabstract\tA\tcs.SD\tcs.SD\t2020-01-01\t\t\n")
     lines = []
-    chain(experiment(), until="harvest", echo=lines.append)
-    assert "running" in lines[0]
+    assert chain(experiment(), "copied", until="harvest", echo=lines.append).is_current("harvest")
+    assert "running" in lines[0] and not copied.is_current("corpus")
 
 
-def test_from_runs_again_what_has_not_changed(papers):
-    chain(experiment(), until="corpus", echo=lambda line: None)
+def test_from_runs_again_what_has_not_changed(copied, monkeypatch):
+    monkeypatch.setattr("titlesmith.pipeline.execute", execute_here)
     lines = []
-    chain(experiment(), until="corpus", start="corpus", echo=lines.append)
+    chain(experiment(), "copied", until="corpus", start="corpus", echo=lines.append)
     assert "skipped" in lines[0] and "running" in lines[1]
+    assert copied.is_current("finetune"), "the rebuilt corpus is the same"
 
 
 @pytest.mark.parametrize(
@@ -132,49 +153,23 @@ def test_from_runs_again_what_has_not_changed(papers):
     [
         ("raise ValueError('on purpose')", "ValueError: on purpose"),
         ("import sys; sys.exit(0)", r"sys\.exit\(0\).*not run to its end"),
-        (
-            "import os; os._exit(0)",
-            r"os\._exit\(0\).*its kernel was killed, perhaps because",
-        ),
-        ("run.update_stage('corpus', status='running')", "it wrote no result"),
+        ("import os; os._exit(0)", "its kernel was killed, perhaps because"),
+        ("print('done')", "it wrote no result"),
     ],
 )
-def test_a_failed_notebook_fails_its_stage_and_can_be_opened(papers, cell, said):
+def test_a_failed_notebook_fails_its_stage_and_can_be_opened(papers, harvested, cell, said):
     path = papers / "notebooks" / "02_corpus.ipynb"
     book = nbformat.read(path, 4)
-    book.cells.append(nbformat.v4.new_code_cell(cell))
+    parameters = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    book.cells = [*parameters, nbformat.v4.new_code_cell(cell)]
     nbformat.write(book, path)
     with pytest.raises(StageError, match=said) as error:
-        chain(experiment(), echo=lambda line: None)
-    run = Run("archive-titles")
+        chain(experiment(), "copied", echo=lambda line: None)
     assert "corpus failed in" in str(error.value)
-    assert str(failed(run, "corpus")) in str(error.value)
-    assert nbformat.read(failed(run, "corpus"), 4).cells
-    assert run.executed("harvest").exists() and not run.executed("corpus").exists()
-    assert not run.complete
-
-
-HOLDER = """
-import time
-from titlesmith.runs import Run, hold
-hold(Run("archive-titles") / ".chain.lock")
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-def test_two_chains_in_one_run_are_refused(papers):
-    run = Run("archive-titles")
-    other = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, env=dict(os.environ))
-    try:
-        other.stdout.readline()
-        with pytest.raises(RunError, match="in use by another"):
-            chain(experiment())
-    finally:
-        other.kill()
-        other.communicate()
-    hold(run / ".chain.lock")
-    release(run / ".chain.lock")
+    assert str(failed(harvested, "corpus")) in str(error.value)
+    assert nbformat.read(failed(harvested, "corpus"), 4).cells
+    assert harvested.executed("harvest").exists() and not harvested.executed("corpus").exists()
+    assert not harvested.complete
 
 
 def execute(project, name, run):
@@ -190,96 +185,84 @@ def test_a_notebook_opened_alone_runs_the_ones_before_it(project):
     assert run.record("harvest")["settings"]["source"] == "sample" and run.made_up
 
 
-def test_a_notebook_opened_alone_keeps_what_was_harvested(papers):
-    chain(experiment(), until="harvest", echo=lambda line: None)
-    run = Run("archive-titles")
-    before = run.digests("harvest")
-    run.executed("harvest").unlink()  # as when the first notebook ran in JupyterLab
-    execute(papers, "02_corpus.ipynb", "archive-titles")
+def test_a_notebook_opened_alone_keeps_what_was_harvested(harvested):
+    before = harvested.digests("harvest")
+    harvested.executed("harvest").unlink()  # as when the first notebook ran in JupyterLab
+    run = begin("corpus", defaults("corpus") | {"run_name": "copied"}).run
+    release(run / ".stage.lock")
     assert run.digests("harvest") == before and not run.made_up
 
 
-def test_a_stage_with_an_unchanged_result_does_not_rerun_later_stages(papers):
-    chain(experiment(), until="corpus", echo=lambda line: None)
+def test_a_stage_with_an_unchanged_result_does_not_rerun_later_stages(copied, monkeypatch):
+    monkeypatch.setattr("titlesmith.pipeline.execute", execute_here)
     lines = []
-    chain(experiment("harvest.until=2099-01-01"), until="corpus", echo=lines.append)
+    chain(experiment("harvest.until=2099-01-01"), "copied", until="corpus", echo=lines.append)
     assert "running" in lines[0] and "corpus: unchanged, skipped" in lines[-1]
 
 
-def waited(happened) -> None:
-    until = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < until
+WAITING = """
+import time
+from pathlib import Path
+from titlesmith.train import monitor
+
+record = monitor.Monitor.step
+def step(self, **row):
+    record(self, **row)
+    while Path("wait").exists() and row["step"] == int(Path("wait").read_text()):
+        time.sleep(0.05)
+monitor.Monitor.step = step
+"""
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + 900
+    while not condition():
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_kill_9_while_training_and_the_same_command_again(papers):
-    long = [
-        *SMALL,
-        "finetune.steps=300",
-        "finetune.save_every=10",
-        "finetune.sample_every=0",
-        "finetune.validate_every=30",
-    ]
-    overrides = [word for o in ["harvest.path=papers.tsv", *long] for word in ("-p", o)]
+def test_ctrl_c_and_kill_9_while_training_and_the_same_command_resumes(papers, copied, finished, monkeypatch):
+    for stage in ("evaluate", "generate", "finetune"):
+        copied.clear(stage)
+    monkeypatch.chdir(papers)
+    path = papers / "notebooks" / "03_finetune.ipynb"
+    book = nbformat.read(path, 4)
+    book.cells.insert(1, nbformat.v4.new_code_cell(WAITING))
+    nbformat.write(book, path)
+    settings = [word for value in ("harvest.path=papers.tsv", *SMALL) for word in ("-p", value)]
+    command = [sys.executable, "-m", "titlesmith", "run", "archive-titles", "--name", "copied", "--until", "finetune"]
+    history, seen = copied / "history.csv", []
 
-    def command(name):
-        words = [sys.executable, "-m", "titlesmith", "run", "archive-titles", "--name", name, "--until", "finetune"]
-        return subprocess.Popen(
-            [*words, *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=papers, env=dict(os.environ)
+    def start_and_wait_at(step: int) -> subprocess.Popen:
+        (papers / "wait").write_text(str(step))
+        process = subprocess.Popen(
+            [*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
+        seen.clear()
+        Thread(target=lambda: seen.extend(iter(lambda: process.stderr.read1(), b"")), daemon=True).start()
+        wait_until(lambda: process.poll() is not None or (history.exists() and len(monitor.read(history)) == step))
+        assert process.poll() is None, b"".join(seen)[-2000:]
+        wait_until(lambda: b"/6" in b"".join(seen))  # it shows its progress while its cell still runs
+        return process
 
-    complete = command("complete")
-    _, progress = complete.communicate(timeout=300)
-    assert complete.returncode == 0, progress
-    killed, seen = command("killed"), []
-    reader = threading.Thread(target=lambda: seen.extend(iter(lambda: killed.stderr.read1(), b"")))
-    reader.start()
-    waited(lambda: (Run("killed") / "run.json").exists())
-    assert command("killed").wait() == 1, "refused while the first is at work"
-    # It shows its progress while its cell still runs
-    model = Run("killed") / "model" / "last"
-    waited(lambda: (model / "checkpoint").exists() and b"/300" in b"".join(seen))
-    assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    step = int(re.search(r'model-(\d+)"', (swapped(model) / "checkpoint").read_text())[1])
-    before = monitor.read(Run("killed") / "history.csv")[:step]
-    again = command("killed")
-    again.communicate(timeout=300)
-    assert again.returncode == 0
-    reader.join()
-    histories = [monitor.read(Run(name) / "history.csv") for name in ("complete", "killed")]
-    assert len(histories[0]) == 300 and len(before) >= 10
-    assert histories[1][:step] == before, "what was done before the kill was not done again"
-    for a, b in zip(*histories, strict=True):
-        assert a | {"seconds": 0} == b | {"seconds": 0}
-
-
-def test_kernels_run_titlesmiths_own_python(papers, tmp_path, monkeypatch):
-    spec = tmp_path / "jupyter" / "kernels" / "python3"
-    spec.mkdir(parents=True)
-    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    assert chain(experiment(), until="harvest", echo=lambda line: None).is_current("harvest")
-
-
-def test_ctrl_c_tells_the_step_and_the_command_that_resumes(papers):
-    command = [sys.executable, "-m", "titlesmith", "run", "archive-titles", "--until", "finetune"]
-    settings = ["harvest.path=papers.tsv", *SMALL, "finetune.steps=100000"]
-    process = subprocess.Popen(
-        [*command, *(word for setting in settings for word in ("-p", setting))],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=dict(os.environ), start_new_session=True,
-    )  # fmt: skip
-    history, deadline = Run("archive-titles") / "history.csv", time.monotonic() + 120
-    while not history.exists() or history.read_text().count("\n") < 6:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+    # Ctrl-C in step 3, after the checkpoint of step 2
+    process = start_and_wait_at(3)
+    with pytest.raises(RunError, match="in use by another"):
+        chain(experiment(), "copied")
     os.killpg(process.pid, signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error[-2000:]
-    said = r"interrupted in finetune at step \d+; to resume: titlesmith run .*-p finetune.steps=100000"
-    assert re.search(said, error), error[-600:]
+    assert process.wait(timeout=300) == 130
+    said = rb"interrupted in finetune at step 3; to resume: titlesmith run .*-p finetune.steps=6"
+    wait_until(lambda: re.search(said, b"".join(seen)))
+
+    # Kill -9 in step 5, after the checkpoint of step 4
+    process = start_and_wait_at(5)
+    process.kill()
+    process.wait()
+    before = monitor.read(history)[:4]
+    (papers / "wait").unlink()
+    subprocess.run([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=900)
+    assert monitor.read(history)[:4] == before, "what was done before the kill was not done again"
+    assert_same_history(copied, finished)
 
 
 def test_the_parameters_cell_is_not_in_the_fingerprint(papers):

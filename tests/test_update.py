@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from conftest import write_archive
+from conftest import execute_here, make_project, write_archive
 from servers.atom import Atom
 from servers.base import Paper, spread
 from servers.oai import Oai
@@ -23,17 +23,18 @@ TODAY = datetime.now(UTC).replace(tzinfo=None)
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(request, monkeypatch):
     monkeypatch.setattr(client, "BACKOFF", 0.01)
     monkeypatch.setattr(client, "ATTEMPTS", 3)
     monkeypatch.setattr(client, "TIMEOUT", (1, 0.4))
+    if "kernel" not in request.keywords:
+        for module in ("pipeline", "update"):
+            monkeypatch.setattr(f"titlesmith.{module}.execute", execute_here)
 
 
 @pytest.fixture(scope="module")
 def harvested(tmp_path_factory):
     """A project with a run ``r`` of 120 papers, harvested by OAI-PMH, from which tests start."""
-    from conftest import make_project
-
     folder = make_project(tmp_path_factory.mktemp("harvested"))
     with pytest.MonkeyPatch.context() as patch, Oai(spread(120)) as server:
         patch.setenv("TITLESMITH_ROOT", str(folder))
@@ -81,6 +82,7 @@ def quiet(line):
     pass
 
 
+@pytest.mark.kernel
 def test_an_update_adds_changes_and_deletes_and_the_next_run_skips_the_harvest(run, server):
     before, shown = papers(run), run.executed("harvest").read_bytes()
     assert update(run, quiet) == COUNTS

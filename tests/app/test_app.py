@@ -28,7 +28,7 @@ from titlesmith.runs import Run  # noqa: E402
 from titlesmith.settings import declared  # noqa: E402
 from titlesmith.train import kernels  # noqa: E402
 
-TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}
+TINY = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 1}
 ABSTRACT = "We study speech in rooms. It gets better with noise."
 
 

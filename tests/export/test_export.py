@@ -17,6 +17,7 @@ from titlesmith.models import hub
 from titlesmith.runs import Run
 from titlesmith.runs.mirror import MARKER
 
+GPT2 = {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 1}
 EVEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 TEXTS = ["Neural", "", "Neural music of speech", "é <|endoftext|> </s> 音"]
 
@@ -120,7 +121,7 @@ def test_adapters_are_merged_in_the_type_of_the_weights(offline):
 
 @pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
 def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
-    monkeypatch.setattr(engines, "SCRATCH", {"scratch": {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}})
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": GPT2})
     monkeypatch.setattr("titlesmith.train.kernels.compiled", lambda function: function)
     run = quick("r", "scratch", **settings)
     folder = export(run, "hf")
@@ -198,7 +199,7 @@ def test_a_beam_search_is_exported_as_one(offline):
 
 
 def test_the_command_line_exports(offline, monkeypatch, tmp_path):
-    monkeypatch.setattr(engines, "SCRATCH", {"scratch": {"n_ctx": 256, "n_embd": 32, "n_head": 2, "n_layer": 2}})
+    monkeypatch.setattr(engines, "SCRATCH", {"scratch": GPT2})
     monkeypatch.setattr("titlesmith.train.kernels.compiled", lambda function: function)
     run = quick("r", "scratch")
 

@@ -5,12 +5,13 @@ import sys
 import time
 from datetime import date
 
+import papermill
 import pytest
 
 from titlesmith import cli, hints, models
 from titlesmith.errors import RequestError
 from titlesmith.experiment import Experiment, find
-from titlesmith.runs import STAGES, root
+from titlesmith.runs import STAGES, notebook, root
 from titlesmith.settings import Constraint, declared, fits
 
 SAMPLE = "experiments/sample-titles.yml"
@@ -371,3 +372,10 @@ def test_long_names_are_refused_in_one_short_line(project, monkeypatch, capsys, 
 def test_texts_that_cannot_be_generated_are_refused_before_anything_runs(project, overrides, match):
     with pytest.raises(RequestError, match=match):
         Experiment.read(project / "experiments" / "sample-titles.yml", overrides)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_read_as_papermill_reads_them(stage):
+    theirs = papermill.inspect_notebook(str(notebook(stage)))
+    ours = {name: (p.annotation, p.help) for name, p in declared(stage).items()}
+    assert ours == {k: (p["inferred_type_name"], p["help"]) for k, p in theirs.items() if k != "run_name"}

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
 
-from papermill import inspect_notebook
-
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
 from titlesmith.runs import notebook
@@ -27,6 +25,7 @@ KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str
 TYPES = {kind.__name__ if typing.get_origin(kind) is None else str(kind): kind for kind in KINDS}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 MAX_INTEGER = 2**63 - 1
+DECLARATION = re.compile(r"(\w+): (.+?) = (.+?)  # (.+)")  # as papermill reads it, whose import takes a second
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 
 
@@ -192,12 +191,15 @@ def defaults(stage: str) -> dict[str, object]:
 def declared(stage: str) -> dict[str, Parameter]:
     """The parameters of a stage by name, as its notebook declares them, without ``run_name``."""
     try:
+        cells = json.loads(notebook(stage).read_text("utf-8"))["cells"]
+        cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+        lines = filter(None, map(DECLARATION.fullmatch, "".join(cell["source"]).splitlines()))
         return {
-            p["name"]: Parameter(stage, p["name"], p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"])
-            for p in inspect_notebook(str(notebook(stage))).values()
-            if p["name"] != "run_name" and TYPES[p["inferred_type_name"]]
+            name: Parameter(stage, name, annotation, ast.literal_eval(default), help)
+            for name, annotation, default, help in (line.groups() for line in lines)
+            if name != "run_name" and TYPES[annotation]
         }
-    except (OSError, ValueError, SyntaxError, KeyError) as error:
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, StopIteration) as error:
         raise RequestError(f"{notebook(stage)}: its parameters cannot be read: {error}") from None
 
 

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: str = "none") -> Engine:
     """The model to fine-tune, from the checkpoint of an interrupted training of this run or as it is published.
 
-    Raises
-    ------
-    RequestError
-        The model is not here, or its vocabulary is not the corpus's.
+    RequestError if the model is not here, or its vocabulary is not the corpus's.
     """
     kind, mark = _kind(model)
     for path in (swapped(run / "model" / "last"), run / "model"):

@@ -37,14 +37,8 @@ STEP = "titlesmith/step"
 class GPT2Engine(Engine):
     """A GPT-2 of any size.
 
-    Parameters
-    ----------
-    tokenizer
-        Its vocabulary.
-    hyperparameters
-        ``n_vocab n_ctx n_embd n_head n_layer``, as in hparams.json.
-    seed
-        Decides random initial weights; None if they are read instead.
+    ``hyperparameters`` are ``n_vocab n_ctx n_embd n_head n_layer``, as in hparams.json; ``seed`` decides random initial
+    weights and is None if they are read instead.
     """
 
     def __init__(self, tokenizer: Tokenizer, hyperparameters: dict, seed: int | None = 0):
@@ -74,12 +68,8 @@ class GPT2Engine(Engine):
     def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "GPT2Engine":
         """Reads a checkpoint in gpt-2-simple's layout: this engine's, OpenAI's, or one of `gpt_2_simple.finetune`.
 
-        See `Engine.load`; `prepare` reads the optimizer state.
-
-        Raises
-        ------
-        RequestError
-            The checkpoint lacks a variable, or one has another shape than hparams.json says.
+        See `Engine.load`; `prepare` reads the optimizer state. RequestError if the checkpoint lacks a variable, or one
+        has another shape than hparams.json says.
         """
         engine = cls(tokenizer or Tokenizer.load(path), json.loads((path / HYPERPARAMETERS).read_text("utf-8")), None)
         checkpoint = engine.load_weights(path)

@@ -25,19 +25,12 @@ BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum
 class SampledSoftmax(SampledVocabulary):
     """Embeddings of the used ids in a separate table, in the current graph, so that a step computes only with these.
 
-    Parameters
-    ----------
-    wte
-        The model's embeddings, (vocabulary, D).
-    used
-        The used ids, sorted.
+    ``wte`` are the model's embeddings, (vocabulary, D), ``used`` the sorted used ids.
 
     Attributes
     ----------
-    table
-        Variable (used ids, D), trained instead of ``wte``.
-    shift
-        Variable (D,): how far the other ids have moved since ``write`` was run.
+    table, shift
+        Variables: (used ids, D), trained instead of ``wte``; (D,), how far the other ids have moved since ``write``.
     others
         Placeholder: the sampled ids.
     read, write
@@ -61,22 +54,9 @@ class Step:
     """One step of AdamW (Loshchilov and Hutter 2019) on rows of a fixed shape.
 
     Weight decay applies to matrices only. The gradient is that of the mean loss over all predictions of a step, which
-    may have several calls.
-
-    Parameters
-    ----------
-    variables, hyperparameters
-        The model's variables, by name without ``model/``, and its hparams.json.
-    shape
-        Rows and block of a call's ids.
-    settings
-        ``dropout weight_decay accumulate layers checkpointing`` of notebook 03.
-    kind
-        Type of the operands of matrix products.
-    steps
-        Variable that counts the steps that were applied.
-    sampled
-        The sampled softmax, if the vocabulary is not trained in full.
+    may have several calls. ``variables`` are the model's by name without ``model/``, ``shape`` the rows and block of a
+    call's ids, ``settings`` those of notebook 03, ``kind`` the type of the operands of matrix products, ``steps`` the
+    variable that counts the applied steps.
 
     Attributes
     ----------

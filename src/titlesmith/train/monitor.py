@@ -22,20 +22,9 @@ DECAY = 0.9  # of the smoothed loss, which averages about the last ten steps
 class Monitor:
     """Records a training step by step in ``history.csv`` and ``tensorboard/``, and decides when it stops.
 
-    Parameters
-    ----------
-    run
-        The run of ``history.csv``, ``samples/`` and ``model/``.
-    settings
-        ``loss_floor`` (0 for no floor), ``patience`` (consecutive validations without improvement after which training
-        stops; 0 for never), ``save_every``, ``sample_every`` and ``validate_every`` (0 for only at the end).
-    writes
-        Whether this process writes files; of several that train together one does, and all decide alike.
-
-    Attributes
-    ----------
-    reason
-        Why training stopped; empty while it runs.
+    ``settings`` are those of notebook 03: ``loss_floor patience save_every sample_every validate_every``. ``writes``
+    says whether this process writes files: of several that train together one does, and all decide alike. ``reason`` is
+    why training stopped, empty while it runs.
     """
 
     def __init__(self, run: Run, settings: dict, writes: bool = True):
@@ -91,13 +80,10 @@ class Monitor:
         return f"all {step} steps were done" if step >= self._steps else ""
 
     def step(self, **row: float | None) -> None:
-        """Records a step.
+        """Records a step: the columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``.
 
-        Parameters
-        ----------
-        row
-            The columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``; losses in nats a token,
-            ``tokens`` the targets of this step; ``valid_loss`` and ``copy_rate`` where measured.
+        Losses are in nats a token; ``tokens`` are the targets of this step; ``valid_loss`` and ``copy_rate`` are
+        optional.
         """
         self._count(row)
         self._tokens += row["tokens"]

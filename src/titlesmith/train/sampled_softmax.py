@@ -17,19 +17,8 @@ SHIFT_LR_SCALE = 0.75  # the others share one update; each alone would move less
 class SampledVocabulary:
     """The used ids of a vocabulary, whose embeddings are in a separate table, and samples of the others.
 
-    Parameters
-    ----------
-    size
-        Of the vocabulary.
-    used
-        The used ids, sorted.
-
-    Attributes
-    ----------
-    num_sampled
-        Other ids in a sample.
-    scale
-        The number of other ids that each sampled one counts for.
+    ``size`` is that of the vocabulary; ``used`` are sorted. Each of the ``num_sampled`` other ids in a sample counts
+    for ``scale`` ids.
     """
 
     def __init__(self, size: int, used: np.ndarray):

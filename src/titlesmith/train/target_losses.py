@@ -38,12 +38,7 @@ def linear_nats(hidden, weight, bias, offsets, ids) -> torch.Tensor:
 class SampledHead(SampledVocabulary):
     """Embeddings of the used ids in a separate module, so that a training step computes only with these.
 
-    Parameters
-    ----------
-    model
-        A model whose head is linear without bias. Its embeddings are replaced in `training` and updated by `write`.
-    used
-        The used ids, sorted.
+    The model's head is linear without bias. Its embeddings are replaced by `train`, and updated by `write`.
     """
 
     def __init__(self, model: Model, used: np.ndarray):
@@ -95,21 +90,10 @@ class SampledHead(SampledVocabulary):
 
 
 class TargetLosses:
-    """Runs a model and computes its losses at targets.
-
-    Parameters
-    ----------
-    max_logits
-        How many logits are computed at a time.
-
-    Attributes
-    ----------
-    linear_nats
-        `linear_nats`, or the same compiled.
-    """
+    """Runs a model and computes its losses at targets, with at most ``max_logits`` logits at a time."""
 
     def __init__(self, max_logits: int):
-        self.max_logits, self.linear_nats = max_logits, linear_nats
+        self.max_logits, self.linear_nats = max_logits, linear_nats  # which may be compiled
         self._is_plain: bool | None = None
 
     def is_plain(self, model: Model) -> bool:
@@ -135,10 +119,8 @@ class TargetLosses:
 
         Parameters
         ----------
-        model
-            The model.
-        ids
-            Shape (rows, block).
+        model, ids
+            The model, and its input, (rows, block).
         targets, labels
             Positions in ``ids``, counted through the rows, and the id that each predicts, (N,).
         position_ids

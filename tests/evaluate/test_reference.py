@@ -11,7 +11,7 @@ from titlesmith.evaluate.reference import Texts, check, open_reference, referenc
 
 @pytest.mark.parametrize("vocabulary", ["byte_level", "sentencepiece"])
 def test_the_loss_of_texts_alone_is_measured(project, vocabulary):
-    engine = open_reference(tiny.made(project, "llama", vocabulary))
+    engine = open_reference(tiny.made(project, "llama", vocabulary), [])
     texts = ["Neural speech", "Echo: \ud800 音声", ""]
     measurement = reference_bits_per_byte(engine, texts, 1)
     # The same from each text's ids
@@ -26,7 +26,7 @@ def test_the_loss_of_texts_alone_is_measured(project, vocabulary):
 
 
 def test_of_a_text_longer_than_the_context_a_part_is_measured(project):
-    engine = open_reference(tiny.made(project, "gpt2"))
+    engine = open_reference(tiny.made(project, "gpt2"), [])
     engine.context = 8
     documents = Texts(["Neural speech recognition in noise, in the wild", "One"], engine)
     assert len(documents[0]) == 8 and documents.sizes[0] < 47 and documents.sizes[1] == 3
@@ -34,9 +34,9 @@ def test_of_a_text_longer_than_the_context_a_part_is_measured(project):
 
 def test_no_reference_model_and_no_text_are_missing(project):
     with pytest.raises(MissingError, match="no reference_model"):
-        reference_bits_per_byte(open_reference(""), ["text"], 1)
+        reference_bits_per_byte(open_reference("", []), ["text"], 1)
     with pytest.raises(MissingError):
-        reference_bits_per_byte(open_reference(tiny.made(project, "gpt2")), [], 1)
+        reference_bits_per_byte(open_reference(tiny.made(project, "gpt2"), []), [], 1)
 
 
 def test_the_model_must_be_another_one_that_is_here(project):
@@ -46,3 +46,13 @@ def test_the_model_must_be_another_one_that_is_here(project):
     for wrong, why in (("124M", "is not hf:"), ("hf:scratch", "is not hf:"), (name, "is fine-tuned")):
         with pytest.raises(RequestError, match=f"evaluate.reference_model: .*{why}"):
             check({"reference_model": wrong}, name)
+
+
+def test_texts_begin_after_the_token_that_the_model_expects_them_after(project):
+    people = ["Neural speech recognition", "Echo in noise"]
+    engine = open_reference(tiny.made(project, "gpt2"), people)
+    chosen = reference_bits_per_byte(engine, people, 1).value
+    ends = [end for end, start in engine.tokenizer.openings if start == engine.tokenizer.bos_ids]
+    for end in ends:
+        engine.tokenizer = engine.tokenizer.with_end(end)
+        assert reference_bits_per_byte(engine, people, 1).value >= chosen - 1e-6

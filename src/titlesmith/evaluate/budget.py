@@ -24,10 +24,7 @@ def affordable(corpus: Corpus, split: str, tokens: float) -> int:
 
 
 def measured_documents(corpus: Corpus, maximum: int, trained: float) -> dict[str, np.ndarray]:
-    """Indices of the documents to measure by split, evenly spread, in ascending order.
-
-    At most ``maximum`` of train and all of the others; for 0, what `SHARES` of the ``trained`` tokens allow.
-    """
+    """Indices of documents: at most ``maximum`` of train and all others; for 0, as many as `SHARES` allow."""
     chosen = {}
     for name, size in ((name, len(corpus.documents(name))) for name in SPLITS):
         fixed = maximum if name == "train" else size

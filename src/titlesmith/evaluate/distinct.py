@@ -10,10 +10,7 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def distinct(texts: list[str], n: int, maximum: int | None = None) -> Measurement:
-    """Share of distinct n-grams among the texts' first ``maximum`` n-grams (Li et al. 2016).
-
-    Only values of equally many n-grams are comparable. No interval: a text that is resampled twice repeats itself.
-    """
+    """Share of distinct n-grams among the first ``maximum`` (Li et al. 2016); comparable for equally many only."""
     grams = [gram for text in texts for gram in ngrams(text, n)][:maximum]
     if not grams:
         raise MissingError(f"no text has {n} word{'s' * (n > 1)}")

@@ -23,10 +23,8 @@ from titlesmith.train import Engine
 def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
     """Measures a run, with the parameters of notebook 05, and writes ``metrics.json``.
 
-    It has ``perplexity`` and ``bits_per_byte`` by split, ``perplexity_interval``, ``bits_per_byte_interval``, and
-    ``perplexity_documents``, how many were measured; metrics of the generated texts by name, their ``intervals``, and
-    the same of people's under ``human``; ``before`` and ``after`` training (`snapshot`); ``future`` and
-    ``three_abstracts`` where the template has them. A metric of None could not be measured: ``missing`` says why.
+    Perplexities and bits per byte are by split. ``human`` has the metrics of texts by people, ``before`` and ``after``
+    those of `snapshot`. A metric of None could not be measured: ``missing`` says why.
     """
     training = run.record("finetune")
     reference.check(settings, training["settings"].get("model", ""))
@@ -74,7 +72,7 @@ def _add_distribution(both: tuple[Measurements, ...], rows: list[dict], corpus: 
     """Adds ``reference_bits_per_byte``, and ``classifier_accuracy`` against one of two samples of held-out texts."""
     texts, seed = comparable(rows, corpus.has_prompt), settings["seed"]
     first, second = two_samples(corpus, min(len(texts), MAX_TEXTS), seed)
-    model = reference.open_reference(settings["reference_model"])
+    model = reference.open_reference(settings["reference_model"], [text for _, text in second])
     for measurements, sample in zip(both, (texts, second), strict=True):
         measurements.add("classifier_accuracy", classifier_accuracy, sample, first, seed)
         own = [text for _, text in sample[:MAX_TEXTS]]

@@ -2,11 +2,14 @@
 
 import numpy as np
 
+from titlesmith.corpus.pretrained import PretrainedTokenizer
 from titlesmith.errors import RequestError, shorten
 from titlesmith.evaluate.bits_per_byte import bits_per_byte, utf8_bytes
 from titlesmith.evaluate.measurement import Measurement, MissingError
 from titlesmith.models import hub
 from titlesmith.train import Engine
+
+SAMPLE = 32  # texts by people that choose the token before a text
 
 
 def check(settings: dict, model: str) -> None:
@@ -53,11 +56,21 @@ def reference_bits_per_byte(engine: Engine | None, texts: list[str], seed: int) 
     return bits_per_byte(nats, documents.sizes, seed)
 
 
-def open_reference(name: str) -> Engine | None:
-    """The reference model; None if ``name`` is empty."""
+def open_reference(name: str, people: list[str]) -> Engine | None:
+    """The reference model; None if ``name`` is empty. Texts begin after the end of text that suits people's best."""
     if not name:
         return None
     hub.check_installed()
     from titlesmith.train.huggingface import HuggingFaceEngine
 
-    return HuggingFaceEngine.open(name)
+    engine = HuggingFaceEngine.open(name)
+    openings, start = engine.tokenizer.openings, engine.tokenizer.bos_ids
+    tokenizers = [engine.tokenizer.with_end(end) for end, own in openings if own == start]
+
+    def nats(tokenizer: PretrainedTokenizer) -> float:
+        """Loss of some texts by people: chats end in another token than the documents of the pretraining."""
+        engine.tokenizer = tokenizer
+        return engine.document_losses(Texts(people[:SAMPLE], engine))[0].sum()
+
+    engine.tokenizer = min(tokenizers, key=nats)
+    return engine

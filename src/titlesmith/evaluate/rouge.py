@@ -17,9 +17,7 @@ PUBLISHED = {  # of titles for abstracts: ROUGE-1, -2 and -L, by model and test 
 def rouge(pairs: list[tuple[str, str, str]], seed: int) -> dict[str, Measurement]:
     """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) by rouge-score, plain and with Porter's stemmer, by name.
 
-    rouge-score knows only the letters a to z and digits: texts in other alphabets have a ROUGE of 0. ``pairs`` are, for
-    each generated text, the id of the paper that it was generated for, the paper's real text, and the text. The
-    bootstrap is over papers.
+    It reads only a to z and digits. ``pairs``: a paper's id, its real text, a generated text; bootstrap over papers.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

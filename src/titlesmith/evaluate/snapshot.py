@@ -39,8 +39,7 @@ def snapshot_documents(corpus: Corpus, settings: dict) -> int:
 def snapshot(engine: Engine, corpus: Corpus, documents: int, seed: int) -> dict:
     """Measures a model on ``documents`` validation documents, and samples `TEXTS` texts with default settings.
 
-    Returns ``documents``, metrics, their ``intervals``, ``missing``, and ``texts``. If documents have prompts, texts
-    complete those of `TEXTS` documents, whose texts are ``real``, and ROUGE compares the two; else ``real`` is empty.
+    If documents have prompts, texts complete those of some, and ROUGE compares them with the ``real`` texts of these.
     """
     chosen = evenly_spread(len(corpus.documents("valid")), documents)
     measurements = measure_losses(engine, corpus, "valid", chosen, seed)

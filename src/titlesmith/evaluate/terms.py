@@ -30,10 +30,7 @@ def acronyms(text: str) -> set[str]:
 def use_rate(
     terms: dict[str, set[str]], texts: dict[str, list[str]], read: Callable[[str], set[str]], seed: int
 ) -> Measurement:
-    """The share of pairs of a term of a paper's prompt and a text for it in which ``read(text)`` has the term.
-
-    The bootstrap is over papers, by which ``terms`` and ``texts`` are given.
-    """
+    """The share of pairs of a paper's term and a text for it in which ``read(text)`` has the term."""
     pairs = np.array([len(terms[paper]) * len(of) for paper, of in texts.items()])
     used = np.array([sum(len(terms[paper] & read(text)) for text in of) for paper, of in texts.items()])
     return ratio(used, pairs, seed)

@@ -19,8 +19,8 @@ def comparable(rows: list[dict], has_prompt: bool) -> Sample:
 def classifier_accuracy(first: Sample, second: Sample, seed: int) -> Measurement:
     """Share of texts whose sample a classifier names rightly: 0.5 if the samples are alike, 1 if nothing is confused.
 
-    A logistic regression on TF-IDF of words, pairs of words and two to four characters, cross-validated; the interval
-    takes guesses as independent. Texts for one paper, and equal texts, are in one fold. Samples are cut to equal size.
+    A cross-validated logistic regression on TF-IDF of words, pairs of words and two to four characters. Texts for one
+    paper, and equal texts, are in one fold. Samples are cut to equal size.
     """
     size = min(len(first), len(second), MAX_TEXTS)
     if size < MIN_TEXTS:

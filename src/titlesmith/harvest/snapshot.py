@@ -27,9 +27,12 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     counted in ``faults``.
     """
     for name, text in inputs.opened(settings):
-        first = 1
-        while block := text.read(BLOCK):
-            block = (block + text.readline()).removesuffix("\n").encode("utf-8", "surrogateescape") + b"\n"
+        first, stream = 1, text.buffer if text.encoding == "utf-8" else text  # as bytes it need not be decoded
+        while block := stream.read(BLOCK):
+            block += stream.readline()
+            if stream is text:
+                block = block.encode("utf-8", "surrogateescape")
+            block += b"" if block.endswith(b"\n") else b"\n"
             if tables := list(_parsed(block, first, name, faults)):
                 yield _converted(pl.concat(tables), name, faults)
             first += block.count(b"\n")

@@ -6,7 +6,6 @@ import os
 import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from titlesmith.runs import Run, replacing
@@ -37,6 +36,8 @@ class Monitor:
         ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch, ``step_tokens`` the number of all
         tokens that a step reads.
         """
+        from tensorboardX import SummaryWriter  # it imports torch for seconds, and only training needs it
+
         # Earlier rows are copied unchanged, so that a resumed history equals an uninterrupted one to the letter
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]

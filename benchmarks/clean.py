@@ -74,7 +74,7 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
         ``artifact_rate`` and ``prefix_kept_rate``, the same with ``hostile_`` in front, and of how many.
     """
     from titlesmith.corpus import Corpus
-    from titlesmith.generate import GenerationSettings, Nearest, Request, generate, is_clean, open_backend
+    from titlesmith.generate import GenerationSettings, Nearest, Request, TextGenerator, is_clean, open_backend
     from titlesmith.runs import Run
 
     run, found = Run(name), {}
@@ -85,7 +85,8 @@ def clean(name: str, texts: int = 1000) -> dict[str, float]:
         # A prefix's white space and control characters come back as the spaces that a title has
         room = backend.context - settings.max_tokens
         longest = [p for p in prefixes if len(corpus.layout.prompt_ids("", corpus.clean_prefix(p))) <= room]
-        rows = list(generate(backend, corpus, [Request(prefix=prefix) for prefix in longest], settings, nearest))
+        requests = [Request(prefix=prefix) for prefix in longest]
+        rows = list(TextGenerator(backend, corpus, requests, settings, nearest))
         bad = [row for row in rows if not (row["finished"] and is_clean(row["text"], row["prefix"]))]
         found |= {
             f"{kind}artifact_rate": len(bad) / len(rows),

@@ -1,37 +1,36 @@
 """Random weights whose texts end where titles end.
 
-To random weights the end of text is one id of 50,257: no text would end, and nothing could be said of a program that
-stops there. So the stream's first coordinate is given to the place alone: nothing else writes it, the end of text alone
-reads it, and at each place it makes the end as likely as it is among titles. All shapes and all products stay as they
-are.
+For random weights the end of text is one id of 50,257, so texts would never end. So the first coordinate of the
+residual stream is reserved for the position: nothing else writes it, only the end of text reads it, and at each
+position it makes the end as likely as it is among titles. All shapes and all matrix products are unchanged.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from titlesmith.generate import backend_for
+from titlesmith.generate import GenerationSettings, backend_for
 
 SLOPE = 4.0  # by which the end of text reads its coordinate
-RISK = 20  # titles that a place's share is told from, at least
-TRIED, TRIALS = 20, 10  # values of the coordinate that are tried at a time, and texts that each is tried in
+MIN_TITLES = 20  # from which the share of a position is computed
+TRIED, TRIALS = 20, 10  # values of the coordinate that are tried at a time, and texts in which each is tried
 
 
-def shares(lengths: np.ndarray, places: int) -> np.ndarray:
-    """Of the titles with at least ``n`` tokens, the share with no more; for ``n`` below ``places``.
+def shares(lengths: np.ndarray, positions: int) -> np.ndarray:
+    """Of the titles with at least ``n`` tokens, the share with no more; for ``n`` below ``positions``.
 
-    Where few titles are that long, the share is that of all longer ones together.
+    If few titles are that long, the share is that of all longer ones together.
     """
-    ended = np.bincount(lengths, minlength=places)
+    ended = np.bincount(lengths, minlength=positions)
     left = ended[::-1].cumsum()[::-1]
     share = ended / np.maximum(left, 1)
-    few = left < RISK
+    few = left < MIN_TITLES
     share[few] = ended[few].sum() / max(1, left[few].sum())
-    return share[:places]
+    return share[:positions]
 
 
-def teach(engine, lengths: np.ndarray, settings: dict) -> None:
-    """Changes the weights of a `GPT2Engine` so that its texts, drawn with these settings, are as long as titles.
+def teach(engine, lengths: np.ndarray, settings: GenerationSettings) -> None:
+    """Changes the weights of a `GPT2Engine` so that texts sampled with these settings are as long as titles.
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ def teach(engine, lengths: np.ndarray, settings: dict) -> None:
     lengths
         Tokens of each title, without its end.
     settings
-        How texts are sampled; their prompts open with an end of text.
+        How texts are sampled; their prompts begin with the end of text.
     """
     end, temperature, k = engine.tokenizer.eos_id, settings.temperature, settings.top_k
     variables = {v.op.name.removeprefix("model/"): v for v in engine._variables}
@@ -52,13 +51,13 @@ def teach(engine, lengths: np.ndarray, settings: dict) -> None:
     weights["wte"][end, 0] = SLOPE
     weights["ln_f/g"][0] = 1
 
-    def load(place: slice, values: np.ndarray | float) -> None:
-        weights["wpe"][place, 0] = values
+    def load(positions: slice, values: np.ndarray | float) -> None:
+        weights["wpe"][positions, 0] = values
         for name, v in variables.items():
             v.load(weights[name], engine._session)
 
-    def drawn(tried: np.ndarray) -> np.ndarray:
-        """How likely the end is drawn, by what stands in the coordinate: the mean over texts."""
+    def end_probabilities(tried: np.ndarray) -> np.ndarray:
+        """The probability of the end of text for each value of the coordinate, the mean over texts."""
         load(slice(1, len(tried) + 1), tried)
         prompts = [[end, *text[: n + 1]] for n in range(len(tried)) for text in texts]
         logits = backend_for(engine).next_token_logprobs(prompts) / temperature
@@ -70,8 +69,8 @@ def teach(engine, lengths: np.ndarray, settings: dict) -> None:
     long = replace(settings, max_tokens=TRIED, min_tokens=TRIED, count=TRIALS)
     texts = [completion.ids for completion in backend_for(engine).generate([[end]], long)[0]]
     tried = np.geomspace(1e-2, 1e2, TRIED)
-    low, high = np.searchsorted(drawn(tried), [1e-3, 0.5]).clip(1, TRIED - 1)
+    low, high = np.searchsorted(end_probabilities(tried), [1e-3, 0.5]).clip(1, TRIED - 1)
     tried = np.geomspace(tried[low - 1], tried[high], TRIED)
-    found = np.interp(shares(lengths, len(weights["wpe"])), drawn(tried), tried)
-    found[0] -= SLOPE  # which the end that opens a text brings along
-    load(slice(None), found)
+    values = np.interp(shares(lengths, len(weights["wpe"])), end_probabilities(tried), tried)
+    values[0] -= SLOPE  # the embedding of the end of text at the beginning adds it
+    load(slice(None), values)

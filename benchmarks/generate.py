@@ -2,22 +2,23 @@
 
     python benchmarks/generate.py --titles 100 --rounds 1
 
-The weights have the size and layout of GPT-2 124M. They are random but for one thing: a text ends as soon as a title of
-eess.AS does (benchmarks/ending.py). Every text continues one prefix, to its end or for `LIMIT` tokens, titlesmith's
-default for titles. Each side runs in a separate process on the processor, one after the other, in rounds. Loading and
-the first call are not counted, but for stock, where every call adds to the graph:
+The weights have the size and layout of GPT-2 124M. They are random, except that texts are as long as titles of eess.AS
+(benchmarks/ending.py). Every text continues one prefix to its end or for `LIMIT` tokens, titlesmith's default for
+titles. Each side runs in a separate process on the processor, one after the other, in rounds. Loading and the first
+call are not counted, except for stock, where every call adds to the graph:
 
-stock         `gpt_2_simple.generate`, one call for all titles, batches of ten, begun and cut as its documentation says.
-              It cannot stop at an end and samples as many tokens as requested; and it has no token for the end, which
-              it spells in seven: for texts as long as the others' it needs six tokens more than `LIMIT`
+stock         `gpt_2_simple.generate`, one call for all titles, batches of ten, with prefix and truncation as in its
+              documentation. It cannot stop at the end of a text and samples as many tokens as requested. It spells the
+              end in seven tokens, so for texts of equal length it needs six tokens more than `LIMIT`
 titlesmith    `Backend.generate`, one call for all titles after a first one: CTranslate2, 8-bit integers
 transformers  `GPT2LMHeadModel.generate`, in bfloat16 where the processor multiplies it; all titles in one batch, after
               a first call
-repeated      calls of `Backend.generate` for ten titles in a row
+repeated      consecutive calls of `Backend.generate` for ten titles. Other programs on the machine slow down single
+              calls, so the fastest of the last ten calls is compared with the fastest of ten early ones
 quality       perplexity on test titles of a model trained on the titles of eess.AS, in float32 and in 8-bit integers
 
-Ratios are of titles a second. Next to them is the ratio of tokens a second (`..._equal_length`), which is what is left
-where the titles of both sides are equally long.
+Ratios are of titles a second. The ratio of tokens a second (`..._equal_length`) is the ratio for titles of equal
+length.
 """
 
 import argparse
@@ -34,33 +35,36 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import psutil
 
-sys.path.insert(0, str(Path(__file__).parent))  # where it is imported rather than run
+sys.path.insert(0, str(Path(__file__).parent))  # if it is imported
 import ending
 
 import train
 from train import ROOT, RUN, SIZES, TITLES, VOCABULARY
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # what gpt-2-simple puts around each text of a table
-LIMIT, PREFIX, SIDE = 48, "Neural", 10  # tokens of each text after its prefix; titles that stock samples in parallel
+LIMIT, PREFIX, BATCH = 48, "Neural", 10  # tokens of each text after its prefix; titles that stock samples together
 SETTINGS = {"temperature": 0.7, "top_k": 40}
-TRAINED = "trained"  # the run whose perplexity is told
+WINDOW = 10  # calls
+TRAINED = "trained"  # the run whose perplexity is measured
 SUFFIXES = {"stock": "_stock", "titlesmith": "", "transformers": "_transformers"}
 BARS = {
     "titles_per_second_ratio_to_stock": 25.0,
     "titles_per_second_ratio_to_transformers": 3.2,
     "int8_perplexity_ratio": 1.01,
-    "last_call_ratio_to_second": 1.1,
+    "late_calls_ratio_to_early": 1.1,
+    "late_calls_memory_ratio_to_early": 1.1,
 }
 
 
 def figures(seconds: float, cpu: float, titles: int, **more: object) -> dict:
-    """What a side answers."""
+    """The measurements of a side."""
     return {"seconds": seconds, "cpu_seconds": cpu, "titles": titles, "peak": train.peak()} | more
 
 
 def timed(call, titles: int) -> dict:
-    """Figures of a call that gives how many tokens it has sampled for each title, its end among them."""
+    """Measurements of a call that returns the number of sampled tokens of each title, its end included."""
     start, cpu = time.perf_counter(), time.process_time()
     lengths = call()
     return figures(time.perf_counter() - start, time.process_time() - cpu, titles, new_tokens=lengths)
@@ -96,7 +100,7 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
 
 
 def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
-    """`gpt_2_simple.generate` as it comes."""
+    """`gpt_2_simple.generate`."""
     import gpt_2_simple
     from gpt_2_simple.src.encoder import get_encoder
 
@@ -111,10 +115,10 @@ def stock(folder: Path, size: str, titles: int, calls: int) -> dict:
     def call():
         gpt_2_simple.generate(
             session, model_name=size, model_dir=str(folder / "models"), prefix=prefix, length=LIMIT - 1 + end, seed=1,
-            nsamples=titles, batch_size=SIDE, temperature=SETTINGS["temperature"], top_k=SETTINGS["top_k"],
+            nsamples=titles, batch_size=BATCH, temperature=SETTINGS["temperature"], top_k=SETTINGS["top_k"],
             return_as_list=True, truncate=END, include_prefix=False,
         )  # fmt: skip
-        return [len(ids) - given + 1 for out in fetched for ids in out]  # it gives all but the first back
+        return [len(ids) - given + 1 for out in fetched for ids in out]  # it returns all but the first
 
     return timed(call, titles)
 
@@ -154,27 +158,26 @@ def transformers(folder: Path, size: str, titles: int, calls: int) -> dict:
     model.config.use_cache = model.generation_config.use_cache = True
     tokenizer = Tokenizer.load(folder / "models" / size)
     prompt, end = [[tokenizer.eos_id, *tokenizer.encode(PREFIX)]], tokenizer.eos_id
-    asked = {"max_new_tokens": LIMIT, "do_sample": True, "eos_token_id": end, "pad_token_id": end}
-    asked |= SETTINGS
+    options = {"max_new_tokens": LIMIT, "do_sample": True, "eos_token_id": end, "pad_token_id": end}
+    options |= SETTINGS
 
     def call():
         ids = torch.tensor(prompt * titles)
         with torch.inference_mode():
-            found = model.generate(ids, attention_mask=torch.ones_like(ids), **asked)[:, ids.shape[1] :]
-        return [row.index(end) + 1 if end in row else len(row) for row in found.tolist()]
+            rows = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[:, ids.shape[1] :]
+        return [row.index(end) + 1 if end in row else len(row) for row in rows.tolist()]
 
     call()
     return timed(call, titles)
 
 
 def repeated(folder: Path, size: str, titles: int, calls: int) -> dict:
-    """Seconds of calls in a row for the same texts."""
-    call, seconds, cpu = _calls(SIDE), [], []
+    """Seconds, processor seconds and memory in bytes after each of several calls for the same texts."""
+    call, process, rows = _calls(BATCH), psutil.Process(), []
     for _ in range(calls):
-        found = timed(lambda: call(1), SIDE)
-        seconds.append(found["seconds"])
-        cpu.append(found["cpu_seconds"])
-    return {"calls": seconds, "cpu": cpu}
+        measured = timed(lambda: call(1), BATCH)
+        rows.append((measured["seconds"], measured["cpu_seconds"], process.memory_info().rss))
+    return dict(zip(("seconds", "cpu_seconds", "memory"), zip(*rows, strict=True), strict=True))
 
 
 def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
@@ -247,7 +250,7 @@ def measure(folder: Path, size: str, titles: int, calls: int, rounds: int) -> di
 
 
 def compare(answers: dict) -> tuple[dict, dict]:
-    """The ratios, and all plain figures, flat."""
+    """The ratios, and all other measurements."""
     rates, absolute, cpu, tokens = {}, {}, {}, {}
     for name, suffix in SUFFIXES.items():
         if rounds := answers[name]:
@@ -267,21 +270,24 @@ def compare(answers: dict) -> tuple[dict, dict]:
     both = {key: pair for key, pair in pairs.items() if set(pair) <= rates.keys()}
     ratios = dict.fromkeys(BARS) | {key: rates[a] / rates[b] for key, (a, b) in both.items()}
     absolute |= {f"{key}_equal_length": ratios[key] * tokens[a] / tokens[b] for key, (a, b) in both.items()}
-    calls, measured = answers["repeated"]["calls"], answers.get("quality")
-    ratios["last_call_ratio_to_second"] = calls[-1] / calls[1]
     by_cpu = {key: cpu[b] / cpu[a] for key, (a, b) in both.items()}
-    by_cpu["last_call_ratio_to_second"] = answers["repeated"]["cpu"][-1] / answers["repeated"]["cpu"][1]
-    if measured:
+    # The first call is slower: it reads the files
+    repeated = answers["repeated"]
+    late = {key: min(values[-WINDOW:]) / min(values[1 : WINDOW + 1]) for key, values in repeated.items()}
+    ratios["late_calls_ratio_to_early"] = late["seconds"]
+    by_cpu["late_calls_ratio_to_early"] = late["cpu_seconds"]
+    ratios["late_calls_memory_ratio_to_early"] = late["memory"]
+    if measured := answers.get("quality"):
         ratios["int8_perplexity_ratio"] = measured["int8"] / measured["full"]
         absolute |= {"perplexity": measured["full"], "perplexity_int8": measured["int8"]}
-    absolute |= answers["prepare"] | {"seconds_per_call": calls, "by_processor_time": by_cpu}
+    absolute |= answers["prepare"] | {"seconds_per_call": repeated["seconds"], "by_processor_time": by_cpu}
     return ratios, absolute
 
 
 def show(ratios: dict, absolute: dict, answers: dict) -> None:
     """Prints the table."""
     print(
-        f"A title has {absolute['tokens_per_title']:.1f} tokens after its prefix, its end among them; 999 of 1,000 "
+        f"A title has {absolute['tokens_per_title']:.1f} tokens after its prefix, its end included; 999 of 1,000 "
         f"have {absolute['tokens_of_999_in_1000_titles']:.0f} at most; the limit is {LIMIT}.\n"
     )
     print(f"{'':14}{'titles a second':>16}{'processor s a title':>21}{'new tokens, most':>18}{'peak memory, GB':>17}")
@@ -294,7 +300,8 @@ def show(ratios: dict, absolute: dict, answers: dict) -> None:
         print(f"{name:14}{rate:>16.2f}{cpu:>21.3f}{tokens:>12.1f}{most:>6}{peak / 1e9:>17.2f}")
     seconds = absolute["seconds_per_call"]
     print(f"\nMatrix products of transformers in {absolute['precision']}.")
-    print(f"{len(seconds)} calls for {SIDE} titles: second {seconds[1]:.2f} s, last {seconds[-1]:.2f} s")
+    early, late = min(seconds[1 : WINDOW + 1]), min(seconds[-WINDOW:])
+    print(f"{len(seconds)} calls for {BATCH} titles: early {early:.2f} s, late {late:.2f} s")
     if measured := answers.get("quality"):
         print(
             f"Perplexity on {measured['titles']} test titles after {measured['steps']} steps of scratch: "
@@ -305,32 +312,33 @@ def show(ratios: dict, absolute: dict, answers: dict) -> None:
         words, cpu = "skipped" if value is None else f"{value:.4g}", absolute["by_processor_time"].get(key)
         print(f"{key:44}{words:>9}  bar {BARS[key]:<8g}{f'by processor time {cpu:.3g}' if cpu else ''}".rstrip())
         if equal := absolute.get(f"{key}_equal_length"):
-            print(f"{'  were titles equally long':44}{equal:>9.4g}{'':14}by processor time {cpu * equal / value:.3g}")
+            print(f"{'  for titles of equal length':44}{equal:>9.4g}{'':14}by processor time {cpu * equal / value:.3g}")
 
 
 def main() -> None:
-    """Runs the comparison, or one part of it where the comparison asks for it."""
+    """Runs the comparison, or one part of it in its separate process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--titles", type=int, default=100, help="of each side, a multiple of ten")
-    parser.add_argument("--calls", type=int, default=50, help="calls in a row, two at least")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each side is measured, in turns")
+    parser.add_argument("--titles", type=int, default=100, help="titles of each side, a multiple of ten")
+    parser.add_argument("--calls", type=int, default=50, help="consecutive calls, at least 2")
+    parser.add_argument("--rounds", type=int, default=1, help="number of measurements of each side, in turns")
     parser.add_argument("--model-size", choices=SIZES, default="124M", help="small: to try the benchmark")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.part:
-        print(json.dumps(PARTS[asked.part](asked.folder, asked.model_size, asked.titles, asked.calls)))
+    arguments = parser.parse_args()
+    if arguments.part:
+        sizes = arguments.model_size, arguments.titles, arguments.calls
+        print(json.dumps(PARTS[arguments.part](arguments.folder, *sizes)))
         return
-    if asked.titles % SIDE or asked.calls < 2:
-        parser.error(f"--titles is a multiple of {SIDE}, and --calls at least 2")
+    if arguments.titles % BATCH or arguments.calls < 2:
+        parser.error(f"--titles is a multiple of {BATCH}, and --calls at least 2")
     if missing := [path for path in (TITLES, VOCABULARY) if not path.exists()]:
         raise SystemExit(f"{missing[0]} is missing: set TITLESMITH_DATA to the folder of the real data")
     with tempfile.TemporaryDirectory(prefix="titlesmith-") as folder:
-        answers = measure(Path(folder), asked.model_size, asked.titles, asked.calls, asked.rounds)
+        answers = measure(Path(folder), arguments.model_size, arguments.titles, arguments.calls, arguments.rounds)
     ratios, absolute = compare(answers)
     show(ratios, absolute, answers)
-    if asked.json:
+    if arguments.json:
         print(json.dumps(ratios | absolute))
 
 

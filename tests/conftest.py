@@ -15,6 +15,8 @@ from filelock import FileLock
 for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(name, "1")
 
+hypothesis.settings.register_profile("shared", deadline=None)  # other programs may slow down a test
+hypothesis.settings.load_profile("shared")
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TITLESMITH_DATA", ROOT.parent / "shared" / "data"))
 hypothesis.settings.register_profile("shared", deadline=None)  # machines may be busy with other work

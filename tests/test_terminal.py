@@ -29,7 +29,7 @@ def test_json_is_one_line_per_text(finished, monkeypatch, capsys):
     rows = [json.loads(line) for line in output.out.splitlines()]
     assert [row["prefix"] for row in rows] == ["Neur", "Neur", "", ""]
     assert all(row["text"].startswith(row["prefix"]) and list(row) == list(finished.texts[0]) for row in rows)
-    assert "Neur: none of" in output.err
+    assert "Neur: 0 of 108 training texts" in output.err
     assert generate(monkeypatch, *arguments) == 0
     assert capsys.readouterr().out == output.out, "the same seed"
 

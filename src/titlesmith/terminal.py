@@ -17,9 +17,17 @@ from titlesmith.corpus.pretrained import CODEC
 from titlesmith.corpus.template import Template, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate import Backend, GenerationSettings, generate, requests, texts
-from titlesmith.generate.backend import open_adapter, open_backend, open_base
-from titlesmith.generate.nearest import Unknown
+from titlesmith.generate import (
+    Backend,
+    GenerationSettings,
+    Nearest,
+    TextGenerator,
+    open_adapter,
+    open_backend,
+    open_base,
+    requests,
+    texts,
+)
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.models import base as base_model
@@ -135,14 +143,14 @@ class Source(NamedTuple):
     format: DocumentFormat
     open: Callable[[], Backend]
     settings: dict
-    nearest: Unknown | None = None
+    nearest: Nearest | None = None
 
 
 def open_base_source() -> Source:
     """titlesmith's model, before any training."""
     settings = {"prefixes": [""], "held_out": 0, "temperature": 0.8}
     format = DocumentFormat(template("title"), Tokenizer.load(base_model.FOLDER))
-    return Source("the base model", format, open_base, settings, Unknown())
+    return Source("the base model", format, open_base, settings, Nearest(None))
 
 
 def open_run_source(run: Run) -> Source:
@@ -180,7 +188,7 @@ def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | No
 
     if run:
         return Source(f"run {run.name}", corpus, open, run.record(STAGE).get("settings", {}))
-    return Source(f"the adapter in {adapter}", corpus, open, {"prefixes": [""], "held_out": 0}, Unknown())
+    return Source(f"the adapter in {adapter}", corpus, open, {"prefixes": [""], "held_out": 0}, Nearest(None))
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
@@ -206,8 +214,8 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
     # Texts, in groups of one prompt and prefix
     backend, rows = source.open(), []
     print(f"Generating on {backend.device}.", file=sys.stderr)
-    generated = generate(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
-    for (prompt, prefix), group in groupby(generated, key=lambda row: (row["prompt"], row["prefix"])):
+    generator = TextGenerator(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
+    for (prompt, prefix), group in groupby(generator, key=lambda row: (row["prompt"], row["prefix"])):
         if not as_json:
             print("\n" + (" | ".join(filter(None, (_shorten_prompt(prompt), prefix))) or "no prefix"))
         for row in group:

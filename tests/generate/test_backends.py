@@ -1,5 +1,7 @@
 """Both back ends against their model's own log-probabilities, on one tiny GPT-2 that is in both libraries."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -41,14 +43,11 @@ def backends(engine):
     """Both back ends of the model; CTranslate2's in float32, so that the two are comparable."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for one another cost more than such a model
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for one another cost more than such a model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ctranslate2, "COMPUTE_TYPE", "float32")
         exact = backend_for(engine)
         model = to_transformers(engine.weights(), engine.hyperparameters)
         yield {"ctranslate2": exact, "transformers": TransformersBackend(model, as_pretrained(engine.tokenizer))}
-    torch.set_num_threads(threads)
     torch.set_num_threads(threads)
 
 
@@ -106,14 +105,14 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_log_probabilities_of_completions_are_the_models_own(engine, backend, prompts, case):
-    asked = settings(count=3, **CASES[case])
-    found = backend.generate(prompts, asked)
-    assert found == backend.generate(prompts, asked), "the same seed, the same texts"
+    chosen = settings(count=3, **CASES[case])
+    found = backend.generate(prompts, chosen)
+    assert found == backend.generate(prompts, chosen), "the same seed, the same texts"
     assert [len(completions) for completions in found] == [3] * 4
     for prompt, completions in zip(prompts, found, strict=True):
         for completion in completions:
             assert engine.tokenizer.eos_id not in completion.ids
-            assert completion.finished or len(completion.ids) == asked.max_tokens
+            assert completion.finished or len(completion.ids) == chosen.max_tokens
             assert completion.logprob == pytest.approx(mean_logprob(engine, prompt, completion), abs=1e-4)
     texts = {tuple(completion.ids) for completion in found[0] + found[3]}
     assert len(texts) == {"greedy": 1, "beams": 3, "beams, ngram": 3}.get(case, 6)
@@ -156,14 +155,14 @@ def test_a_nucleus_is_found_without_sorting_the_vocabulary(monkeypatch):
     assert sizes == [8, 8, 1000]
 
 
-@pytest.mark.parametrize("asked", [{"repetition_penalty": 1.6}, {"no_repeat_ngram": 1}, {"no_repeat_ngram": 2}])
-def test_both_back_ends_penalize_repetitions_of_prompt_and_text_alike(backends, prompts, asked):
-    asked = settings(top_k=1, **asked)
-    texts = [[c.ids for some in backends[kind].generate(prompts, asked) for c in some] for kind in KINDS]
+@pytest.mark.parametrize("chosen", [{"repetition_penalty": 1.6}, {"no_repeat_ngram": 1}, {"no_repeat_ngram": 2}])
+def test_both_back_ends_penalize_repetitions_of_prompt_and_text_alike(backends, prompts, chosen):
+    chosen = settings(top_k=1, **chosen)
+    texts = [[c.ids for some in backends[kind].generate(prompts, chosen) for c in some] for kind in KINDS]
     assert texts[0] == texts[1]
     plain = [c.ids for some in backends["ctranslate2"].generate(prompts, settings(top_k=1)) for c in some]
     assert texts[0] != plain
-    if asked.no_repeat_ngram == 1:
+    if chosen.no_repeat_ngram == 1:
         for prompt, ids in zip(prompts, texts[0], strict=True):
             assert len({*prompt[1:], *ids}) == len(ids) + len({*prompt[1:]})
 
@@ -182,7 +181,7 @@ def test_beams_are_distinct_and_come_best_first(backend, prompts):
 
 def test_more_texts_than_fit_in_parallel_come_in_several_batches(backend, prompts, monkeypatch):
     for module in (ctranslate2, huggingface):
-        monkeypatch.setattr(module, "ROWS", 5)
+        monkeypatch.setattr(module, "MAX_ROWS", 5)
     found = backend.generate(prompts, settings(count=4, max_tokens=6))
     assert [len(completions) for completions in found] == [4] * 4
     assert len({tuple(c.ids) for completions in found for c in completions}) == 16
@@ -190,9 +189,11 @@ def test_more_texts_than_fit_in_parallel_come_in_several_batches(backend, prompt
 
 def test_long_prompts_that_are_equal_are_read_once(backends, prompts, monkeypatch):
     backend, calls = backends["ctranslate2"], []
-    batch = CTranslate2Backend._batch
+    batch = CTranslate2Backend._generate_batch
     monkeypatch.setattr(
-        CTranslate2Backend, "_batch", lambda self, *args: calls.append((len(args[1]), args[2])) or batch(self, *args)
+        CTranslate2Backend,
+        "_generate_batch",
+        lambda self, *args: calls.append((len(args[1]), args[2])) or batch(self, *args),
     )
     long = [*prompts[2], 3, 4]
     found = backend.generate([long, prompts[0], long, long], settings(max_tokens=5, count=2))
@@ -225,21 +226,24 @@ def test_default_settings_are_those_of_the_notebook():
     assert GenerationSettings.of(defaults("generate")) == GenerationSettings()
 
 
-def test_a_saved_model_generates_as_the_engine_and_a_missing_one_is_converted_from_the_checkpoint(
-    engine, prompts, tmp_path
-):
-    engine.save_weights(tmp_path)
-    expected = backend_for(engine).generate(prompts, settings())
-    converted = CTranslate2Backend.open(tmp_path, tmp_path / "ctranslate2")
-    assert converted.generate(prompts, settings()) == expected
-    before = engine.weights()
+def test_a_saved_model_generates_as_the_engine(engine, prompts, tmp_path):
+    expected, before = backend_for(engine).generate(prompts, settings()), engine.weights()
     save_ctranslate2(engine, tmp_path / "ctranslate2")
     save_ctranslate2(engine, tmp_path / "ctranslate2")
     assert all(np.array_equal(value, engine.weights()[name]) for name, value in before.items())
-    assert CTranslate2Backend.open(tmp_path, tmp_path / "ctranslate2").generate(prompts, settings()) == expected
+    saved = CTranslate2Backend(tmp_path / "ctranslate2", engine.hyperparameters, engine.tokenizer)
+    assert saved.generate(prompts, settings()) == expected
     (tmp_path / "ctranslate2" / "model.bin").write_bytes(b"damaged")
-    with pytest.raises(RunError, match=r"ctranslate2 cannot be opened .* Remove it"):
-        CTranslate2Backend.open(tmp_path, tmp_path / "ctranslate2").generate(prompts, settings())
+    with pytest.raises(RunError, match=r"ctranslate2 cannot be opened .* Fine-tune the model again"):
+        saved.generate(prompts, settings())
+
+
+def test_temporary_files_are_deleted_with_the_back_end(engine):
+    backend = backend_for(engine)
+    folder = Path(backend._folder)
+    assert folder.is_dir()
+    del backend
+    assert not folder.exists()
 
 
 def test_without_cuda_the_processor_generates_and_says_so(engine, prompts, monkeypatch):

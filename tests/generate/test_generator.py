@@ -21,7 +21,7 @@ from titlesmith.generate import (
     Completion,
     GenerationSettings,
     Request,
-    generate,
+    TextGenerator,
     generator,
     is_clean,
     open_backend,
@@ -56,10 +56,10 @@ class Scripted:
     context = 100
 
     def __init__(self, *answers: str):
-        self.answers, self.asked = list(answers), []
+        self.answers, self.calls = list(answers), []
 
     def generate(self, prompts, settings):
-        self.asked.append(settings.seed)
+        self.calls.append(settings.seed)
         answers = [[self.answers.pop(0) for _ in range(settings.count)] for _ in prompts]
         return [
             [Completion(TOKENIZER.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in some] for some in answers
@@ -71,26 +71,34 @@ class Scripted:
 
 def generated(backend, count, prefix="", corpus=None, **settings):
     settings = GenerationSettings(**{"count": count, "seed": 1, "max_tokens": 24} | settings)
-    return list(generate(backend, corpus or Small(), [Request("", prefix)], settings))
+    return list(TextGenerator(backend, corpus or Small(), [Request("", prefix)], settings))
 
 
-@pytest.mark.parametrize("text", ["a|>", "<|a", "x endoftext", "startoftext", "bro\ufffdken", "two\nlines", "be\x07ll"])
-def test_artifacts_are_found(text):
+ARTIFACTS = ["a|>", "<|a", "x endoftext", "startoftext", "bro\ufffdken", "two\nlines", "be\x07ll", " a", "a "]
+TAGS = ["H<sub>2</sub>O", "a <br/> b", "R&amp;D", "<i>E. coli</i>", "<p>A study"]
+
+
+@pytest.mark.parametrize("text", ARTIFACTS + TAGS)
+def test_artifacts_are_detected(text):
     assert not is_clean(text)
-    assert is_clean("A > B: <x> $y$ |z|")
+    assert is_clean(text, markup="keep") == (text in TAGS)
+    assert is_clean("A > B: <x> $y$ |z| R&D")
 
 
-def test_delimiters_in_a_prefix_are_no_artifacts_but_those_after_it_are():
+def test_artifacts_count_only_after_the_prefix():
+    assert is_clean("<sub>a b", "<sub>a") and not is_clean("<sub>a</sub> b", "<sub>a")
+    assert not is_clean("<sub> b", "<"), "part of the tag is in the prefix"
+    assert is_clean(" a", " ") and not is_clean("a  b", "a ") and is_clean("a b", "a")
     assert is_clean("<|endoftext|> speech", "<|endoftext|>")
     assert not is_clean("<|endoftext|> speech|>", "<|endoftext|>")
     assert not is_clean("<| speech", "<"), "half of it is of the prefix"
 
 
 def test_unfinished_texts_and_artifacts_are_sampled_again_with_another_seed():
-    engine = Scripted("good one", "unfinished~", "stray |>", "good two", "bad\n", "good three")
+    engine = Scripted("good one", "unfinished~", "stray |>", "good two", "b\nad", "good three")
     rows = generated(engine, 3)
     assert [row["text"] for row in rows] == ["good one", "good two", "good three"]
-    assert len(set(engine.asked)) == len(engine.asked) == 3
+    assert len(set(engine.calls)) == len(engine.calls) == 3
     assert list(rows[0]) == [
         "prefix", "prompt", "text", "tokens", "logprob", "finished", "nearest_id", "nearest", "nearest_similarity",
         "paper",
@@ -99,7 +107,7 @@ def test_unfinished_texts_and_artifacts_are_sampled_again_with_another_seed():
 
 def test_an_end_marker_in_the_text_ends_it():
     (row,) = generated(Scripted(" good<|endoftext|> and~"), 1, corpus=Small(delimiters="text"))
-    assert (row["text"], row["finished"]) == (" good", True)
+    assert (row["text"], row["finished"]) == ("good", True)
 
 
 @pytest.mark.parametrize("answer, text", [("never ends~", "never ends"), ("stray |>", "stray |>"), ("", "")])
@@ -118,7 +126,7 @@ def test_fewer_texts_come_out_where_no_new_ones_are_sampled_and_a_sentence_says_
     engine = Scripted(*["a text"] * 40)
     rows = generated(engine, 3, unique=True)
     assert [row["text"] for row in rows] == ["a text"]
-    assert len(engine.asked) == generator.ROUNDS + 1, "a round that found nothing new ends it"
+    assert len(engine.calls) == generator.ROUNDS + 1, "a round that found nothing new ends it"
     (sentence,) = texts.lacking(
         [Request("", "Neur"), Request("", "")], [*rows, *[{"prompt": "", "prefix": "Neur"}] * 3], 3
     )
@@ -142,7 +150,7 @@ def test_the_best_of_many_are_kept_without_copies():
 def test_every_text_begins_with_its_prefix_to_the_letter(prefix):
     (row,) = generated(Scripted(*[" ends"] * generator.ROUNDS), 1, prefix)
     assert row["prefix"] == plain(prefix) and len(row["prefix"]) == len(prefix)
-    assert row["text"].startswith(row["prefix"]) and row["text"].endswith(" ends")
+    assert row["text"].startswith(row["prefix"]) and row["text"].endswith(" ends" if prefix else "ends")
     assert row["finished"] or "\ufffd" in row["text"]
 
 
@@ -159,9 +167,7 @@ def test_wrong_requests_are_errors_before_anything_is_sampled():
         ("not valid UTF-8", "bad \udcff", {}),
     ]:
         with pytest.raises(RequestError, match=match):
-            generate(engine, Small(), [Request("", request)], GenerationSettings(**{"max_tokens": 24} | settings))
-    with pytest.raises(RequestError, match="template has no prompt"):
-        generate(engine, Small(), [Request("A title")], GenerationSettings(max_tokens=24))
+            TextGenerator(engine, Small(), [Request("", request)], GenerationSettings(**{"max_tokens": 24} | settings))
 
 
 SETTINGS = {"prefixes": ["", "Neur"], "prompts": [], "held_out": 0, "count": 4, "seed": 1, "temperature": 1.0}
@@ -188,7 +194,7 @@ def test_requests_share_batches_and_the_seed_decides(finished):
     settings, requests = GenerationSettings.of(SETTINGS | {"unique": False}), [Request("", "Neural"), Request("", "x")]
 
     def texts_of(settings):
-        return [row["text"] for row in generate(backend, corpus, requests, settings)]
+        return [row["text"] for row in TextGenerator(backend, corpus, requests, settings)]
 
     first = texts_of(settings)
     assert calls[0] == 8, "one batch"
@@ -197,14 +203,50 @@ def test_requests_share_batches_and_the_seed_decides(finished):
     assert len(beams) == len(set(beams)) == 4
 
 
-def test_beams_that_spell_the_same_text_are_one_text():
-    class Searching(Scripted):
-        def generate(self, prompts, settings):
-            assert settings.count == settings.beams == 3, "all beams, so that repeats can be dropped"
-            return super().generate(prompts, settings)
+class Searching(Scripted):
+    """A back end that returns the first texts of its answers for any number of beams."""
 
-    assert [row["text"] for row in generated(Searching("one", "one", "two"), 2, beams=3)] == ["one", "two"]
-    assert [row["text"] for row in generated(Searching("one", "one", "two~"), 3, beams=3)] == ["one", "two"]
+    def generate(self, prompts, settings):
+        assert settings.count == settings.beams, "all beams, so that repeats can be dropped"
+        self.calls.append(settings.beams)
+        texts = (self.answers * settings.beams)[: settings.beams]
+        completions = [Completion(TOKENIZER.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in texts]
+        return [completions] * len(prompts)
+
+
+def test_texts_of_a_beam_search_differ_in_their_letters():
+    engine = Searching("A study", "A study.", "a  Study!", "Another", "The third", "The third?")
+    rows = generated(engine, 3, beams=3)
+    assert [row["text"] for row in rows] == ["A study", "Another", "The third"]
+    assert engine.calls == [3, 6], "a wider search finds the others"
+    assert [row["text"] for row in generated(engine, 2, beams=3, unique=True, corpus=Small(["a STUDY"]))] == [
+        "A study.",
+        "Another",
+    ]
+
+
+def test_a_beam_search_that_finds_no_other_texts_returns_fewer_and_unfinished_ones_last():
+    engine = Searching("one~", "two", "one~")
+    assert [(row["text"], row["finished"]) for row in generated(engine, 3, beams=3)] == [("two", True), ("one", False)]
+    assert engine.calls == [3, 6, 12, 24]
+
+
+def test_greedy_decoding_returns_one_text():
+    assert [row["text"] for row in generated(Scripted("one"), 3, top_k=1)] == ["one"]
+
+
+def test_texts_have_no_outer_spaces_except_their_prefixes():
+    for prefix in ("", "Low", "Low ", " "):
+        (row,) = generated(Scripted(" a b "), 1, prefix)
+        assert row["finished"] and "  " not in row["text"] and row["text"].startswith(prefix)
+        assert row["text"].endswith(" b") and row["text"][:1] == (prefix or "a")[:1]
+
+
+def test_texts_with_tags_are_sampled_again_unless_the_corpus_keeps_tags():
+    corpus = Small()
+    assert generated(Scripted("H<sub>2</sub>", "H2"), 1, corpus=corpus)[0]["text"] == "H2"
+    corpus.markup = "keep"
+    assert generated(Scripted("H<sub>2</sub>", "H2"), 1, corpus=corpus)[0]["text"] == "H<sub>2</sub>"
 
 
 KILLED = """
@@ -227,10 +269,10 @@ write_texts(Run("small"), open_backend(Run("small")), Corpus(Run("small")), {set
 def test_a_killed_generation_resumes_to_the_same_file(begun, monkeypatch):
     monkeypatch.setattr(generator, "BLOCK", 2)
     backend, corpus, path = open_backend(begun), Corpus(begun), begun / "texts.jsonl"
-    whole = texts.write_texts(begun, backend, corpus, SETTINGS)
+    complete = texts.write_texts(begun, backend, corpus, SETTINGS)
     lines = path.read_text("utf-8")
-    assert [json.loads(line) for line in lines.splitlines()] == whole == begun.texts
-    assert Counter(row["prefix"] for row in whole) == {"": 4, "Neur": 4}
+    assert [json.loads(line) for line in lines.splitlines()] == complete == begun.texts
+    assert Counter(row["prefix"] for row in complete) == {"": 4, "Neur": 4}
     begun.clear("generate")
     begun.begin("generate", SETTINGS)
     killed = subprocess.run([sys.executable, "-c", KILLED.replace("{settings}", repr(SETTINGS))], timeout=120)
@@ -242,7 +284,7 @@ def test_a_killed_generation_resumes_to_the_same_file(begun, monkeypatch):
     monkeypatch.setattr(
         generator.TextGenerator, "block", lambda self, number: numbers.append(number) or block(self, number)
     )
-    assert texts.write_texts(begun, backend, corpus, SETTINGS) == whole
+    assert texts.write_texts(begun, backend, corpus, SETTINGS) == complete
     assert (path.read_text("utf-8"), numbers) == (lines, [3])
 
 

@@ -52,18 +52,23 @@ def test_titles_are_compared_with_every_training_text(training, text):
     assert match.similarity == pytest.approx(best / 100, abs=1e-4)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    training, texts = titles(100, 7), titles(10, 7, seed=2)
-    whole = Nearest(Texts(training)).find(texts)
-    monkeypatch.setattr(nearest, "CHUNK", 7)
-    assert Nearest(Texts(training)).find(texts) == whole
+def test_texts_are_compared_in_batches_of_bounded_size(monkeypatch):
+    known, texts = Nearest(Texts(titles(100, 7))), titles(10, 7, seed=2)
+    matches = known.find(texts)
+    monkeypatch.setattr(nearest, "MAX_SCORES", 300)
+    assert known.find(texts) == matches
+
+
+def test_unknown_training_texts_give_empty_matches():
+    known = Nearest(None)
+    assert known.find(["a", "b"]) == [nearest.Match(None, None, None)] * 2 and not known.is_copy("a")
 
 
 def test_long_texts_are_found_among_those_that_share_rare_words(monkeypatch):
     training = titles(300, 80)  # some 450 characters each
     texts = [" ".join(text.split()[:60]) + " and something else" for text in training[:20]]
     known = Nearest(Texts(training))
-    assert known._words, "candidates alone are compared"
+    assert known._is_long, "candidates alone are compared"
     assert [match.id for match in known.find(texts)] == [f"id {i}" for i in range(20)]
     monkeypatch.setattr(nearest, "LONG", 10**9)
     assert known.find(texts) == Nearest(Texts(training)).find(texts)

@@ -32,10 +32,10 @@ def test_held_out_papers_are_spread_and_leave_room():
 @pytest.mark.parametrize(
     "name, changes, match",
     [
-        ("title", {"prompts": [{"title": "x"}]}, "takes no prompt; use prefixes"),
-        ("title-to-abstract", {"prompts": [{"titel": "x"}]}, "takes title; given is titel"),
+        ("title", {"prompts": [{"title": "x"}]}, "has no prompt; use prefixes"),
+        ("title-to-abstract", {"prompts": [{"titel": "x"}]}, "needs title; given is titel"),
         ("title-to-abstract", {"prompts": [{}]}, "given is nothing"),
-        ("title-to-abstract", {"held_out": 0}, "there is nothing to complete: the template takes title"),
+        ("title-to-abstract", {"held_out": 0}, "there is nothing to complete: the template needs title"),
         ("title", {"beams": 4, "count": 5}, "5 texts of 4 beams"),
     ],
 )

@@ -1,10 +1,17 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from generate.test_generator import TOKENIZER, Small
-from titlesmith.generate import GenerationSettings
+from titlesmith import models
+from titlesmith.corpus import DocumentFormat
+from titlesmith.corpus.template import template
+from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.generate import GenerationSettings, Nearest, Request, TextGenerator
+from titlesmith.generate.huggingface import TransformersBackend
 from titlesmith.generate.token_healing import TokenHealing
+from titlesmith.models.weights import read
 
 FREE = {"temperature": 1.0, "top_k": 0, "count": 1}
 
@@ -29,20 +36,17 @@ def test_each_candidate_has_its_exact_probability(prefix):
     found = TokenHealing.of(Opinions(), corpus, "", prefix, 100)
     opening = corpus.layout.prompt_ids("")
     assert np.isclose(np.exp(found.logprobs).sum(), 1)
-    known = np.array([probability(opening, ids[len(opening) :]) for ids in found.candidates])
+    known = np.array([probability(opening, ids) for ids in found.candidates])
     np.testing.assert_allclose(found.logprobs, known - np.logaddexp.reduce(known), atol=1e-4)
-    for ids, extends in zip(found.candidates, found.extends, strict=True):
-        text = TOKENIZER.decode_after("", ids[len(opening) :])
-        assert text.startswith(prefix) and (text != prefix) == extends
+    assert found.opening == opening and all(TOKENIZER.decode(ids).startswith(prefix) for ids in found.candidates)
 
 
 def test_an_unfinished_word_may_continue_in_the_token_of_the_complete_word():
     (whole,) = TOKENIZER.encode("Neural")
     found = TokenHealing.of(Opinions(), Small(), "", "Neur", 100)
-    assert [TOKENIZER.eos_id, whole] in found.candidates
-    assert [TOKENIZER.eos_id, whole] not in [
-        ids[:2] for ids in TokenHealing.of(Opinions(), Small(), "", "Neurx", 100).candidates
-    ]
+    assert [whole] in found.candidates
+    found = TokenHealing.of(Opinions(), Small(), "", "Neurx", 100)
+    assert whole not in [ids[0] for ids in found.candidates]
 
 
 def test_temperature_top_k_and_top_p_choose_among_the_candidates():
@@ -57,4 +61,20 @@ def test_temperature_top_k_and_top_p_choose_among_the_candidates():
 
 def test_candidates_that_leave_no_room_are_dropped():
     found = TokenHealing.of(Opinions(), Small(), "", "Neur", 2)
-    assert {len(ids) for ids in found.candidates} == {2}
+    assert {len(ids) for ids in found.candidates} == {1}
+
+
+@pytest.mark.parametrize("vocabulary", ["byte_level", "sentencepiece"])
+@pytest.mark.parametrize("prefix", ["", "Neural ", "Neur", "A study of m", "in noise"])
+def test_texts_continue_prefixes_inside_words_and_after_spaces(project, vocabulary, prefix):
+    from tiny import made
+
+    folder = models.folder(made(project, "llama", vocabulary))
+    backend = TransformersBackend(read(folder, "none"), Tokenizer.load(folder))
+    corpus = DocumentFormat(template("title"), backend.tokenizer)
+    settings = GenerationSettings(count=20, max_tokens=8, temperature=1.0, top_k=0)
+    rows = list(TextGenerator(backend, corpus, [Request("", prefix)], settings, Nearest(None)))
+    assert all(row["text"].startswith(prefix) for row in rows) and len({row["text"] for row in rows}) > 10
+    assert not any(row["text"][len(prefix) :].startswith(" ") for row in rows if prefix[-1:] in ("", " "))
+    if prefix == "Neur":
+        assert all(row["text"].startswith("Neura") for row in rows), "Neur is no token"

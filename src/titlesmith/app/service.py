@@ -8,7 +8,7 @@ from itertools import islice
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, shorten
 from titlesmith.evaluate.faults import NEAR
-from titlesmith.generate import GenerationSettings, Nearest, Request, generate, open_backend
+from titlesmith.generate import GenerationSettings, Nearest, Request, TextGenerator, open_backend
 from titlesmith.generate.prompts import held_out, plain
 from titlesmith.runs import Run
 from titlesmith.settings import Parameter, declared
@@ -131,7 +131,7 @@ class Service:
         request = Request(self.corpus.template.fill_prompt(cleaned), plain(prefix))
         own = self._settings | settings | {"unique": False, "best_of": 1}
         own["min_tokens"] = min(own.get("min_tokens", 0), own["max_tokens"])
-        return generate(self.backend, self.corpus, [request], GenerationSettings.of(own), self.nearest)
+        return TextGenerator(self.backend, self.corpus, [request], GenerationSettings.of(own), self.nearest)
 
     def _row(self, row: dict) -> dict:
         copied = self.nearest.is_copy(row["text"])

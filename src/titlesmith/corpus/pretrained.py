@@ -94,10 +94,6 @@ class PretrainedTokenizer(Tokenizer):
         codec.encode_special_tokens = True
         return ids
 
-    @cached_property
-    def _sorted_tokens(self) -> list[str]:
-        return sorted(self._codec.get_vocab(with_added_tokens=False).keys() - {self._tokens[self.eos_id]})
-
     @classmethod
     def load(cls, folder: Path) -> "PretrainedTokenizer":
         """Reads ``tokenizer.json`` and the settings next to it; transformers converts older formats."""

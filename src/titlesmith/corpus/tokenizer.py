@@ -4,6 +4,7 @@ Vocabularies in other formats are in `titlesmith.corpus.pretrained`.
 """
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cached_property
@@ -117,13 +118,13 @@ class Tokenizer:
         "Neur" may be two tokens and "Neural" one, and the space after a word belongs to the next token. So the last
         word of the prefix is encoded in all possible ways. The result has the ids of all words but the last; and for
         each possible beginning of the last word (a tuple of ids, also the empty one) the ids of the tokens that can
-        follow it and reach the end of ``text`` or extend it. Without a byte-level vocabulary it is that of `encode`.
+        follow it and reach the end of ``text`` or extend it. If tokens do not spell the last word, as with word pieces,
+        there is only the encoding by `encode`.
         """
-        if not self.is_byte_level:
-            *head, last = self.encode(text)
-            return head, {(): [last]}
-        words = [word for word, _ in self._codec.pre_tokenizer.pre_tokenize_str(text)]
-        head, last = [i for word in words[:-1] for i in self._split(word)], words[-1]
+        *words, last = self._words(text)
+        if "".join(map(self._tokens.get, self._split(last))) != last:
+            *head, end = self.encode(text)
+            return head, {(): [end]}
         covers: dict[tuple[int, ...], list[int]] = {}
         for start in range(len(last)):
             # Tokens that begin with the rest of the word
@@ -135,7 +136,15 @@ class Tokenizer:
                 ids = [i for i in ids if self._split(last[:start] + self._tokens[i]) == [*begun, i]]
             if ids:
                 covers[tuple(begun)] = ids
-        return head, covers
+        return [i for word in words for i in self._split(word)], covers
+
+    def _words(self, text: str) -> list[str]:
+        """The words of a text in the characters of tokens, with the spaces before them: bytes, or ``▁`` for a space."""
+        text = self._codec.normalizer.normalize_str(text) if self._codec.normalizer else text
+        words = [text]
+        if self._codec.pre_tokenizer:
+            words = [word for word, _ in self._codec.pre_tokenizer.pre_tokenize_str(text)]
+        return [part for word in words for part in re.findall("▁+[^▁]*|[^▁]+", word)]
 
     def decode_after(self, text: str, ids: Iterable[int]) -> str:
         """Text of ids that begin with ``text``, without it; bytes that are not valid UTF-8 become U+FFFD."""
@@ -143,10 +152,6 @@ class Tokenizer:
             return self.decode(ids)[len(self.decode(self.encode(text))) :]
         encoded = "".join(self._tokens.get(i, "") for i in ids)  # one character for each byte
         return self._codec.decoder.decode([encoded[len(text.encode()) :]])
-
-    def extends(self, text: str, ids: list[int]) -> bool:
-        """Whether ids that begin with ``text`` are longer than it."""
-        return self.is_byte_level and sum(len(self._tokens[i]) for i in ids) > len(text.encode())
 
     @cached_property
     def is_byte_level(self) -> bool:
@@ -159,7 +164,10 @@ class Tokenizer:
 
     @cached_property
     def _sorted_tokens(self) -> list[str]:
-        return sorted(token for token, i in self.vocabulary.items() if i != self.eos_id)
+        """The tokens of texts: no special tokens, and no bytes of SentencePiece."""
+        special = {self.eos_id, *self._codec.get_added_tokens_decoder()}
+        byte = re.compile("<0x[0-9A-F]{2}>")
+        return sorted(token for token, i in self.vocabulary.items() if i not in special and not byte.fullmatch(token))
 
     def _split(self, word: str) -> list[int]:
         return [token.id for token in self._codec.model.tokenize(word)]

@@ -12,8 +12,8 @@ def add_copies(measurements: Measurements, texts: list[str], similarities: list[
     measurements.add("near_copy_rate", share, [similarity >= NEAR for similarity in similarities])
 
 
-def add_artifacts(measurements: Measurements, rows: list[dict]) -> None:
-    """Adds ``artifact_rate``, of unfinished texts and stray delimiters, and ``prefix_kept_rate`` of generated rows."""
-    clean = [row["finished"] and is_clean(row["text"], row["prefix"]) for row in rows]
+def add_artifacts(measurements: Measurements, rows: list[dict], markup: str) -> None:
+    """Adds ``artifact_rate``, of texts that are unfinished or not clean, and ``prefix_kept_rate`` of generated rows."""
+    clean = [row["finished"] and is_clean(row["text"], row["prefix"], markup) for row in rows]
     measurements.add("artifact_rate", share, [not ok for ok in clean])
     measurements.add("prefix_kept_rate", share, [row["text"].startswith(row["prefix"]) for row in rows])

@@ -9,76 +9,52 @@ import numpy as np
 
 from titlesmith.corpus import DocumentFormat
 from titlesmith.corpus.clean import fold
-from titlesmith.errors import RequestError, shorten
+from titlesmith.corpus.markup import strip
 from titlesmith.generate.backend import Backend, Completion
-from titlesmith.generate.nearest import Nearest, Unknown
+from titlesmith.generate.nearest import Nearest
 from titlesmith.generate.prompts import Request, plain
 from titlesmith.generate.settings import GenerationSettings, check_context
 from titlesmith.generate.token_healing import TokenHealing
 
 FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")  # of delimiters, and of characters
 ROUNDS = 5  # times that a text is sampled until it is finished and clean
-UNIQUE_ROUNDS = 20  # times that a text is sampled until it is new, as long as each round finds new ones
+UNIQUE_ROUNDS = 20  # times that a text is sampled until it is new, while each round finds new ones
+WIDENINGS = (1, 2, 4, 8)  # factors of the number of beams, until a search finds enough different texts
 BLOCK = 128  # texts that are sampled together
 
 
-def is_clean(text: str, prefix: str = "") -> bool:
-    """Whether a text is free of delimiter fragments, undecodable bytes, line breaks and control characters.
+def is_clean(text: str, prefix: str = "", markup: str = "strip") -> bool:
+    """Whether a text, after its prefix, has no artifacts.
 
-    Those in its prefix do not count.
+    Artifacts are fragments of delimiters, undecodable bytes, control characters, a space at the beginning or the end,
+    and, unless ``markup`` is ``keep`` as in the corpus, HTML tags and character references.
     """
-    fragments = any(text.count(fragment) > prefix.count(fragment) for fragment in FRAGMENTS)
-    return not fragments and not any(unicodedata.category(c) == "Cc" for c in text[len(prefix) :])
+    rest = text[len(prefix) :]
+    has_fragments = any(text.count(fragment) > prefix.count(fragment) for fragment in FRAGMENTS)
+    has_tags = markup == "strip" and strip(text) != strip(prefix) + rest
+    has_controls = any(unicodedata.category(c) == "Cc" for c in rest)
+    return not (has_fragments or has_tags or has_controls) and rest == _strip_after(prefix, rest)
 
 
-def generate(
-    backend: Backend,
-    corpus: DocumentFormat,
-    requests: list[Request],
-    settings: GenerationSettings,
-    nearest: Nearest | Unknown | None = None,
-) -> Iterator[dict]:
-    """Generates texts for requests; the arguments are those of `TextGenerator`, which checks them at once.
+def _strip_after(prefix: str, rest: str) -> str:
+    """The text after a prefix without outer white space, except one that separates it from the prefix."""
+    return rest.rstrip() if prefix and not prefix[-1].isspace() else rest.strip()
 
-    Returns
-    -------
-    iterator of dict
-        The rows of texts.jsonl in the order of the requests, as soon as they are ready. ``text`` begins with ``prefix``
-        to the letter. ``logprob`` is the mean log-probability, in nats, of the tokens after the prefix. ``finished`` is
-        False for a text that was unfinished or not clean in every round. There are fewer than ``count`` rows where no
-        more new texts were sampled.
-    """
-    generator = TextGenerator(backend, corpus, requests, settings, nearest)
-    return chain.from_iterable(map(generator.block, range(len(generator.blocks))))
+
+def _letters(text: str) -> str:
+    """A text without case, white space and punctuation; the text itself if it has nothing else."""
+    return "".join(filter(str.isalnum, text.casefold())) or text
 
 
 class TextGenerator:
-    """Generates texts for requests, block by block.
+    """Generates the rows of texts.jsonl for requests, block by block; iteration yields all rows.
 
-    Parameters
-    ----------
-    backend
-        The model.
-    corpus
-        The format of its documents; for `Nearest`, its training texts.
-    requests
-        What to complete. White space and control characters in a prefix become spaces.
-    settings
-        How.
-    nearest
-        Finds copies and the nearest training texts; made of the corpus by default.
+    In a row, ``text`` begins with ``prefix`` to the letter. ``logprob`` is the mean log-probability, in nats, of the
+    tokens after the prefix. ``finished`` is False for a text that was unfinished or not clean in every round. A request
+    has fewer than ``count`` rows if no more new texts were sampled.
 
-    Attributes
-    ----------
-    blocks
-        For each block, how many texts of which request (by number).
-    seen
-        The folded texts of all blocks so far, which new ones must differ from with ``unique``.
-
-    Raises
-    ------
-    RequestError
-        A prompt and ``max_tokens`` exceed the model's context, or the template has no prompt.
+    ``nearest`` finds copies and the nearest training texts, by default in the corpus. If a prompt and ``max_tokens``
+    exceed the model's context, it is a RequestError.
     """
 
     def __init__(
@@ -87,112 +63,113 @@ class TextGenerator:
         corpus: DocumentFormat,
         requests: list[Request],
         settings: GenerationSettings,
-        nearest: Nearest | Unknown | None = None,
+        nearest: Nearest | None = None,
     ):
         self.backend, self.corpus, self.settings = backend, corpus, settings
         self.requests = [replace(request, prefix=plain(request.prefix)) for request in requests]
-        self._check()
+        for request in self.requests:
+            opening = corpus.layout.prompt_ids(request.prompt, corpus.clean_prefix(request.prefix))
+            longest = max(request.prefix, request.prompt, key=len)
+            check_context(len(opening), settings.max_tokens, backend.context, longest)
         self.unique = settings.unique or settings.best_of > 1
         self.nearest = nearest or Nearest(corpus)
-        self.seen: set[str] = set()
-        self.blocks = list(self._blocks())
-        self._healed: dict[int, TokenHealing] = {}
+        self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
+        self._healings: dict[int, TokenHealing] = {}
+        # A block has the number of texts by the index of their request: several requests, or a part of one
+        count = 1 if settings.is_greedy else settings.count
+        parts = [(i, min(BLOCK, count - n)) for i in range(len(requests)) for n in range(0, count, BLOCK)]
+        size = max(1, BLOCK // count)
+        self.blocks = [dict(parts[first : first + size]) for first in range(0, len(parts), size)]
 
-    def _check(self) -> None:
-        for request in self.requests:
-            if request.prompt and not self.corpus.has_prompt:
-                raise RequestError(
-                    f"this run's template has no prompt: {shorten(request.prompt)}. Use a prefix instead"
-                )
-            opening = self.corpus.layout.prompt_ids(request.prompt, self.corpus.clean_prefix(request.prefix))
-            given = max(request.prefix, request.prompt, key=len)
-            check_context(len(opening), self.settings.max_tokens, self.backend.context, given)
-
-    def _blocks(self) -> Iterator[dict[int, int]]:
-        count = self.settings.count
-        if count <= BLOCK:
-            some = BLOCK // count
-            for first in range(0, len(self.requests), some):
-                yield dict.fromkeys(range(first, min(first + some, len(self.requests))), count)
-        else:
-            for request in range(len(self.requests)):
-                for first in range(0, count, BLOCK):
-                    yield {request: min(BLOCK, count - first)}
+    def __iter__(self) -> Iterator[dict]:
+        return chain.from_iterable(map(self.block, range(len(self.blocks))))
 
     def block(self, number: int) -> list[dict]:
         """The rows of a block, in the order of the requests."""
-        wanted = self.blocks[number]
-        kept: dict[int, list[dict]] = {request: [] for request in wanted}
-        spare: dict[int, list[dict]] = {}
-        rounds = UNIQUE_ROUNDS if self.unique else ROUNDS
-        for round in range(rounds if self.settings.is_sampled else 1):
-            missing = {r: count - len(kept[r]) for r, count in wanted.items() if count > len(kept[r])}
+        by_request = self._sample(number) if self.settings.is_sampled else self._search(number)
+        pairs = [(self.requests[i], row) for i, rows in by_request.items() for row in rows]
+        rows = []
+        for (request, row), match in zip(pairs, self.nearest.find([row["text"] for _, row in pairs]), strict=True):
+            nearest = {"nearest_id": match.id, "nearest": match.text, "nearest_similarity": match.similarity}
+            rows.append(row | nearest | {"paper": request.paper})
+        return rows
+
+    def _sample(self, number: int) -> dict[int, list[dict]]:
+        """Rows of a block by request: finished and clean ones, or else unfinished ones of the last round."""
+        wanted, best_of = self.blocks[number], self.settings.best_of
+        kept: dict[int, list[dict]] = {i: [] for i in wanted}
+        spare: dict[int, list[dict]] = {i: [] for i in wanted}
+        for round in range(UNIQUE_ROUNDS if self.unique else ROUNDS):
+            missing = {i: count - len(kept[i]) for i, count in wanted.items() if count > len(kept[i])}
             if not missing:
                 break
+            settings = replace(self.settings, count=1, seed=(*self.settings.seeds, number, round))
             progress = False
-            for request, rows in self._sample(missing, number, round).items():
-                # Unfinished texts of the last round fill up what is still missing in the end
-                spare[request] = [row for row in rows if not row["finished"] and self._is_new(row)]
+            for i, rows in self._complete({i: count * best_of for i, count in missing.items()}, settings).items():
+                if best_of > 1:
+                    rows.sort(key=lambda row: -row["logprob"])
+                spare[i] = [row for row in rows if not row["finished"] and self._is_new(row)]
                 for row in rows:
-                    if row["finished"] and len(kept[request]) < wanted[request] and self._is_new(row):
+                    if row["finished"] and len(kept[i]) < wanted[i] and self._is_new(row):
                         self.seen.add(fold(row["text"]))
-                        kept[request].append(row)
+                        kept[i].append(row)
                         progress = True
             if round >= ROUNDS and not progress:
                 break
-        rows = [row for r, count in wanted.items() for row in [*kept[r], *spare.get(r, [])][:count]]
-        for row, match in zip(rows, self.nearest.find([row["text"] for row in rows]), strict=True):
-            paper = row.pop("paper")
-            row |= {"nearest_id": match.id, "nearest": match.text, "nearest_similarity": match.similarity}
-            row["paper"] = paper
+        return {i: [*kept[i], *spare[i]][:count] for i, count in wanted.items()}
+
+    def _search(self, number: int) -> dict[int, list[dict]]:
+        """Rows of a block by request, finished ones first, likeliest first."""
+        # Beams often differ in punctuation alone. Then a wider search finds texts that differ in their letters
+        wanted = self.blocks[number]
+        different: dict[int, dict[str, dict]] = {i: {} for i in wanted}  # rows by their letters
+        for widening in WIDENINGS[:1] if self.settings.is_greedy else WIDENINGS:
+            missing = {i: 1 for i, count in wanted.items() if count > len(different[i])}
+            if not missing:
+                break
+            beams = self.settings.beams * widening
+            for i, rows in self._complete(missing, replace(self.settings, beams=beams, count=beams)).items():
+                for row in filter(self._is_new, rows):
+                    different[i].setdefault(_letters(row["text"]), row)
+        rows = {i: sorted(different[i].values(), key=lambda row: not row["finished"])[: wanted[i]] for i in wanted}
+        self.seen.update(fold(row["text"]) for some in rows.values() for row in some)
         return rows
 
     def _is_new(self, row: dict) -> bool:
         return not self.unique or not (fold(row["text"]) in self.seen or self.nearest.is_copy(row["text"]))
 
-    def _sample(self, missing: dict[int, int], number: int, round: int) -> dict[int, list[dict]]:
-        """Rows for some requests: as many as are missing, ``best_of`` times as many, or one per beam."""
-        settings, searching = self.settings, self.settings.beams > 1
-        seed = (*settings.seeds, number, round)
-        rng = np.random.default_rng(seed)
-        # A prompt per text: the request's prefix in one of its tokenizations
-        chosen: list[tuple[int, int]] = []
-        for request, count in missing.items():
-            copies = 1 if searching else count * settings.best_of
-            chosen += [(request, i) for i in self._heal(request).sample(copies, settings, rng)]
-        prompts = [self._heal(request).candidates[i] for request, i in chosen]
-        settings = replace(settings, count=settings.beams if searching else 1, seed=seed)
-        rows: dict[int, list[dict]] = {request: [] for request in missing}
-        for (request, i), completions in zip(chosen, self.backend.generate(prompts, settings), strict=True):
-            rows[request] += [self._row(request, i, completion) for completion in completions]
-        if searching:  # other tokens may spell the same text; the first is the likeliest
-            return {r: list({row["text"]: row for row in reversed(some)}.values())[::-1] for r, some in rows.items()}
-        if settings.best_of > 1:
-            return {r: sorted(some, key=lambda row: -row["logprob"]) for r, some in rows.items()}
+    def _complete(self, copies: dict[int, int], settings: GenerationSettings) -> dict[int, list[dict]]:
+        """Rows by request: completions of so many candidates for the ids of the request's prefix."""
+        rng = np.random.default_rng(settings.seeds)
+        chosen = [(i, which) for i, count in copies.items() for which in self._heal(i).sample(count, settings, rng)]
+        prompts = [self._heal(i).opening + self._heal(i).candidates[which] for i, which in chosen]
+        rows: dict[int, list[dict]] = {i: [] for i in copies}
+        for (i, which), completions in zip(chosen, self.backend.generate(prompts, settings), strict=True):
+            rows[i] += [self._row(i, which, completion) for completion in completions]
         return rows
 
-    def _heal(self, number: int) -> TokenHealing:
-        if number not in self._healed:
-            request, room = self.requests[number], self.backend.context - self.settings.max_tokens
+    def _heal(self, i: int) -> TokenHealing:
+        if i not in self._healings:
+            request, max_size = self.requests[i], self.backend.context - self.settings.max_tokens
             prefix = self.corpus.clean_prefix(request.prefix)
-            self._healed[number] = TokenHealing.of(self.backend, self.corpus, request.prompt, prefix, room)
-        return self._healed[number]
+            self._healings[i] = TokenHealing.of(self.backend, self.corpus, request.prompt, prefix, max_size)
+        return self._healings[i]
 
-    def _row(self, number: int, candidate: int, completion: Completion) -> dict:
-        request, healing, layout = self.requests[number], self._heal(number), self.corpus.layout
-        ids = healing.candidates[candidate][len(layout.prompt_ids(request.prompt)) :] + completion.ids
+    def _row(self, i: int, which: int, completion: Completion) -> dict:
+        """The row of a completion of the candidate ``which`` for the prefix of request ``i``."""
+        request, healing, layout = self.requests[i], self._heal(i), self.corpus.layout
+        prefix, begun = self.corpus.clean_prefix(request.prefix), healing.candidates[which]
         # What the ids spell after the prefix, in bytes, so that no character is cut
-        rest = layout.tokenizer.decode_after(self.corpus.clean_prefix(request.prefix), ids)
-        rest, stopped = layout.cut_at_stop(rest)
-        text, tokens = request.prefix + rest, healing.extends[candidate] + len(completion.ids)
-        nats = healing.logprobs[candidate] + completion.logprob * (len(completion.ids) + completion.finished)
-        ended = completion.finished or stopped
+        rest, stopped = layout.cut_at_stop(layout.tokenizer.decode_after(prefix, begun + completion.ids))
+        text = request.prefix + _strip_after(request.prefix, rest)
+        tokens = len(completion.ids) + bool(layout.tokenizer.decode_after(prefix, begun))
+        nats = healing.logprobs[which] + completion.logprob * (len(completion.ids) + completion.finished)
+        is_good = bool(text.strip()) and is_clean(text, request.prefix, self.corpus.markup)
         return {
             "prefix": request.prefix,
             "prompt": request.prompt,
             "text": text,
             "tokens": tokens,
             "logprob": round(float(nats) / max(1, tokens + completion.finished), 4),
-            "finished": bool(ended and text.strip() and is_clean(text, request.prefix)),
-            "paper": request.paper,
+            "finished": is_good and (completion.finished or stopped),
         }

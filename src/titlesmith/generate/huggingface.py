@@ -2,41 +2,22 @@
 
 import numpy as np
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
-)
+import transformers
+from transformers.utils import ModelOutput
 
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.generate.backend import Completion
 from titlesmith.generate.settings import GenerationSettings, check_context
 from titlesmith.models import cpu_name
 
-ROWS, TOKENS = 128, 2**15  # texts that are generated in parallel, and tokens of their prompts and texts, at most
-CANDIDATES = 1024  # likeliest tokens that a nucleus is looked for in first
+MAX_ROWS, MAX_TOKENS = 128, 2**15  # texts that are generated in parallel, and tokens of their prompts and texts
+CANDIDATES = 1024  # likeliest tokens among which a nucleus is searched first
 
 
-class Vocabulary(LogitsProcessor):
-    """Excludes ids after the tokenizer's last, with which some models pad their embeddings."""
+class ExceptEnd(transformers.LogitsProcessor):
+    """Another processor, without effect on the end of text: the one that opens a document is not a repetition."""
 
-    def __init__(self, length: int):
-        self._length = length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (rows, vocabulary) with the ids after the last at minus infinity."""
-        padding = torch.arange(self._length, scores.shape[1], device=scores.device)
-        return scores.index_fill(1, padding, -torch.inf)
-
-
-class ExceptEnd(LogitsProcessor):
-    """Another processor, but for the end of text: the one that opens a document does not count as a repetition."""
-
-    def __init__(self, processor: LogitsProcessor, end: int):
+    def __init__(self, processor: transformers.LogitsProcessor, end: int):
         self._processor, self._end = processor, end
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -45,28 +26,15 @@ class ExceptEnd(LogitsProcessor):
         return changed.index_copy(1, torch.tensor([self._end], device=scores.device), scores[:, [self._end]])
 
 
-class Sampler(LogitsProcessor):
+class Sampler(transformers.LogitsProcessor):
     """Samples the next token of each row, after other processors: by temperature, top-k, then top-p.
 
-    It leaves the sampled token as the only possible one, which greedy decoding then takes.
-
-    Parameters
-    ----------
-    processors
-        Change the scores first.
-    settings
-        ``temperature``, ``top_k``, ``top_p``.
-    seed
-        Of the random numbers, one per row and step.
-
-    Attributes
-    ----------
-    logprobs
-        Log-probability of the sampled token under the model itself, shape (rows,), for each step.
+    It makes the sampled token the only possible one, which greedy decoding then chooses. ``logprobs`` gets the
+    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step.
     """
 
-    def __init__(self, processors: list[LogitsProcessor], settings: GenerationSettings, seed: int):
-        self._processors, self._settings = LogitsProcessorList(processors), settings
+    def __init__(self, processors: list[transformers.LogitsProcessor], settings: GenerationSettings, seed: int):
+        self._processors, self._settings = transformers.LogitsProcessorList(processors), settings
         self._random, self.logprobs = torch.Generator().manual_seed(seed), []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -77,13 +45,13 @@ class Sampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def _choose(self, logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """The ids at ``numbers`` (rows, 1) in [0, 1) of the distribution that is left, shape (rows, 1)."""
+        """The ids, shape (rows, 1), at ``numbers`` in [0, 1) of the truncated cumulative distribution."""
         top_k, top_p, size = self._settings.top_k, self._settings.top_p, logits.shape[1]
         if not top_k and top_p == 1:
             cumulative, ids = logits.softmax(1).cumsum(1), None
         else:
-            # The likeliest tokens, best first; without top_k, as many as hold the nucleus: a large vocabulary is not
-            # sorted for it
+            # The likeliest tokens, best first. Without top_k, as many as contain the nucleus, so that a large
+            # vocabulary is rarely sorted
             values, ids = logits.topk(min(top_k or CANDIDATES, size))
             total = (values if top_k else logits).logsumexp(1, keepdim=True)
             if not top_k and (values - total).exp().sum(1).min() < top_p:
@@ -96,27 +64,19 @@ class Sampler(LogitsProcessor):
 
 
 class TransformersBackend:
-    """A causal model of the transformers library; see `titlesmith.generate.backend.Backend`.
+    """A causal model of transformers, with or without adapters; see `titlesmith.generate.backend.Backend`."""
 
-    Parameters
-    ----------
-    model
-        The model, with or without adapters.
-    tokenizer
-        Its vocabulary.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer):
+    def __init__(self, model: transformers.PreTrainedModel, tokenizer: Tokenizer):
         gpu, config = torch.cuda.is_available(), model.config.get_text_config()
         if gpu and not getattr(model, "is_quantized", False):
             model.to("cuda")
-        model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
-        self._model, self.tokenizer, self._tokens = model, tokenizer, TOKENS
+        model.generation_config = transformers.GenerationConfig()  # the publisher's settings would apply otherwise
+        self._model, self.tokenizer, self._max_tokens = model, tokenizer, MAX_TOKENS
         self.context = getattr(config, "max_position_embeddings", None) or 2048
         self.device = f"{torch.cuda.get_device_name() if gpu else cpu_name()}, {model.dtype} (transformers)"
-        if gpu:  # keys and values take an eighth of its memory at most
-            each = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-            self._tokens = torch.cuda.get_device_properties(0).total_memory // 8 // each
+        if gpu:  # keys and values take at most an eighth of its memory
+            token_bytes = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+            self._max_tokens = torch.cuda.get_device_properties(0).total_memory // 8 // token_bytes
 
     @torch.compiler.set_stance("force_eager")
     def generate(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
@@ -124,58 +84,56 @@ class TransformersBackend:
         check_context(max(map(len, prompts), default=1), settings.max_tokens, self.context)
         rng = np.random.default_rng(settings.seeds)
         completions: list[list[Completion]] = [[] for _ in prompts]
-        # A row per text, or per prompt where beams find several; short prompts first, so that little is padded
+        # A row per text, or per prompt in a beam search; short prompts first, so that little is padded
         copies = settings.count if settings.beams == 1 else 1
         order = np.repeat(np.argsort([len(prompt) for prompt in prompts], kind="stable"), copies).tolist()
         while order:
             tokens = len(prompts[order[0]]) + settings.max_tokens
-            rows = max(1, min(ROWS, self._tokens // tokens) // settings.beams)
-            some, order = order[:rows], order[rows:]
-            given, seed = [prompts[i] for i in some], int(rng.integers(2**31))
-            found = self._search(given, settings) if settings.beams > 1 else self._sample(given, settings, seed)
-            for i, new in zip(some, found, strict=True):
+            size = max(1, min(MAX_ROWS, self._max_tokens // tokens) // settings.beams)
+            batch, order = order[:size], order[size:]
+            rows, seed = [prompts[i] for i in batch], int(rng.integers(2**31))
+            completed = self._search(rows, settings) if settings.beams > 1 else self._sample(rows, settings, seed)
+            for i, new in zip(batch, completed, strict=True):
                 completions[i] += new
         return completions
 
     def _sample(self, prompts: list[list[int]], settings: GenerationSettings, seed: int) -> list[list[Completion]]:
         """A completion of each prompt."""
         sampler = Sampler(self._processors(prompts, settings), settings, seed)
-        rows = self._generate(prompts, [sampler], settings.max_tokens).tolist()
+        rows = self._generate(prompts, [sampler], settings.max_tokens).sequences.tolist()
         logprobs = torch.stack(sampler.logprobs, 1).float().cpu().numpy()
-        completions = []
-        for row, own in zip(rows, logprobs, strict=True):
-            ids, finished = self._cut(row)
-            completions.append([Completion(ids, float(own[: len(ids) + finished].mean()), finished)])
-        return completions
+        means = [own[: self._size(row)].mean() for own, row in zip(logprobs, rows, strict=True)]
+        return [[Completion.of(row, mean, self.tokenizer.eos_id)] for row, mean in zip(rows, means, strict=True)]
 
     def _search(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
         """The best completions of each prompt by beam search."""
         beams = {"num_beams": settings.beams, "num_return_sequences": settings.count}
-        rows = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams).tolist()
+        output = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams)
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for number, row in enumerate(rows):
-            ids, finished = self._cut(row)
-            which = number // settings.count
-            ended = ids + [self.tokenizer.eos_id] * finished
-            completions[which].append(Completion(ids, self._mean_logprob(prompts[which], ended), finished))
+        for number, row in enumerate(output.sequences.tolist()):
+            i = number // settings.count
+            mean = self._mean_logprob(prompts[i], row[: self._size(row)])
+            completions[i].append(Completion.of(row, mean, self.tokenizer.eos_id))
         return completions
 
-    def _processors(self, prompts: list[list[int]], settings: GenerationSettings) -> list[LogitsProcessor]:
-        """What changes the model's scores before a token is chosen."""
-        end, processors = self.tokenizer.eos_id, [Vocabulary(len(self.tokenizer))]
+    def _processors(self, prompts: list[list[int]], settings: GenerationSettings) -> list[transformers.LogitsProcessor]:
+        """The processors that change the model's scores before a token is chosen."""
+        end, device = self.tokenizer.eos_id, self._model.device
+        # Some models pad their embeddings with ids after the tokenizer's last
+        padding = range(len(self.tokenizer), self._model.config.get_text_config().vocab_size)
+        processors = [transformers.SuppressTokensLogitsProcessor([*padding], device)] if padding else []
         if settings.repetition_penalty != 1:
-            processors.append(ExceptEnd(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty), end))
+            penalty = transformers.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)
+            processors.append(ExceptEnd(penalty, end))
         if settings.no_repeat_ngram:
-            processors.append(ExceptEnd(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram), end))
+            processors.append(ExceptEnd(transformers.NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram), end))
         if settings.min_tokens:
-            width, device = max(map(len, prompts)), self._model.device
-            processors.append(MinNewTokensLengthLogitsProcessor(width, settings.min_tokens, end, device=device))
+            longest, size = max(map(len, prompts)), settings.min_tokens
+            processors.append(transformers.MinNewTokensLengthLogitsProcessor(longest, size, end, device))
         return processors
 
-    def _generate(
-        self, prompts: list[list[int]], processors: list[LogitsProcessor], max_tokens: int, **options: int
-    ) -> torch.Tensor:
-        """New ids after each prompt, filled up with the end of text, shape (rows, tokens)."""
+    def _generate(self, prompts: list[list[int]], processors: list, max_tokens: int, **options: int) -> ModelOutput:
+        """Output of transformers. ``sequences`` are the new ids, filled up with the end of text, (rows, tokens)."""
         end, width = self.tokenizer.eos_id, max(map(len, prompts))
         ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts], device=self._model.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -183,19 +141,19 @@ class TransformersBackend:
         training = self._model.training
         self._model.eval()
         with torch.no_grad():  # in inference mode, weights that are sharded over processes could not be trained later
-            found = self._model.generate(
+            output = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask.to(ids.device),
-                generation_config=GenerationConfig(**common, **options),
-                logits_processor=LogitsProcessorList(processors),
+                generation_config=transformers.GenerationConfig(**common, **options, return_dict_in_generate=True),
+                logits_processor=transformers.LogitsProcessorList(processors),
             )
         self._model.train(training)
-        return found[:, width:]
+        output.sequences = output.sequences[:, width:]
+        return output
 
-    def _cut(self, row: list[int]) -> tuple[list[int], bool]:
-        """The ids before the end of text, and whether there is one."""
-        finished = self.tokenizer.eos_id in row
-        return row[: row.index(self.tokenizer.eos_id)] if finished else row, finished
+    def _size(self, row: list[int]) -> int:
+        """Number of ids up to the end of text, included."""
+        return row.index(self.tokenizer.eos_id) + 1 if self.tokenizer.eos_id in row else len(row)
 
     def _mean_logprob(self, prompt: list[int], text: list[int]) -> float:
         """The mean log-probability of the ids of a text."""
@@ -208,18 +166,8 @@ class TransformersBackend:
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
         check_context(max(map(len, prompts), default=1), 0, self.context)
-        logprobs = np.empty((len(prompts), len(self.tokenizer)), np.float32)
-        for first in range(0, len(prompts), ROWS):
-            last = LastLogits()
-            self._generate(prompts[first : first + ROWS], [last], 1)
-            logprobs[first : first + ROWS] = last.logits.log_softmax(1)[:, : len(self.tokenizer)].float().cpu()
+        logprobs, size = np.empty((len(prompts), len(self.tokenizer)), np.float32), len(self.tokenizer)
+        for first in range(0, len(prompts), MAX_ROWS):
+            (logits,) = self._generate(prompts[first : first + MAX_ROWS], [], 1, output_logits=True).logits
+            logprobs[first : first + MAX_ROWS] = logits.log_softmax(1)[:, :size].float().cpu()
         return logprobs
-
-
-class LastLogits(LogitsProcessor):
-    """Keeps the model's own scores of the latest token, as ``logits``, shape (rows, vocabulary)."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The scores unchanged."""
-        self.logits = scores
-        return scores

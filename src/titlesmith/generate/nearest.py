@@ -10,10 +10,11 @@ from scipy.sparse import csr_array, diags_array
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
 
-CHUNK = 65_536  # training texts that are compared at once
-LONG = 400  # mean characters of texts that are only compared with candidates
-CANDIDATES = 50
-COLUMNS = 2**18  # hashes of words
+MAX_SCORES = 2**22  # similarities that are computed together
+LONG = 400  # mean number of characters from which texts are only compared with candidates
+CANDIDATES = 200
+NUM_HASHES = 2**18  # of words
+EMPTY = pl.DataFrame(schema={"id": pl.String, "completion": pl.String})
 
 
 @dataclass(frozen=True)
@@ -25,41 +26,24 @@ class Match:
     similarity: float | None
 
 
-class Unknown:
-    """`Nearest` of a model whose training texts are unknown."""
-
-    def is_copy(self, text: str) -> bool:
-        """False."""
-        return False
-
-    def find(self, texts: list[str]) -> list[Match]:
-        """Empty matches."""
-        return [Match(None, None, None)] * len(texts)
-
-
 class Nearest:
-    """Training texts, to be searched.
+    """Search in the training texts of a corpus.
 
     Similarity is one minus the normalized insertion-deletion distance of the texts, case and white space folded
-    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text. For abstracts, which takes a thousand times
-    as long, each is compared with the 50 texts of every 65,536 that share the most words with it, weighted by inverse
-    document frequency (Spärck Jones 1972).
-
-    Parameters
-    ----------
-    corpus
-        Its train split is searched.
+    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text. Abstracts, for which that takes a thousand
+    times as long, are compared with the `CANDIDATES` texts that share the most words with them, weighted by inverse
+    document frequency (Spärck Jones 1972). Without a corpus, the training texts are unknown.
     """
 
-    def __init__(self, corpus: Corpus):
-        self._chunks = list(
-            corpus.scan("train").select("id", "completion").collect_batches(chunk_size=CHUNK, maintain_order=True)
-        )
-        self._folded = [[fold(text) for text in chunk["completion"]] for chunk in self._chunks]
-        self._known = {hash(text) for texts in self._folded for text in texts}
-        characters = sum(map(len, (text for texts in self._folded for text in texts)))
-        self._long = characters > LONG * sum(map(len, self._folded))
-        self._words = list(map(_words, self._folded)) if self._long else []
+    def __init__(self, corpus: Corpus | None):
+        self._table = corpus.scan("train").select("id", "completion").collect() if corpus else EMPTY
+        self._folded = [fold(text) for text in self._table["completion"]]
+        self._known = {hash(text) for text in self._folded}
+        self._is_long = sum(map(len, self._folded)) > LONG * len(self._folded)
+        if self._is_long:
+            words = _count_words(self._folded).T.tocsr()  # shape (NUM_HASHES, texts)
+            frequencies = np.maximum(1, np.diff(words.indptr))
+            self._words = diags_array(np.log(len(self._folded) / frequencies)) @ words
 
     def is_copy(self, text: str) -> bool:
         """Whether a training text equals this one, case and white space folded."""
@@ -67,38 +51,33 @@ class Nearest:
 
     def find(self, texts: list[str]) -> list[Match]:
         """The most similar training text of each text; the first of equally similar ones."""
-        best: list[tuple[float, int, int]] = [(-1.0, 0, 0)] * len(texts)
+        if not len(self._table):
+            return [Match(None, None, None)] * len(texts)
         folded = [fold(text) for text in texts]
-        for number in range(len(self._chunks)):
-            search = self._among_candidates if self._long else self._among_all
-            for i, (score, row) in enumerate(search(folded, number)):
-                if score > best[i][0]:
-                    best[i] = score, number, row
-        return [Match(*self._chunks[number].row(row), round(score / 100, 4)) for score, number, row in best]
+        best = self._compare_candidates(folded) if self._is_long else self._compare_all(folded)
+        return [Match(*self._table.row(row), round(score / 100, 4)) for row, score in best]
 
-    def _among_all(self, texts: list[str], number: int) -> list[tuple[float, int]]:
-        found = []
-        for start in range(0, len(texts), 64):
-            scores = process.cdist(texts[start : start + 64], self._folded[number], scorer=fuzz.ratio, workers=-1)
-            found += [(float(row.max()), int(row.argmax())) for row in scores]
-        return found
+    def _compare_all(self, texts: list[str]) -> list[tuple[int, float]]:
+        """The row and the score of the most similar training text of each text."""
+        best, size = [], max(1, MAX_SCORES // len(self._folded))
+        for first in range(0, len(texts), size):
+            scores = process.cdist(texts[first : first + size], self._folded, scorer=fuzz.ratio, workers=-1)
+            best += zip(scores.argmax(1).tolist(), scores.max(1).tolist(), strict=True)
+        return best
 
-    def _among_candidates(self, texts: list[str], number: int) -> list[tuple[float, int]]:
-        choices, words = self._folded[number], self._words[number]
-        weights = np.log(len(choices) / np.maximum(1, np.bincount(words.indices, minlength=COLUMNS)))
-        shared = (_words(texts) @ diags_array(weights) @ words.T).tocsr()
-        found = []
+    def _compare_candidates(self, texts: list[str]) -> list[tuple[int, float]]:
+        best, words = [], _count_words(texts)
         for i, text in enumerate(texts):
-            row = shared[[i]]
-            top = row.indices[np.argsort(-row.data, kind="stable")[:CANDIDATES]] if row.nnz else [0]
-            scores = process.cdist([text], [choices[j] for j in top], scorer=fuzz.ratio)[0]
-            found.append((float(scores.max()), int(top[scores.argmax()])))
-        return found
+            shared = words[[i]] @ self._words
+            candidates = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]] if shared.nnz else [0]
+            scores = process.cdist([text], [self._folded[row] for row in candidates], scorer=fuzz.ratio)[0]
+            best.append((int(candidates[scores.argmax()]), float(scores.max())))
+        return best
 
 
-def _words(texts: list[str]) -> csr_array:
-    """Which words each text has, shape (texts, `COLUMNS`)."""
+def _count_words(texts: list[str]) -> csr_array:
+    """1 for each hashed word of each text, shape (texts, `NUM_HASHES`)."""
     table = pl.DataFrame({"row": np.arange(len(texts)), "word": pl.Series(texts, dtype=pl.String).str.split(" ")})
-    pairs = table.explode("word").with_columns(pl.col("word").hash() % COLUMNS).unique()
+    pairs = table.explode("word").with_columns(pl.col("word").hash() % NUM_HASHES).unique()
     ones = np.ones(len(pairs), np.float32)
-    return csr_array((ones, (pairs["row"].to_numpy(), pairs["word"].to_numpy())), (len(texts), COLUMNS))
+    return csr_array((ones, (pairs["row"].to_numpy(), pairs["word"].to_numpy())), (len(texts), NUM_HASHES))

@@ -16,53 +16,25 @@ WORD = r"[\p{L}\p{N}]+"
 
 @dataclass(frozen=True)
 class Relevance:
-    """What the training texts say about a prefix, ignoring case.
-
-    Attributes
-    ----------
-    prefix
-        In one line.
-    texts
-        Number of training texts.
-    begins
-        How many begin with the prefix, perhaps in the middle of a word.
-    holds
-        How many have all its words, in any order.
-    near
-        For a rare prefix: frequent words (in at least `RARE` texts) like its own, with counts, most frequent first.
-    beginnings
-        For a rare prefix: likewise, frequent beginnings of one or two words whose last word is like one of its own.
-    """
+    """What the training texts say about a prefix, ignoring case; the fields are the columns of a table."""
 
     prefix: str
-    texts: int
     begins: int
+    """Number of training texts that begin with the prefix, perhaps in the middle of a word."""
     holds: int
-    near: list[tuple[str, int]]
-    beginnings: list[tuple[str, int]]
-
-    @property
-    def is_rare(self) -> bool:
-        """Whether so few training texts begin with it that the model hardly knows how to continue it."""
-        return _is_rare(self.begins, self.texts)
-
-    @property
-    def row(self) -> dict:
-        """For a table."""
-        near = {"near": _counted(self.near), "beginnings": _counted(self.beginnings)}
-        return {"prefix": self.prefix, "begins": self.begins, "holds": self.holds, "of": self.texts} | near
+    """Number of those that have all its words, in any order."""
+    of: int
+    """Number of all training texts."""
+    near: list[str]
+    """For a rare prefix: words in at least `RARE` texts that are like its own, with counts, most frequent first."""
+    beginnings: list[str]
+    """For a rare prefix: likewise, beginnings of one or two words whose last word is like one of its own."""
 
     def __str__(self) -> str:
         shown = self.prefix if len(self.prefix) <= 40 else f"{self.prefix[:40]}..."
-        holds = f"{self.holds:,} {'has' if self.holds == 1 else 'have'} its words"
-        if not self.is_rare:
-            return f"{shown}: begins {self.begins:,} of {self.texts:,} training texts; {holds}"
-        few = f"few of {self.texts:,} training texts begin with it ({self.begins:,})"
-        if not self.begins:
-            few = f"none of {self.texts:,} training texts begins with it"
-        parts = [f"{shown}: {few}, {'but' if self.holds >= RARE else 'and'} {holds}"]
-        for kind, counts in {"words": self.near, "beginnings": self.beginnings}.items():
-            parts += [f"frequent {kind} near it: {', '.join(_counted(counts))}"] if counts else []
+        parts = [f"{shown}: {self.begins:,} of {self.of:,} training texts begin with it, {self.holds:,} have its words"]
+        parts += [f"similar frequent words: {', '.join(self.near)}"] if self.near else []
+        parts += [f"similar frequent beginnings: {', '.join(self.beginnings)}"] if self.beginnings else []
         return "; ".join(parts)
 
 
@@ -76,43 +48,39 @@ def relevance(corpus: Corpus, prefixes: list[str]) -> list[Relevance]:
     cleaned = [corpus.clean_prefix(prefix).lower() for prefix in prefixes]
     words = [list(dict.fromkeys(pl.Series([text]).str.extract_all(WORD)[0])) for text in cleaned]
     counts = [pl.col("text").str.starts_with(text).sum().alias(f"begins {i}") for i, text in enumerate(cleaned)]
-    for i, own in enumerate(words):
-        counts.append(_has(own, cleaned[i].strip()).sum().alias(f"holds {i}"))
+    for i, (text, own) in enumerate(zip(cleaned, words, strict=True)):
+        patterns = [pl.col("text").str.contains(rf"\b{word}\b") for word in own]
+        patterns = patterns or [pl.col("text").str.contains(text.strip(), literal=True)]  # it has signs alone
+        counts.append(pl.all_horizontal(patterns).sum().alias(f"holds {i}"))
     total, *counts = texts.select(pl.len(), *counts).collect(engine="streaming").row(0)
     begins, holds = counts[: len(prefixes)], counts[len(prefixes) :]
-    # Frequent words and beginnings, if they are needed
+    # Frequent words and beginnings, if a prefix is rare
     frequent, openings = {}, {}
     if any(_is_rare(count, total) for count in begins):
         each = pl.col("text").str.extract_all(WORD)
         frequent = _frequent(texts, each)
         openings = _frequent(texts, pl.concat_list(each.list.head(n).list.join(" ") for n in (1, 2)))
-    found = []
-    for i, prefix in enumerate(prefixes):
-        rare, own = _is_rare(begins[i], total), words[i]
+    rows = []
+    for prefix, own, count, having in zip(prefixes, words, begins, holds, strict=True):
+        rare = _is_rare(count, total)
         near = {word: n for word, n in frequent.items() if rare and word not in own and _is_near(word, own)}
-        opening = {text: n for text, n in openings.items() if rare and text and _is_near(text.split()[-1], own)}
-        found.append(Relevance(prefix, total, begins[i], holds[i], _top(near), _top(opening)))
-    return found
+        beginnings = {text: n for text, n in openings.items() if rare and _is_near(text.rpartition(" ")[2], own)}
+        shown = ([f"{text} ({n:,})" for text, n in some.items()][:MAX_NEAR] for some in (near, beginnings))
+        rows.append(Relevance(prefix, count, having, total, *shown))
+    return rows
 
 
 def _is_rare(begins: int, texts: int) -> bool:
+    """Whether so few training texts begin with a prefix that the model hardly knows how to continue it."""
     return begins < min(RARE, RARE_SHARE * texts)
 
 
-def _counted(counts: list[tuple[str, int]]) -> list[str]:
-    return [f"{words} ({count:,})" for words, count in counts]
-
-
-def _has(words: list[str], text: str) -> pl.Expr:
-    """Which texts have all words; of a prefix without words, which texts have it."""
-    found = [pl.col("text").str.contains(rf"\b{word}\b") for word in words]
-    return pl.all_horizontal(found or [pl.col("text").str.contains(text, literal=True)])
-
-
 def _frequent(texts: pl.LazyFrame, strings: pl.Expr) -> dict[str, int]:
-    """Counts of the texts that have each string, for strings in at least `RARE` texts."""
+    """Counts of the texts that have each string, for strings in at least `RARE` texts, most frequent first."""
     strings = texts.select(string=strings.list.unique()).explode("string").drop_nulls()
-    counts = strings.group_by("string").len().filter(pl.col("len") >= RARE)
+    counts = (
+        strings.group_by("string").len().filter(pl.col("len") >= RARE).sort("len", "string", descending=[True, False])
+    )
     return dict(counts.collect(engine="streaming").iter_rows())
 
 
@@ -123,7 +91,3 @@ def _is_near(word: str, words: list[str]) -> bool:
         and (own[:MIN_SHARED] == word[:MIN_SHARED] or fuzz.ratio(own, word, score_cutoff=MIN_SIMILARITY) > 0)
         for own in words
     )
-
-
-def _top(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_NEAR]

@@ -8,37 +8,9 @@ from titlesmith.errors import RequestError, shorten
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How texts are sampled.
+    """How texts are sampled: parameters of notebook 04, which explains them.
 
-    Attributes
-    ----------
-    count
-        Texts for each prompt.
-    seed
-        A number, or several. The same call with the same seed returns the same texts on the same machine.
-    unique
-        Whether to drop repeats and copies of training texts and sample others instead.
-    best_of
-        Sample this many times as many texts, drop repeats and copies, keep those of the highest log-probability.
-    temperature
-        > 0. Below 1 sharpens the model's distribution, above 1 flattens it.
-    top_k
-        Sample from this many likeliest tokens; 0 for all. Applied before ``top_p``.
-    top_p
-        Sample from the likeliest tokens whose probabilities sum to this (Holtzman et al. 2020); 1 for all.
-    repetition_penalty
-        Above 1, tokens that are already in the prompt or the text become less likely (Keskar et al. 2019).
-    no_repeat_ngram
-        No n-gram of this many tokens occurs twice in prompt and text; 0 to allow it.
-    beams
-        Above 1, a beam search of this width returns the ``count`` best texts; nothing is sampled.
-    min_tokens, max_tokens
-        Length of a text in tokens, without the prompt.
-
-    Raises
-    ------
-    RequestError
-        Two settings contradict each other.
+    ``seed`` is a number or several. Two settings that contradict each other are a RequestError.
     """
 
     count: int = 10
@@ -55,7 +27,7 @@ class GenerationSettings:
     max_tokens: int = 64
 
     def __post_init__(self) -> None:
-        if self.beams > 1 and self.count > self.beams:
+        if 1 < self.beams < self.count:
             raise RequestError(
                 f"generate.count: {self.count} texts of {self.beams} beams: a beam search returns at most one text per "
                 f"beam. Lower count to {self.beams}, or set beams to 1 to sample"
@@ -70,8 +42,13 @@ class GenerationSettings:
 
     @classmethod
     def of(cls, parameters: dict) -> "GenerationSettings":
-        """The settings among the parameters of notebook 04; parameters that are missing get their defaults."""
+        """The settings among the parameters of notebook 04; missing ones have their defaults."""
         return cls(**{field.name: parameters[field.name] for field in fields(cls) if field.name in parameters})
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always chosen."""
+        return self.beams == 1 and self.top_k == 1
 
     @property
     def is_sampled(self) -> bool:
@@ -79,39 +56,27 @@ class GenerationSettings:
         return self.beams == 1 and self.top_k != 1
 
     @property
+    def counts_prompt(self) -> bool:
+        """Whether the tokens of the prompt count as repeated."""
+        return self.repetition_penalty != 1 or self.no_repeat_ngram > 0
+
+    @property
     def seeds(self) -> list[int]:
-        """The seed as numbers."""
+        """The seed as a list of numbers."""
         return [*self.seed] if isinstance(self.seed, Sequence) else [self.seed]
 
 
-def check_context(size: int, max_tokens: int, context: int, given: str = "") -> None:
-    """Checks that a prompt and a text fit into the model's context.
+def check_context(size: int, max_tokens: int, context: int, prompt: str = "") -> None:
+    """Checks that a prompt of ``size`` tokens and a text of ``max_tokens`` fit into the model's context.
 
-    Parameters
-    ----------
-    size
-        Tokens of the prompt.
-    max_tokens
-        Tokens of the text.
-    context
-        Tokens that the model reads.
-    given
-        The prompt in words, for the message.
-
-    Raises
-    ------
-    RequestError
-        They do not fit; the message says which ``max_tokens`` would.
+    If not, it is a RequestError that shows ``prompt`` and says which ``max_tokens`` would fit.
     """
     if size + max_tokens <= context:
         return
-    prompt = f" after {shorten(given)} ({size} tokens)" if given else ""
+    shown = f" after {shorten(prompt)} ({size} tokens)" if prompt else ""
+    remedy = f"Lower max_tokens to {context - size}" + (", or shorten the prompt" if prompt else "")
     if size >= context:
-        raise RequestError(
-            f"generate.max_tokens: {max_tokens} tokens{prompt} exceed the model's context of {context} tokens. "
-            f"Shorten the prompt or the prefix to fewer than {context} tokens"
-        )
+        remedy = f"Shorten the prompt or the prefix to fewer than {context} tokens"
     raise RequestError(
-        f"generate.max_tokens: {max_tokens} tokens{prompt} exceed the model's context of {context} tokens. Lower "
-        f"max_tokens to {context - size}" + (", or shorten the prompt" if given else "")
+        f"generate.max_tokens: {max_tokens} tokens{shown} exceed the model's context of {context} tokens. {remedy}"
     )

@@ -12,44 +12,24 @@ from titlesmith.generate.prompts import Request, plain, requests
 from titlesmith.generate.settings import GenerationSettings
 from titlesmith.runs import Run, replacing
 
-COLUMNS = {  # of a table of rows, and their headings
-    "prefix": "prefix",
-    "prompt": "prompt",
-    "text": "generated text",
-    "logprob": "log-probability",
-    "finished": "finished",
-    "nearest": "nearest training text",
-    "nearest_similarity": "similarity",
-}
+COLUMNS = ("prefix", "prompt", "text", "logprob", "finished", "nearest", "nearest_similarity")
+HEADINGS = ("prefix", "prompt", "generated text", "log-probability", "finished", "nearest training text", "similarity")
 
 
 def write_texts(run: Run, backend: Backend, corpus: Corpus, parameters: dict) -> list[dict]:
-    """Generates the texts of a run into ``texts.jsonl`` and ends its stage.
+    """Generates the texts of a run into ``texts.jsonl`` with the parameters of notebook 04, and ends its stage.
 
-    The blocks that an interrupted call wrote are kept; the others are the same as without the interruption.
-
-    Parameters
-    ----------
-    run
-        Its record says how many rows of the file are complete.
-    backend, corpus
-        The fine-tuned model, and what it was trained on.
-    parameters
-        Those of notebook 04.
-
-    Returns
-    -------
-    list of dict
-        The rows, see `titlesmith.generate.generator.generate`.
+    The blocks that an interrupted call wrote are kept; the others are the same as without the interruption. Returns the
+    rows, see `TextGenerator`.
     """
     path, requested = run / "texts.jsonl", requests(corpus, parameters)
     settings = GenerationSettings.of(parameters)
     generator = TextGenerator(backend, corpus, requested, settings)
-    # Read the complete blocks, and cut the file after them
+    # Keep the complete blocks of an interrupted call, and cut the file after them
     blocks, size = run.record("generate").get("written", (0, 0))
-    lines = path.read_text("utf-8").split("\n")[:-1][:size] if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    if len(rows) < size:  # the file is not the one that the record means
+    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines[:size]]
+    if len(rows) < size:  # it is another file than the one that the record describes
         blocks, rows = 0, []
     generator.seen.update(fold(row["text"]) for row in rows)
     with replacing(path) as temporary:
@@ -75,7 +55,7 @@ def line(row: dict) -> str:
 def columns(rows: list[dict]) -> dict[str, str]:
     """Columns of a table of rows, with headings; ``prompt`` and ``finished`` only where rows differ in them."""
     same = {key for key in ("prompt", "finished") if len({row[key] for row in rows}) == 1}
-    return {key: heading for key, heading in COLUMNS.items() if key not in same}
+    return {key: heading for key, heading in zip(COLUMNS, HEADINGS, strict=True) if key not in same}
 
 
 def lacking(requests: list[Request], rows: list[dict], count: int) -> list[str]:

@@ -17,36 +17,27 @@ from titlesmith.generate.settings import GenerationSettings
 
 @dataclass(frozen=True)
 class TokenHealing:
-    """The candidates for the ids that a text with a prefix begins with.
+    """The candidates for the ids of a prefix."""
 
-    Attributes
-    ----------
-    candidates
-        Ids to generate from, with the end of text and the prompt before the prefix.
-    logprobs
-        Log-probability of each candidate given the prefix, shape (candidates,).
-    extends
-        Whether the last id of each candidate spells more than the prefix.
-    """
-
+    opening: list[int]
+    """The ids before the prefix: the end of text and the prompt."""
     candidates: list[list[int]]
+    """Ids that spell the prefix, and perhaps more in the last id."""
     logprobs: np.ndarray
-    extends: list[bool]
+    """Log-probability of each candidate given the prefix, shape (candidates,)."""
 
     @classmethod
     def of(cls, backend: Backend, corpus: DocumentFormat, prompt: str, prefix: str, max_size: int) -> "TokenHealing":
-        """The candidates for a prefix after a prompt, of fewer than ``max_size`` ids where there are any."""
+        """The candidates for a prefix after a prompt, with fewer than ``max_size`` ids where possible."""
         opening = corpus.layout.prompt_ids(prompt)
         if not prefix:
-            return cls([opening], np.zeros(1), [False])
+            return cls(opening, [[]], np.zeros(1))
         # The tokens of all words but the last; and for each way to begin the last word, the ids that may complete it
         head, endings = corpus.tokenizer.cover_encodings(prefix)
         endings = {begun: ids for begun, ids in endings.items() if len(opening) + len(head) + len(begun) < max_size}
-        spelled = [[*head, *begun, last] for begun, ids in endings.items() for last in ids]
-        extends = [corpus.tokenizer.extends(prefix, ids) for ids in spelled]
-        candidates = [opening + ids for ids in spelled]
+        candidates = [[*head, *begun, last] for begun, ids in endings.items() for last in ids]
         if len(candidates) == 1:
-            return cls(candidates, np.zeros(1), extends)
+            return cls(opening, candidates, np.zeros(1))
         # The probability of a candidate is the product of those of its ids after the head
         states = sorted({begun[:size] for begun in endings for size in range(len(begun) + 1)})
         prompts = [opening + head + [*begun] for begun in states]
@@ -55,10 +46,10 @@ class TokenHealing:
             sum(float(rows[begun[:i]][token]) for i, token in enumerate(begun)) + rows[begun][ids].astype(np.float64)
             for begun, ids in endings.items()
         ])  # fmt: skip
-        return cls(candidates, logprobs - np.logaddexp.reduce(logprobs), extends)
+        return cls(opening, candidates, logprobs - np.logaddexp.reduce(logprobs))
 
     def sample(self, count: int, settings: GenerationSettings, rng: np.random.Generator) -> list[int]:
-        """Numbers of ``count`` candidates, sampled as tokens are; beam search takes the likeliest."""
+        """Indices of ``count`` candidates, sampled as tokens are; beam search uses the likeliest."""
         order = np.argsort(-self.logprobs, kind="stable")
         if settings.beams > 1 or len(order) == 1:
             return [int(order[0])] * count

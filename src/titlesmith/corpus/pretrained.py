@@ -1,7 +1,7 @@
 """Tokenizers of published models: any ``tokenizer.json`` of the tokenizers library."""
 
 import json
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from threading import local
 from types import SimpleNamespace

@@ -80,6 +80,16 @@ def test_without_parsed_authors_their_text_is_split(project):
     assert papers(project, text(one)).scan().collect()["authors"][0].to_list() == ["C. Bal\\'azs", "E. L. Berger"]
 
 
+def test_an_unknown_encoding_is_refused(project):
+    with pytest.raises(RequestError, match=r"harvest\.encoding: 'utf9' is unknown"):
+        papers(project, text(record(1)), encoding="utf9")
+
+
+def test_another_encoding_is_read(project):
+    content = json.dumps(record(1, title="é"), ensure_ascii=False).encode("latin-1")
+    assert papers(project, content, encoding="latin-1").scan().collect()["title"].to_list() == ["é"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 def test_a_byte_order_mark_decides_the_encoding(project, encoding):
     content = json.dumps(record(1, title="Δ"), ensure_ascii=False) + "\n"

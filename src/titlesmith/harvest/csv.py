@@ -41,13 +41,6 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 def tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows, dict[str, str]]]:
     """Yields name, rows and fields of each file (RequestError: wrong encoding, columns or fields)."""
-    encoding = settings["encoding"]
-    try:
-        "".encode(encoding)
-    except LookupError:
-        raise RequestError(
-            f"harvest.encoding: {encoding!r} is unknown; common ones are utf-8, utf-16, latin-1, cp1252"
-        ) from None
     for name, text in inputs.opened(settings):
         rows = Rows(text, name, faults)
         yield name, rows, _columns(settings, rows.header, name)

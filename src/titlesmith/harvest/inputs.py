@@ -73,8 +73,12 @@ def _decoded(buffer: io.BufferedReader, encoding: str, name: str) -> TextIO:
     start = buffer.peek(8)[:8]
     detected = json.detect_encoding(start)  # by a byte order mark, or by zero bytes
     encoding = encoding if detected == "utf-8" else detected
-    try:  # what error handlers do not see, such as UTF-16 without a byte order mark
+    try:  # errors that handlers do not see, such as UTF-16 without a byte order mark
+        "".encode(encoding)
         codecs.getincrementaldecoder(encoding)("titlesmith.mark").decode(start)
+    except LookupError:
+        common = "common ones are utf-8, utf-16, latin-1, cp1252"
+        raise RequestError(f"harvest.encoding: {encoding!r} is unknown; {common}") from None
     except UnicodeError as error:
         raise RequestError(f"harvest.encoding: {name} is not {encoding}: {error}") from None
     text = io.TextIOWrapper(buffer, encoding, "titlesmith.mark", newline="")

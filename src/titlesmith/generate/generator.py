@@ -51,10 +51,8 @@ class TextGenerator:
 
     In a row, ``text`` begins with ``prefix`` to the letter. ``logprob`` is the mean log-probability, in nats, of the
     tokens after the prefix. ``finished`` is False for a text that was unfinished or not clean in every round. A request
-    has fewer than ``count`` rows if no more new texts were sampled.
-
-    ``nearest`` finds copies and the nearest training texts, by default in the corpus. If a prompt and ``max_tokens``
-    exceed the model's context, it is a RequestError.
+    has fewer than ``count`` rows if no more new texts were sampled. If a prompt and ``max_tokens`` exceed the model's
+    context, it is a RequestError.
     """
 
     def __init__(

@@ -55,16 +55,13 @@ def held_out(corpus: Corpus, count: int, max_tokens: int) -> list[tuple[str, str
 def check(template: Template, settings: dict) -> None:
     """Checks prompts against the template, and settings against one another (RequestError)."""
     needed = template.prompt_fields
+    if settings["prompts"] and not needed:
+        raise RequestError(f"generate.prompts: the template {shorten(template.completion)} has no prompt; use prefixes")
     for fields in settings["prompts"]:
-        if not needed:
-            raise RequestError(
-                f"generate.prompts: the template {shorten(template.completion)} has no prompt; use prefixes"
-            )
         if set(fields) != set(needed):
-            raise RequestError(
-                f"generate.prompts: the prompt is {shorten(template.prompt)} and needs {', '.join(needed)}; "
-                f"given is {', '.join(shorten(name)[1:-1] for name in fields) or 'nothing'}"
-            )
+            given = ", ".join(shorten(name)[1:-1] for name in fields) or "nothing"
+            needs = f"the prompt is {shorten(template.prompt)} and needs {', '.join(needed)}"
+            raise RequestError(f"generate.prompts: {needs}; given is {given}")
     if needed and not settings["prompts"] and not settings["held_out"]:
         raise RequestError(
             f"generate.held_out: there is nothing to complete: the template needs {', '.join(needed)}. Set prompts, or "

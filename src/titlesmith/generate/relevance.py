@@ -78,10 +78,8 @@ def _is_rare(begins: int, texts: int) -> bool:
 def _frequent(texts: pl.LazyFrame, strings: pl.Expr) -> dict[str, int]:
     """Counts of the texts that have each string, for strings in at least `RARE` texts, most frequent first."""
     strings = texts.select(string=strings.list.unique()).explode("string").drop_nulls()
-    counts = (
-        strings.group_by("string").len().filter(pl.col("len") >= RARE).sort("len", "string", descending=[True, False])
-    )
-    return dict(counts.collect(engine="streaming").iter_rows())
+    counts = strings.group_by("string").len().filter(pl.col("len") >= RARE)
+    return dict(counts.collect(engine="streaming").sort(-pl.col("len").cast(pl.Int64), "string").iter_rows())
 
 
 def _is_near(word: str, words: list[str]) -> bool:

@@ -27,18 +27,15 @@ class GenerationSettings:
     max_tokens: int = 64
 
     def __post_init__(self) -> None:
-        if 1 < self.beams < self.count:
-            raise RequestError(
-                f"generate.count: {self.count} texts of {self.beams} beams: a beam search returns at most one text per "
-                f"beam. Lower count to {self.beams}, or set beams to 1 to sample"
-            )
-        if self.beams > 1 and self.best_of > 1:
+        count, beams, fewest, most = self.count, self.beams, self.min_tokens, self.max_tokens
+        if 1 < beams < count:
+            texts = f"{count} texts of {beams} beams: a beam search returns at most one text per beam"
+            raise RequestError(f"generate.count: {texts}. Lower count to {beams}, or set beams to 1 to sample")
+        if beams > 1 and self.best_of > 1:
             raise RequestError("generate.best_of: a beam search samples nothing. Set best_of or beams to 1")
-        if self.min_tokens > self.max_tokens:
-            raise RequestError(
-                f"generate.min_tokens: {self.min_tokens} is more than max_tokens, {self.max_tokens}. Lower min_tokens, "
-                "or raise max_tokens"
-            )
+        if fewest > most:
+            remedy = "Lower min_tokens, or raise max_tokens"
+            raise RequestError(f"generate.min_tokens: {fewest} is more than max_tokens, {most}. {remedy}")
 
     @classmethod
     def of(cls, parameters: dict) -> "GenerationSettings":

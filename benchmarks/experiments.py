@@ -82,6 +82,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="titlesmith-") as folder:
         prepare(Path(folder))
         rows = [measure(name, papers, given.reference, tuple(given.p)) for name in given.experiments]
+    for row in rows:
+        row["test_bits_per_byte_ratio_to_first"] = row["test_bits_per_byte"] / rows[0]["test_bits_per_byte"]
     show(rows)
     if given.json:
         print(json.dumps(rows))

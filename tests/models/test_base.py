@@ -1,8 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.models import BASE, base, shapes
+from titlesmith.models import BASE, base, gpt2_checkpoint, shapes
 
 
 @pytest.fixture
@@ -22,3 +26,30 @@ def test_weights_keep_their_names_and_shapes_and_lose_half_a_step_of_their_row_a
         half_step = np.abs(value).max() / base.MAX_INT8 / 2
         assert np.abs(read[name] - value).max() <= half_step + 1e-3 * np.abs(value).max()
     assert not read["model/wte"][7].any()
+
+
+def test_the_package_has_the_model_its_vocabulary_and_its_card():
+    assert (base.FOLDER / base.WEIGHTS).stat().st_size <= 7_000_000
+    weights, tokenizer = base.read()
+    assert all(np.isfinite(value).all() for value in weights.values())
+    assert len(tokenizer) == BASE["n_vocab"]
+    card = (base.FOLDER / base.CARD).read_text("utf-8")
+    assert "license: cc0-1.0" in card and "eess.AS" in card
+
+
+def test_training_starts_from_the_same_weights_in_gpt_2_simples_layout(project):
+    folder = models.fetch("base")
+    assert folder == project / "models" / "base" and not models.missing_files(folder)
+    weights, hyperparameters = gpt2_checkpoint.read(folder)
+    assert hyperparameters == BASE
+    expected, _ = base.read()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(weights[name], value)
+
+
+def test_titles_are_generated_without_a_run(project):
+    command = [sys.executable, "-m", "titlesmith", "generate", "base", "-n", "3", "--prefix", "Neural"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    titles = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert len(titles) == 3 and all(title.startswith("Neural") for title in titles)

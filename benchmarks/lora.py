@@ -1,4 +1,4 @@
-"""Trains GPT-2 124M through low-rank adapters (LoRA) and whole, through titlesmith's transformers engine.
+"""Trains GPT-2 124M through low-rank adapters (LoRA) and in full, through titlesmith's transformers engine.
 
     python benchmarks/lora.py --rounds 3 --steps 12
 
@@ -6,7 +6,7 @@ The weights are random, of a model that the benchmark makes (`hf:` and its folde
 settings those of experiments/gpt2-titles.yml, and of the adapters the defaults. Each side has a separate process on
 the processor, one after the other, in rounds, as in train.py.
 
-A step through adapters computes no gradients of the weights, a third of the operations of a whole step, and adapters
+A step through adapters computes no gradients of the weights, a third of the operations of a full step, and adapters
 add products of their own; what it saves in memory is gradients and Adam's moments, 12 bytes a parameter.
 """
 
@@ -69,7 +69,7 @@ def prepare(folder: Path, size: str, steps: int) -> dict:
 
 
 def full(folder: Path, size: str, steps: int, rank: int = 0) -> dict:
-    """Steps of the whole model."""
+    """Steps of the full model."""
     engine, clock = train.trained(folder, steps, lora_rank=rank)
     return clock.figures(parameters=sum(p.numel() for p in engine.model.parameters() if p.requires_grad))
 
@@ -127,7 +127,7 @@ def main() -> None:
     """Runs the comparison, or one part of it where the comparison asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=8, help="counted steps of each process")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured, in turns")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds in which each is measured")
     parser.add_argument("--model-size", choices=SIZES, default="124M", help="small: to try the benchmark")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

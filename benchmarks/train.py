@@ -477,7 +477,7 @@ def main() -> None:
     """Runs the comparison, or one part of it where the comparison asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=8, help="counted steps of each process")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured, in turns")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds in which each is measured")
     parser.add_argument("--model-size", choices=SIZES, default="124M", help="small: to try the benchmark")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -58,6 +58,7 @@ def test_documents_are_between_the_tokens_that_the_model_expects(project, model)
     nats = corpus.info["opening"]["nats_per_token"]
     assert min(nats, key=nats.get) == "<|im_start|>" and set(nats) == {"<|im_start|>", "<|im_end|>"}
     expected = corpus.tokenizer.vocabulary["<|im_start|>"]
+    assert corpus.info["opening"]["end_of_text"] == "<|im_start|>"
     assert corpus.tokenizer.eos_id == expected and corpus.layout.prompt_ids("")[0] == expected
     assert np.count_nonzero(corpus.documents("train").ids == expected) == len(corpus.documents("train")) + 1
     assert start_engine(run, model, corpus, seed=1).tokenizer.eos_id == expected

@@ -66,7 +66,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
         layout = TokenLayout(Tokenizer.learn([], 257), delimiters, bool(chosen.prompt))
         sample = _sample(papers, splits == 0, VOCABULARY_SAMPLE)
         tokenizer = Tokenizer.learn((layout.join(*pair) for pair in sample), settings["vocabulary"])
-    opening = {"bos_ids": list(tokenizer.bos_ids)}
+    opening: dict = {"bos_ids": list(tokenizer.bos_ids)}
     if measure and not chosen.chat and len(tokenizer.openings) > 1:
         tokenizer, opening = _choose_opening(tokenizer, _sample(papers, splits == 0, OPENING_SAMPLE), measure)
     files = tokenizer.save(folder)
@@ -96,7 +96,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
         "categories": _count_categories(counts),
         "vocabulary": len(tokenizer),
         "tokenizer": fingerprint,
-        "opening": opening,
+        "opening": {"end_of_text": tokenizer.decode([tokenizer.eos_id])} | opening,
     }
     write_json(folder / "corpus.json", info)
 

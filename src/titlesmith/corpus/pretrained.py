@@ -118,7 +118,8 @@ class PretrainedTokenizer(Tokenizer):
 
     def with_end(self, eos_id: int) -> "PretrainedTokenizer":
         """The same vocabulary with another end-of-text token."""
-        return PretrainedTokenizer(self._json, self._settings | {"eos_token": self._tokens[eos_id]})
+        settings = {key: value for key, value in self._settings.items() if key != "eos_token_id"}
+        return PretrainedTokenizer(self._json, settings | {"eos_token": self._tokens[eos_id]})
 
     def save(self, folder: Path) -> tuple[str, ...]:
         """See `Tokenizer.save`; transformers reads these files too."""

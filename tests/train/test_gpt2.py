@@ -115,6 +115,7 @@ def test_accumulated_calls_sample_the_same_ids(prepared, monkeypatch):
     ("setting", "model", "share", "trains"),
     [
         ("full", "124M", 0.1, False), ("auto", "124M", 0.1, True), ("auto", "124M", 0.7, False),
+        ("auto", "hf:gpt2", 0.1, False), ("corpus", "hf:gpt2", 0.1, True),
         ("auto", "scratch", 0.1, False), ("corpus", "scratch", 0.7, True), ("corpus", "124M", 1.0, False),
     ],
 )  # fmt: skip

@@ -21,5 +21,5 @@ from titlesmith.models.catalogue import (
 from titlesmith.models.devices import available_memory, cpu_count, cpu_name, device_name, gpus, has_fast_bfloat16
 from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_processes, check_training
-from titlesmith.models.memory import check_memory, max_logits, training_memory
+from titlesmith.models.memory import auto_samples, check_memory, max_logits, training_memory
 from titlesmith.models.openings import measure_openings

@@ -94,6 +94,11 @@ def torch_memory(
     return round(fixed + tokens * activations + (8 + 2 * size) * logits)
 
 
+def auto_samples(model: str) -> bool:
+    """Whether ``vocabulary: auto`` may choose a sampled softmax: for GPT-2 with pretrained weights."""
+    return model not in RANDOM and not is_hub(model)
+
+
 def max_logits(gpu: bool) -> int:
     """How many logits PyTorch computes at a time; with their copies, a fifth of a GPU's memory."""
     return max(TORCH_LOGITS, (gpu_memory() or 0) // 64) if gpu else TORCH_LOGITS
@@ -106,7 +111,7 @@ def training_memory(
     hub = is_hub(settings["model"])
     keys = {"checkpointing", "accumulate", "layers", *({"lora_rank", "quantize"} if hub else ())}
     options = {key: settings[key] for key in keys & settings.keys()}
-    if settings.get("vocabulary") in (("corpus",) if settings["model"] in RANDOM else ("corpus", "auto")):
+    if settings.get("vocabulary") in (("corpus", "auto") if auto_samples(settings["model"]) else ("corpus",)):
         options["used_vocabulary"] = used_vocabulary or MIN_VOCABULARY
     if hub:
         options["gpu"] = gpu

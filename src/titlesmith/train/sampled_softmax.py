@@ -40,10 +40,12 @@ class SampledVocabulary:
 def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
     """The ids whose embeddings train, sorted; None for all.
 
-    ``vocabulary: auto`` selects those of the corpus if the model is pretrained and they are less than half.
+    ``vocabulary: auto`` selects those of the corpus for a pretrained GPT-2, if they are less than half. For models of
+    transformers it selects all, because SmolLM2 learned titles less well: after 14 steps of 2x64 tokens, its
+    validation loss was 5.08 nats a token, against 4.70 with the full vocabulary.
     """
     setting = settings["vocabulary"]
-    if setting == "full" or (setting == "auto" and settings["model"] in models.RANDOM):
+    if setting == "full" or (setting == "auto" and not models.auto_samples(settings["model"])):
         return None
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
     return used if len(used) * (1 if setting == "corpus" else 2) < len(corpus.tokenizer) else None

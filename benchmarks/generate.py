@@ -187,7 +187,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     from titlesmith.finetune import finetune_run
     from titlesmith.generate import open_backend
     from titlesmith.harvest import harvest
-    from titlesmith.models import SCRATCH
+    from titlesmith.models import context
     from titlesmith.runs import Run
     from titlesmith.train import load_engine
 
@@ -199,7 +199,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     run.begin("harvest", {})
     harvest(run, settings["harvest"])
     run.begin("corpus", {})
-    built = corpus.build(run, settings["corpus"], None, context=SCRATCH["n_ctx"])
+    built = corpus.build(run, settings["corpus"], None, context=context("scratch"))
     run.begin("finetune", {})
     with redirect_stdout(sys.stderr):
         finetune_run(run, settings["finetune"])

@@ -269,10 +269,11 @@ def app_(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
-    """Serve a web page and an HTTP API that generate texts with a run's model."""
+    """Serve a web page and an HTTP API that generate texts with a run's model, or with base, the package's."""
     from titlesmith.app import serve
+    from titlesmith.generate.source import open_source
 
-    serve(open_run(run), host, port)
+    serve(open_source(run), host, port)
 
 
 def main() -> None:

@@ -3,12 +3,11 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -23,21 +22,18 @@ from titlesmith.generate import (
     Nearest,
     TextGenerator,
     open_adapter,
-    open_backend,
-    open_base,
     requests,
     texts,
 )
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
-from titlesmith.models import base as base_model
+from titlesmith.generate.source import Source, open_source
 from titlesmith.models import hub, limits
 from titlesmith.runs import Run, open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
 OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
-BASE = "base"  # a model that generates titles without a run
 ADAPTER_TEMPLATE = "alpaca"  # alpaca-lora's and ChatGenTitle's
 
 
@@ -104,17 +100,13 @@ def _run(
         fields = parse_fields(field or []) | ({} if title is None else {"title": title})
         fields |= {} if abstract is None else {"abstract": read_text(abstract)}
         # The model
-        is_base = run == BASE and not (Run(run) / "run.json").exists()
-        trained = open_run(run) if run and not is_base else None
         if adapter:
-            source = open_adapter_source(adapter, base, quantize, named, trained)
+            source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)
         elif base or named or quantize != "none":
             option = "--base" if base else "--template" if named else "--quantize"
             raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
-        elif is_base:
-            source = open_base_source()
-        elif trained:
-            source = open_run_source(trained)
+        elif run:
+            source = open_source(run)
         else:
             raise RequestError("name a run, or an adapter with --adapter FOLDER")
         write(source, given, prefix or [], fields, as_json)
@@ -130,33 +122,6 @@ def _naming_options(names: set[str]) -> Iterator[None]:
         if not parameter or parameter[1] not in names:
             raise
         raise RequestError(f"--{parameter[1].replace('_', '-')}:{str(error)[parameter.end() :]}") from None
-
-
-class Source(NamedTuple):
-    """A model to generate with.
-
-    Its name in messages; the format of its documents; a function that opens its back end; its parameters of notebook
-    04; and what finds the nearest training texts, None for those of ``format``, a corpus.
-    """
-
-    name: str
-    format: DocumentFormat
-    open: Callable[[], Backend]
-    settings: dict
-    nearest: Nearest | None = None
-
-
-def open_base_source() -> Source:
-    """titlesmith's model, before any training."""
-    settings = {"prefixes": [""], "held_out": 0, "temperature": 0.8}
-    format = DocumentFormat(template("title"), Tokenizer.load(base_model.FOLDER))
-    return Source("the base model", format, open_base, settings, Nearest(None))
-
-
-def open_run_source(run: Run) -> Source:
-    """A run's model (RunError if it has none)."""
-    run.require("finetune")
-    return Source(f"run {run.name}", Corpus(run), partial(open_backend, run), run.record(STAGE).get("settings", {}))
 
 
 def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> Source:

@@ -24,6 +24,7 @@ from titlesmith.app.page import build_page, mount, render  # noqa: E402
 from titlesmith.app.serve import listen  # noqa: E402
 from titlesmith.app.service import MAX_CHARACTERS, Service  # noqa: E402
 from titlesmith.errors import RequestError  # noqa: E402
+from titlesmith.generate.source import open_source  # noqa: E402
 from titlesmith.runs import Run  # noqa: E402
 from titlesmith.settings import declared  # noqa: E402
 from titlesmith.train import kernels  # noqa: E402
@@ -65,7 +66,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def services(project):
-    return {name: Service(Run(name)) for name in ("titles", "abstracts")}
+    return {name: Service(open_source(name)) for name in ("titles", "abstracts")}
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +299,12 @@ def test_ctrl_c_ends_the_command(project):
     finally:
         process.kill()
     assert process.returncode == 0 and "the page has ended" in rest
+
+
+def test_base_generates_without_a_run(project):
+    service = Service(open_source("base"))
+    answer = service.write({}, "Neural", count=2, max_tokens=24, seed=1)
+    assert len(answer["texts"]) == 2 and not answer["made_up"]
+    assert all(row["text"].startswith("Neural") and row["nearest"] is None for row in answer["texts"])
+    assert "Nearest training text" not in render("results", **answer)
+    build_page(service)

@@ -8,8 +8,8 @@ from titlesmith.book.compare import open_reports
 from titlesmith.book.report import FILES, Report, load_reports
 from titlesmith.errors import RunError
 from titlesmith.export import export
+from titlesmith.generate.source import open_run_source
 from titlesmith.runs import Run, digest
-from titlesmith.terminal import open_run_source
 from titlesmith.train.monitor import first_samples
 
 

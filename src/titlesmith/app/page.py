@@ -23,12 +23,13 @@ TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True,
 
 
 def build_page(service: Service) -> gr.Blocks:
-    """The page of a run's model; one request is answered at a time, the others wait."""
-    run, stored = service.run, service.corpus.info
-    common = {"service": service, "documents": stored["splits"]["train"]["documents"], "made_up": MADE_UP}
-    perplexity = run.metrics["perplexity"]["test"] if run.is_current("evaluate") else None
-    stop_reason = run.record("finetune").get("stop_reason", "")
-    with gr.Blocks(title=f"titlesmith: {run.name}", analytics_enabled=False) as blocks:
+    """The page of a model; one request is answered at a time, the others wait."""
+    run = service.run
+    documents = service.corpus.info["splits"]["train"]["documents"] if run else None
+    common = {"service": service, "documents": documents, "made_up": MADE_UP}
+    perplexity = run.metrics["perplexity"]["test"] if run and run.is_current("evaluate") else None
+    stop_reason = run.record("finetune").get("stop_reason", "") if run else ""
+    with gr.Blocks(title=f"titlesmith: {service.name}", analytics_enabled=False) as blocks:
         gr.HTML(render("introduction", **common))
         with gr.Tabs(), gr.Tab(service.task.capitalize()):
             _add_form(service)

@@ -5,13 +5,13 @@ import socket
 from importlib.util import find_spec
 
 from titlesmith.errors import RequestError
-from titlesmith.runs import Run
+from titlesmith.generate.source import Source
 
 ALL_INTERFACES = ("0.0.0.0", "::")
 SHUTDOWN_SECONDS = 3  # for requests that are being answered
 
 
-def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
+def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serves the page until Ctrl-C; ``port`` 0 is any free one.
 
     Requests must name ``host`` as their host; for 0.0.0.0 or ::, an IP address or a name of this machine.
@@ -25,15 +25,14 @@ def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
     """
     if not find_spec("gradio"):
         raise RequestError("the page needs Gradio: pip install 'titlesmith[app]'")
-    run.require("finetune")
     with listen(host, port) as listening:
-        print(f"loading the model of {run.name}", flush=True)
+        print(f"loading {source.name}", flush=True)
         import uvicorn
 
         from titlesmith.app.page import build_page, mount
         from titlesmith.app.service import Service
 
-        service = Service(run)
+        service = Service(source)
         service.warm_up()
         names = (socket.gethostname(), socket.getfqdn()) if host in ALL_INTERFACES else ()
         shown = names[0] if names else f"[{host}]" if ":" in host else host

@@ -5,12 +5,11 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 
-from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, shorten
 from titlesmith.evaluate.faults import NEAR
-from titlesmith.generate import GenerationSettings, Nearest, Request, TextGenerator, open_backend
+from titlesmith.generate import GenerationSettings, Nearest, Request, TextGenerator
 from titlesmith.generate.prompts import held_out, plain
-from titlesmith.runs import Run
+from titlesmith.generate.source import Source
 from titlesmith.settings import Parameter, declared
 
 MAX_CHARACTERS = 20_000  # of a text field; an abstract of arXiv has at most 1,920
@@ -29,7 +28,7 @@ LABELS = {
 
 
 class Service:
-    """A run's model, ready to write.
+    """A model, ready to write.
 
     Its back end is not thread-safe: call `write` from one thread at a time. `check` can be called at any time.
 
@@ -43,13 +42,13 @@ class Service:
         The settings of a request: parameters of notebook 04, with the run's defaults and this page's bounds.
     """
 
-    def __init__(self, run: Run):
-        run.require("finetune")
-        self.run, self.corpus = run, Corpus(run)
-        self.backend, self.nearest = open_backend(run), Nearest(self.corpus)
+    def __init__(self, source: Source):
+        self.run, self.name, self.corpus = source.run, source.run.name if source.run else "base", source.format
+        self.backend, self.nearest = source.open(), source.nearest or Nearest(self.corpus)
+        self.made_up = bool(source.run and source.run.made_up)
         self.fields = self.corpus.template.prompt_fields
         self.writes = " and ".join(self.corpus.template.completion_fields)
-        self._settings = run.record("generate").get("settings", {})
+        self._settings = source.settings
         self.controls = {name: self._control(name) for name in LABELS}
 
     def _control(self, name: str) -> Parameter:
@@ -97,7 +96,7 @@ class Service:
         """
         checked = self._checked(settings)
         rows = self._generate(fields, begins_with, checked)
-        return {"seed": checked["seed"], "made_up": self.run.made_up, "texts": list(map(self._row, rows))}
+        return {"seed": checked["seed"], "made_up": self.made_up, "texts": list(map(self._row, rows))}
 
     def warm_up(self) -> None:
         """Generates a text and discards it: the first one takes seconds longer than the next."""
@@ -136,11 +135,13 @@ class Service:
     def _row(self, row: dict) -> dict:
         copied = self.nearest.is_copy(row["text"])
         kept = {name: value for name, value in row.items() if name not in ("prefix", "prompt", "paper")}
-        return kept | {"copy": "copy" if copied else "near copy" if row["nearest_similarity"] >= NEAR else ""}
+        return kept | {"copy": "copy" if copied else "near copy" if (row["nearest_similarity"] or 0) >= NEAR else ""}
 
     @cached_property
     def examples(self) -> list[tuple[list[str], str]]:
         """Inputs to try, each with a label: held-out papers, or without a prompt the run's prefixes and beginnings."""
+        if not self.run:
+            return []
         table = self.corpus.scan("test").select("id", "completion").collect()
         if not self.fields:
             prefixes = [prefix for prefix in self._settings.get("prefixes", []) if prefix.strip()]

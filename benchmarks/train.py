@@ -246,9 +246,9 @@ def loop(folder: Path, size: str, steps: int) -> dict:
     spent = {name: [] for name in ("mean_loss", "save_weights", "sample", "save_checkpoint", "load_weights")}
 
     def timed(method, seconds):
-        def call(*args):
+        def call(*args, **named):
             start = time.perf_counter()
-            value = method(*args)
+            value = method(*args, **named)
             seconds.append(time.perf_counter() - start)
             return value
 

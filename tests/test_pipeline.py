@@ -42,7 +42,7 @@ def test_all_five_notebooks_ran_with_the_parameters_given(finished):
 def test_progress_bars_are_kept_in_their_last_state_only(finished):
     book = nbformat.read(finished.executed("finetune"), 4)
     (text,) = [o.text for c in book.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
-    assert "6/6" in text and "\r" not in text and "smoothed" in text and "tokens/s" in text
+    assert "6/6" in text and "\r" not in text and "smoothed" in text and "tokens read/s" in text
 
 
 def test_nothing_changed_nothing_runs(finished):

@@ -188,7 +188,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
     [
         ([], "name a run, or an adapter with --adapter FOLDER"),
         (["--template", "alpaca"], "--template needs an adapter"),
-        (["none", "--base", "hf:llama"], "there is no run none"),
+        (["none", "--base", "hf:llama"], "--base needs an adapter"),
         (["--adapter", "nowhere"], "it lacks adapter_config.json and adapter_model.safetensors or adapter_model.bin"),
         (
             ["--adapter", "adapter"],

@@ -4,11 +4,15 @@ The other ids are not trained one by one. So that their probability falls nevert
 into the softmax, where each counts for many (Jean et al. 2015), and the sum of their gradients moves all of them alike.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from titlesmith import models
-from titlesmith.corpus import Corpus
 from titlesmith.corpus.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # training needs token ids alone, and not the library of tables
+    from titlesmith.corpus import Corpus
 
 SAMPLED = 1024  # other ids in the softmax of a step
 SHIFT_LR_SCALE = 0.75  # the others share one update; each alone would move less along their common direction
@@ -37,7 +41,7 @@ class SampledVocabulary:
         return np.random.default_rng(seed).choice(self._others, self.num_sampled, replace=False)
 
 
-def trained_ids(corpus: Corpus, settings: dict) -> np.ndarray | None:
+def trained_ids(corpus: "Corpus", settings: dict) -> np.ndarray | None:
     """The ids whose embeddings train, sorted; None for all.
 
     ``vocabulary: auto`` selects those of the corpus for a pretrained GPT-2, if they are less than half. For models of

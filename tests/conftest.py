@@ -54,7 +54,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-# Files of tests by processor time, the longest first: the last minutes of a session have short files only
+# Files of tests by processor time, the longest first: the last minutes have short files only
 LONGEST = (
     "test_pipeline", "test_contract", "test_gpt2", "test_sweep", "test_export", "test_build", "test_huggingface",
     "test_distributed", "test_app", "test_benchmarks", "test_untrusted", "test_update", "test_terminal",
@@ -137,7 +137,7 @@ SCRATCH["scratch"] |= {"n_embd": 48, "n_head": 3, "n_layer": 2}
 
 @pytest.fixture(scope="session", autouse=True)
 def small_scratch(tmp_path_factory):
-    """Lets the kernels of this session train a smaller ``scratch``: TensorFlow builds its graph in half of the time."""
+    """Lets the kernels of all tests train a smaller ``scratch``: TensorFlow builds its graph in half of the time."""
     startup = tmp_path_factory.mktemp("ipython") / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "small_scratch.py").write_text(STARTUP)

@@ -24,7 +24,8 @@ EMPTY = (None, "", "~", "null")  # of a section without keys
 class Experiment:
     """The settings of all five stages, checked: ``settings[stage][parameter]``.
 
-    ``name`` is the default name of its runs. ``path`` is None if there is no file. ``overrides`` are those of `read`.
+    ``name`` is the default name of its runs. ``path`` is its file, if it has one. ``overrides`` are those of
+    `read`.
     """
 
     name: str

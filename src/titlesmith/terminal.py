@@ -157,7 +157,7 @@ def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | No
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
-    """Generates texts and prints them as they are finished; remarks go to standard error.
+    """Generates texts and prints each group when it is finished; remarks go to standard error.
 
     ``given`` are parameters that override the source's, as are ``prefixes``; ``fields`` of the prompt replace the run's
     prompts and those of held-out papers; ``as_json`` prints lines of texts.jsonl.

@@ -45,6 +45,12 @@ def test_training_starts_from_the_same_weights_in_gpt_2_simples_layout(project):
     expected, _ = base.read()
     for name, value in expected.items():
         np.testing.assert_array_equal(weights[name], value)
+    before = (folder / "hparams.json").stat().st_mtime_ns
+    models.fetch("base")
+    assert (folder / "hparams.json").stat().st_mtime_ns == before, "it is unpacked once"
+    (folder / base.SOURCE).write_text("another version")
+    models.fetch("base")
+    assert (folder / "hparams.json").stat().st_mtime_ns > before, "and again for another version of the package"
 
 
 def test_titles_are_generated_without_a_run(project):

@@ -86,7 +86,7 @@ def comparison(metrics: dict, names: tuple[str, ...]) -> list[dict]:
 
 
 def shown(value: float | None, interval: list[float] | None, why: str | None, digits: int) -> str:
-    """A value with its interval, or why there is none."""
+    """A value with its interval, or why it is unknown."""
     if value is None:
         return f"unknown: {why}" if why else ""
     ends = " to ".join(f"{end:,.{digits}f}" for end in interval or ())

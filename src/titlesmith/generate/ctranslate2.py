@@ -10,8 +10,6 @@ from tempfile import TemporaryDirectory
 
 import ctranslate2
 import numpy as np
-from ctranslate2.converters.openai_gpt2 import set_decoder
-from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RunError
@@ -33,6 +31,9 @@ def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenize
     ``weights`` are float32 arrays by the names of gpt-2-simple's variables, with or without ``model/``; they are
     overwritten. CTranslate2's own converter sets the special tokens on attributes that its files do not store.
     """
+    from ctranslate2.converters.openai_gpt2 import set_decoder  # imports torch and transformers if they are installed
+    from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
+
     num_layers, num_heads = hyperparameters["n_layer"], hyperparameters["n_head"]
     gelu = common_spec.Activation.GELUTanh
     spec = TransformerDecoderModelSpec.from_config(num_layers, num_heads, activation=gelu)

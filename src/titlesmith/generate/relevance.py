@@ -28,7 +28,7 @@ class Relevance:
     near: list[str]
     """For a rare prefix: words in at least `RARE` texts that are like its own, with counts, most frequent first."""
     beginnings: list[str]
-    """For a rare prefix: likewise, beginnings of one or two words whose last word is like one of its own."""
+    """For a rare prefix: likewise, beginnings of one or two words whose last word is similar to one of the prefix."""
 
     def __str__(self) -> str:
         shown = self.prefix if len(self.prefix) <= 40 else f"{self.prefix[:40]}..."

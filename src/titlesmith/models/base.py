@@ -6,20 +6,21 @@ and positions, rows of the other matrices are outputs. Vectors are float16. ``ba
 files and a model card.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from titlesmith.corpus.tokenizer import FILES, Tokenizer
+from titlesmith.errors import RequestError
 from titlesmith.models import gpt2_checkpoint
 from titlesmith.models.catalogue import BASE, HYPERPARAMETERS, shapes
-from titlesmith.runs import replacing, swapping, write_json
+from titlesmith.runs import digest, replacing, swapping, write_json
 
 FOLDER = Path(__file__).with_name("base")
 WEIGHTS = "weights.npz"
 CARD = "README.md"
+SOURCE = "base.sha256"  # in an unpacked folder: the digest of the weights that it was unpacked from
 MAX_INT8 = 127
 EMBEDDINGS = ("model/wte", "model/wpe")
 
@@ -54,26 +55,25 @@ def write(weights: dict[str, np.ndarray], tokenizer: Tokenizer, folder: Path = F
 
 
 def unpack(path: Path) -> None:
-    """Writes the model as a folder in gpt-2-simple's layout, which training starts from."""
+    """Writes the model as a folder in gpt-2-simple's layout, which training starts from, unless it is there.
+
+    The folder of another version of the package is replaced, one that somebody else made is not.
+    """
+    source, marker = digest(FOLDER / WEIGHTS), path / SOURCE
+    if path.is_dir() and (not marker.is_file() or marker.read_text("utf-8") == source):
+        return
     weights, _ = read()
     with swapping(path) as new:
         for name in (*FILES, CARD):
             shutil.copyfile(FOLDER / name, new / name)
         write_json(new / HYPERPARAMETERS, BASE)
         gpt2_checkpoint.save_folder(new, weights)
+        (new / SOURCE).write_text(source, "utf-8")
 
 
-def main() -> None:
-    """Packs a checkpoint in gpt-2-simple's layout: ``python -m titlesmith.models.base runs/base/model``."""
-    import sys
-
-    folder = Path(sys.argv[1])
-    weights, hyperparameters = gpt2_checkpoint.read(folder)
+def pack(model: Path) -> None:
+    """Replaces the weights of the package by those of a checkpoint in gpt-2-simple's layout (RequestError)."""
+    weights, hyperparameters = gpt2_checkpoint.read(model)
     if hyperparameters != BASE:
-        sys.exit(f"{folder / HYPERPARAMETERS}: {json.dumps(hyperparameters)} is not {json.dumps(BASE)}")
-    write({name: weights[name] for name in shapes(BASE)}, Tokenizer.load(folder))
-    print(f"{FOLDER / WEIGHTS}: {(FOLDER / WEIGHTS).stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()
+        raise RequestError(f"{model / HYPERPARAMETERS}: {hyperparameters} is not the shape of base, {BASE}")
+    write({name: weights[name] for name in shapes(BASE)}, Tokenizer.load(model))

@@ -51,8 +51,10 @@ def fetch(name: str) -> Path | None:
         path = model_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
-            if not path.is_dir():
-                base.unpack(path) if name == "base" else _download(name, path)
+            if name == "base":
+                base.unpack(path)
+            elif not path.is_dir():
+                _download(name, path)
             elif (path / CHECKSUMS).is_file():
                 _verify_checksums(path, name)
     return folder(name)

@@ -41,7 +41,7 @@ EXECUTION_ONLY = ("processes", "sharding")  # settings of how a stage is compute
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that a run depends on, as far as they are installed."""
+    """Versions of the packages that a run depends on, those that are installed."""
     installed = {}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -50,7 +50,7 @@ def measured(run: Run, corpus: Corpus, rows: list[dict], engine=None, **settings
     for table in (report.STYLE, report.FAULTS, report.PROMPTED, report.DISTRIBUTION, report.ABSTRACTS):
         assert len(report.comparison(metrics, table)) == len(table)
     report.perplexities(metrics, "scratch")
-    assert len(report.published(metrics)) == 5
+    assert len(report.published(metrics)) == (0 if metrics["rouge1_stemmed"] is None else 5)
     return metrics
 
 

@@ -65,7 +65,9 @@ def texts_before_after(metrics: dict) -> list[dict]:
 
 
 def published(metrics: dict) -> list[dict]:
-    """Stemmed ROUGE of the generated texts, of other papers' real texts, and of published models."""
+    """Stemmed ROUGE of the generated texts, of other papers' real texts, and of published models; empty without it."""
+    if metrics.get(STEMMED[0]) is None:
+        return []
     own = {"this run": metrics, "real text of another paper": metrics["human"]}
     others = {model: dict(zip(STEMMED, values, strict=True)) | {"intervals": {}} for model, values in PUBLISHED.items()}
     return [

@@ -190,6 +190,14 @@ def test_a_second_build_reads_no_page_again(project, html, monkeypatch):
     assert "0 added, 0 changed, 0 removed" in log
 
 
+def test_a_changed_style_reaches_a_book_whose_pages_are_unchanged(project, html, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    with (project / "book" / "_static" / "titlesmith.css").open("a") as style:
+        style.write("/* new */\n")
+    build()
+    assert "/* new */" in (html / "_static" / "titlesmith.css").read_text("utf-8")
+
+
 def test_the_packed_book_is_complete(project, html, monkeypatch):
     monkeypatch.setenv("TITLESMITH_ROOT", str(project))
     path = pack(building.Book(html / "index.html", [], {}))

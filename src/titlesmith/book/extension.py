@@ -10,6 +10,7 @@ from sphinx.search.en import SearchEnglish
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("config-inited", prepare, priority=900)
+    app.add_config_value("titlesmith_static", [], "html")  # Sphinx copies changed styles and scripts only with a page
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 

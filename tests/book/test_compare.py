@@ -72,7 +72,7 @@ def test_one_run_and_unknown_runs_are_errors(two):
     with pytest.raises(RequestError, match=r"no run smal; there are .*small"):
         open_reports(["smal", "other"])
     with pytest.raises(RequestError, match=r"the folder .*nowhere does not exist"):
-        cli.compare(["small", "other"], html=two / "nowhere" / "page.html")
+        cli.books.compare(["small", "other"], html=two / "nowhere" / "page.html")
     assert not (two / "nowhere").exists()
 
 

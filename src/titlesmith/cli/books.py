@@ -1,0 +1,78 @@
+"""Commands that publish runs: the book, comparisons, exports, the web page."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from titlesmith.cli.options import RunName
+from titlesmith.errors import RequestError
+from titlesmith.runs import open_run, replacing
+
+
+def book(
+    publish: Annotated[
+        Optional[str],
+        typer.Option(metavar="DIR|gh-pages", help="Also publish it, with the runs published there before."),
+    ] = None,
+    zip: Annotated[bool, typer.Option("--zip", help="Also write _build/book.zip, which needs no server.")] = False,
+) -> None:
+    """Build the book from all complete runs."""
+    from titlesmith.book import build
+    from titlesmith.book import publish as publishing
+    from titlesmith.cli import describe_commands
+
+    built = publishing.publish(publish, describe_commands()) if publish else build.build(describe_commands())
+    names = ", ".join([*(r.name for r in built.shown[:10]), *["..."] * (len(built.shown) > 10)])
+    print(f"\nbook                   {len(built.shown)} run{'s' * (len(built.shown) != 1)}{names and ': '}{names}")
+    for reason in built.omitted.values():
+        print(f"omitted                {reason}")
+    if zip:
+        print(f"packed                 {build.pack(built)}")
+    print(f"published              {publish}" if publish else f"open                   {built.page}")
+
+
+def compare(
+    run: Annotated[list[str], typer.Argument(help="Names of at least two runs.")],
+    count: Annotated[int, typer.Option("-n", min=0, help="Number of texts of each run.")] = 10,
+    html: Annotated[Optional[Path], typer.Option(help="Write a page to this file instead.")] = None,
+) -> None:
+    """Compare runs: the parameters that differ, the metrics, the texts."""
+    from rich.console import Console
+
+    from titlesmith.book import compare as comparing
+
+    if html and not html.resolve().parent.is_dir():
+        raise RequestError(f"--html {html}: the folder {html.parent} does not exist; create it, or choose another")
+    comparison = comparing.compare(comparing.open_reports(run), count)
+    if html:
+        with replacing(html.resolve()) as temporary:
+            temporary.write_text(comparison.html(), "utf-8")
+        print(html)
+    else:
+        comparison.print(Console())
+
+
+def export(
+    run: RunName,
+    to: Annotated[
+        Literal["ctranslate2", "hf"], typer.Option(help="hf: for transformers; ctranslate2: int8, for generate.")
+    ],
+    out: Annotated[Optional[Path], typer.Option(help="A folder. Default: export/ in the run.")] = None,
+) -> None:
+    """Export a run's model to the format of another program."""
+    from titlesmith.export import export
+
+    print(f"exported to            {export(open_run(run), to, out)}")
+
+
+def app(
+    run: RunName,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+) -> None:
+    """Serve a web page and an HTTP API that generate texts with a run's model, or with base, the package's."""
+    from titlesmith.app import serve
+    from titlesmith.generate.source import open_source
+
+    serve(open_source(run), host, port)

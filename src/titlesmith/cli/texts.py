@@ -1,0 +1,20 @@
+"""Commands that generate or fetch texts."""
+
+import typer
+
+# The options are in notebook 04, which is read only when the command runs
+ANY_OPTIONS = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True, "allow_extra_args": True}}
+
+
+def generate(context: typer.Context) -> None:
+    """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
+    from titlesmith.terminal import build_command
+
+    build_command()(context.args, prog_name="titlesmith generate")
+
+
+def abstracts() -> None:
+    """Fetch from arXiv the three abstracts for which the book compares titles."""
+    from titlesmith.evaluate import abstracts
+
+    print(f"fetched                {abstracts.fetch()}")

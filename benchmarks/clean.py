@@ -3,7 +3,7 @@
     python benchmarks/clean.py
     python benchmarks/clean.py --run NAME
 
-Without a run, one is trained first: experiments/archive-titles.yml on the titles of eess.AS, which takes a few minutes
+Without a run, one is trained first: experiments/scratch-titles.yml on the titles of eess.AS, which takes a few minutes
 on two cores.
 """
 
@@ -62,7 +62,7 @@ def train(folder: Path) -> str:
     from titlesmith.pipeline import chain
 
     path = snapshot.DATA.resolve() / "arxiv" / "eess.AS.tsv.xz"
-    return chain(Experiment.read(find("archive-titles"), (f"harvest.path={path}",)), until="finetune").name
+    return chain(Experiment.read(find("scratch-titles"), (f"harvest.path={path}",)), until="finetune").name
 
 
 def clean(name: str, texts: int = 1000) -> dict[str, float]:

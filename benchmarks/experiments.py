@@ -1,6 +1,6 @@
 """Experiments side by side on one category: time, perplexity, bits per byte, and how the generated texts compare.
 
-    python benchmarks/experiments.py --papers eess.AS.tsv.xz archive-titles base-titles smollm2-titles
+    python benchmarks/experiments.py --papers eess.AS.tsv.xz scratch-titles archive-titles smollm2-titles
     python benchmarks/experiments.py --papers eess.AS.tsv.xz --reference hf:FOLDER smollm2-titles
 
 Each experiment runs with its own settings in a separate project and generates 252 texts. ``--reference`` names a model

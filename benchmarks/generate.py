@@ -194,7 +194,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     steps = 150 if size == "124M" else 2
     every = [f"finetune.{name}_every=0" for name in ("validate", "sample", "save")]
     overrides = (f"harvest.path={TITLES}", f"finetune.steps={steps}", *every)
-    settings = Experiment.read(ROOT / "experiments" / "archive-titles.yml", overrides).settings
+    settings = Experiment.read(ROOT / "experiments" / "scratch-titles.yml", overrides).settings
     run = Run(TRAINED)
     run.begin("harvest", {})
     harvest(run, settings["harvest"])

@@ -156,7 +156,7 @@ def build_finished(folder: Path) -> None:
     write_archive(folder / "papers.tsv", [{"title": title} for title in titles])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
-        read = Experiment.read(folder / "experiments" / "archive-titles.yml", ("harvest.path=papers.tsv", *SMALL))
+        read = Experiment.read(folder / "experiments" / "scratch-titles.yml", ("harvest.path=papers.tsv", *SMALL))
         chain(read, "small")
 
 

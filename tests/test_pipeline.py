@@ -24,7 +24,7 @@ from titlesmith.train import monitor
 def experiment(*overrides: str) -> Experiment:
     from titlesmith.experiment import find
 
-    return Experiment.read(find("archive-titles"), ("harvest.path=papers.tsv", *SMALL, *overrides))
+    return Experiment.read(find("scratch-titles"), ("harvest.path=papers.tsv", *SMALL, *overrides))
 
 
 def test_all_five_notebooks_ran_with_the_parameters_given(finished):
@@ -230,7 +230,7 @@ def test_ctrl_c_and_kill_9_while_training_and_the_same_command_resumes(papers, c
     book.cells.insert(1, nbformat.v4.new_code_cell(WAITING))
     nbformat.write(book, path)
     settings = [word for value in ("harvest.path=papers.tsv", *SMALL) for word in ("-p", value)]
-    command = [sys.executable, "-m", "titlesmith", "run", "archive-titles", "--name", "copied", "--until", "finetune"]
+    command = [sys.executable, "-m", "titlesmith", "run", "scratch-titles", "--name", "copied", "--until", "finetune"]
     history, seen = copied / "history.csv", []
 
     def start_and_wait_at(step: int) -> subprocess.Popen:

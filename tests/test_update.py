@@ -56,7 +56,7 @@ def experiment(server, *overrides):
         "harvest.path=",
         f"harvest.service={server.address}",
     )
-    return Experiment.read(find("archive-titles"), ("corpus.vocabulary=400", *settings, *overrides))
+    return Experiment.read(find("scratch-titles"), ("corpus.vocabulary=400", *settings, *overrides))
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import sys
 
-from titlesmith import train
+from titlesmith import models, train
 from titlesmith.corpus import Corpus
 from titlesmith.errors import TitlesmithError
 from titlesmith.evaluate import snapshot, snapshot_documents
 from titlesmith.generate import Probe, save_backend
+from titlesmith.models import base
 from titlesmith.runs import Run
 from titlesmith.train import monitor
 
@@ -39,14 +40,16 @@ def _finetune(run: Run, settings: dict, writes: bool) -> None:
         if "before" not in run.record("finetune"):
             before = snapshot(engine, corpus, snapshot_documents(corpus, settings), settings["seed"])
             if writes:
-                run.update_stage("finetune", before=before)
+                advice = base.advice(settings["model"], before["bits_per_byte"])
+                run.update_stage("finetune", before=before, advice=advice)
+                print(advice, end="\n" * bool(advice))
 
     train.finetune(engine, corpus, settings, watch, Probe(corpus, settings), measure)
     if writes:
         save_backend(engine, run)
         kept = monitor.kept_step(monitor.read(watch.history), settings["keep"], engine.step)
         facts = {"steps": engine.step, "kept_step": kept, "stop_reason": watch.reason, "choices": engine.choices}
-        run.update_stage("finetune", **facts)
+        run.update_stage("finetune", **facts, peak_memory_bytes=models.peak_memory())
 
 
 def main(name: str) -> None:

@@ -88,6 +88,8 @@ def chain(
             echo(f"{label}: running {notebook(stage).name}")
             execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
+            if advice := run.record(stage).get("advice"):
+                echo(advice)
     finally:
         release(run / ".chain.lock")
     return run

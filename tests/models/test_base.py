@@ -1,12 +1,17 @@
 import subprocess
 import sys
+from itertools import permutations
 
 import numpy as np
 import pytest
 
+from conftest import write_archive
 from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.experiment import Experiment, find
 from titlesmith.models import BASE, base, gpt2_checkpoint, shapes
+from titlesmith.notebook import Stage
+from titlesmith.runs import Run
 
 
 @pytest.fixture
@@ -59,3 +64,28 @@ def test_titles_are_generated_without_a_run(project):
     assert done.returncode == 0, done.stderr
     titles = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
     assert len(titles) == 3 and all(title.startswith("Neural") for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        ("The detective who hid in {} never came home, and the harbour town forgot him.", True),
+        ("Neural Networks for Speech Recognition in {}", False),
+    ],
+)
+def test_texts_unlike_titles_are_told_of_better_models(project, capsys, of, told):
+    words = ["Lyon", "Kyoto", "Malta", "Quito", "Turin", "Oslo", "Perth", "Basel", "Delhi", "Cairo", "Paris", "Rome"]
+    rows = [
+        {"title": of.format(f"{a} and {b}"), "arxiv_id": f"2001.{i:05d}"}
+        for i, (a, b) in enumerate(permutations(words, 2))
+    ]
+    write_archive(project / "papers.tsv", rows)
+    given = ("harvest.path=papers.tsv", "finetune.steps=1", "finetune.batch_size=1", "finetune.warmup_steps=0")
+    experiment, run = Experiment.read(find("archive-titles"), given), Run("told")
+    models.fetch("base")
+    for stage in ("harvest", "corpus", "finetune"):
+        run.begin(stage, experiment.settings[stage])
+        getattr(Stage(run, experiment.settings[stage]), "build_corpus" if stage == "corpus" else stage)()
+        run.finish(stage)
+    assert ("smollm2 and 124M suit them better" in capsys.readouterr().out) == told
+    assert bool(run.record("finetune")["advice"]) == told

@@ -18,7 +18,15 @@ from titlesmith.models.catalogue import (
     shapes,
     vocabulary,
 )
-from titlesmith.models.devices import available_memory, cpu_count, cpu_name, device_name, gpus, has_fast_bfloat16
+from titlesmith.models.devices import (
+    available_memory,
+    cpu_count,
+    cpu_name,
+    device_name,
+    gpus,
+    has_fast_bfloat16,
+    peak_memory,
+)
 from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_processes, check_training
 from titlesmith.models.memory import auto_samples, check_memory, max_logits, training_memory

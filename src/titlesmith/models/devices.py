@@ -56,6 +56,16 @@ def has_fast_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def peak_memory() -> int | None:
+    """The peak resident memory of this process in bytes; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def gpus() -> list:
     """The GPUs that TensorFlow sees. Listing them reserves no memory."""
     tf = tensorflow()

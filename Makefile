@@ -30,7 +30,7 @@ book: setup  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith book
 
 bench: setup  ## measure speed, memory and scale (90 minutes; needs 16 GB of disk and the data that benchmarks/ name)
-	@for name in train generate lora vocabulary attention harvest corpus sweep book; do $(BIN)/python benchmarks/$$name.py; done
+	@for name in train generate pretrained vocabulary attention harvest corpus sweep book; do $(BIN)/python benchmarks/$$name.py; done
 
 pictures: setup  ## make the pictures of the README from a run of EXPERIMENT (needs playwright and Chromium)
 	@$(BIN)/python .ci/pictures.py $(EXPERIMENT)

@@ -8,7 +8,7 @@ from pathlib import Path
 from titlesmith import corpus as corpora
 from titlesmith import harvest, models
 from titlesmith.corpus.template import template
-from titlesmith.errors import RequestError, shorten
+from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.evaluate import reference
 from titlesmith.generate import prompts
 from titlesmith.hints import did_you_mean, nearest
@@ -34,10 +34,13 @@ class Experiment:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> "Experiment":
+    def read(
+        cls, path: Path, overrides: tuple[str, ...] = (), remarks: list[str] | None = None
+    ) -> "Experiment":
         """Reads an experiment file; ``overrides`` are ``section.key=value`` or ``model=...``, ``seed=...``.
 
         If the file is not a YAML mapping, a key is unknown, or a value is not allowed, it is a RequestError.
+        ``remarks``, a list, gets the other errors of `check`, which are not raised then.
         """
         content = read_file(path)
         if not isinstance(content, dict):
@@ -71,24 +74,45 @@ class Experiment:
                     text = os.path.relpath(Path(text).resolve(), root())
                 sections.setdefault(section, {})[key] = declared(section)[key].parse(text)
             kept.append(f"{where}={text}")
-        return replace(cls.make(path.stem, sections, shared, path), overrides=tuple(kept))
+        return replace(cls.make(path.stem, sections, shared, path, remarks), overrides=tuple(kept))
 
     @classmethod
-    def make(cls, name: str, sections: dict[str, dict], shared: dict, path: Path | None = None) -> "Experiment":
-        """Fills sections with the notebooks' defaults and checks everything."""
+    def make(
+        cls,
+        name: str,
+        sections: dict[str, dict],
+        shared: dict,
+        path: Path | None = None,
+        remarks: list[str] | None = None,
+    ) -> "Experiment":
+        """Fills sections with the notebooks' defaults and checks everything; ``remarks`` as in `read`."""
         settings = {}
         for stage in STAGES:
             given = shared | sections.get(stage, {})
             settings[stage] = {k: p.check(given.get(k, p.default)) for k, p in declared(stage).items()}
         experiment = cls(name, path, settings)
-        experiment.check()
+        experiment.check(remarks)
         return experiment
 
-    def check(self) -> None:
-        """Checks parameters of several stages together (RequestError): files exist, rows fit the model."""
+    def check(self, remarks: list[str] | None = None) -> None:
+        """Checks parameters of several stages together: files exist, rows fit the model.
+
+        The first error is a RequestError; or else ``remarks``, a list, gets all errors that it lacks.
+        """
+        for check in (self._check_papers, self._check_training, self._check_evaluation, self._check_texts):
+            try:
+                check()
+            except TitlesmithError as error:
+                if remarks is None:
+                    raise
+                remarks += [str(error)] if str(error) not in remarks else []
+
+    def _check_papers(self) -> None:
         harvest.check(self.settings["harvest"])
+
+    def _check_training(self) -> None:
         corpora.check(self.settings["corpus"], self.settings["harvest"])
-        training, corpus, generate = (self.settings[stage] for stage in ("finetune", "corpus", "generate"))
+        training, corpus = self.settings["finetune"], self.settings["corpus"]
         if corpus["model"] != training["model"]:
             both = f"{corpus['model']!r} and {training['model']!r}"
             raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
@@ -96,8 +120,14 @@ class Experiment:
         context, block_size = models.context(training["model"]), training["block_size"]
         if block_size > context:
             raise RequestError(f"finetune.block_size: {block_size} exceeds the model's context of {context}")
-        reference.check(self.settings["evaluate"], training["model"])
-        prompts.check(template(corpus["template"]), generate)
+
+    def _check_evaluation(self) -> None:
+        reference.check(self.settings["evaluate"], self.settings["finetune"]["model"])
+
+    def _check_texts(self) -> None:
+        generate = self.settings["generate"]
+        prompts.check(template(self.settings["corpus"]["template"]), generate)
+        context = models.context(self.settings["finetune"]["model"])
         max_words = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
         if 1 + max_words + generate["max_tokens"] > context:
             raise RequestError(

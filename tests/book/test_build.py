@@ -50,7 +50,7 @@ def project(finished_project, tmp_path_factory):
                 sweep={"name": "rates", "set": {"finetune.rate": rate}, "repeat": 1}
             )
         (folder / "sweeps").mkdir()
-        reference = {"set": {"finetune.rate": 5e-5}, "perplexity": {"test": 17.61}, "source": "Liu and Zheng"}
+        reference = {"set": {"finetune.rate": 5e-5}, "perplexity.test": 17.61, "source": "Liu and Zheng"}
         (folder / "sweeps" / "rates.json").write_text(json.dumps({"reference": [reference]}))
         Run("unfinished").update(model="scratch")
         cut = copy_run(folder, "cut") / "metrics.json"

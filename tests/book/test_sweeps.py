@@ -1,7 +1,13 @@
+import json
+
 import pytest
 
 from titlesmith.book import sweeps
-from titlesmith.book.sweeps import Summary, group_by_sweep, read_references, render_sweep
+from titlesmith.book.compare import read_record
+from titlesmith.book.sweeps import Summary, group_by_sweep, render_sweep
+
+
+NOTHING = {"reference": [], "plot": []}
 
 
 class Fake:
@@ -16,6 +22,9 @@ class Fake:
 
     def measurement(self, name):
         return self.perplexity
+
+    def setting(self, key):
+        return {"generate.top_p": self.perplexity / 100}.get(key)
 
     def interval(self, name):
         return (self.perplexity - 1, self.perplexity + 1)
@@ -38,13 +47,14 @@ def test_the_table_marks_the_best_and_labels_published_results(root):
         Fake(i, {"finetune.learning_rate": rate, "finetune.batch_size": size}, 10 * size + repeat, repeat)
         for i, (rate, size, repeat) in enumerate((r, s, n) for r in (1e-4, 5e-5) for s in (1, 8) for n in (1, 2))
     ]
-    reference = {"set": {"finetune.batch_size": 1}, "perplexity": {"test": 17.61}, "source": "Liu <and> Zheng"}
-    made = render_sweep("s", runs, [reference, {"perplexity": 20.08}])
+    reference = {"set": {"finetune.batch_size": 1}, "perplexity.test": 17.61, "source": "Liu <and> Zheng"}
+    made = render_sweep("s", runs, {"reference": [reference, {"perplexity.test": 20.08, "hours": 31}], "plot": []})
     assert "8 runs" in made and "finetune\\.learning\\_rate and finetune\\.batch\\_size" in made
     assert made.count("(best)") == 6, "two combinations share the best of each split"
     assert "11.50 [11.00, 12.00] (best)" in made
     assert "published: Liu &lt;and&gt; Zheng" in made and "17.61" in made and "20.08" in made
     assert "<td" in made and "17.61 (best)" not in made
+    assert "hours of training" in made and "31.00" in made
     figures = {path.name for path in (root / "_build" / "figures").glob("*.svg")}
     assert figures == {f"sweep-s-{name}-{theme}.svg" for name in ("losses", "0", "1") for theme in ("light", "dark")}
     assert all(":alt:" in part for part in made.split("```{image}")[1:])
@@ -63,10 +73,28 @@ def test_an_unreadable_sweep_file_has_no_reference(root, content):
     (root / "sweeps").mkdir()
     if content is not None:
         (root / "sweeps" / "s.json").write_text(content)
-    assert read_references("s", [root]) == []
+    assert read_record("s", [root]) == NOTHING
 
 
 def test_values_that_are_not_numbers_and_missing_measurements_are_shown(root):
     runs = [Fake(1, {"corpus.template": "title"}, 9.0), Fake(2, {"corpus.template": "year-title"}, None)]
-    assert "corpus.template" in render_sweep("s", runs, [])
-    assert "No run measured" in sweeps.render_sweep("s", [Fake(1, {"model": "124M"}, None)], [])
+    assert "corpus.template" in render_sweep("s", runs, NOTHING)
+    assert "No run measured" in sweeps.render_sweep("s", [Fake(1, {"model": "124M"}, None)], NOTHING)
+
+
+def test_any_measurement_is_plotted_against_parameters_and_measurements(root):
+    runs = [Fake(i, {"case": name}, 10.0 * (i + 1)) for i, name in enumerate("ab")]
+    plot = [("generate.top_p", "copy_rate"), ("copy_rate", "classifier_accuracy")]
+    made = render_sweep("s", runs, NOTHING | {"plot": plot})
+    assert "## share of copies against generate" in made and "the lowest, 10.00, at 0.1." in made
+    assert "accuracy of a classifier against share of copies, a point for each of 2 runs." in made
+    assert "share of copies" in made.partition("## Losses")[0], "the table has what the figures show"
+    figure = (root / "_build" / "figures" / "sweep-s-1-light.svg").read_text()
+    assert "case" not in figure, "a case is no other value next to what it decides"
+
+
+@pytest.mark.parametrize("plot", [3, [1], [["x", "no such"]], [["x", {}]], [["x"]]])
+def test_figures_of_a_damaged_record_are_left_out(root, plot):
+    (root / "sweeps").mkdir()
+    (root / "sweeps" / "s.json").write_text(json.dumps({"plot": plot}))
+    assert read_record("s", [root]) == NOTHING

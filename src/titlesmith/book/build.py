@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import lessons, pages, reference, sweeps
+from titlesmith.book import compare, lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
@@ -68,7 +68,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     # Pages of sweeps
     groups = sweeps.group_by_sweep(shown)
     sources = [root(), *filter(None, [published])]
-    tables = {name: sweeps.read_references(name, sources) for name in groups}
+    tables = {name: compare.read_record(name, sources) for name in groups}
     for name, members in groups.items():
         write(folder.with_name("sweeps") / f"{name}.md", sweeps.render_sweep(name, members, tables[name]))
     _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
@@ -103,7 +103,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
         if lesson.is_file() and not (report / lessons.FILE).is_file():
             shutil.copyfile(lesson, html / "runs" / report.name / lessons.FILE)
     for name, rows in tables.items():
-        write_json(html / "sweeps" / f"{name}.json", {"name": name, "reference": rows})
+        write_json(html / "sweeps" / f"{name}.json", {"name": name} | rows)
     return Book(html / "index.html", shown, omitted)
 
 

@@ -1,5 +1,6 @@
 """Comparisons of runs: the parameters that differ, their measurements, their texts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from titlesmith import tables
-from titlesmith.book.report import SPLITS, Report
-from titlesmith.errors import RequestError
+from titlesmith.book.report import Report
+from titlesmith.errors import DAMAGE, RequestError
+from titlesmith.evaluate.report import MEASUREMENTS
 from titlesmith.experiment import SHARED
 from titlesmith.markup import Markup, number, render, text
-from titlesmith.runs import STAGES, open_run
+from titlesmith.runs import STAGES, open_run, root
 
-# Measurements of metrics.json to compare: their names in the table, and whether the lowest or highest value is best
-MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
-    **{f"perplexity.{split}": (f"perplexity, {split}", min) for split in SPLITS},
-    "bits_per_byte.test": ("bits per byte, test", min),
-    "copy_rate": ("share of copies", min),
-    "near_copy_rate": ("share of near copies", min),
-    "artifact_rate": ("share of artifacts", min),
-    "prefix_kept_rate": ("share that keeps its prefix", max),
-    "distinct_1": ("distinct words", None),
-    "distinct_2": ("distinct word pairs", None),
-    "self_bleu": ("self-BLEU", None),
-    "ngram_novelty": ("new three-word sequences", None),
-    **{f"rouge{kind}": (f"ROUGE-{kind}", max) for kind in "12L"},
-    "classifier_accuracy": ("accuracy of a classifier", min),
-}
 BEST = " (best)"
 
 
@@ -54,7 +41,7 @@ class Comparison:
     def print(self, console: Console) -> None:
         """Prints the comparison."""
         for title, rows in self.tables.items():
-            table = Table("", *self.names, title=title, title_justify="left", show_lines=title == "Texts")
+            table = Table("", *list(rows[0])[1:], title=title, title_justify="left", show_lines=title == "Texts")
             for row in rows:
                 table.add_row(*(Text(str(value)) for value in row.values()))
             console.print(table)
@@ -76,12 +63,15 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
     ]
     # Perplexities of different vocabularies have no best one
     same_vocabulary = len({_identify_vocabulary(report) for report in reports}) == 1
-    measurements = []
+    measurements, published = [], find_published(reports)
     for key, (name, best) in MEASUREMENTS.items():
         values = [report.measurement(key) for report in reports]
-        best = best if same_vocabulary or not key.startswith("perplexity") else None
-        if any(value is not None for value in values):
-            measurements.append({"": name, **dict(zip(names, mark_best(values, best), strict=True))})
+        best = best if same_vocabulary or not key.startswith(("perplexity", "loss")) else None
+        others = {source: row.get(key) for source, row in published.items()}
+        others = {source: v if isinstance(v, (int, float)) else None for source, v in others.items()}
+        if any(value is not None for value in [*values, *others.values()]):
+            shown = dict(zip(others, mark_best([*others.values()], None), strict=True))
+            measurements.append({"": name, **dict(zip(names, mark_best(values, best), strict=True)), **shown})
     texts = [
         {"": str(i + 1), **{r.name: text(r.texts[i]["text"]) if i < len(r.texts) else "" for r in reports}}
         for i in range(min(count, max(len(report.texts) for report in reports)))
@@ -96,6 +86,34 @@ def open_reports(names: list[str]) -> list[Report]:
     if len(set(names)) < 2:
         raise RequestError(f"compare needs two runs or more, not {', '.join(names)}")
     return [Report(open_run(name).path) for name in dict.fromkeys(names)]
+
+
+def read_record(name: str, folders: list[Path]) -> dict:
+    """What a sweep's file adds to its page, from the first folder with a readable record.
+
+    ``reference`` has published results (``set``, ``source``, and numbers by the names of `MEASUREMENTS`), ``plot`` pairs
+    of a hyperparameter or a measurement, and a measurement.
+    """
+    for folder in folders:
+        try:
+            record = json.loads((folder / "sweeps" / f"{name}.json").read_text("utf-8"))
+            rows = [row for row in record.get("reference", []) if isinstance(row, dict)]
+            return {"reference": rows, "plot": [(str(x), y) for x, y in record.get("plot", []) if y in MEASUREMENTS]}
+        except DAMAGE:
+            continue
+    return {"reference": [], "plot": []}
+
+
+def find_published(reports: list[Report]) -> dict[str, dict]:
+    """Published results that the runs' sweeps list for values of these runs, by their source and values."""
+    published = {}
+    for report in reports:
+        for row in read_record(report.sweep.get("name", ""), [root()])["reference"]:
+            values = row["set"] if isinstance(row.get("set"), dict) else {}
+            if all(report.sweep["set"].get(key) == value for key, value in values.items()):
+                own = ", ".join(map(format_value, values.values()))
+                published[f"published: {row.get('source')}" + (f" ({own})" if own else "")] = row
+    return published
 
 
 def find_differences(reports: list[Report]) -> dict[str, list[object]]:

@@ -118,12 +118,26 @@ class Report(Run):
         return json.loads(self.executed(stage).read_text("utf-8"))
 
     def measurement(self, name: str) -> float | None:
-        """A number of metrics.json by its name, such as ``perplexity.test``; None if it was not measured."""
+        """A number of metrics.json by its name, such as ``perplexity.test``; None if it was not measured.
+
+        ``loss.test`` is the logarithm of the perplexity, and ``hours`` the time of the training.
+        """
+        if name == "hours":
+            return self.history[-1]["seconds"] / 3600
+        if name.startswith("loss."):
+            perplexity = self.measurement(f"perplexity{name.removeprefix('loss')}")
+            return math.log(perplexity) if perplexity and perplexity > 0 else None
         value: object = self.metrics
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if number else None
+
+    def setting(self, key: str) -> object:
+        """A parameter, ``stage.name``, or ``model`` or ``seed`` of the training; None if there is none."""
+        stage, dot, name = key.partition(".")
+        settings = self.record(stage if dot else "finetune").get("settings", {})
+        return settings.get(name if dot else stage)
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95% interval of a measurement; None if metrics.json has none."""

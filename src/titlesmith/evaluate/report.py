@@ -1,5 +1,7 @@
 """Reports: metrics.json as rows of tables."""
 
+from collections.abc import Callable
+
 from titlesmith.corpus import SPLITS
 from titlesmith.evaluate.rouge import KINDS, PUBLISHED, ROUGE, STEMMED
 
@@ -34,6 +36,25 @@ STYLE = tuple(n for n in NAMES if n.startswith(("words", "distinct", "self", "ng
 DISTRIBUTION = ("classifier_accuracy", "reference_bits_per_byte")
 PROMPTED = (*ROUGE, "future_use")
 ABSTRACTS = ("key_terms_used", "acronyms_used", "latex_parses")
+# Measurements that runs and published results are compared by: their names, and whether the lowest or highest is best
+MEASUREMENTS: dict[str, tuple[str, Callable | None]] = {
+    **{f"perplexity.{split}": (f"perplexity, {split}", min) for split in SPLITS},
+    **{f"loss.{split}": (f"loss in nats per token, {split}", min) for split in SPLITS},
+    **{f"bits_per_byte.{split}": (f"bits per byte, {split}", min) for split in SPLITS},
+    "hours": ("hours of training", None),
+    "copy_rate": ("share of copies", min),
+    "near_copy_rate": ("share of near copies", min),
+    "artifact_rate": ("share of artifacts", min),
+    "prefix_kept_rate": ("share that keeps its prefix", max),
+    "distinct_1": ("distinct words", None),
+    "distinct_2": ("distinct word pairs", None),
+    "self_bleu": ("self-BLEU", None),
+    "ngram_novelty": ("new three-word sequences", None),
+    **{f"rouge{kind}": (f"ROUGE-{kind}", max) for kind in "12L"},
+    "classifier_accuracy": ("accuracy of a classifier", min),
+    "reference_bits_per_byte": ("bits per byte under the reference model", None),
+    "key_terms_used": ("share of key terms that are used", max),
+}
 BEFORE_AFTER = ("perplexity", "bits_per_byte", *STEMMED)
 
 

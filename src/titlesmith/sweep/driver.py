@@ -189,7 +189,9 @@ class _Driver:
                 {"name": p.name, "set": p.set, "repeat": p.repeat} | self.results.get(p.name, unfinished)
                 for p in plan.points
             ],
+            "cases": plan.cases,
             "reference": plan.reference,
+            "plot": plan.plot,
         }
         write_json(record_path(plan.name), content)
         return content

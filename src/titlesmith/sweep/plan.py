@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
-from titlesmith.experiment import Experiment, find, read_file
-from titlesmith.hints import did_you_mean
+from titlesmith.experiment import Experiment
 from titlesmith.runs import STAGES, Run, root
+from titlesmith.sweep.file import CASE, SweepFile, format_value
 from titlesmith.yaml_text import split_items
 
-FILE = ("experiment", "set", "repeat", "reference")  # keys of a sweep file
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same
 MAX_RUNS = 1000
 MAX_WORD = 40  # characters of a value in a run's name
@@ -53,7 +52,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and published results."""
+    """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and what its page shows.
+
+    ``cases``, ``reference`` and ``plot`` are those of `SweepFile`.
+    """
 
     name: str
     path: Path
@@ -61,7 +63,9 @@ class Plan:
     points: tuple[Point, ...]
     repeat: int = 1
     until: str = STAGES[-1]
+    cases: dict[str, dict[str, str]] = field(default_factory=dict)
     reference: list[dict] = field(default_factory=list)
+    plot: list[list[str]] = field(default_factory=list)
 
     def jobs(self) -> list[Job]:
         """All jobs, each after the one that it needs.
@@ -88,6 +92,18 @@ class Plan:
                 stages = ()
         return list(jobs.values())
 
+    def describe(self) -> list[str]:
+        """Lines for people: each run with its values, and the run whose stages it shares."""
+        shared = {job.point.name: job for job in self.jobs() if job.shared}
+        lines = [f"sweep {self.name}: {len(self.points)} runs of {self.path.stem}"]
+        for point in self.points:
+            values = point.set | self.cases.get(point.set.get(CASE), {})
+            shown = ", ".join(f"{key} {format_value(value)}" for key, value in values.items())
+            job = shared.get(point.name)
+            taken = f"; {', '.join(job.shared)} from {job.after.point.name}" if job else ""
+            lines.append(f"  {point.name}: {shown or f'seed {point.repeat}'}{taken}")
+        return lines
+
 
 def read(
     request: str,
@@ -96,6 +112,7 @@ def read(
     repeat: int | None = None,
     name: str | None = None,
     until: str = STAGES[-1],
+    remarks: list[str] | None = None,
 ) -> Plan:
     """Plans a sweep and checks every run of it.
 
@@ -110,6 +127,8 @@ def read(
         Runs of each combination, with consecutive seeds of training and sampling.
     name
         The sweep's name, the beginning of its runs' names. Default: the sweep file's, or experiment and keys.
+    remarks
+        A list that gets what is missing on this machine, such as a file of papers, instead of a RequestError.
 
     Raises
     ------
@@ -117,43 +136,36 @@ def read(
         A key is unknown, a value is not allowed, two runs are the same, there are more than `MAX_RUNS`, or a run of
         that name belongs to something else.
     """
-    # The file: a sweep, or an experiment
-    file = path = find(request, "**/*.yml")
-    content = read_file(file)
-    content = content if isinstance(content, dict) and "experiment" in content else {}
-    for key in content:
-        if key not in FILE:
-            hint = did_you_mean(key, FILE)
-            raise RequestError(f"{request}: key {shorten(key)} is unknown.{hint} A sweep file has: {', '.join(FILE)}")
-    if content:
-        path = file.parent / str(content["experiment"])
-        path = path if path.is_file() else find(str(content["experiment"]))
-    reference = _read_reference(content.get("reference") or [], request)
-    # The grid: the values of each key as texts that `Parameter.parse` reads
-    values, typed = content.get("set") or {}, dict(map(_parse, sets))
-    if not isinstance(values, dict) or not all(isinstance(v, list) and v for v in values.values()):
-        raise RequestError(f"{request}: set: needs keys with lists of values, such as finetune.batch_size: [1, 8]")
-    values = {str(key): list(map(_format, items)) for key, items in (values | typed).items()}
-    repeats = str(content.get("repeat", 1) if repeat is None else repeat)
+    file, typed = SweepFile.read(request), dict(map(_parse, sets))
+    path, base = file.path, (*file.fixed, *base)
+    # The grid: the cases, and the values of each key as texts that `Parameter.parse` reads
+    values = file.set | {key: list(map(format_value, items)) for key, items in typed.items()}
+    for case, key in ((case, key) for case, own in file.cases.items() for key in own if key in values):
+        raise RequestError(f"{request}: {key} is varied, and case {case} sets it: leave one out")
+    keys = (*([CASE] if file.cases else []), *values)
+    repeats = file.repeat if repeat is None else str(repeat)
     if not re.fullmatch(r"0*[1-9]\d{0,8}", repeats):
         raise RequestError(f"repeat: {shorten(repeats)} is not a number of runs: it needs an int, 1 or more")
-    if not values and int(repeats) == 1:
+    if not keys and int(repeats) == 1:
         raise RequestError("nothing is varied: add --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
-    if (count := int(repeats) * math.prod(map(len, values.values()))) > MAX_RUNS:
+    if (count := int(repeats) * max(1, len(file.cases)) * math.prod(map(len, values.values()))) > MAX_RUNS:
         raise RequestError(f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values")
     # The runs
-    name = name or (file.stem if content else "-".join([path.stem, *(key.split(".")[-1] for key in values)]))
-    labels = {key: "--set " if key in typed else f"{request}: set: " for key in values}
+    name = name or file.name or "-".join([path.stem, *(key.split(".")[-1] for key in values)])
     points: dict[str, Point] = {}  # by settings and by name
-    Experiment.read(path, base)  # so that an error without any --set is reported without one
-    for texts in itertools.product(*values.values()):
-        overrides = {key: f"{key}={text}" for key, text in zip(values, texts, strict=True)}
-        experiment = _read_labelled(path, base, overrides, labels)
-        chosen = {key: _get_setting(experiment, key) for key in values}
+    Experiment.read(path, base, remarks)  # so that an error without any --set is reported without one
+    for case, *texts in itertools.product(file.cases or [""], *values.values()):
+        labels = dict.fromkeys(file.cases.get(case, ()), f"{request}: cases: {case}: ")
+        labels |= {key: "--set " if key in typed else f"{request}: set: " for key in values}
+        own = file.cases.get(case, {}) | dict(zip(values, texts, strict=True))
+        overrides = {key: f"{key}={text}" for key, text in own.items()}
+        experiment = _read_labelled(path, base, overrides, labels, remarks)
+        chosen = ({CASE: case} if case else {}) | {key: _get_setting(experiment, key) for key in values}
         for number in range(1, int(repeats) + 1):
             words = [name, *map(_format_word, chosen.values()), *([f"r{number}"] if int(repeats) > 1 else [])]
             seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
-            repeated = Experiment.read(path, (*base, *overrides.values(), *seeds)) if seeds else experiment
+            every = (*base, *overrides.values(), *seeds)
+            repeated = Experiment.read(path, every, remarks) if seeds else experiment
             point = Point("-".join(words), chosen, number, repeated)
             # Two runs with the same settings, or with the same name, cannot both exist
             for identity in (json.dumps(repeated.settings, sort_keys=True), point.name):
@@ -161,21 +173,24 @@ def read(
                     names = " and ".join(dict.fromkeys((other.name, point.name)))
                     raise RequestError(f"two runs of this sweep are the same, {names}: remove the repeated value")
             _check_owner(point.name, name)
-    return Plan(name, path, tuple(values), tuple(dict.fromkeys(points.values())), int(repeats), until, reference)
+    runs = tuple(dict.fromkeys(points.values()))
+    return Plan(name, path, keys, runs, int(repeats), until, file.cases, file.reference, file.plot)
 
 
-def _read_labelled(path: Path, base: tuple[str, ...], overrides: dict[str, str], labels: dict[str, str]) -> Experiment:
+def _read_labelled(
+    path: Path, base: tuple[str, ...], overrides: dict[str, str], labels: dict[str, str], remarks: list[str] | None
+) -> Experiment:
     """The experiment with the overrides of one run.
 
     An error names the override that causes it alone, or else all of them; ``labels`` say where a key's values are from.
     """
     try:
-        return Experiment.read(path, (*base, *overrides.values()))
+        return Experiment.read(path, (*base, *overrides.values()), remarks)
     except RequestError as error:
         message = str(error)
     for key, override in overrides.items():
         try:
-            Experiment.read(path, (*base, override))
+            Experiment.read(path, (*base, override), remarks)
         except RequestError as error:
             if str(error) == message:
                 overrides = {key: override}
@@ -212,10 +227,6 @@ def _parse(text: str) -> tuple[str, list]:
         raise RequestError(f"--set {shorten(text)}: {error}") from None
 
 
-def _format(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _get_setting(experiment: Experiment, key: str) -> object:
     section, dot, name = key.partition(".")
     return experiment.settings[section][name] if dot else experiment.settings["finetune"][section]
@@ -223,25 +234,11 @@ def _get_setting(experiment: Experiment, key: str) -> object:
 
 def _format_word(value: object) -> str:
     """A value as a part of a run's name."""
-    text = _format(value)
+    text = format_value(value)
     word = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
     if isinstance(value, (list, dict)) or len(word) > MAX_WORD or not word:
         word = f"{word[:MAX_WORD].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}".lstrip("-")
     return word
-
-
-def _read_reference(rows: object, where: str) -> list[dict]:
-    """Published results of other systems: ``set``, ``perplexity`` by split, and ``source``."""
-    try:
-        return [
-            {"set": row.get("set", {}), "source": row["source"]}
-            | {"perplexity": {split: float(value) for split, value in row["perplexity"].items()}}
-            for row in rows
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise RequestError(
-            f"{where}: reference: needs a list of {{set: ..., perplexity: {{test: ...}}, source: ...}}"
-        ) from None
 
 
 def record_path(name: str) -> Path:

@@ -150,7 +150,7 @@ def test_a_missing_experiment_names_the_nearest(project):
     with pytest.raises(RequestError, match=r"no experiment 'nope'; \S+ has ") as error:
         find("nope")
     assert "sweeps/" not in str(error.value)
-    with pytest.raises(RequestError, match=r"did you mean sweeps/small\?.* has .*sweeps/block-size"):
+    with pytest.raises(RequestError, match=r"did you mean sweeps/small\?.* has .*sweeps/final-block-size"):
         find("smal", "**/*.yml")
 
 
@@ -379,3 +379,17 @@ def test_parameters_are_read_as_papermill_reads_them(stage):
     theirs = papermill.inspect_notebook(str(notebook(stage)))
     ours = {name: (p.annotation, p.help) for name, p in declared(stage).items()}
     assert ours == {k: (p["inferred_type_name"], p["help"]) for k, p in theirs.items() if k != "run_name"}
+
+
+def test_prompts_may_be_the_rows_of_a_csv_file(project):
+    (project / "mine.csv").write_text("title,note\nOn sound,\n", "utf-8")
+    base = ("corpus.template=title-to-abstract",)
+    assert read(project, *base, "generate.prompts=mine.csv").settings["generate"]["prompts"] == [
+        {"title": "On sound", "note": ""}
+    ]
+    for name, said in (
+        ("none.csv", "cannot be read as a CSV file"),
+        ("[{titel: On sound}]", "needs title; given is titel"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            read(project, *base, f"generate.prompts={name}")

@@ -34,9 +34,7 @@ class Experiment:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def read(
-        cls, path: Path, overrides: tuple[str, ...] = (), remarks: list[str] | None = None
-    ) -> "Experiment":
+    def read(cls, path: Path, overrides: tuple[str, ...] = (), remarks: list[str] | None = None) -> "Experiment":
         """Reads an experiment file; ``overrides`` are ``section.key=value`` or ``model=...``, ``seed=...``.
 
         If the file is not a YAML mapping, a key is unknown, or a value is not allowed, it is a RequestError.

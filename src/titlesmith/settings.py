@@ -8,6 +8,7 @@ date, random``, ``not empty``, ``YYYY-MM-DD or ""``. ``>= 1`` is not possible: p
 """
 
 import ast
+import csv
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from functools import cache, cached_property
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
-from titlesmith.runs import notebook
+from titlesmith.runs import notebook, root
 from titlesmith.yaml_text import read_yaml, split_items
 
 KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str], list[dict[str, str]])
@@ -138,7 +139,7 @@ class Parameter:
             if self.type == dict[str, str]:
                 tree = read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
             elif self.type == list[dict[str, str]]:
-                tree = read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
+                tree = text if text.endswith(".csv") else read_yaml(text if text.lstrip()[:1] == "[" else f"[{text}]")
             elif typing.get_origin(self.type) is list:
                 tree = split_items(text)
         except ValueError as error:
@@ -146,7 +147,15 @@ class Parameter:
         return self.read(tree)
 
     def read(self, tree: object) -> object:
-        """A value of a file, as `read_yaml` returns it, checked (RequestError)."""
+        """A value of a file, as `read_yaml` returns it, checked (RequestError).
+
+        A list of mappings may be the name of a CSV file, whose rows it then has.
+        """
+        if self.type == list[dict[str, str]] and isinstance(tree, str) and tree.endswith(".csv"):
+            try:
+                tree = _read_table(tree)
+            except (OSError, ValueError, csv.Error) as error:
+                self._refuse(tree, f"cannot be read as a CSV file in UTF-8 ({error})")
         try:
             value = _convert(tree, self.type)
         except ValueError:
@@ -219,6 +228,12 @@ def _convert(tree: object, kind: object) -> object:
     if kind is bool and tree.lower() not in BOOLEANS:
         raise ValueError
     return BOOLEANS[tree.lower()] if kind is bool else kind(tree)
+
+
+def _read_table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file in UTF-8, by the names in its first line."""
+    with (root() / name).open(encoding="utf-8-sig", newline="") as file:
+        return [{key: text or "" for key, text in row.items() if key} for row in csv.DictReader(file)]
 
 
 def _is_date(text: str) -> bool:

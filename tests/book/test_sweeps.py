@@ -6,7 +6,6 @@ from titlesmith.book import sweeps
 from titlesmith.book.compare import read_record
 from titlesmith.book.sweeps import Summary, group_by_sweep, render_sweep
 
-
 NOTHING = {"reference": [], "plot": []}
 
 

@@ -19,10 +19,10 @@ ROWS = {
 }
 
 
-def papers(tmp_path, rows: dict, name: str = "title") -> Papers:
+def papers(tmp_path, rows: dict, name: str = "title", **settings) -> Papers:
     frame = pl.DataFrame(rows).with_columns(primary_category=pl.lit("cs.CL"))
     frame.write_parquet(tmp_path / "papers.parquet")
-    return Papers(tmp_path / "papers.parquet", template(name))
+    return Papers(tmp_path / "papers.parquet", template(name), corpus_settings(**settings))
 
 
 def found(chosen: Papers, **settings) -> tuple[list[int], dict[str, list[int]]]:
@@ -50,6 +50,7 @@ def test_no_text_that_a_template_uses_repeats(tmp_path):
     [
         ({"min_words": 2}, "fewer than 2 words", [0, 1, 2, 3, 5]),
         ({"max_words": 3}, "more than 3 words", [6]),
+        ({"max_characters": 5}, "more than 5 characters", [6]),
         ({"drop": ["^o", "never"]}, "matches ^o", [0, 2, 3]),
         ({"drop": ["(?-i)ONE"]}, "matches (?-i)ONE", [3]),
         ({"drop": ["words$"]}, "matches words$", [6]),
@@ -66,9 +67,9 @@ def test_papers_without_a_date_are_dropped_where_the_date_decides(tmp_path):
 
 
 def test_a_pattern_that_is_none_is_refused():
-    check_patterns(["a|b", "(?-i)Novel"])
+    check_patterns("drop", ["a|b", "(?-i)Novel"])
     with pytest.raises(RequestError, match=r"corpus.drop: '\(a' is not a regular expression"):
-        check_patterns(["(a"])
+        check_patterns("drop", ["(a"])
 
 
 def test_batches_are_the_papers_in_order_and_repeats_are_found_across_them(tmp_path):
@@ -90,3 +91,12 @@ def test_near_duplicates_are_found_by_their_similarity(tmp_path):
     )
     assert found(papers(tmp_path, rows))[0] == [0, 1, 2, 3]
     assert near_duplicates(enumerate(["", "a", "", "A"]), 0.5) == [2, 3]
+
+
+def test_paragraphs_are_kept_in_the_completion_and_patterns_are_removed(tmp_path):
+    text = "First  line.\r\n\r\n  Second (Source: ANN) line.\n \nThird."
+    rows = {"id": ["1"], "title": ["a\nb"], "abstract": [text], "published": [date(2020, 1, 1)]}
+    (batch,) = papers(tmp_path, rows, "{title} -> {abstract}", paragraphs="keep", remove=[r"\(source: .*?\)"]).batches()
+    assert batch["completion"].item() == "First line.\nSecond line.\nThird." and batch["prompt"].item() == "a b"
+    (batch,) = papers(tmp_path, rows, "{abstract}").batches()
+    assert batch["completion"].item() == "First line. Second (Source: ANN) line. Third."

@@ -35,6 +35,7 @@ def format(chosen: Template, papers: pl.DataFrame = PAPER) -> dict:
         ("title-to-abstract", "On {braces}", "We study."),
         ("category-title-to-abstract", "<|cs.CL|> On {braces}", "We study."),
         ("{title} -> {abstract}", "On {braces}", "We study."),
+        ("<|{subject}|> {title} -> {abstract}", "<|CL|> On {braces}", "We study."),
         ("{title} -> {authors} -> {year}: {abstract}", "On {braces} -> A. Author, B. Author", "2019: We study."),
         ("{{{category}}} {title}", "", "{cs.CL} On {braces}"),
         ("{paper.topic}: {0} {a:b!r} {x[0]} -> {title}", "speech: zero A X", "On {braces}"),
@@ -45,7 +46,7 @@ def test_templates(name, prompt, completion):
     chosen = template(name)
     assert format(chosen) == {"prompt": prompt, "completion": completion}
     fields = {name: str(value) for name, value in PAPER.row(0, named=True).items()}
-    fields |= {"authors": "A. Author, B. Author", "category": "cs.CL", "year": "2019"}
+    fields |= {"authors": "A. Author, B. Author", "category": "cs.CL", "subject": "CL", "year": "2019"}
     assert chosen.fill_prompt(fields) == prompt, "one prompt for training, generation and the app"
     assert chosen.fill_prompt(chosen.read(prompt)) == prompt
 
@@ -53,6 +54,28 @@ def test_templates(name, prompt, completion):
 def test_an_instruction_holds_the_abstract():
     row = format(template("abstract-to-title"))
     assert "We study." in row["prompt"] and row["completion"] == "On {braces}"
+
+
+def test_chatgentitle_asks_as_alpaca_lora_does():
+    # The bytes that alpaca-lora's prompter makes of ChatGenTitle's published instruction and an input
+    expected = (
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write "
+        "a response that appropriately completes the request.\n\n### Instruction:\nIf you are an expert in writing papers, "
+        "please generate a good paper title for this paper based on other authors' descriptions of their abstracts.\n\n"
+        "### Input:\nWe study.\n\n### Response:\n"
+    )
+    chosen = template("chatgentitle")
+    assert format(chosen)["prompt"] + "\n" == chosen.fill_prompt({"abstract": "We study."}) + "\n" == expected
+    # A record's instruction is used where there is one
+    papers = pl.concat(
+        [PAPER.with_columns(instruction=pl.lit(text)) for text in ("Write a title!", " ", None)], how="vertical_relaxed"
+    )
+    rows = chosen.format(papers.select(**chosen.columns(papers.schema)))["prompt"].to_list()
+    assert rows[0].replace("Write a title!", "If you are an expert", 1) in expected.replace(
+        expected[expected.index(" in writing") : expected.index("\n\n### Input")], ""
+    )
+    assert [row + "\n" for row in rows[1:]] == [expected] * 2
+    assert chosen.required_fields == ["abstract"]
 
 
 def test_a_column_of_the_papers_comes_before_a_derived_field():

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from titlesmith import sweep
+from titlesmith import cli, sweep
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment
 from titlesmith.runs import STAGES, Run, hold, release
@@ -127,6 +127,17 @@ def test_a_sweep_file_sets_the_same_values(project):
         ("experiment: sample-titles\nset: {finetune.stepz: [1]}", r"mine\.yml: set: finetune\.stepz=1: .* mean steps"),
         ("experiment: sample-titles\nset: {finetune.steps: [1]}\nrepeat: many", "'many' is not a number of runs"),
         ("experiment: sample-titles\nset: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: needs"),
+        ("experiment: sample-titles\nreference: [{source: a, perplexty: {test: 1}}]", "mean perplexity"),
+        ("experiment: sample-titles\nreference: [{source: a, set: {steps: 1}, hours: 1}]", "'steps' is not a param"),
+        ("experiment: sample-titles\nplot: [{x: copyrate, y: self_bleu}]", "mean copy_rate"),
+        ("experiment: sample-titles\nplot: [copy_rate]", "plot: needs"),
+        ("experiment: sample-titles\ncases: {a: {finetune.stepz: 1}}", r"cases: a: finetune\.stepz=1: .* mean steps"),
+        ("experiment: sample-titles\ncases: {a: 1}", "cases: needs"),
+        ("experiment: sample-titles\nfixed: [1]", "fixed: needs"),
+        (
+            "experiment: sample-titles\ncases: {a: {finetune.steps: 1}}\nset: {finetune.steps: [2]}",
+            "finetune.steps is varied, and case a sets it",
+        ),
     ],
 )
 def test_a_mistake_in_a_sweep_file_is_reported(project, text, message):
@@ -135,10 +146,41 @@ def test_a_mistake_in_a_sweep_file_is_reported(project, text, message):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
-def test_the_sweep_files_are_valid(project, archive, path):
-    base = (f"harvest.path={archive}",) if "gpt2" in path.read_text("utf-8") else ()
-    plan = sweep.read(f"sweeps/{path.stem}", base=base)
+def test_the_sweep_files_are_valid(project, path):
+    plan = sweep.read(f"sweeps/{path.stem}", remarks=(remarks := []))
     assert len(plan.points) >= 2 and plan.name == path.stem
+    missing = ("harvest.path: source ", "finetune.quantize: ", "model: hf:")  # on this machine
+    assert all(remark.startswith(missing) for remark in remarks)
+
+
+def test_values_of_a_case_vary_together_beside_the_grid(project):
+    text = """experiment: sample-titles
+fixed: {finetune.warmup_steps: 0}
+cases:
+  low: {finetune.batch_size: 1, finetune.learning_rate: 1e-5}
+  high: {finetune.batch_size: 8, finetune.learning_rate: 1e-4}
+set: {finetune.steps: [9, 10]}
+reference:
+  - {set: {case: low, finetune.steps: "9"}, loss: {test: 3}, hours: 2, source: a}
+"""
+    plan = sweep.read(write(project, text))
+    assert [point.name for point in plan.points] == ["mine-low-9", "mine-low-10", "mine-high-9", "mine-high-10"]
+    assert plan.points[2].set == {"case": "high", "finetune.steps": 9}
+    chosen = [point.experiment.settings["finetune"] for point in plan.points]
+    assert [(own["batch_size"], own["learning_rate"]) for own in chosen] == [(1, 1e-5)] * 2 + [(8, 1e-4)] * 2
+    assert all(own["warmup_steps"] == 0 for own in chosen)
+    assert plan.reference == [{"set": {"case": "low", "finetune.steps": 9}, "source": "a", "loss.test": 3, "hours": 2}]
+    assert "mine-high-9: case high, finetune.steps 9, finetune.batch_size 8" in "\n".join(plan.describe())
+
+
+def test_a_dry_run_says_what_is_missing_and_runs_nothing(project, capsys):
+    cli.sweeps.sweep("sweeps/decoding", dry_run=True)
+    out = capsys.readouterr().out
+    assert out.count("finetune from decoding-0.5-0.8-1.0") == 17, "one model is trained"
+    assert "missing: harvest.path: source archive reads a file" in out
+    assert not (project / "runs").exists() and not (project / "sweeps").exists()
+    with pytest.raises(RequestError, match=r"finetune\.steps"):
+        cli.sweeps.sweep("sample-titles", sets=["finetune.steps=1,x"], dry_run=True)
 
 
 def test_a_run_of_something_else_is_not_overwritten(project):

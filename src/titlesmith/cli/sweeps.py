@@ -21,7 +21,9 @@ def sweep(
     workers: Annotated[Optional[int], typer.Option(help="Parallel runs. Default: as many as fit.")] = None,
     memory: Annotated[Optional[str], typer.Option(help="Memory of all parallel runs, such as 8GB.")] = None,
     scheduler: Annotated[Optional[str], typer.Option(help="A Dask scheduler, such as tls://host:8786.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and what is missing; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs and what is missing; run nothing.")
+    ] = False,
 ) -> None:
     """Run an experiment with all combinations of parameters, on this machine or a Dask cluster."""
     from titlesmith import sweep

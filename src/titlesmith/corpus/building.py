@@ -47,7 +47,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
     """
     chosen, folder = template(settings["template"]), run / "corpus"
     delimiters = "chat" if chosen.chat else settings["delimiters"]
-    papers = Papers(run / "papers.parquet", chosen, settings["lowercase"], settings["markup"])
+    papers = Papers(run / "papers.parquet", chosen, settings)
 
     # Select papers and assign them to splits; dropped papers stay at -1
     selection = select(papers, settings)
@@ -58,6 +58,13 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
     except RequestError as error:
         hint = "; corpus.order random needs no dates" if len(selection.dropped["no date"]) else ""
         raise RequestError(f"{error}. {_dropped(papers, selection)}{hint}") from None
+
+    # Fewer training papers than there are, evenly spaced over time
+    train, limit = np.flatnonzero(splits == 0), settings["train_papers"]
+    if 0 < limit < len(train):
+        surplus = np.delete(train, np.arange(limit) * len(train) // limit)
+        selection.drop(f"more than {limit} training papers", surplus)
+        splits[surplus] = -1
 
     # Load or learn the tokenizer
     if vocabulary:
@@ -75,7 +82,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
     # Tokenize and write the splits
     layout = TokenLayout(tokenizer, delimiters, bool(chosen.prompt), opening["bos_ids"])
     counts = []
-    with tqdm(total=len(days), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
+    with tqdm(total=int(selection.kept.sum()), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
             documents = tokenize(papers.batches(splits == number), layout, settings, context, selection, bar)
             counts.append(write_split(folder / f"{name}.bin", documents, layout).with_columns(split=pl.lit(name)))

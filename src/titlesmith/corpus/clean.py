@@ -1,7 +1,8 @@
 """Cleaning: normalized text for documents, and folded text to compare them."""
 
+import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
@@ -33,6 +34,16 @@ def clean_all(texts: pl.Series) -> pl.Series:
     texts = texts.cast(pl.String).fill_null("")
     plain = texts.str.replace_all("\n", " ", literal=True).str.replace_all(SPACE, " ").str.strip_chars(" ")
     return _by_row(texts, plain, clean)
+
+
+def clean_paragraphs(texts: pl.Series) -> pl.Series:
+    """`clean` of each paragraph of each text; one newline is between paragraphs, and none is empty."""
+    return texts.map_elements(lambda text: join_paragraphs(map(clean, re.split(r"[\r\n]+", text))), pl.String)
+
+
+def join_paragraphs(paragraphs: Iterable[str]) -> str:
+    """Paragraphs with one newline between them, without the empty ones."""
+    return "\n".join(filter(None, paragraphs))
 
 
 def fold(text: str) -> str:

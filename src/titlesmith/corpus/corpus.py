@@ -36,9 +36,11 @@ class DocumentFormat:
         delimiters: str = "ids",
         lowercase: bool = False,
         markup: str = "strip",
+        paragraphs: str = "join",
         bos_ids: Sequence[int] | None = None,
     ):
         self.template, self.tokenizer, self.lowercase, self.markup = template, tokenizer, lowercase, markup
+        self.breaks = "\n" * (paragraphs == "keep")  # control characters that texts may have
         self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt, bos_ids)
 
     @property
@@ -66,7 +68,7 @@ class Corpus(DocumentFormat):
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
         settings = run.record("corpus").get("settings", {})
-        options = {key: settings[key] for key in ("lowercase", "markup") if key in settings}
+        options = {key: settings[key] for key in ("lowercase", "markup", "paragraphs") if key in settings}
         tokenizer = Tokenizer.load(self.path)
         bos_ids = self.info.get("opening", {}).get("bos_ids")  # missing in corpora of older versions
         super().__init__(
@@ -149,7 +151,13 @@ def check(settings: dict, harvest: dict) -> None:
             f"corpus.template: chat needs a model with a chat template (model: smollm2 or hf:NAME), and "
             f"{shorten(settings['model'])} has none; abstract-to-title and alpaca need none"
         )
-    check_patterns(settings["drop"])
+    for name in ("drop", "remove"):
+        check_patterns(name, settings[name])
+    if settings["paragraphs"] == "keep" and chosen.prompt and settings["delimiters"] == "ids" and not chosen.chat:
+        raise RequestError(
+            "corpus.paragraphs: a newline ends the prompt of this template; set corpus.delimiters to text, or "
+            "paragraphs to join"
+        )
     for unit in ("words", "tokens"):
         fewest, most = settings[f"min_{unit}"], settings[f"max_{unit}"]
         if 0 < most < fewest:

@@ -20,13 +20,13 @@ class TokenLayout:
         ``ids``: only a newline id between prompt and completion. ``text``: the markers of `MARKERS`, encoded as text,
         as in gpt-2-simple's CSV files. ``chat``: the markers of the model's chat template.
     has_prompt
-        Whether documents have a prompt part.
+        Whether documents have a prompt part. The attribute ``before`` has the ids before a document.
     bos_ids
         The first ids of documents, before the start marker. Default: the tokenizer's.
     """
 
     def __init__(self, tokenizer: Tokenizer, delimiters: str, has_prompt: bool, bos_ids: Sequence[int] | None = None):
-        self.tokenizer, self.has_prompt = tokenizer, has_prompt
+        self.tokenizer, self.has_prompt, self.before = tokenizer, has_prompt, [tokenizer.eos_id]
         self.markers = tokenizer.chat_markers() if delimiters == "chat" else MARKERS[delimiters]
         start, separator, stop = self.markers
         # Markers are encoded separately, so that their ids do not depend on the texts next to them
@@ -47,7 +47,7 @@ class TokenLayout:
         ``prompt`` is empty where documents have no prompt part.
         """
         encode = self.tokenizer.encode
-        return [self.tokenizer.eos_id, *self.start, *encode(prompt), *self.separator, *encode(prefix)]
+        return [*self.before, *self.start, *encode(prompt), *self.separator, *encode(prefix)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a completion, up to the stop marker where the layout has one."""

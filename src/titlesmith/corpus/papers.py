@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from titlesmith.corpus.clean import clean, clean_all
+from titlesmith.corpus.clean import clean, clean_all, clean_paragraphs
 from titlesmith.corpus.markup import strip_all
 from titlesmith.corpus.template import Template
 
@@ -20,8 +20,8 @@ class Papers:
     If the template has a field that the papers lack, it is a RequestError.
     """
 
-    def __init__(self, path: Path, template: Template, lowercase: bool = False, markup: str = "strip"):
-        self.template, self.lowercase, self.markup = template, lowercase, markup
+    def __init__(self, path: Path, template: Template, settings: dict):
+        self.template, self._settings = template, settings
         self._scan = pl.scan_parquet(path)
         self._columns = template.columns(self._scan.collect_schema())
         self._height = self._scan.select(pl.len()).collect().item()
@@ -49,10 +49,17 @@ class Papers:
 
     def _prepare(self, batch: pl.DataFrame) -> pl.DataFrame:
         fields = {name: batch[name].cast(pl.String).fill_null("") for name in self._columns}
-        stripped = {name: strip_all(text) for name, text in fields.items()} if self.markup == "strip" else fields
+        stripped = (
+            {name: strip_all(text) for name, text in fields.items()} if self._settings["markup"] == "strip" else fields
+        )
         markup = pl.any_horizontal(stripped[name] != text for name, text in fields.items())
-        cleaned = {name: clean_all(text) for name, text in stripped.items()}
-        if self.lowercase:
+        for pattern in self._settings["remove"]:
+            stripped = {name: text.str.replace_all(f"(?i){pattern}", "") for name, text in stripped.items()}
+        keep = self.template.completion_fields if self._settings["paragraphs"] == "keep" else ()
+        cleaned = {
+            name: clean_paragraphs(text) if name[1:-1] in keep else clean_all(text) for name, text in stripped.items()
+        }
+        if self._settings["lowercase"]:
             cleaned = {name: text.str.to_lowercase() for name, text in cleaned.items()}
         return self.template.format(batch.with_columns(markup=markup, **cleaned))
 

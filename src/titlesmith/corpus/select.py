@@ -48,6 +48,9 @@ def select(papers: Papers, settings: dict) -> Selection:
         reasons[f"fewer than {settings['min_words']} words"] = num_words < settings["min_words"]
     if settings["max_words"]:
         reasons[f"more than {settings['max_words']} words"] = num_words > settings["max_words"]
+    if settings["max_characters"]:
+        most = settings["max_characters"]
+        reasons[f"more than {most} characters"] = pl.col("completion").str.len_chars() > most
     for pattern in settings["drop"]:
         reasons[f"matches {pattern}"] = pl.any_horizontal(pl.col(columns).str.contains(f"(?i){pattern}"))
 
@@ -78,11 +81,11 @@ def select(papers: Papers, settings: dict) -> Selection:
     return selection
 
 
-def check_patterns(patterns: list[str]) -> None:
-    """Checks that regular expressions are valid (RequestError)."""
+def check_patterns(name: str, patterns: list[str]) -> None:
+    """Checks that the regular expressions of a parameter are valid (RequestError)."""
     for pattern in patterns:
         try:
             pl.Series([""]).str.contains(f"(?i){pattern}")
         except pl.exceptions.ComputeError as error:
             reason = str(error).partition("\n\n")[0]  # without polars' expression
-            raise RequestError(f"corpus.drop: {shorten(pattern)} is not a regular expression: {reason}") from None
+            raise RequestError(f"corpus.{name}: {shorten(pattern)} is not a regular expression: {reason}") from None

@@ -31,6 +31,11 @@ class Template:
         return _fields(self.prompt)
 
     @property
+    def required_fields(self) -> list[str]:
+        """The fields in the prompt that have no default."""
+        return [name for name in self.prompt_fields if name not in DEFAULTS]
+
+    @property
     def completion_fields(self) -> list[str]:
         """The fields in the completion, in order of appearance."""
         return _fields(self.completion)
@@ -59,7 +64,8 @@ class Template:
         return papers.with_columns(prompt=_format(self.prompt), completion=_format(self.completion))
 
     def fill_prompt(self, fields: Mapping[str, str]) -> str:
-        """The prompt with its fields replaced by these texts."""
+        """The prompt with its fields replaced by these texts, or by `DEFAULTS`."""
+        fields = DEFAULTS | dict(fields)
         return "".join(text if name is None else fields[name] for text, name in pieces(self.prompt))
 
     def read(self, prompt: str) -> dict[str, str]:
@@ -77,6 +83,17 @@ class Template:
         return dict(zip(names, match.groups(), strict=True))
 
 
+# The prompt of Stanford Alpaca (Taori et al. 2023) and alpaca-lora; a newline is after it
+ALPACA = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{abstract}\n\n### Response:"
+)
+# Fields of papers that have none, or an empty one: ChatGenTitle's instruction
+DEFAULTS = {
+    "instruction": "If you are an expert in writing papers, please generate a good paper title for this paper based on "
+    "other authors' descriptions of their abstracts."
+}
 TEMPLATES = {
     "title": Template("", "{title}"),
     "year-title": Template("{year}", "{title}"),
@@ -85,17 +102,16 @@ TEMPLATES = {
     "abstract-to-title": Template(
         "Below is the abstract of a scientific paper. Write its title.\n\nAbstract: {abstract}\n\nTitle:", "{title}"
     ),
-    # The form of Stanford Alpaca's prompts (Taori et al. 2023), which alpaca-lora and ChatGenTitle train with
-    "alpaca": Template(
-        "Below is an instruction that describes a task, paired with an input that provides further context. "
-        "Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nGive this paper a title, from its abstract.\n\n"
-        "### Input:\n{abstract}\n\n### Response:",
-        "{title}",
-    ),
+    "alpaca": Template(ALPACA.replace("{instruction}", "Give this paper a title, from its abstract."), "{title}"),
+    "chatgentitle": Template(ALPACA, "{title}"),
     "chat": Template("Give this paper a title, from its abstract.\n\n{abstract}", "{title}", chat=True),
 }
-DERIVED = {"year": pl.col("published").dt.year(), "category": pl.col("primary_category")}
+DERIVED = {
+    "year": pl.col("published").dt.year(),
+    "category": pl.col("primary_category"),
+    "subject": pl.col("primary_category").str.split(".").list.last(),  # CL of cs.CL
+    **{name: pl.lit(text) for name, text in DEFAULTS.items()},
+}
 
 
 def template(name: str) -> Template:
@@ -154,7 +170,8 @@ def _fields(part: str) -> list[str]:
 
 
 def _text(name: str, kind: pl.DataType | None) -> pl.Expr:
-    return pl.col(name).list.join(", ") if isinstance(kind, pl.List) else pl.col(name)
+    text = pl.col(name).list.join(", ") if isinstance(kind, pl.List) else pl.col(name)
+    return pl.when(text.str.contains(r"\S")).then(text).otherwise(pl.lit(DEFAULTS[name])) if name in DEFAULTS else text
 
 
 def _format(part: str) -> pl.Expr:

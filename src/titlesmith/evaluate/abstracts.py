@@ -57,7 +57,10 @@ def read(path: Path) -> list[tuple[str, str]]:
 
 def makes_titles(template: Template) -> bool:
     """Whether a template makes a title from an abstract."""
-    return template.fields == ["abstract", "title"] and "{title}" in template.completion
+    return [*template.required_fields, *template.completion_fields] == [
+        "abstract",
+        "title",
+    ] and "{title}" in template.completion
 
 
 def titles(run: Run, corpus: Corpus, settings: dict) -> list[dict]:

@@ -38,7 +38,7 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
     texts = [row["text"] for row in rows]
     people = held_out_texts(corpus, len(texts))
     generated, human, nearest = Measurements(), Measurements(), Nearest(corpus)
-    add_artifacts(generated, rows, corpus.markup)
+    add_artifacts(generated, rows, corpus)
     add_copies(generated, texts, [row["nearest_similarity"] for row in rows], nearest)
     add_copies(human, people, [match.similarity for match in nearest.find(people)] if people else [], nearest)
     _add_style([(generated, texts), (human, people)], corpus, seed)

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 
 from titlesmith.corpus import DocumentFormat
-from titlesmith.corpus.clean import fold
+from titlesmith.corpus.clean import fold, join_paragraphs
 from titlesmith.corpus.markup import strip
 from titlesmith.generate.backend import Backend, Completion
 from titlesmith.generate.nearest import Nearest
@@ -23,16 +23,17 @@ WIDENINGS = (1, 2, 4, 8)  # factors of the number of beams, until a search finds
 BLOCK = 128  # texts that are sampled together
 
 
-def is_clean(text: str, prefix: str = "", markup: str = "strip") -> bool:
+def is_clean(text: str, prefix: str = "", markup: str = "strip", breaks: str = "") -> bool:
     """Whether a text, after its prefix, has no artifacts.
 
     Artifacts are fragments of delimiters, undecodable bytes, control characters, a space at the beginning or the end,
-    and, unless ``markup`` is ``keep`` as in the corpus, HTML tags and character references.
+    and, unless ``markup`` is ``keep`` as in the corpus, HTML tags and character references. ``breaks`` are control
+    characters that are allowed.
     """
     rest = text[len(prefix) :]
     has_fragments = any(text.count(fragment) > prefix.count(fragment) for fragment in FRAGMENTS)
     has_tags = markup == "strip" and strip(text) != strip(prefix) + rest
-    has_controls = any(unicodedata.category(c) == "Cc" for c in rest)
+    has_controls = any(unicodedata.category(c) == "Cc" and c not in breaks for c in rest)
     return not (has_fragments or has_tags or has_controls) and rest == _strip_after(prefix, rest)
 
 
@@ -160,9 +161,11 @@ class TextGenerator:
         # What the ids spell after the prefix, in bytes, so that no character is cut
         rest, stopped = layout.cut_at_stop(layout.tokenizer.decode_after(prefix, begun + completion.ids))
         text = request.prefix + _strip_after(request.prefix, rest)
+        if self.corpus.breaks:  # one newline between paragraphs, as in the corpus
+            text = join_paragraphs(map(str.strip, text.split("\n")))
         tokens = len(completion.ids) + bool(layout.tokenizer.decode_after(prefix, begun))
         nats = healing.logprobs[which] + completion.logprob * (len(completion.ids) + completion.finished)
-        is_good = bool(text.strip()) and is_clean(text, request.prefix, self.corpus.markup)
+        is_good = bool(text.strip()) and is_clean(text, request.prefix, self.corpus.markup, self.corpus.breaks)
         return {
             "prefix": request.prefix,
             "prompt": request.prompt,

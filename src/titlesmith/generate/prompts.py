@@ -58,9 +58,9 @@ def check(template: Template, settings: dict) -> None:
     if settings["prompts"] and not needed:
         raise RequestError(f"generate.prompts: the template {shorten(template.completion)} has no prompt; use prefixes")
     for fields in settings["prompts"]:
-        if set(fields) != set(needed):
+        if not set(fields) >= set(template.required_fields):
             given = ", ".join(shorten(name)[1:-1] for name in fields) or "nothing"
-            needs = f"the prompt is {shorten(template.prompt)} and needs {', '.join(needed)}"
+            needs = f"the prompt is {shorten(template.prompt)} and needs {', '.join(template.required_fields)}"
             raise RequestError(f"generate.prompts: {needs}; given is {given}")
     if needed and not settings["prompts"] and not settings["held_out"]:
         raise RequestError(

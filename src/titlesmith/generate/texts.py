@@ -1,4 +1,4 @@
-"""Texts of a run: texts.jsonl, one row per text, written block by block."""
+"""Texts of a run: texts.jsonl, one row per text, written block by block, and texts.txt, the texts alone."""
 
 import json
 from collections import Counter
@@ -42,6 +42,8 @@ def write_texts(run: Run, backend: Backend, corpus: Corpus, parameters: dict) ->
             file.flush()
             rows += new
             run.update_stage("generate", written=(number + 1, len(rows)))
+    with replacing(run / "texts.txt") as temporary:
+        temporary.write_text("\n\n".join(row["text"] for row in rows) + "\n", "utf-8")
     print(*lacking(requested, rows, settings.count), sep="\n", end="")
     run.finish("generate")
     return rows

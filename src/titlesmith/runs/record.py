@@ -25,7 +25,7 @@ OUTPUTS = {
     "harvest": ("papers.parquet",),
     "corpus": ("corpus",),
     "finetune": ("model", "history.csv", "samples", "tensorboard"),
-    "generate": ("texts.jsonl",),
+    "generate": ("texts.jsonl", "texts.txt"),
     "evaluate": ("metrics.json",),
 }
 SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # files that a stage needs only to resume

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.evaluate.report import MEASUREMENTS
-from titlesmith.experiment import find, read_file
+from titlesmith.experiment import SHARED, find, read_file
 from titlesmith.hints import did_you_mean
 from titlesmith.runs import STAGES
 from titlesmith.settings import declared
@@ -59,7 +59,9 @@ class SweepFile:
         for key in content:
             if key not in KEYS:
                 hint = did_you_mean(key, KEYS)
-                raise RequestError(f"{request}: key {shorten(key)} is unknown.{hint} A sweep file has: {', '.join(KEYS)}")
+                raise RequestError(
+                    f"{request}: key {shorten(key)} is unknown.{hint} A sweep file has: {', '.join(KEYS)}"
+                )
         experiment = path.parent / str(content["experiment"])
         fixed, cases, values = (content.get(key) or {} for key in ("fixed", "cases", "set"))
         if not isinstance(fixed, dict):
@@ -119,7 +121,7 @@ def _parse(key: str, value: object, where: str) -> object:
     stage, name = (section, name) if dot else ("finetune", section)
     if key == CASE:
         return str(value)
-    if stage not in STAGES or name not in declared(stage):
+    if stage not in STAGES or name not in declared(stage) or not (dot or key in SHARED):
         raise RequestError(f"{where}: reference: {shorten(key)} is not a parameter")
     return declared(stage)[name].parse(format_value(value))
 

@@ -9,7 +9,7 @@ from titlesmith import sweep
 from titlesmith.experiment import Experiment
 
 SIZES = {"82M": "82M", "117M": "124M", "345M": "355M", "774M": "774M"}  # the reports' names and the catalogue's
-# Columns as printed: the varied value, train loss, valid loss, then train and valid perplexity, or valid perplexity alone
+# Columns as printed: the value, train loss, valid loss, then train and valid perplexity, or valid perplexity alone
 ABLATIONS = {
     "final-accumulation": ("finetune.accumulate", """
         1 3.0095 3.0871 20.2781 21.9143

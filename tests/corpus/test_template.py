@@ -60,9 +60,9 @@ def test_chatgentitle_asks_as_alpaca_lora_does():
     # The bytes that alpaca-lora's prompter makes of ChatGenTitle's published instruction and an input
     expected = (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write "
-        "a response that appropriately completes the request.\n\n### Instruction:\nIf you are an expert in writing papers, "
-        "please generate a good paper title for this paper based on other authors' descriptions of their abstracts.\n\n"
-        "### Input:\nWe study.\n\n### Response:\n"
+        "a response that appropriately completes the request.\n\n### Instruction:\nIf you are an expert in writing "
+        "papers, please generate a good paper title for this paper based on other authors' descriptions of their "
+        "abstracts.\n\n### Input:\nWe study.\n\n### Response:\n"
     )
     chosen = template("chatgentitle")
     assert format(chosen)["prompt"] + "\n" == chosen.fill_prompt({"abstract": "We study."}) + "\n" == expected

@@ -91,8 +91,8 @@ def open_reports(names: list[str]) -> list[Report]:
 def read_record(name: str, folders: list[Path]) -> dict:
     """What a sweep's file adds to its page, from the first folder with a readable record.
 
-    ``reference`` has published results (``set``, ``source``, and numbers by the names of `MEASUREMENTS`), ``plot`` pairs
-    of a hyperparameter or a measurement, and a measurement.
+    ``reference`` has published results (``set``, ``source``, and numbers by the names of `MEASUREMENTS`), ``plot``
+    pairs of a hyperparameter or a measurement, and a measurement.
     """
     for folder in folders:
         try:

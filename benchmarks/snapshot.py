@@ -34,9 +34,9 @@ def write(path: Path, records: int) -> Path:
 
 def lines(records: int) -> Iterator[str]:
     """The lines of a snapshot of ``records`` papers, each about 1.6 kB."""
-    files = sorted(DATA.glob("arxiv/*.tsv.xz"))
+    files = sorted(DATA.glob("arxiv/*.*.tsv.xz"))
     if not files:
-        raise SystemExit(f"there is no arxiv/*.tsv.xz in {DATA}: set TITLESMITH_DATA to the folder of the real papers")
+        raise SystemExit(f"there is no arxiv/cs.CL.tsv.xz or the like in {DATA}: set TITLESMITH_DATA to another folder")
     tables = [pl.read_csv(lzma.decompress(f.read_bytes()), separator="\t", infer_schema=False) for f in files]
     real = pl.concat(tables).unique("title", keep="first", maintain_order=True)
     papers = [_fragments(paper) for paper in real.iter_rows(named=True)]

@@ -20,10 +20,18 @@ def test_a_workflow_reads_and_only_the_job_that_deploys_writes(name):
             commands = " ".join(step.get("run", "") for step in content["steps"])
             assert content["permissions"] == {"contents": "write"}
             assert not re.search(r"make|python|titlesmith|pip", commands), "it runs none of the project's code"
+        elif job == "keep-alive":
+            assert content["permissions"] == {"actions": "write"}
+            assert [step["run"].split()[:2] for step in content["steps"]] == [["gh", "api"]]
         else:
             assert "permissions" not in content
             for step in content["steps"]:
                 assert "actions/checkout" not in step.get("uses", "") or step["with"]["persist-credentials"] is False
+
+
+def test_both_workflows_deploy_alike_and_one_after_the_other():
+    book, daily = (yaml.safe_load(WORKFLOWS[name]) for name in ("book.yml", "daily.yml"))
+    assert book["jobs"]["deploy"] == daily["jobs"]["deploy"] and book["concurrency"] == daily["concurrency"]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError
 from titlesmith.experiment import Experiment
-from titlesmith.runs import LOCK_TIMEOUT, STAGES, Run, hold, notebook, release, root
+from titlesmith.runs import STAGES, Run, chain_lock, notebook, root
 from titlesmith.runs.record import describe_damage
 from titlesmith.settings import declared
 
@@ -67,10 +67,7 @@ def chain(
         models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
     if last >= STAGES.index("corpus"):  # the first stage that reads a model
         models.fetch(experiment.settings["corpus"]["model"])
-    hold(run / ".chain.lock")
-    try:
-        hold(run / ".stage.lock", LOCK_TIMEOUT)  # waits for the kernel of a chain that was just killed
-        release(run / ".stage.lock")
+    with chain_lock(run.path):
         for number, stage in enumerate(STAGES[: last + 1]):
             settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"
             forced = bool(start) and number >= STAGES.index(start)
@@ -90,8 +87,6 @@ def chain(
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
             if advice := run.record(stage).get("advice"):
                 echo(advice)
-    finally:
-        release(run / ".chain.lock")
     return run
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from titlesmith.errors import RequestError
 from titlesmith.harvest import changes
 from titlesmith.pipeline import execute, source
-from titlesmith.runs import LOCK_TIMEOUT, Run, hold, open_run, release
+from titlesmith.runs import Run, chain_lock, open_run
 
 
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
@@ -31,18 +31,16 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         The merge failed; `update` or `titlesmith run` resumes it.
     """
     open_run(run.name)
-    hold(run / ".chain.lock")
-    try:
-        hold(run / ".stage.lock", LOCK_TIMEOUT)
-        release(run / ".stage.lock")
-        settings = changes.check(run)
+    with chain_lock(run.path):
+        settings = run.record("harvest").get("settings", {})
+        changes.check(settings, f"run {run.name}")
         if run.record("harvest")["fingerprint"] != run.fingerprint("harvest", settings, source("harvest")):
             raise RequestError(
                 f"run {run.name} cannot be updated: its notebook, titlesmith or a file that it reads has changed since "
                 "it was harvested; titlesmith run harvests it again"
             )
         run.verify("harvest")
-        if not changes.waiting(run):
+        if run.is_current("harvest") or not changes.waiting(run):  # else a merge was interrupted
             run.require("harvest")
             changes.fetch(run, settings)
         known = changes.state(run)
@@ -51,6 +49,4 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
             execute(run, "harvest", settings)
         run.update_stage("harvest", asked=known["day"], update=known["counts"])
         shutil.rmtree(run / "update")
-    finally:
-        release(run / ".chain.lock")
     return known["counts"]

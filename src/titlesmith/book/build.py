@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import compare, lessons, pages, reference, sweeps
+from titlesmith.book import compare, daily, lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
@@ -64,6 +64,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
             continue
         for name, text in files.items():
             write(folder / report.name / name, text)
+        _prune(folder / report.name, set(files), html)
     _prune(folder, {report.name for report in shown}, html)
     # Pages of sweeps
     groups = sweeps.group_by_sweep(shown)
@@ -83,11 +84,13 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     }
     for name, text in parts.items():
         write(output / "parts" / f"{name}.md", text)
-    # The table of contents lists the sweeps
+    # The table of contents lists the new papers and the sweeps
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
     for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
-        if chapter["file"] == "book/runs" and groups:
-            chapter["sections"] = [{"file": f"book/sweeps/{name}"} for name in groups]
+        if chapter["file"] == "book/runs":
+            today = [f"runs/{report.name}/daily" for report in shown if (folder / report.name / daily.PAGE).exists()]
+            listed = [*today, *(f"sweeps/{name}" for name in groups)]
+            chapter |= {"sections": [{"file": f"book/{name}"} for name in listed]} if listed else {}
     write(output / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
     mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
     if not mathjax.exists():  # formulas need no network

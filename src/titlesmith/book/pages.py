@@ -5,7 +5,7 @@ import json
 import re
 
 from titlesmith import models, plots, tables
-from titlesmith.book import figures, quiz
+from titlesmith.book import daily, figures, quiz
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import make_inert
 from titlesmith.corpus.template import template
@@ -22,7 +22,7 @@ RECORD = ("run.json", "history.csv", "texts.jsonl", "metrics.json")  # files tha
 
 
 def render_run(report: Report) -> dict[str, str]:
-    """The files of a run's pages by name: first page, notebooks, quiz.
+    """The files of a run's pages by name: first page, notebooks, quiz, new papers of the last days.
 
     Raises
     ------
@@ -36,6 +36,7 @@ def render_run(report: Report) -> dict[str, str]:
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
         QUIZ: quiz.render_quiz(report, items),
         **{notebook(stage).name: render_notebook(report, stage) for stage in STAGES},
+        **daily.render_days(report),
     }
 
 

@@ -152,6 +152,7 @@ class Report(Run):
         files |= {f"samples/{file.name}": file for file in (self / "samples").glob("step-*.txt")}
         files |= {f"notebooks/{notebook(stage).name}": chapters / notebook(stage).name for stage in STAGES}
         files |= {name: chapters / name for name in (quiz.FILE,) if (chapters / name).is_file()}
+        files |= {"daily.jsonl": self / "daily.jsonl"} if (self / "daily.jsonl").is_file() else {}
         for name, source in files.items():
             target = folder / name
             if not target.exists() or target.read_bytes() != source.read_bytes():

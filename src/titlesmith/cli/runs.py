@@ -82,3 +82,18 @@ def update(run: RunName) -> None:
         print(f"{kind:<10} {count:>10,}")
     if updated.record("corpus") and not updated.is_current("corpus"):
         print(f"later stages are out of date. {updated.rerun_command}")
+
+
+def daily(
+    experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
+    name: Annotated[Optional[str], typer.Option(help="The run's name. Default: the experiment's.")] = None,
+    p: Overrides = None,
+    retrain: Annotated[int, typer.Option(min=0, help="Train again when this many papers are new; 0: never.")] = 1000,
+) -> None:
+    """Generate titles for the papers that arXiv announced since the last time, for the book's page of today."""
+    from titlesmith import experiment as experiments
+    from titlesmith.daily import daily
+
+    rows = daily(experiments.Experiment.read(experiments.find(experiment), tuple(p or ())), name, retrain)
+    last = max((row["day"] for row in rows), default="")
+    print(f"{last or 'no day yet'}: {sum(row['day'] == last for row in rows):,} new papers")

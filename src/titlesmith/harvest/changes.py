@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import oai
+from titlesmith.harvest import client, oai
 from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import SCHEMA, matching
@@ -27,9 +27,8 @@ OWN["archive"] = [*OWN["snapshot"], "journal_ref"]
 ROWS = 50_000  # papers held in memory at once
 
 
-def check(run: Run) -> dict:
-    """The settings of a run's harvest, checked to be of papers that OAI-PMH lists (RequestError)."""
-    settings = run.record("harvest").get("settings", {})
+def check(settings: dict, name: str) -> None:
+    """Checks that a harvest with these settings can be updated by OAI-PMH (else RequestError with ``name``)."""
     source, query = settings.get("source"), settings.get("query")
     problem = ""
     if source == "rss":
@@ -42,9 +41,8 @@ def check(run: Run) -> dict:
             "--from harvest"
         )
     if problem:
-        raise RequestError(f"run {run.name} cannot be updated: {problem}")
+        raise RequestError(f"{name} cannot be updated: {problem}")
     check_categories(settings["categories"])
-    return settings
 
 
 def state(run: Run) -> dict:
@@ -65,12 +63,15 @@ def waiting(run: Run) -> bool:
 def fetch(run: Run, settings: dict) -> dict:
     """Lists what changed since the run's papers were harvested or updated, and compares it with them.
 
-    Returns the `state`. An interrupted call resumes, as long as the run has the same papers.
+    Returns the `state`; it stays until the next day or until the changes are merged. An interrupted call resumes, as
+    long as the run has the same papers.
     """
     folder = run / "update"
     lists = oai.Lists(settings["service"] if settings["source"] == "oai" else "", folder / "pages")
     known = state(run)
-    if not known:
+    if "counts" in known and known["day"] == client.today().isoformat():
+        return known
+    if not known or "counts" in known:
         shutil.rmtree(folder, ignore_errors=True)
         today = lists.today()
         known = {"of": _digest(run), "since": _since(run, today), "day": today.isoformat()}
@@ -80,6 +81,17 @@ def fetch(run: Run, settings: dict) -> dict:
     known |= _compare(run, settings)
     write_json(folder / "state.json", known)
     return known
+
+
+def added(run: Run) -> pl.DataFrame:
+    """The listed papers that the run lacks, with the column ``announced``: the day on which arXiv changed them last."""
+    folder, known = run / "update", state(run)
+    if not known["counts"]["new"]:
+        return pl.DataFrame(schema={**SCHEMA, "announced": pl.String})
+    days = pl.scan_parquet(folder / "pages" / "*.parquet").group_by("id").agg(announced=pl.max("changed"))
+    old = pl.scan_parquet(run / "papers.parquet").select("id")
+    new = pl.scan_parquet(folder / "rows.*.parquet").join(old, on="id", how="anti").join(days, on="id")
+    return new.with_columns(pl.col("announced").fill_null(known["day"])).sort("announced", "id").collect()
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:

@@ -1,5 +1,7 @@
 """Locks: at most one process writes a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,3 +36,18 @@ def release(path: Path) -> None:
     """Releases a lock taken with `hold`."""
     if path in _locks:
         _locks.pop(path).release()
+
+
+@contextmanager
+def chain_lock(folder: Path) -> Iterator[None]:
+    """Locks a run directory for a command that runs its stages (RunError: another one does).
+
+    It waits for the kernel of a command that was just killed.
+    """
+    hold(folder / ".chain.lock")
+    try:
+        hold(folder / ".stage.lock", LOCK_TIMEOUT)
+        release(folder / ".stage.lock")
+        yield
+    finally:
+        release(folder / ".chain.lock")

@@ -252,7 +252,16 @@ class Run:
     def texts(self) -> list[dict]:
         """The generated texts, a dictionary for each line of texts.jsonl."""
         self.require("generate")
-        return self._read("texts.jsonl", lambda text: [json.loads(line) for line in text.split("\n")[:-1]])
+        return self._read("texts.jsonl", _parse_lines)
+
+    @property
+    def daily(self) -> list[dict]:
+        """The rows of daily.jsonl (`titlesmith.daily`); empty if it does not exist."""
+        return self._read("daily.jsonl", _parse_lines) if (self / "daily.jsonl").exists() else []
+
+
+def _parse_lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def _has_digest(path: Path, value: str) -> bool:

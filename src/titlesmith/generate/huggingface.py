@@ -109,11 +109,12 @@ class TransformersBackend:
         """The best completions of each prompt by beam search."""
         beams = {"num_beams": settings.beams, "num_return_sequences": settings.count}
         output = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams)
-        completions: list[list[Completion]] = [[] for _ in prompts]
-        for number, row in enumerate(output.sequences.tolist()):
-            i = number // settings.count
-            mean = self._mean_logprob(prompts[i], row[: self._size(row)])
-            completions[i].append(Completion.of(row, mean, self.tokenizer.eos_id))
+        rows = [row[: self._size(row)] for row in output.sequences.tolist()]
+        completions = []
+        for i, prompt in enumerate(prompts):
+            texts = rows[i * settings.count : (i + 1) * settings.count]
+            means = self._mean_logprobs(prompt, texts)
+            completions.append([Completion.of(*pair, self.tokenizer.eos_id) for pair in zip(texts, means, strict=True)])
         return completions
 
     def _processors(self, prompts: list[list[int]], settings: GenerationSettings) -> list[transformers.LogitsProcessor]:
@@ -155,12 +156,18 @@ class TransformersBackend:
         """Number of ids up to the end of text, included."""
         return row.index(self.tokenizer.eos_id) + 1 if self.tokenizer.eos_id in row else len(row)
 
-    def _mean_logprob(self, prompt: list[int], text: list[int]) -> float:
-        """The mean log-probability of the ids of a text."""
-        ids = torch.tensor([[*prompt, *text]], device=self._model.device)
+    def _mean_logprobs(self, prompt: list[int], texts: list[list[int]]) -> list[float]:
+        """The mean log-probability of the ids of each text after a prompt, which is computed once for all of them."""
+        width, device = max(map(len, texts)), self._model.device
+        ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
         with torch.no_grad():
-            logits = self._model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        return float(logits.log_softmax(1).gather(1, ids[0, len(prompt) :, None]).mean())
+            before = self._model(input_ids=torch.tensor([prompt], device=device), logits_to_keep=1)
+            before.past_key_values.batch_repeat_interleave(len(texts))
+            after = self._model(input_ids=ids[:, :-1], past_key_values=before.past_key_values) if width > 1 else None
+        first = before.logits.repeat(len(texts), 1, 1)
+        logits = first if after is None else torch.cat([first, after.logits], 1)
+        logprobs = logits.float().log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0].tolist()
+        return [sum(own[: len(text)]) / len(text) for own, text in zip(logprobs, texts, strict=True)]
 
     @torch.compiler.set_stance("force_eager")
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:

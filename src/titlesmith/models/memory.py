@@ -95,8 +95,8 @@ def torch_memory(
 
 
 def auto_samples(model: str) -> bool:
-    """Whether ``vocabulary: auto`` may choose a sampled softmax: for GPT-2 with pretrained weights."""
-    return model not in RANDOM and not is_hub(model)
+    """Whether ``vocabulary: auto`` may choose a sampled softmax: for pretrained weights."""
+    return model not in RANDOM
 
 
 def max_logits(gpu: bool) -> int:

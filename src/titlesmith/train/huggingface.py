@@ -37,6 +37,9 @@ from titlesmith.train.target_losses import TargetLosses
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
+EXPECTED = int(__import__("os").environ.get("EXPECTED", "6000"))
+# Ids of a sampled softmax that a pretrained model expects, of this many tokens of the corpus, in rows of this size
+PROBED, PROBED_ROW = 2048, 128
 ERRORS = (RuntimeError, SafetensorError)  # of a write that fails
 
 transformers.logging.set_verbosity_error()
@@ -60,7 +63,7 @@ class HuggingFaceEngine(Engine):
         self._model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
         self._step: Step | None = None
         self._moments: dict | None = None  # the optimizer's state in a checkpoint
-        self._resumes_sampled = False
+        self._resumed_ids: torch.Tensor | None = None  # of the sampled softmax in a checkpoint
         self._losses = TargetLosses(models.max_logits(torch.cuda.is_available()))
         if torch.cuda.is_available():
             self.max_tokens = 8 * Engine.max_tokens
@@ -103,7 +106,7 @@ class HuggingFaceEngine(Engine):
         engine = cls(model, tokenizer or Tokenizer.load(path), state["base"], state["quantize"])
         if resume:
             engine.step, engine._moments = state["step"], state.get("optimizer")
-            engine._resumes_sampled = state.get("sampled", False)
+            engine._resumed_ids = state.get("sampled")
         return engine
 
     def device(self, settings: dict) -> str:
@@ -150,17 +153,37 @@ class HuggingFaceEngine(Engine):
         self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in saved)
 
     def _used_ids(self, corpus: "Corpus", settings: dict) -> np.ndarray | None:
-        """The ids of a sampled softmax (`trained_ids`); None if the model or the other settings do not allow one."""
-        used, head = trained_ids(corpus, settings), self._model.get_output_embeddings()
-        allowed = self._losses.is_plain(self._model) and head.bias is None and settings["sharding"] == "none"
-        if self._moments and not self._resumes_sampled and settings["vocabulary"] == "auto":
-            return None  # a training resumes as it began, with another number of processes too
-        if used is not None and not allowed and (settings["vocabulary"] == "corpus" or self._resumes_sampled):
+        """The ids of a sampled softmax; None if the model or the other settings do not allow one.
+
+        They are those of the corpus (`trained_ids`), and others that the pretrained model expects in it.
+        """
+        if self._moments:  # a training resumes as it began, with another number of processes too
+            used = None if self._resumed_ids is None else self._resumed_ids.numpy()
+        else:
+            used = trained_ids(corpus, settings)
+        if used is None:
+            return None
+        allowed = self._losses.is_plain(self._model) and self._model.get_output_embeddings().bias is None
+        if not allowed or settings["sharding"] != "none":
+            if settings["vocabulary"] == "auto" and not self._moments:
+                return None
             raise RequestError(
                 "finetune.vocabulary: a softmax over the corpus's tokens needs complete weights in each process and a "
                 "linear head without bias: set finetune.sharding to none, or finetune.vocabulary to full"
             )
-        return used if allowed else None
+        if self._moments or settings["model"] in models.RANDOM:
+            return used
+        return np.union1d(used, self._expected_ids(np.array(corpus.documents("train").ids[:PROBED]))).astype(np.int32)
+
+    @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")
+    def _expected_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The `EXPECTED` ids of highest probability after ``ids``, on average; at most a tenth of the vocabulary."""
+        self._model.eval()
+        total = torch.zeros(len(self.tokenizer), device=self._model.device)
+        for row in torch.from_numpy(ids).long().to(self._model.device).split(PROBED_ROW):
+            total += self._model(input_ids=row[None]).logits[0, :, : len(total)].float().softmax(-1).sum(0)
+        return total.topk(min(EXPECTED, len(total) // 10)).indices.cpu().numpy()
 
     def masks_documents(self, settings: dict) -> bool:
         """See `Engine.masks_documents`; RequestError if ``attention: document`` is not possible with this model."""
@@ -208,7 +231,7 @@ class HuggingFaceEngine(Engine):
         weights = self._complete_weights()
         if processes.rank() == 0:
             with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), swapping(path) as folder:
-                self._write(folder, weights, {"optimizer": optimizer, "sampled": bool(self._step.sampled)})
+                self._write(folder, weights, {"optimizer": optimizer, "sampled": self._step.used})
         processes.barrier()
 
     def save_weights(self, path: Path, tokenizer: bool = True) -> None:

@@ -26,6 +26,8 @@ class Step:
     ----------
     sampled
         The embeddings of a sampled softmax, which are in the model during a step; None for the full vocabulary.
+    used
+        Their ids, to save.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Step:
     ):
         self._model, self._losses, self._bf16 = model, losses, bf16
         self._calls, self._seed = settings["accumulate"], settings["seed"]
+        self.used = None if used is None else torch.from_numpy(used)
         self.sampled = None if used is None else SampledHead(model, used)
         if self.sampled:
             self.sampled.train()

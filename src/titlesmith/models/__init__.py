@@ -26,6 +26,7 @@ from titlesmith.models.devices import (
     gpus,
     has_fast_bfloat16,
     peak_memory,
+    release_memory,
 )
 from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_processes, check_training

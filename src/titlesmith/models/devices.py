@@ -1,11 +1,12 @@
 """Devices: the processor, the GPUs, and how much memory this process may use."""
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -64,6 +65,15 @@ def peak_memory() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def release_memory() -> None:
+    """Returns freed memory to the system.
+
+    glibc keeps it in pieces, which do not fit later tensors: SmolLM2 grew from 8 to 13 GB in 150 steps of 8x512 tokens.
+    """
+    with suppress(OSError, AttributeError):  # another system, or another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def gpus() -> list:

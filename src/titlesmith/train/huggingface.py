@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 EXPECTED = int(__import__("os").environ.get("EXPECTED", "6000"))
 # Ids of a sampled softmax that a pretrained model expects, of this many tokens of the corpus, in rows of this size
 PROBED, PROBED_ROW = 2048, 128
+RELEASE_EVERY = 10  # steps on a processor until freed memory is returned to the system, in a fifth of a second
 ERRORS = (RuntimeError, SafetensorError)  # of a write that fails
 
 transformers.logging.set_verbosity_error()
@@ -205,6 +206,8 @@ class HuggingFaceEngine(Engine):
 
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
         """See `Engine.train_step`; each process computes its share of the rows."""
+        if self.step % RELEASE_EVERY == 0 and self._model.device.type == "cpu":
+            models.release_memory()
         return self._step.run(batch, rate, self.step)
 
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:

@@ -219,3 +219,12 @@ def test_decoding_trains_once_and_papers_are_harvested_once(project):
     assert {job.point.name for job in executed} == {made.points[0].name}, "all others link the first run's model"
     assert {job.shared[-1] for job in made.jobs() if job.shared} == {"finetune"}
     assert {job.shared for job in plan("training-papers").jobs() if job.shared} == {("harvest",)}
+
+
+def test_the_error_types_of_the_reports_are_questions():
+    with (ROOT / "book" / "error-types.csv").open(encoding="utf-8", newline="") as file:
+        types = list(csv.DictReader(file))
+    assert [row["type"] for row in types] == [
+        "structure", "domain terms", "key terms", "abbreviations", "LaTeX", "grammar", "coherence",
+    ]  # fmt: skip
+    assert all(row["question"].endswith("?") and None not in row for row in types)

@@ -11,30 +11,22 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from titlesmith.corpus import Corpus, DocumentFormat
-from titlesmith.corpus.pretrained import CODEC
-from titlesmith.corpus.template import Template, template
-from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import (
-    Backend,
     GenerationSettings,
-    Nearest,
     TextGenerator,
-    open_adapter,
     requests,
     texts,
 )
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
-from titlesmith.generate.source import Source, open_source
-from titlesmith.models import hub, limits
-from titlesmith.runs import Run, open_run
+from titlesmith.generate.source import ADAPTER_TEMPLATE, Source, open_adapter_source, open_source
+from titlesmith.runs import open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
 OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
-ADAPTER_TEMPLATE = "alpaca"  # alpaca-lora's and ChatGenTitle's
 
 
 def build_command() -> typer.Typer:
@@ -124,38 +116,6 @@ def _naming_options(names: set[str]) -> Iterator[None]:
         raise RequestError(f"--{parameter[1].replace('_', '-')}:{str(error)[parameter.end() :]}") from None
 
 
-def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> Source:
-    """A model with an adapter that was trained elsewhere (RequestError).
-
-    ``adapter, base, quantize`` as in `titlesmith.generate.open_adapter`; ``named`` is the template's name. A run lends
-    its template, settings and training texts; its vocabulary must be the model's.
-    """
-    if base and not hub.is_hub(base):
-        raise RequestError(f"--base {shorten(base)}: an adapter needs a model of the transformers library, hf:NAME")
-    if run and named:
-        raise RequestError(f"--template {shorten(named)}: run {run.name} has its own template; omit one of the two")
-    hub.check_installed()
-    hub.check_adapter(adapter)
-    limits.check_quantize(quantize)
-    chosen = template(named or ADAPTER_TEMPLATE)
-    base = base or hub.base_of(adapter)
-    tokenizer = Tokenizer.load(hub.folder(base))
-    if (adapter / CODEC).exists():  # the adapter was trained with this end of text
-        tokenizer = tokenizer.with_end(Tokenizer.load(adapter).eos_id)
-    corpus = Corpus(run) if run else DocumentFormat(chosen, tokenizer)
-    if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
-        raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: omit the run")
-
-    def open() -> Backend:
-        backend = open_adapter(base, adapter, quantize)
-        backend.tokenizer = corpus.tokenizer
-        return backend
-
-    if run:
-        return Source(f"run {run.name}", corpus, open, run.record(STAGE).get("settings", {}))
-    return Source(f"the adapter in {adapter}", corpus, open, {"prefixes": [""], "held_out": 0}, Nearest(None))
-
-
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
     """Generates texts and prints each group when it is finished; remarks go to standard error.
 
@@ -207,8 +167,8 @@ def parse_fields(fields: list[str]) -> dict[str, str]:
 
 def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
     """Checks that the fields are those of the template's prompt (RequestError)."""
-    needed = template.prompt_fields
-    unknown = [shorten(name)[1:-1] for name in fields if name not in needed]
+    needed = template.required_fields
+    unknown = [shorten(name)[1:-1] for name in fields if name not in template.prompt_fields]
     if not needed:
         raise RequestError(
             f"{source} continues a beginning, and has no prompt with {' or '.join(unknown)}. Set the beginning with "

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 import requests
@@ -20,6 +20,7 @@ import browser  # noqa: E402
 from conftest import HOSTILE, make_project, write_archive  # noqa: E402
 from tiny import quick  # noqa: E402
 from titlesmith import train as engines  # noqa: E402
+from titlesmith.app import service as service_module  # noqa: E402
 from titlesmith.app.page import build_page, mount, render  # noqa: E402
 from titlesmith.app.serve import listen  # noqa: E402
 from titlesmith.app.service import MAX_CHARACTERS, Service  # noqa: E402
@@ -246,6 +247,43 @@ def test_the_page_describes_its_endpoint_and_the_description_works(addresses, ta
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert printed.stdout.splitlines()[-1] == "3", printed.stderr
+
+
+def test_texts_are_streamed_and_in_the_end_the_same(services, monkeypatch):
+    monkeypatch.setattr(service_module, "UPDATE_SECONDS", 0)
+    service = services["abstracts"]
+    *parts, last = service.stream({"abstract": ABSTRACT}, "Deep", count=3, seed=1)
+    assert last == service.write({"abstract": ABSTRACT}, "Deep", count=3, seed=1)
+    sizes = [sum(len(row["text"]) for row in part["texts"]) for part in parts]
+    assert all(part["busy"] and len(part["texts"]) == 3 for part in parts) and min(sizes) < max(sizes)
+    assert "aria-busy" in render("results", **parts[0]) and "aria-busy" not in render("results", **last)
+    with pytest.raises(RequestError, match="abstract is empty"):
+        next(service.stream({"abstract": ""}))
+
+
+def test_stop_keeps_the_texts_so_far_and_frees_the_model(addresses, services, tab, monkeypatch):
+    monkeypatch.setattr(service_module, "UPDATE_SECONDS", 0)
+    stream, closed = services["titles"].stream, threading.Event()
+
+    def slow(*arguments, **settings):
+        with closing(stream(*arguments, **settings)) as answers:
+            try:
+                for answer in answers:
+                    yield answer
+                    time.sleep(0.5)
+            finally:
+                closed.set()
+
+    monkeypatch.setattr(services["titles"], "stream", slow)
+    tab.goto(addresses["titles"])
+    tab.get_by_label("How the titles begin").fill("Neural")
+    tab.get_by_role("button", name="Write titles").click()
+    tab.locator(".results [aria-busy] li").first.wait_for()
+    tab.get_by_role("button", name="Stop").click()
+    assert closed.wait(20)
+    assert tab.locator(".results [aria-busy] li").first.inner_text().startswith("Neural")
+    monkeypatch.undo()
+    assert ask(addresses["titles"], "titles_from_a_beginning", count=1)[0] == "complete"
 
 
 def test_a_beam_search_returns_at_most_one_text_per_beam(services):

@@ -111,6 +111,20 @@ def test_another_paper_with_the_number_is_refused(project, quick):
     assert not (project / abstracts.FILE).exists()
 
 
+def test_the_abstracts_of_a_files_papers_are_fetched_by_their_ids(project, quick):
+    file = project / "papers.csv"
+    file.write_text("title,arxiv_id\nAs it was called,1707.01083\nNot on arXiv,\n", "utf-8")
+    with Atom(PAPERS) as server:
+        rows = abstracts.read(abstracts.fetch_of(file, server.address))
+        assert rows == [("As it was called", "We study sound & <math>. It is loud.")] and len(server.asked) == 1
+        file.write_text("title,arxiv_id\nNone,9999.00001\n", "utf-8")
+        with pytest.raises(FetchError, match=r"no abstract of 9999\.00001"):
+            abstracts.fetch_of(file, server.address)
+    file.write_text("name\nx\n", "utf-8")
+    with pytest.raises(RequestError, match="with columns title, arxiv_id"):
+        abstracts.fetch_of(file)
+
+
 def test_a_failing_service_is_reported(project, quick):
     with Atom(PAPERS, always="failing") as server, pytest.raises(FetchError, match="cannot be searched"):
         abstracts.fetch(server.address)

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from html import escape
 from pathlib import Path
 from typing import Optional
@@ -12,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 
 from titlesmith.app.guard import Guard
 from titlesmith.app.service import LABELS, Service
+from titlesmith.corpus.template import DEFAULTS
 from titlesmith.errors import RequestError, TitlesmithError
 from titlesmith.runs import MADE_UP
 
@@ -75,12 +78,19 @@ def _add_form(service: Service) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             boxes = [
-                gr.Textbox(label=f"Your {name}", lines=8 if name == "abstract" else 2, max_lines=20)
+                gr.Textbox(
+                    DEFAULTS.get(name, ""),
+                    label=name.capitalize() if name in DEFAULTS else f"Your {name}",
+                    lines=8 if name == "abstract" else 2,
+                    max_lines=20,
+                )
                 for name in service.fields
             ]
             label = f"How the {service.writes} begins" if service.fields else f"How the {service.writes}s begin"
             begin = gr.Textbox(label=label, info="Optional. The last word may be incomplete.")
-            button = gr.Button(f"Write {service.writes}s", variant="primary")
+            with gr.Row():
+                button = gr.Button(f"Write {service.writes}s", variant="primary")
+                stop = gr.Button("Stop", variant="stop")
             with gr.Accordion("Settings", open=False):
                 settings = [_build_control(service, name) for name in service.controls]
             if service.examples:
@@ -121,11 +131,13 @@ def _add_form(service: Service) -> None:
             checks[0] = gr.validate(False, str(error))
         return checks
 
-    def write(*values: object) -> str:
+    def write(*values: object) -> Iterator[str]:
         fields, beginning, chosen = request(values)
-        return render("results", **_get_answer(service, fields, beginning, chosen, is_page=True))
+        with _as_page_error(is_page=True), closing(service.stream(fields, beginning, **chosen)) as answers:
+            for answer in answers:
+                yield render("results", **answer)
 
-    gr.on(
+    writing = gr.on(
         [button.click, *(box.submit for box in texts)],
         write,
         [*texts, *settings],
@@ -135,12 +147,14 @@ def _add_form(service: Service) -> None:
         scroll_to_output=True,
         **ONE_AT_A_TIME,
     )
+    stop.click(None, cancels=[writing], api_visibility="private")  # what is generated so far stays
 
 
-def _get_answer(service: Service, fields: dict, beginning: str, chosen: dict, is_page: bool = False) -> dict:
-    """The answer of `Service.write`; its errors as Gradio's, which the page shows as HTML."""
+@contextmanager
+def _as_page_error(is_page: bool = False) -> Iterator[None]:
+    """Raises errors of the service as Gradio's, which the page shows as HTML."""
     try:
-        return service.write(fields, beginning, **chosen)
+        yield
     except TitlesmithError as error:
         message = escape(str(error)) if is_page else str(error)
         raise gr.Error(message, duration=None, print_exception=False) from None
@@ -165,12 +179,15 @@ def _add_endpoint(service: Service) -> None:
     fields = {re.sub(r"\W", "_", field): field for field in service.fields}
     types = dict.fromkeys([*fields, "begins_with"], str) | {name: c.type for name, c in service.controls.items()}
     types["seed"] = Optional[int]
-    defaults = {"begins_with": ""} | {name: c.default for name, c in service.controls.items()} | {"seed": None}
+    defaults = (
+        DEFAULTS | {"begins_with": ""} | {name: c.default for name, c in service.controls.items()} | {"seed": None}
+    )
 
     def endpoint(*args: object, **named: object) -> dict:
         chosen = endpoint.__signature__.bind(*args, **named).arguments
-        texts = {field: chosen.pop(key) for key, field in fields.items()}
-        return _get_answer(service, texts, chosen.pop("begins_with", ""), chosen)
+        texts = {field: chosen.pop(key, DEFAULTS.get(field)) for key, field in fields.items()}
+        with _as_page_error():
+            return service.write(texts, chosen.pop("begins_with", ""), **chosen)
 
     kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
     parameters = [

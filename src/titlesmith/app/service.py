@@ -1,9 +1,13 @@
 """Service: a run's model that writes texts for people and programs, with checked settings."""
 
 import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from queue import SimpleQueue
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.evaluate.faults import NEAR
@@ -14,6 +18,8 @@ from titlesmith.settings import Parameter, declared
 
 MAX_CHARACTERS = 20_000  # of a text field; an abstract of arXiv has at most 1,920
 NUM_EXAMPLES = 6
+UPDATE_SECONDS = 0.2  # between two states of unfinished texts
+PARTIAL = {"copy": "", "finished": True, "nearest": None}  # what the page shows of an unfinished text
 MAXIMA = {"count": 20, "temperature": 2.0, "seed": 2**53 - 1}  # of one request, where notebook 04 allows more
 MIN_FLOAT = 0.05
 LABELS = {
@@ -30,7 +36,7 @@ LABELS = {
 class Service:
     """A model, ready to write.
 
-    Its back end is not thread-safe: call `write` from one thread at a time. `check` can be called at any time.
+    All methods can be called from any thread; one request is answered at a time.
 
     Attributes
     ----------
@@ -43,7 +49,8 @@ class Service:
     """
 
     def __init__(self, source: Source):
-        self.run, self.name, self.corpus = source.run, source.run.name if source.run else "base", source.format
+        self.run, self.name, self.corpus = source.run, source.run.name if source.run else source.name, source.format
+        self._lock = threading.Lock()
         self.backend, self.nearest = source.open(), source.nearest or Nearest(self.corpus)
         self.made_up = bool(source.run and source.run.made_up)
         self.fields = self.corpus.template.prompt_fields
@@ -64,7 +71,7 @@ class Service:
     def task(self) -> str:
         """The model's task in a few words, such as ``a title for my abstract``."""
         article = "an" if self.writes[0] in "aeiou" else "a"
-        for_fields = f"{article} {self.writes} for my {' and '.join(self.fields)}"
+        for_fields = f"{article} {self.writes} for my {' and '.join(self.corpus.template.required_fields)}"
         return for_fields if self.fields else f"{self.writes}s from a beginning"
 
     def check(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> None:
@@ -94,9 +101,51 @@ class Service:
         RequestError
             A text is missing, is not a text, or is too long; or a setting is unknown or not allowed.
         """
+        *_, answer = self.stream(fields, begins_with, **settings)
+        return answer
+
+    def stream(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> Iterator[dict]:
+        """Yields what `write` returns with the texts as far as they are generated, a few times a second; at last all.
+
+        Closing the iterator ends the generation. Texts that are found unclean or unfinished are sampled again.
+        """
         checked = self._checked(settings)
-        rows = self._generate(fields, begins_with, checked)
-        return {"seed": checked["seed"], "made_up": self.made_up, "texts": list(map(self._row, rows))}
+        generator, updates, stopped = self._generate(fields, begins_with, checked), SimpleQueue(), threading.Event()
+        common = {"seed": checked["seed"], "made_up": self.made_up}
+        shown = time.monotonic()
+
+        def listen(texts: Callable[[], list[str]]) -> bool:
+            nonlocal shown
+            if time.monotonic() - shown > UPDATE_SECONDS:
+                shown = time.monotonic()
+                updates.put(
+                    common | {"busy": True, "texts": [PARTIAL | {"text": text.rstrip("\ufffd")} for text in texts()]}
+                )
+            return stopped.is_set()
+
+        def work() -> None:
+            try:
+                with self._lock:
+                    if not stopped.is_set():
+                        updates.put(common | {"texts": list(map(self._row, generator))})
+            except BaseException as error:  # raised where the iterator is read
+                updates.put(error)
+
+        # The back end computes in a thread, so that its texts can be read before all are complete
+        generator.listener = listen
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while True:
+                update = updates.get()
+                if isinstance(update, BaseException):
+                    raise update
+                yield update
+                if "busy" not in update:
+                    return
+        finally:
+            stopped.set()
+            thread.join()
 
     def warm_up(self) -> None:
         """Generates a text and discards it: the first one takes seconds longer than the next."""

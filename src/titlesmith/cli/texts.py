@@ -1,5 +1,8 @@
 """Commands that generate or fetch texts."""
 
+from pathlib import Path
+from typing import Annotated, Optional
+
 import typer
 
 # The options are in notebook 04, which is read only when the command runs
@@ -13,8 +16,10 @@ def generate(context: typer.Context) -> None:
     build_command()(context.args, prog_name="titlesmith generate")
 
 
-def abstracts() -> None:
-    """Fetch from arXiv the three abstracts for which the book compares titles."""
+def abstracts(
+    file: Annotated[Optional[Path], typer.Argument(help="A CSV file with title and arxiv_id.")] = None,
+) -> None:
+    """Fetch from arXiv the abstracts of a file's papers, or the three for which the book compares titles."""
     from titlesmith.evaluate import abstracts
 
-    print(f"fetched                {abstracts.fetch()}")
+    print(f"fetched                {abstracts.fetch_of(file) if file else abstracts.fetch()}")

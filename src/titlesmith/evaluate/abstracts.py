@@ -39,6 +39,28 @@ def fetch(address: str = "") -> Path:
         if not abstract:
             raise FetchError(f"arXiv returned no paper {title!r}: write its title and abstract into {path}")
         rows.append((title, abstract))
+    return _write(path, rows)
+
+
+def fetch_of(file: Path, address: str = "") -> Path:
+    """Writes titles and abstracts of the papers in a CSV file, by its column ``arxiv_id``, next to it.
+
+    The titles are the file's, because those of arXiv may have changed. Papers without an id are left out.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            titles = {row["arxiv_id"]: row["title"] for row in csv.DictReader(opened) if row["arxiv_id"]}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{file} is not a CSV file in UTF-8 with columns title, arxiv_id: {error}") from None
+    query = {"id_list": ",".join(titles)}
+    papers, _ = arxiv.search(arxiv.new_session(), address, query, size=len(titles))
+    found = {paper["id"]: clean(paper["abstract"] or "") for paper in papers}
+    if missing := [number for number in titles if not found.get(number)]:
+        raise FetchError(f"arXiv returned no abstract of {', '.join(missing)}: check arxiv_id in {file}")
+    return _write(file.with_name(f"{file.stem}-abstracts.csv"), [(titles[number], found[number]) for number in titles])
+
+
+def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("title", "abstract"), *rows])
     return path

@@ -1,6 +1,7 @@
 """Back ends: a model that samples texts. GPT-2 generates through CTranslate2, ``hf:`` models through transformers."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,13 @@ from titlesmith.models import base, hub
 from titlesmith.runs import Run
 from titlesmith.train import Engine, load_engine
 
+# Called with the index of a prompt and the next id of its completion; True ends the generation early
+Listener = Callable[[int, int], bool]
 CTRANSLATE2 = "model/ctranslate2"  # in a run's directory: the model of GPT-2 and scratch in CTranslate2's format
+
+
+class StoppedError(Exception):
+    """A listener ended the generation."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,12 @@ class Backend(Protocol):
     device: str
     """The device and the number format, for people."""
 
-    def generate(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
+    def generate(
+        self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
+    ) -> list[list[Completion]]:
         """Samples ``settings.count`` completions of each prompt, or returns the best ones of a beam search, in order.
+
+        Samples are told to ``listener``, id by id, where the model generates them so.
 
         Equal seeds, prompts and settings give equal completions. `TextGenerator` applies ``unique`` and ``best_of``. If
         a prompt and ``max_tokens`` together exceed the context, it is a RequestError.

@@ -5,6 +5,7 @@ new seed. So each call opens the model again, which takes a fraction of a second
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RunError
-from titlesmith.generate.backend import Completion
+from titlesmith.generate.backend import Completion, Listener
 from titlesmith.generate.settings import GenerationSettings, check_context
 from titlesmith.models import cpu_count, cpu_name
 from titlesmith.runs import swapping
@@ -93,7 +94,9 @@ class CTranslate2Backend:
         except RuntimeError as error:
             raise RunError(f"{self._folder} cannot be opened ({error}). Fine-tune the model again") from None
 
-    def generate(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
+    def generate(
+        self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
+    ) -> list[list[Completion]]:
         """See `Backend.generate`."""
         longest = max(map(len, prompts), default=1)
         check_context(longest, settings.max_tokens, self.context)
@@ -118,7 +121,13 @@ class CTranslate2Backend:
         # Completions of a job come best first; samples are shuffled
         completions: list[list[Completion]] = [[] for _ in prompts]
         for (_, size), batch in batches.items():
-            results = self._generate_batch(generator, [prompt for prompt, _ in batch], size, max_rows, settings)
+            tell = None
+            if listener and settings.is_sampled and not settings.counts_prompt:
+
+                def tell(step: ctranslate2.GenerationStepResult, batch: list = batch) -> bool:
+                    return listener(batch[step.batch_id][1][step.hypothesis_id or 0], step.token_id)
+
+            results = self._generate_batch(generator, [prompt for prompt, _ in batch], size, max_rows, settings, tell)
             for (_, owners), result in zip(batch, results, strict=True):
                 order = rng.permutation(size) if settings.is_sampled else range(size)
                 for i, number in zip(owners, order, strict=True):
@@ -132,6 +141,7 @@ class CTranslate2Backend:
         size: int,
         max_rows: int,
         settings: GenerationSettings,
+        tell: Callable[[ctranslate2.GenerationStepResult], bool] | None,
     ) -> list[list[Completion]]:
         """``size`` completions of each prompt."""
         # Where tokens of the prompt count as repeated, they are part of the result, all but the first
@@ -152,6 +162,7 @@ class CTranslate2Backend:
             end_token=[self.tokenizer.eos_id],
             return_end_token=True,
             return_scores=True,
+            callback=tell,
         )
         completions = []
         for prompt, result in zip(prompts, results, strict=True):

@@ -1,7 +1,7 @@
 """The text generator: completions that are clean, begin with their prefix to the letter, and are new on request."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -10,7 +10,7 @@ import numpy as np
 from titlesmith.corpus import DocumentFormat
 from titlesmith.corpus.clean import fold, join_paragraphs
 from titlesmith.corpus.markup import strip
-from titlesmith.generate.backend import Backend, Completion
+from titlesmith.generate.backend import Backend, Completion, Listener, StoppedError
 from titlesmith.generate.nearest import Nearest
 from titlesmith.generate.prompts import Request, plain
 from titlesmith.generate.settings import GenerationSettings, check_context
@@ -72,6 +72,8 @@ class TextGenerator:
             check_context(len(opening), settings.max_tokens, backend.context, longest)
         self.unique = settings.unique or settings.best_of > 1
         self.nearest = nearest or Nearest(corpus)
+        self._stopped = False
+        self.listener: Callable[[Callable[[], list[str]]], bool] | None = None  # see `_listen`; True ends early
         self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
         self._healings: dict[int, TokenHealing] = {}
         # A block has the number of texts by the index of their request: several requests, or a part of one
@@ -143,9 +145,28 @@ class TextGenerator:
         chosen = [(i, which) for i, count in copies.items() for which in self._heal(i).sample(count, settings, rng)]
         prompts = [self._heal(i).opening + self._heal(i).candidates[which] for i, which in chosen]
         rows: dict[int, list[dict]] = {i: [] for i in copies}
-        for (i, which), completions in zip(chosen, self.backend.generate(prompts, settings), strict=True):
+        listener = [self._listen(chosen)] if self.listener else []
+        completed = self.backend.generate(prompts, settings, *listener)
+        if self._stopped:
+            raise StoppedError
+        for (i, which), completions in zip(chosen, completed, strict=True):
             rows[i] += [self._row(i, which, completion) for completion in completions]
         return rows
+
+    def _listen(self, chosen: list[tuple[int, int]]) -> Listener:
+        """Collects the ids of completions, and tells ``listener`` how to get their texts so far."""
+        begun: list[list[int]] = [[] for _ in chosen]
+
+        def texts() -> list[str]:
+            completions = [Completion.of(ids, 0.0, self.corpus.tokenizer.eos_id) for ids in begun]
+            return [self._row(*which, done)["text"] for which, done in zip(chosen, completions, strict=True)]
+
+        def listen(number: int, token: int) -> bool:
+            begun[number].append(token)
+            self._stopped = self._stopped or self.listener(texts)
+            return self._stopped
+
+        return listen
 
     def _heal(self, i: int) -> TokenHealing:
         if i not in self._healings:

@@ -1,12 +1,14 @@
 """Models of the transformers library: its own `generate`, with a sampler that the seed alone decides."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import transformers
 from transformers.utils import ModelOutput
 
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.generate.backend import Completion
+from titlesmith.generate.backend import Completion, Listener, StoppedError
 from titlesmith.generate.settings import GenerationSettings, check_context
 from titlesmith.models import cpu_name
 
@@ -30,10 +32,17 @@ class Sampler(transformers.LogitsProcessor):
     """Samples the next token of each row, after other processors: by temperature, top-k, then top-p.
 
     It makes the sampled token the only possible one, which greedy decoding then chooses. ``logprobs`` gets the
-    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step.
+    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step, and ``tell`` the ids.
     """
 
-    def __init__(self, processors: list[transformers.LogitsProcessor], settings: GenerationSettings, seed: int):
+    def __init__(
+        self,
+        processors: list[transformers.LogitsProcessor],
+        settings: GenerationSettings,
+        seed: int,
+        tell: Callable[[list[int]], None] = lambda ids: None,
+    ):
+        self._tell = tell
         self._processors, self._settings = transformers.LogitsProcessorList(processors), settings
         self._random, self.logprobs = torch.Generator().manual_seed(seed), []
 
@@ -41,6 +50,7 @@ class Sampler(transformers.LogitsProcessor):
         """Scores (rows, vocabulary), all but one of each row at minus infinity."""
         numbers = torch.rand(len(scores), 1, generator=self._random, dtype=torch.float64).to(scores.device)
         chosen = self._choose(self._processors(input_ids, scores).double() / self._settings.temperature, numbers)
+        self._tell(chosen[:, 0].tolist())
         self.logprobs.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
@@ -79,7 +89,9 @@ class TransformersBackend:
             self._max_tokens = torch.cuda.get_device_properties(0).total_memory // 8 // token_bytes
 
     @torch.compiler.set_stance("force_eager")
-    def generate(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
+    def generate(
+        self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
+    ) -> list[list[Completion]]:
         """See `Backend.generate`."""
         check_context(max(map(len, prompts), default=1), settings.max_tokens, self.context)
         rng = np.random.default_rng(settings.seeds)
@@ -92,14 +104,22 @@ class TransformersBackend:
             size = max(1, min(MAX_ROWS, self._max_tokens // tokens) // settings.beams)
             batch, order = order[:size], order[size:]
             rows, seed = [prompts[i] for i in batch], int(rng.integers(2**31))
-            completed = self._search(rows, settings) if settings.beams > 1 else self._sample(rows, settings, seed)
+
+            def tell(ids: list[int], batch: list[int] = batch) -> None:
+                told = [listener(i, token) for i, token in zip(batch, ids, strict=True)] if listener else []
+                if any(told):
+                    raise StoppedError
+
+            completed = self._search(rows, settings) if settings.beams > 1 else self._sample(rows, settings, seed, tell)
             for i, new in zip(batch, completed, strict=True):
                 completions[i] += new
         return completions
 
-    def _sample(self, prompts: list[list[int]], settings: GenerationSettings, seed: int) -> list[list[Completion]]:
+    def _sample(
+        self, prompts: list[list[int]], settings: GenerationSettings, seed: int, tell: Callable[[list[int]], None]
+    ) -> list[list[Completion]]:
         """A completion of each prompt."""
-        sampler = Sampler(self._processors(prompts, settings), settings, seed)
+        sampler = Sampler(self._processors(prompts, settings), settings, seed, tell)
         rows = self._generate(prompts, [sampler], settings.max_tokens).sequences.tolist()
         logprobs = torch.stack(sampler.logprobs, 1).float().cpu().numpy()
         means = [own[: self._size(row)].mean() for own, row in zip(logprobs, rows, strict=True)]

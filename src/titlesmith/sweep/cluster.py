@@ -50,7 +50,7 @@ def choose_num_workers(plan: Plan, workers: int | None, memory: str | None) -> i
         available = parse_bytes(memory) if memory else MEMORY_SHARE * models.available_memory()
     except ValueError:
         raise RequestError(f"--memory {shorten(memory)}: it needs a size such as 8GB or 500MiB") from None
-    needed = [estimate_memory(point.experiment.settings) for point in plan.points]
+    needed = [estimate_memory(point.experiment.settings) for point in plan.points or plan.ends]
     fitting = [size for size in needed if size <= available]  # larger runs fail alone
     if memory and not fitting:
         raise RequestError(f"--memory {memory}: the smallest run needs about {min(needed) / GIB:.1f} GiB")
@@ -58,7 +58,7 @@ def choose_num_workers(plan: Plan, workers: int | None, memory: str | None) -> i
         return workers
     if shutil.which("nvidia-smi") or 0 in needed or not fitting:
         return 1  # parallel runs would share the GPU's memory, or need an unknown amount
-    return min(len(plan.points), len(inspect("", "")["cores"]), int(available // max(fitting)))
+    return min(plan.total, len(inspect("", "")["cores"]), int(available // max(fitting)))
 
 
 @contextmanager

@@ -6,12 +6,14 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from titlesmith.errors import FetchError, RequestError, RunError
-from titlesmith.runs import Run, hold, release, root, write_json
+from titlesmith.errors import DAMAGE, FetchError, RequestError, RunError
+from titlesmith.runs import STAGES, Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
-from titlesmith.sweep.plan import Job, Plan, record_path
+from titlesmith.sweep.plan import Job, Plan, Point, record_path
+from titlesmith.sweep.search import Study
 from titlesmith.sweep.work import add_remedy, stop, work
 
 RETRIES = 2  # of a job whose worker's machine failed
@@ -68,6 +70,14 @@ def run(
         release(lock)
 
 
+def read_runs(plan: Plan) -> list[dict]:
+    """The runs of a search in its record that have all of its keys; empty without a record."""
+    with suppress(*DAMAGE):
+        runs = json.loads(record_path(plan.name).read_text("utf-8"))["runs"]
+        return [run for run in runs if set(plan.keys) <= run["set"].keys() and {"name", "state"} <= run.keys()]
+    return []
+
+
 class _Driver:
     """A running sweep."""
 
@@ -75,12 +85,20 @@ class _Driver:
         self.plan, self.client, self.session = plan, client, uuid.uuid4().hex
         self.echo, self.table = echo, progress.Progress(echo)
         self.results: dict[str, dict] = {}  # of finished runs, by name
+        self.study, self.trials, self.pruned = (
+            None,
+            {},
+            set(),
+        )  # of a search: numbers of its trials by their runs' names
+        if plan.search:
+            seed = plan.ends[0].experiment.settings["finetune"]["seed"]
+            self.study = Study(plan.search, seed, read_runs(plan))
         self.started, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
 
     def run(self) -> dict:
         """Runs the sweep, see `run`."""
         self.write("running")
-        state, total = "interrupted", len(self.plan.points)
+        state, total = "interrupted", self.plan.total
         try:
             threads = cluster.divide_cores(self.client, self.plan)
             count = len(threads) - 1
@@ -106,14 +124,20 @@ class _Driver:
 
     def follow(self, threads: dict[str, int]) -> None:
         """Submits each job as soon as the one before it is done, and polls until all are finished."""
-        waiting, running, results = self.plan.jobs(), {}, {}
+        running, results = {}, {}
+        # At least two trials, so that the first one's papers are shared before it ends
+        waiting = self.ask(max(2, len(threads) - 1)) if self.study else self.plan.jobs()
         while waiting or running:
             for future in [future for future in running if future.done()]:
-                self.end(running.pop(future), self.result(future), results)
-            for job in [job for job in waiting if job.after is None or job.after in results]:
+                job = running.pop(future)
+                self.end(job, self.result(future), results)
+                waiting += self.ask(1) if self.study and job.last else []
+            for job in [job for job in waiting if job.after is None or self.before(job, results)]:
                 waiting.remove(job)
-                before = results.get(job.after, {})
-                if before.get("state") != "failed":
+                before = self.before(job, results)
+                if self.study and job.shared and before.get("state") in ("failed", "pruned"):
+                    job, before = replace(job, after=None, shared=()), {}
+                if before.get("state") not in ("failed", "pruned"):
                     running[self.submit(job, threads)] = job
                     continue
                 # The job before it failed: in this run, or in the run whose stages this one links
@@ -121,9 +145,35 @@ class _Driver:
                 if other is not job.point and not reason.startswith(SHARES):
                     reason = f"{SHARES}{other.name} failed: {reason}"
                 self.end(job, {"state": "failed", "reason": reason}, results)
+            for job in running.values() if self.study else ():
+                self.prune(job.point)
             self.table.show(self.states(), time.monotonic() - self.clock)
             if running:
                 time.sleep(INTERVAL)
+
+    def before(self, job: Job, results: dict[tuple[str, str], dict]) -> dict:
+        """The result of the job before one, or of a later one of the same run; empty if there is none yet."""
+        if job.after is None:
+            return {}
+        later = STAGES[STAGES.index(job.after.until) :]
+        return next(
+            (results[job.after.point.name, stage] for stage in later if (job.after.point.name, stage) in results), {}
+        )
+
+    def ask(self, count: int) -> list[Job]:
+        """The jobs of the search's next trials, at most ``count``."""
+        new = []
+        for number, texts in filter(None, (self.study.ask() for _ in range(count))):
+            new.append(self.plan.make(number, texts))
+            self.trials[new[-1].name] = number
+        self.plan = replace(self.plan, points=(*self.plan.points, *new))
+        return [job for job in self.plan.jobs() if job.point in new]
+
+    def prune(self, point: Point) -> None:
+        """Stops a trial that falls behind the others."""
+        if point.name not in self.pruned and self.study.falls_behind(self.trials[point.name], Run(point.name)):
+            self.pruned.add(point.name)
+            self.client.run(stop, self.session, str(root()), point.name, on_error="ignore")
 
     def submit(self, job: Job, threads: dict[str, int]) -> object:
         """Submits a job, without dependencies: Dask would prefer the worker that did the job before it."""
@@ -143,9 +193,15 @@ class _Driver:
             pure=False,
         )
 
-    def end(self, job: Job, result: dict, results: dict[Job, dict]) -> None:
+    def end(self, job: Job, result: dict, results: dict[tuple[str, str], dict]) -> None:
         """Stores the result of a job, and of its run if it was the last."""
-        results[job] = result
+        if job.point.name in self.pruned:
+            result = {"state": "pruned", "reason": "its validation loss fell behind"}
+        if self.study and job.last:
+            value = self.plan.search.value(Run(job.point.name)) if result["state"] == "done" else None
+            self.study.tell(self.trials[job.point.name], value, result["state"])
+            result = result | {"value": value}
+        results[job.point.name, job.until] = result
         if job.last:
             self.results[job.point.name] = result
             self.write("running")

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from titlesmith.errors import RequestError, shorten
 from titlesmith.experiment import Experiment
 from titlesmith.runs import STAGES, Run, root
 from titlesmith.sweep.file import CASE, SweepFile, format_value
+from titlesmith.sweep.search import Search
 from titlesmith.yaml_text import split_items
 
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same
@@ -54,7 +56,8 @@ class Job:
 class Plan:
     """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and what its page shows.
 
-    ``cases``, ``reference`` and ``plot`` are those of `SweepFile`.
+    ``cases``, ``reference`` and ``plot`` are those of `SweepFile`. A search has no points at first: ``make`` returns
+    that of a trial, from its number and the values of its keys as texts; ``ends`` are points at the ends of the ranges.
     """
 
     name: str
@@ -66,6 +69,14 @@ class Plan:
     cases: dict[str, dict[str, str]] = field(default_factory=dict)
     reference: list[dict] = field(default_factory=list)
     plot: list[list[str]] = field(default_factory=list)
+    search: Search | None = None
+    make: Callable[[int, dict[str, str]], Point] | None = None
+    ends: tuple[Point, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """The number of runs."""
+        return self.search.trials if self.search else len(self.points)
 
     def jobs(self) -> list[Job]:
         """All jobs, each after the one that it needs.
@@ -96,6 +107,9 @@ class Plan:
         """Lines for people: each run with its values, and the run whose stages it shares."""
         shared = {job.point.name: job for job in self.jobs() if job.shared}
         lines = [f"sweep {self.name}: {len(self.points)} runs of {self.path.stem}"]
+        if self.search:
+            lines = [f"sweep {self.name}: {self.total} runs of {self.path.stem}, a search by {self.search.metric}"]
+            lines += [f"  {key}: {json.dumps(values)}" for key, values in self.search.ranges.items()]
         for point in self.points:
             values = point.set | self.cases.get(point.set.get(CASE), {})
             shown = ", ".join(f"{key} {format_value(value)}" for key, value in values.items())
@@ -146,14 +160,20 @@ def read(
     repeats = file.repeat if repeat is None else str(repeat)
     if not re.fullmatch(r"0*[1-9]\d{0,8}", repeats):
         raise RequestError(f"repeat: {shorten(repeats)} is not a number of runs: it needs an int, 1 or more")
-    if not keys and int(repeats) == 1:
+    if not keys and not file.search and int(repeats) == 1:
         raise RequestError("nothing is varied: add --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
     if (count := int(repeats) * max(1, len(file.cases)) * math.prod(map(len, values.values()))) > MAX_RUNS:
         raise RequestError(f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values")
+    if file.search and (keys or int(repeats) > 1 or until != STAGES[-1]):
+        raise RequestError(
+            f"{request}: search: it chooses the values and needs all stages: leave out set, cases, repeat"
+        )
     # The runs
     name = name or file.name or "-".join([path.stem, *(key.split(".")[-1] for key in values)])
     points: dict[str, Point] = {}  # by settings and by name
     Experiment.read(path, base, remarks)  # so that an error without any --set is reported without one
+    if file.search:
+        return _plan_search(file, request, name, base, remarks)
     for case, *texts in itertools.product(file.cases or [""], *values.values()):
         labels = dict.fromkeys(file.cases.get(case, ()), f"{request}: cases: {case}: ")
         labels |= {key: "--set " if key in typed else f"{request}: set: " for key in values}
@@ -175,6 +195,23 @@ def read(
             _check_owner(point.name, name)
     runs = tuple(dict.fromkeys(points.values()))
     return Plan(name, path, keys, runs, int(repeats), until, file.cases, file.reference, file.plot)
+
+
+def _plan_search(file: SweepFile, request: str, name: str, base: tuple[str, ...], remarks: list[str] | None) -> Plan:
+    """The plan of a search, after checking the ends of its ranges (RequestError)."""
+    search = Search.read(file.search, request)
+    labels = dict.fromkeys(search.ranges, f"{request}: search: ")
+
+    def make(number: int, texts: dict[str, str]) -> Point:
+        overrides = {key: f"{key}={text}" for key, text in texts.items()}
+        experiment = _read_labelled(file.path, base, overrides, labels, remarks)
+        return Point(f"{name}-t{number}", {key: _get_setting(experiment, key) for key in texts}, 1, experiment)
+
+    for number in range(search.trials):
+        _check_owner(f"{name}-t{number}", name)
+    ends = tuple(itertools.starmap(make, enumerate(search.ends())))
+    shown = {"reference": file.reference, "plot": file.plot}
+    return Plan(name, file.path, tuple(search.ranges), (), **shown, search=search, make=make, ends=ends)
 
 
 def _read_labelled(

@@ -15,7 +15,13 @@ from rich.table import Table
 from titlesmith.runs import STAGES, Run
 
 MAX_ROW = 2048  # bytes of a row of history.csv
-STYLES = {"running": "bold", "failed": "red", "waiting": "dim", "done": "green"}  # in the order of the table
+STYLES = {
+    "running": "bold",
+    "failed": "red",
+    "waiting": "dim",
+    "pruned": "dim",
+    "done": "green",
+}  # in the order of the table
 OTHER_LINES = 9  # of the terminal, which are not rows of the table
 
 
@@ -86,7 +92,7 @@ class Progress:
         """The table, with as many rows as the terminal has lines: first the running runs."""
         # Title: counts, and the time left at the speed since the start
         counts = Counter(state.state for state in states.values())
-        finished = counts["done"] + counts["failed"]
+        finished = counts["done"] + counts["failed"] + counts["pruned"]
         self._done = finished if self._done is None else self._done  # runs of an earlier start say nothing of speed
         title = ", ".join(f"{counts[kind]} {kind}" for kind in STYLES if counts[kind])
         title += f"; {_format_duration(seconds)}"

@@ -124,14 +124,17 @@ def inspect(root: str, sweep: str) -> dict:
     return {"host": socket.gethostname(), "sees": sees, "version": metadata.version("titlesmith"), "cores": cores}
 
 
-async def stop(session: str, root: str) -> None:
-    """Kills the kernels of a sweep in this process; no further stage begins.
+async def stop(session: str, root: str, run: str | None = None) -> None:
+    """Kills the kernels of a sweep in this process; no further stage begins. Or, of its runs, only that of ``run``.
 
     A kernel is recognized by the lock of its run's stage, so that kernels of other sweeps are not touched.
     """
-    _stopped.add(session)
+    if run is None:
+        _stopped.add(session)
     for _ in range(STOP_SECONDS * 5):
-        locks = {str(Path(root) / "runs" / name / ".stage.lock") for name in _working.get(session, ())}
+        locks = {
+            str(Path(root) / "runs" / name / ".stage.lock") for name in _working.get(session, ()) if run in (None, name)
+        }
         if not locks:
             return
         for child in psutil.Process().children(recursive=True):

@@ -150,7 +150,7 @@ def test_an_adapter_trained_elsewhere_generates_titles_in_either_file_format(lla
     arguments = ["--adapter", "adapter", "--abstract", "a.txt", *SHORT]
     assert generate(monkeypatch, *arguments) == 0
     first = rows(capsys)
-    prompt = template("alpaca").prompt.format(abstract="We study speech.")
+    prompt = template("chatgentitle").fill_prompt({"abstract": "We study speech."})
     assert [row["prompt"] for row in first] == [prompt, prompt]
     assert first[0]["nearest_id"] is first[0]["nearest_similarity"] is None, "no training text is known"
     save_in_the_old_format(llama / "adapter")

@@ -41,7 +41,7 @@ def test_instruction_and_input_are_two_boxes(source):
     service = Service(source)
     assert service.task == "a title for my abstract"
     components = {c.label: c for c in build_page(service).blocks.values() if getattr(c, "label", None)}
-    assert components["Instruction"].value == DEFAULTS["instruction"] and "Your abstract" in components
+    assert components["Instruction"].value == DEFAULTS["instruction"] and "Input: your abstract" in components
     settings = {"count": 2, "max_tokens": 8, "seed": 1}
     default, other = (
         service.write({"instruction": text, "abstract": ABSTRACT}, **settings)

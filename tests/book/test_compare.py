@@ -45,6 +45,18 @@ def test_parameters_that_differ_measurements_and_texts_are_compared(two):
     assert not comparison.remark
 
 
+def test_published_results_of_the_runs_values_are_shown_next_to_theirs(two):
+    Run("other").update(sweep={"name": "s", "set": {"finetune.batch_size": 2}, "repeat": 1})
+    rows = [{"set": {"finetune.batch_size": n}, "source": f"<b>{n}", "hours": 31, "loss.test": 3.1} for n in (2, 4)]
+    (two / "sweeps").mkdir()
+    (two / "sweeps" / "s.json").write_text(json.dumps({"reference": rows}))
+    measurements = compare(open_reports(["small", "other"])).tables["Measurements"]
+    assert list(measurements[0]) == ["", "small", "other", "published: <b>2 (2)"]
+    assert row(measurements, "hours of training")["published: <b>2 (2)"] == "31.00"
+    assert row(measurements, "loss in nats per token, test")["published: <b>2 (2)"] == "3.100"
+    assert "&lt;b&gt;2" in compare(open_reports(["small", "other"])).html()
+
+
 def test_perplexities_of_different_vocabularies_are_not_compared(two):
     vocabulary = Run("other") / "corpus" / "vocab.bpe"
     vocabulary.write_text(vocabulary.read_text("utf-8") + "a b\n", "utf-8")

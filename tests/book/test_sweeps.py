@@ -92,6 +92,13 @@ def test_any_measurement_is_plotted_against_parameters_and_measurements(root):
     assert "case" not in figure, "a case is no other value next to what it decides"
 
 
+def test_the_runs_of_a_search_are_one_line(root):
+    runs = [Fake(i, {"finetune.learning_rate": i / 100, "finetune.dropout": i / 10}, 9.0 + i) for i in range(1, 9)]
+    render_sweep("s", runs, NOTHING)
+    figure = (root / "_build" / "figures" / "sweep-s-0-light.svg").read_text()
+    assert "legend" not in figure
+
+
 @pytest.mark.parametrize("plot", [3, [1], [["x", "no such"]], [["x", {}]], [["x"]]])
 def test_figures_of_a_damaged_record_are_left_out(root, plot):
     (root / "sweeps").mkdir()

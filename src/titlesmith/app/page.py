@@ -77,10 +77,11 @@ def _add_form(service: Service) -> None:
     # Left: the input. Right: the results
     with gr.Row():
         with gr.Column(min_width=300):
+            label_input = "Input: your " if DEFAULTS.keys() & set(service.fields) else "Your "
             boxes = [
                 gr.Textbox(
                     DEFAULTS.get(name, ""),
-                    label=name.capitalize() if name in DEFAULTS else f"Your {name}",
+                    label=name.capitalize() if name in DEFAULTS else f"{label_input}{name}",
                     lines=8 if name == "abstract" else 2,
                     max_lines=20,
                 )

@@ -146,6 +146,11 @@ def _render_plot(file: str, x: str, y: str, keys: list[str], reports: list[Repor
         value = values.get(x, None) if x in keys else report.setting(x)
         value = value if isinstance(value, (int, float)) and not isinstance(value, bool) else format_value(value)
         groups.setdefault(label, {}).setdefault(value, []).append(report)
+    if len(groups) == len(reports) > len(figures.COLOURS):  # runs of a search, in which all values differ
+        values = [pair for by_value in groups.values() for pair in by_value.items()]
+        groups = {"": {}}
+        for value, found in values:
+            groups[""].setdefault(value, []).extend(found)
     lines = {}
     for label, by_value in sorted(groups.items()):
         points = [(value, Summary.of(repeats, y)) for value, repeats in by_value.items()]

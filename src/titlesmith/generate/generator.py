@@ -72,7 +72,7 @@ class TextGenerator:
             check_context(len(opening), settings.max_tokens, backend.context, longest)
         self.unique = settings.unique or settings.best_of > 1
         self.nearest = nearest or Nearest(corpus)
-        self._stopped = False
+        self._stopped, self._kept = False, []  # texts of the block that are complete
         self.listener: Callable[[Callable[[], list[str]]], bool] | None = None  # see `_listen`; True ends early
         self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
         self._healings: dict[int, TokenHealing] = {}
@@ -104,6 +104,7 @@ class TextGenerator:
             missing = {i: count - len(kept[i]) for i, count in wanted.items() if count > len(kept[i])}
             if not missing:
                 break
+            self._kept = [row["text"] for rows in kept.values() for row in rows]
             settings = replace(self.settings, count=1, seed=(*self.settings.seeds, number, round))
             progress = False
             for i, rows in self._complete({i: count * best_of for i, count in missing.items()}, settings).items():
@@ -159,7 +160,8 @@ class TextGenerator:
 
         def texts() -> list[str]:
             completions = [Completion.of(ids, 0.0, self.corpus.tokenizer.eos_id) for ids in begun]
-            return [self._row(*which, done)["text"] for which, done in zip(chosen, completions, strict=True)]
+            rows = [self._row(*which, done) for which, done in zip(chosen, completions, strict=True)]
+            return [*self._kept, *(row["text"] for row in rows)]
 
         def listen(number: int, token: int) -> bool:
             begun[number].append(token)

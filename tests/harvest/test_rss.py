@@ -50,6 +50,7 @@ def test_new_papers_and_cross_lists_without_the_prefix_and_replacements_counted(
         "doi": "10.1000/2401.01234",
         "journal_ref": None,
         "comments": None,
+        **dict.fromkeys(("submitter", "license", "report_no", "versions")),
         "announced": "new",
     }
     assert (cross["id"], cross["announced"], cross["published"]) == ("hep-th/9912001", "cross", date(1999, 12, 1))

@@ -4,8 +4,11 @@ import json
 import lzma
 import re
 import zipfile
+from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +74,10 @@ def test_a_record_becomes_a_paper_of_its_first_version(project):
         "doi": "10.1/x",
         "journal_ref": "Phys.Rev.",
         "comments": "37 pages",
+        "submitter": "Pavel Nadolsky",
+        "license": None,
+        "report_no": None,
+        "versions": [date(2007, 4, 2), date(2007, 7, 24)],
     }
 
 
@@ -102,6 +109,7 @@ def test_a_byte_order_mark_decides_the_encoding(project, encoding):
         ({"categories": ["hep-ph", "math.AG"]}, date(2007, 4, 2)),
         ({"categories": ["hep-ph math.AG"], "authors": ["C. Bal\\'azs", "E. L. Berger"]}, date(2007, 4, 2)),
         ({"versions": ["v1", "v2"]}, date(2007, 4, 1)),
+        ({"versions": None}, date(2007, 4, 1)),
         ({"versions": ["v1"], "id": "math.GT/0309136"}, date(2003, 9, 1)),
         ({"versions": ["v1"], "id": "hep-th/9901001"}, date(1999, 1, 1)),
         ({"versions": ["Mon, 2 Apr 2007 19:18:42 GMT", "v2"]}, date(2007, 4, 2)),
@@ -114,6 +122,52 @@ def test_variants_of_other_programs_are_read(project, values, published):
     (found,) = papers(project, text(one)).scan().collect().to_dicts()
     assert found["categories"] == ["hep-ph", "math.AG"] and found["published"] == published
     assert found["authors"] == ["C. Bal\\'azs", "E. L. Berger"]
+
+
+def columnar(table: pl.DataFrame) -> dict[str, Callable[[Path], None]]:
+    return {"s.parquet": table.write_parquet, "s.arrow": table.write_ipc, "stream.arrow": table.write_ipc_stream}
+
+
+@pytest.mark.parametrize("name", ["s.parquet", "s.arrow", "stream.arrow"])
+def test_parquet_and_arrow_read_as_json_lines(project, monkeypatch, name):
+    monkeypatch.setattr(snapshot, "BATCH", 7)
+    records = [record(n, **{"report-no": f"R-{n}"}) for n in range(30)]
+    lines = papers(project, text(*records)).scan().collect()
+    (project / "hub").mkdir()
+    (project / "hub" / "README.md").write_text("A data set")
+    columnar(pl.DataFrame(records, infer_schema_length=None))[name](project / "hub" / name)
+    for path in (f"hub/{name}", "hub"):
+        assert papers(project, b"", path=path).scan().collect().equals(lines)
+
+
+def test_data_sets_with_names_of_versions_and_without_columns_are_read(project):
+    table = pl.DataFrame({"id": ["0704.00001", "x"], "title": ["A", "B"], "categories": [["cs.CL", "eess.AS"]] * 2})
+    table.with_columns(versions=pl.lit(["v1"]), authors=pl.lit(["A. B", "C. D"])).write_parquet(project / "s.parquet")
+    found = papers(project, b"", path="s.parquet")
+    (paper,) = found.scan().collect().to_dicts()
+    assert paper["published"] == date(2007, 4, 1) and paper["categories"] == ["cs.CL", "eess.AS"]
+    assert paper["authors"] == ["A. B", "C. D"] and paper["abstract"] is None
+    assert found.faults == {"invalid date": {"rows": 1, "examples": ["s.parquet, line 2: 'x'"]}}
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: path.write_bytes(b"PAR1 and no more"), r"s\.parquet cannot be read"),
+        (lambda path: pl.DataFrame({"title": ["A"]}).write_parquet(path), "has no column id"),
+    ],
+)
+def test_other_parquet_files_are_refused_at_once(project, write, said):
+    write(project / "s.parquet")
+    with pytest.raises(RequestError, match=said):
+        check(ALL | {"path": "s.parquet"})
+
+
+@pytest.mark.parametrize(("wanted", "ids"), [(["hep-ph"], [1, 2]), (["math"], [1, 2]), (["cs"], [3]), (["cs.CL"], [3])])
+def test_an_archive_holds_all_its_categories(project, wanted, ids):
+    content = text(record(1), record(2), record(3, categories="cs.CL"))
+    found = papers(project, content, categories=wanted).scan().collect()
+    assert found["id"].to_list() == [f"0704.{number:05d}" for number in ids]
 
 
 def packed(content: bytes) -> dict[str, bytes]:
@@ -156,14 +210,12 @@ MALFORMED = {
         b'{"id": "1", "title": "\xff"}\n',
         b'{"id": "1"} {"id": "2"}\n',
         text(record(1))[:90] + b"\n",
-        text(record(1, versions="v1")),
-        text(record(1, versions={"created": "x"})),
     ],
     "no id": [b"{}\n", text(record(1, id="")), text(record(1, id=None))],
     "invalid date": [
-        text(record(1, versions=[])),
-        text(record(1, versions=None)),
-        text(record(1, versions=[{"created": "yesterday"}])),
+        text(record(1, id="1", versions=[])),
+        text(record(1, id="1", versions=None)),
+        text(record(1, id="1", versions=[{"created": "yesterday"}])),
         text(record(1, versions=[{"created": "Mon, 31 Feb 2007 19:18:42 GMT"}])),
         text(record(1, update_date="2008-13-26")),
     ],

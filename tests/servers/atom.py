@@ -1,6 +1,7 @@
 """arXiv's search API: an Atom feed with OpenSearch's counts, as export.arxiv.org/api/query gives it."""
 
 import re
+from fnmatch import fnmatch
 from xml.sax.saxutils import escape
 
 from servers.base import Paper, Service
@@ -59,9 +60,9 @@ class Atom(Service):
             self.papers.pop()
         dates = re.search(r"submittedDate:\[(\d{12}) TO (\d{12})\]", search)
         first, last = dates.groups() if dates else ("0", "9")
-        wanted = re.findall(r"cat:([\w.-]+)", search)
+        wanted = re.findall(r"cat:([\w.*-]+)", search)
         found = [p for p in self.papers if first <= f"{p.submitted:%Y%m%d%H%M}" <= last]
-        found = [p for p in found if not wanted or set(wanted) & set(p.categories.split())]
+        found = [p for p in found if not wanted or any(fnmatch(c, w) for w in wanted for c in p.categories.split())]
         if numbers := query.get("id_list"):
             found = [p for p in found if p.number in numbers.split(",")]
         for word in re.findall(r"\bti:(\w+)", search):

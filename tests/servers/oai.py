@@ -58,11 +58,9 @@ class Oai(Service):
     ----------
     size
         Records a page.
-    ordered
-        Whether records are listed by day of change, as arXiv does; else by number.
     """
 
-    size, ordered = 10, True
+    size = 10
 
     def answer(self, query: dict, fault: str) -> bytes:
         verb = query["verb"]
@@ -89,10 +87,10 @@ class Oai(Service):
             return '<error code="cannotDisseminateFormat">Did not recognize requested format</error>'
         found = [p for p in self.papers if query.get("from", "") <= p.stamp]
         if wanted := query.get("set"):
-            if wanted not in ("eess:eess:AS", "cs:cs:SD"):
+            if wanted not in ("eess:eess:AS", "cs:cs:SD", "cs:cs"):
                 return '<error code="badArgument">Set does not exist</error>'
-            found = [p for p in found if wanted in map(spec, p.categories.split())]
-        found.sort(key=lambda p: (p.stamp, p.number) if self.ordered else (p.number, ""))
+            found = [p for p in found if any(f"{spec(c)}:".startswith(f"{wanted}:") for c in p.categories.split())]
+        found.sort(key=lambda p: (p.stamp, p.number))
         if not found[skip:] or fault == "nothing":
             return '<error code="noRecordsMatch">no records</error>'
         page = found[skip : skip + self.size]
@@ -103,7 +101,7 @@ class Oai(Service):
             content = content.replace("</title>", "</authors></header>", 1)
         if found[skip + self.size :]:
             day = found[skip + self.size].stamp
-            if self.ordered and day != page[0].stamp:  # as arXiv: on from the day that the page ends with
+            if day != page[0].stamp:  # as arXiv: on from the day that the page ends with
                 token = query | {"from": day, "skip": sum(p.stamp == day for p in page)}
             else:
                 token = query | {"skip": skip + self.size}

@@ -1,15 +1,6 @@
 """The corpus: papers cleaned, split, formatted by a template and tokenized, in ``runs/<run>/corpus/``."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from titlesmith.corpus.corpus import Corpus, DocumentFormat, build, check
-    from titlesmith.corpus.documents import Documents
-    from titlesmith.corpus.layout import TokenLayout
-    from titlesmith.corpus.split import SPLITS
-    from titlesmith.corpus.template import Template
-    from titlesmith.corpus.tokenizer import Tokenizer
 
 MODULES = {
     "SPLITS": "split",
@@ -22,17 +13,7 @@ MODULES = {
     "build": "corpus",
     "check": "corpus",
 }
-__all__ = [
-    "SPLITS",
-    "Corpus",
-    "DocumentFormat",
-    "Documents",
-    "Template",
-    "TokenLayout",
-    "Tokenizer",
-    "build",
-    "check",
-]
+__all__ = list(MODULES)
 
 
 def __getattr__(name: str) -> object:

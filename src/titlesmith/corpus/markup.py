@@ -12,9 +12,7 @@ INLINE = (
     "sans-serif|named-content|styled-content|ext-link|xref|inline-formula|tex-math|math|math-inline"
 )
 ATTRIBUTES = r"""(?:\s+[\w:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*"""
-TAG = re.compile(
-    rf"<!--.*?-->|<(/?)(jats:|mml:)?(?:({BLOCKS})|({INLINE})|[a-z][\w-]*){ATTRIBUTES}\s*(/?)>", re.I | re.S
-)
+TAG = re.compile(rf"<!--.*?-->|</?(jats:|mml:)?(?:({BLOCKS})|({INLINE})|[a-z][\w-]*){ATTRIBUTES}\s*/?>", re.I | re.S)
 EXPONENT = re.compile(r"(?<=\d)<sup>(?=[-+\u2212]?\d)", re.IGNORECASE)  # 10<sup>3</sup> is not 103
 REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z][a-z\d]{1,31});", re.IGNORECASE)
 
@@ -43,10 +41,9 @@ def _strip_once(text: str) -> str:
 
 
 def _replacement(tag: re.Match, closed: set[str]) -> str:
-    end, namespace, block, inline, empty = tag.groups()
+    namespace, block, inline = tag.groups()
     name = (block or inline or "").lower()
-    known = namespace or name or tag[0].startswith("<!--")
-    doubtful = len(name) == 1 and not (namespace or end or empty or name in closed)
-    if not known or (doubtful and (name != "p" or tag.start())):  # a text that begins with <p> is a paragraph
+    is_letter = len(name) == 1 and not namespace and name not in closed
+    if is_letter or not (namespace or name or tag[0].startswith("<!--")):
         return tag[0]
     return " " if block else ""

@@ -32,7 +32,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     Other values than objects with an output and an input or an instruction are counted in ``faults``.
     """
     number = 0
-    for name, text in inputs.opened(settings):
+    for name, text in inputs.opened(inputs.find(settings), settings.get("encoding", "utf-8")):
         records = _records(text, name, faults)
         while batch := list(islice(records, BATCH)):
             yield pl.DataFrame(batch, COLUMNS, orient="row").with_columns(id=row_ids(number))

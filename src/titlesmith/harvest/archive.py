@@ -54,7 +54,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 def tables(settings: dict, faults: Faults) -> Iterator[tuple[str, Rows]]:
     """Yields name and rows of each file (RequestError: it is not a table of the ArXiV Archive)."""
-    for name, text in inputs.opened(settings, folder=True):
+    for name, text in inputs.opened(inputs.find(settings, folder=True), settings.get("encoding", "utf-8")):
         rows = Rows(text, name, faults, delimiter="\t")
         if missing := set(COLUMNS) - set(rows.header):
             lacks = f"{name} lacks {', '.join(sorted(missing))}"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import client, store
+from titlesmith.harvest.categories import search_term
 from titlesmith.harvest.faults import Faults
 from titlesmith.harvest.schema import SCHEMA
 
@@ -62,7 +63,7 @@ class Windows:
         self.newest_first = bool(settings["max_results"])
         self.terms = [f"({settings['query']})"] if settings["query"] else []
         if settings["categories"]:
-            self.terms.append("(" + " OR ".join(f"cat:{name}" for name in settings["categories"]) + ")")
+            self.terms.append("(" + " OR ".join(map(search_term, settings["categories"])) + ")")
         self.first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
         last = datetime.fromisoformat(settings["until"] or client.today().isoformat())
         self.last = last + timedelta(days=1) - MINUTE

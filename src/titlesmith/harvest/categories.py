@@ -13,32 +13,33 @@ NAMED = ("cond-mat", "physics")  # archives whose categories have words as names
 
 
 def check_categories(categories: list[str]) -> None:
-    """Checks that names of categories are arXiv's (RequestError, with the nearest names)."""
+    """Checks that names are arXiv's categories or archives (RequestError, with the nearest names)."""
     for category in categories:
-        if _is_category(category):
+        if _is_valid(category):
             continue
-        if category in ARCHIVES:
-            raise RequestError(
-                f"harvest.categories: {category!r} is an archive of several categories: name those wanted"
-            )
         similar = [_nearest_category(word) for word in re.split(r"[\s,;]+", category[:200].strip())]
-        hint = f". Did you mean {','.join(similar)}?" if all(map(_is_category, similar)) else ""
+        hint = f". Did you mean {','.join(similar)}?" if all(map(_is_valid, similar)) else ""
         raise RequestError(
-            f"harvest.categories: {shorten(category)} is not a category of arXiv, such as cs.CL or hep-th{hint}"
+            f"harvest.categories: {shorten(category)} is not a category or an archive of arXiv, such as cs.CL, hep-th "
+            f"or cs{hint}"
         )
 
 
+def search_term(category: str) -> str:
+    """The term of arXiv's search API for a category, or for all of an archive."""
+    return f"cat:{category}{'*' if category in UNDIVIDED else '.*' if category in ARCHIVES else ''}"
+
+
 def oai_set(category: str) -> str:
-    """The OAI-PMH set of a category: ``eess:eess:AS``, ``physics:hep-th``, ``physics:astro-ph:GA``."""
+    """The OAI-PMH set of a category or an archive: ``eess:eess:AS``, ``physics:astro-ph:GA``, ``cs:cs``."""
     archive = category.partition(".")[0]
     return f"{'physics' if archive in PHYSICS else archive}:{category.replace('.', ':')}"
 
 
-def _is_category(name: str) -> bool:
+def _is_valid(name: str) -> bool:
     archive, dot, part = name.partition(".")
-    if not dot:
-        return name in UNDIVIDED
-    return archive in ARCHIVES and bool(re.fullmatch(r"[a-z]+(-[a-z]+)?" if archive in NAMED else r"[A-Z]{2}", part))
+    pattern = r"[a-z]+(-[a-z]+)?" if archive in NAMED else r"[A-Z]{2}"
+    return archive in ARCHIVES and (not dot or bool(re.fullmatch(pattern, part)))
 
 
 def _nearest_category(name: str) -> str:

@@ -21,8 +21,9 @@ from titlesmith.harvest.schema import SCHEMA, matching
 from titlesmith.harvest.store import write_parquet
 from titlesmith.runs import Run, write_json
 
-# Fields that a source writes in another form than OAI-PMH, so that a difference is not a change
-OWN = {"oai": [], "arxiv": ["authors"], "snapshot": ["authors", "updated"]}
+# Fields that a source lacks or writes in another form than OAI-PMH, so that a difference is not a change
+OWN = {"oai": [], "arxiv": ["authors", "submitter", "license", "report_no", "versions"]}
+OWN["snapshot"] = [*OWN["arxiv"], "updated"]
 OWN["archive"] = [*OWN["snapshot"], "journal_ref"]
 ROWS = 50_000  # papers held in memory at once
 

@@ -17,9 +17,9 @@ import requests
 from filelock import FileLock
 from lxml import etree
 from requests.adapters import HTTPAdapter
-from requests.exceptions import ConnectionError, ConnectTimeout, ProxyError, RequestException, SSLError, Timeout
+from requests.exceptions import ConnectionError, RequestException, Timeout
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from titlesmith.errors import RunError
@@ -111,9 +111,7 @@ class Session(requests.Session):
             with turn(url):
                 response = _within_deadline(super().request, method, url, **arguments)
         except (ConnectionError, Timeout, HTTPError) as error:
-            refused = isinstance(getattr(next(iter(error.args), None), "reason", None), NewConnectionError)
-            unreachable = refused or isinstance(error, ConnectTimeout | ProxyError | SSLError)
-            raise _RetryableError(f"no answer, {_cause(error)}", unreachable=unreachable) from None
+            raise _RetryableError(f"no answer, {_cause(error)}", None, isinstance(error, ConnectionError)) from None
         self.has_connected = True
         if response.status_code in RETRY_STATUS:
             raise _RetryableError(f"HTTP {response.status_code} {response.reason}", _retry_after(response))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from polars.exceptions import PolarsError
 from tqdm import tqdm
 
 from titlesmith.errors import RequestError
@@ -24,32 +25,37 @@ JUNK = re.compile(r"(?:^|/)(?:\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)", re.IGNOR
 BUFFER_BYTES = 1 << 20
 MARK = "\udcff"  # replaces bytes that cannot be decoded; no decoder produces it otherwise
 codecs.register_error("titlesmith.mark", lambda error: (MARK, error.end))
-DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)  # the last: a password
+DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, PolarsError)
 
 
-def opened(settings: dict, folder: bool = False) -> Iterator[tuple[str, TextIO]]:
-    """Yields the names and the text of the file ``settings["path"]`` (or ``folder``), with unchanged line ends.
-
-    Packed files are unpacked, empty ones in a folder or a zip skipped. Each is open until the next one is requested. A
-    byte order mark, or zero bytes as in UTF-16, override ``settings["encoding"]`` (default: utf-8); `MARK` replaces
-    bytes that cannot be decoded. RequestError, also from reading: there is no file, or it is empty or damaged.
-    """
+def find(settings: dict, folder: bool = False) -> list[Path]:
+    """The file ``settings["path"]``, or those of a ``folder`` that are not empty (RequestError: there is none)."""
     reads = f"harvest.path: source {settings['source']} reads a file{' or a folder' * folder}, and"
     if not settings["path"]:
         raise RequestError(f"{reads} no path is given: add -p harvest.path=FILE")
     path = root() / settings["path"]
     if not (path.is_file() or (folder and path.is_dir())):
         raise RequestError(f"{reads} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    found = [file for file in list_files(path) if file == path or file.stat().st_size]
-    if not found:
+    files = [file for file in list_files(path) if file == path or file.stat().st_size]
+    if not files:
         raise RequestError(f"harvest.path: {path} contains no file")
-    for file in found:
+    return files
+
+
+def opened(files: list[Path], encoding: str = "utf-8") -> Iterator[tuple[str, TextIO]]:
+    """Yields the names and the text of files, with unchanged line ends.
+
+    Packed files are unpacked, empty ones in a zip skipped. Each is open until the next one is requested. A byte order
+    mark, or zero bytes as in UTF-16, override ``encoding``; `MARK` replaces bytes that cannot be decoded. RequestError,
+    also from reading: a file is empty or damaged.
+    """
+    for file in files:
         bar = tqdm(total=file.stat().st_size, desc=file.name, unit="B", unit_scale=True, delay=2)  # of packed bytes
-        with bar, _naming(file), file.open("rb", buffering=0) as raw:
+        with bar, naming(file), file.open("rb", buffering=0) as raw:
             for name, stream in _unpacked(file, raw):
                 checked = _Checked(file, stream, raw, bar)
                 with io.BufferedReader(checked, BUFFER_BYTES) as buffer:
-                    yield name, _decoded(buffer, settings.get("encoding", "utf-8"), name)
+                    yield name, _decoded(buffer, encoding, name)
 
 
 def _unpacked(file: Path, raw: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
@@ -61,8 +67,6 @@ def _unpacked(file: Path, raw: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
         yield file.name, next((unpack(raw) for magic, unpack in PACKED.items() if start.startswith(magic)), raw)
         return
     packed = zipfile.ZipFile(raw)
-    if "[Content_Types].xml" in packed.namelist():
-        raise RequestError(f"harvest.path: {file} is an Office document; save its table as CSV and name that file")
     members = [member.filename for member in packed.infolist() if member.file_size and not JUNK.search(member.filename)]
     if not members:
         raise RequestError(f"harvest.path: {file} contains no file")
@@ -96,14 +100,15 @@ class _Checked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        with _naming(self._path):
+        with naming(self._path):
             count = self._stream.readinto(buffer)
         self._bar.update(self._packed.tell() - self._bar.n)
         return count
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Turns errors of a damaged file into one that names it (RequestError)."""
     try:
         yield
     except DAMAGE as error:

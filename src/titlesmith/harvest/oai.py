@@ -2,7 +2,7 @@
 
 The interface lists records by the day of their last change, in pages, each with a token for the next page. A page is
 stored with its token, so that an interrupted list resumes with the next page. Tokens expire every day; a list whose
-token has expired is requested again from a day of change that it had reached.
+token has expired is requested again from the first day of change of its last page.
 
 Records are requested as ``arXivRaw``: only this format has the day on which the first version was submitted.
 """
@@ -17,7 +17,7 @@ import polars as pl
 from lxml import etree
 from tqdm import tqdm
 
-from titlesmith.errors import RequestError, RunError, shorten
+from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import client, store
 from titlesmith.harvest.categories import oai_set
 from titlesmith.harvest.faults import Faults
@@ -28,6 +28,7 @@ OAI = "{http://www.openarchives.org/OAI/2.0/}"
 PREFIX = "oai:arXiv.org:"
 PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
 RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list is requested again
+MAX_REPEATS = 20  # pages without a new record: a day of arXiv's changes has fewer
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -71,42 +72,46 @@ class Lists:
     def _list(self, name: str, since: str) -> Iterator[pl.DataFrame]:
         start = {"metadataPrefix": "arXivRaw"} | ({"set": name} if name else {})
         stem, query = name.replace(":", "-") or "all", start | ({"from": since} if since else {})
+        seen: set[int] = set()  # hashes of records and their days of change
+        day, repeats = since, 0  # from which the list can be requested again; pages since the last new record
+
+        def is_new(page: pl.DataFrame) -> bool:
+            known = len(seen)
+            seen.update(page.select("id", "changed").hash_rows())
+            return len(seen) > known
+
         # Yield the stored pages, and resume with the token of the last one
-        progress = _Progress(since)
         for path in sorted(self.folder.glob(f"*.{stem}.parquet")):
             page = pl.read_parquet(path)
-            progress.add(page)
+            day = page["changed"].min() or day if is_new(page) else day
             query = {"resumptionToken": pl.read_parquet_metadata(path)["token"]}
             yield page
-        progress.repeats = len(progress.seen)  # the stored list may have been requested again
-        failures = 0  # since the last new record
         while query.get("resumptionToken") != "":
             page, token = self._page(query)
-            # Without a page, request the list again from the day reached, then from its beginning
+            if page is None and token == "noRecordsMatch" and not seen:
+                return
+            repeats += 1
+            if repeats > MAX_REPEATS:
+                raise self._failure(f"makes no progress: it repeats pages or refuses its tokens, at last {token!r:.80}")
+            # Without a page, request the list again from the day that it had reached
             if page is None:
-                failures += 1
-                if token == "noRecordsMatch" and not progress.seen and failures == 2:  # said twice: there are none
-                    return
-                if failures == client.PAGE_ATTEMPTS:
-                    raise self._failure(f"refuses its own tokens, or has no records after it listed some ({token})")
-                progress.repeats, progress.position = len(progress.seen), since if failures > 1 else progress.day
-                query = start | ({"from": progress.position} if progress.position else {})
+                query = start | ({"from": day} if day else {})
                 continue
             # Store it; the names keep the pages of all lists in order
             path = self.folder / f"{len(list(self.folder.glob('*.parquet'))):06d}.{stem}.parquet"
             store.write_parquet(path, page, token=token, day=f"{self.session.day}")
-            if progress.add(page):
-                failures = 0
-            elif token and progress.repeats <= -client.PAGE_ATTEMPTS * page.height:
-                raise self._failure(f"makes no progress: it repeats earlier pages, at last with token {shorten(token)}")
+            if is_new(page):
+                day, repeats = page["changed"].min() or day, 0
             query = {"resumptionToken": token}
             yield page
 
     def _page(self, query: dict) -> tuple[pl.DataFrame | None, str]:
         """A page and the token for the next one, empty on the last page; or None and one of `RESTART`."""
+        empty = 0
         for _ in client.attempts():
             content, error = self._request({"verb": "ListRecords"} | query)
-            if error:
+            empty += error == "noRecordsMatch"
+            if error == "badResumptionToken" or empty == 2:  # the service says by mistake, too, that there are none
                 return None, error
             document, sent = self.session.document, len(re.findall(rb"<(?:\w+:)?header\b", content))
             records = document.findall(f"{OAI}ListRecords/{OAI}record")
@@ -128,36 +133,6 @@ class Lists:
             reason = f"{code}: {error.text}" if code else f"HTTP {response.status_code}"
             raise RequestError(f"{self.address} refuses {query}: {reason}")
         return response.content, code
-
-
-class _Progress:
-    """The progress of a list, by its records: neither their days nor the service's tokens are trusted alone.
-
-    ``seen`` has hashes of the records and their days of change, ``position`` is the day reached. ``day`` is a day from
-    which the list can be requested again: the first of the last page, whose other days may be wrong, or the beginning
-    if the days are not in order. ``repeats`` is how many records may come once more after that.
-    """
-
-    def __init__(self, since: str):
-        self.since = self.day = self.position = since
-        self.seen: set[int] = set()
-        self.repeats = 0
-        self._ordered = True
-
-    def add(self, page: pl.DataFrame) -> bool:
-        """Takes a page into account; returns whether it has a record that no earlier page had."""
-        known, days = len(self.seen), page["changed"].drop_nulls()
-        self.seen.update(page.select("id", "changed").hash_rows())
-        is_new = len(self.seen) > known
-        self.repeats = max(self.repeats, 0) if is_new else self.repeats - page.height
-        if not days.is_empty():
-            self._ordered &= days.is_sorted() and days[0] >= self.position
-            self.position = days[-1]
-            if not self._ordered:
-                self.day = self.since
-            elif is_new:
-                self.day = days[0]
-        return is_new
 
 
 def _row(record: etree._Element, today: date) -> dict:
@@ -190,6 +165,10 @@ def _row(record: etree._Element, today: date) -> dict:
             "doi": fields.get("doi") or None,
             "journal_ref": fields.get("journal-ref") or None,
             "comments": fields.get("comments") or None,
+            "submitter": fields.get("submitter") or None,
+            "license": fields.get("license") or None,
+            "report_no": fields.get("report-no") or None,
+            "versions": days,
         }
     except (IndexError, TypeError, ValueError, OverflowError) as error:
         return row | {"fault": f"date: {error}"}

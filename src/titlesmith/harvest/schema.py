@@ -15,6 +15,10 @@ SCHEMA = {
     "doi": pl.String,
     "journal_ref": pl.String,
     "comments": pl.String,
+    "submitter": pl.String,
+    "license": pl.String,
+    "report_no": pl.String,
+    "versions": pl.List(pl.Date),  # the day of each, oldest first
 }
 
 
@@ -26,9 +30,11 @@ def conform(batch: pl.DataFrame) -> pl.DataFrame:
 
 
 def matching(batch: pl.DataFrame, settings: dict) -> pl.DataFrame:
-    """The papers of a batch that pass the filters ``categories``, ``since`` and ``until``."""
-    if settings["categories"]:
-        batch = batch.filter(pl.col("categories").list.set_intersection(settings["categories"]).list.len() > 0)
+    """The papers of a batch that pass the filters ``categories`` (or archives, such as cs), ``since`` and ``until``."""
+    if wanted := settings["categories"]:
+        category, archive = pl.element(), pl.element().str.replace(r"\..*", "")
+        passes = pl.col("categories").list.eval(category.is_in(wanted) | archive.is_in(wanted)).list.any()
+        batch = batch.filter(passes)
     if settings["since"]:
         batch = batch.filter(pl.col("published") >= pl.lit(settings["since"]).str.to_date())
     if settings["until"]:

@@ -1,41 +1,75 @@
-"""Source ``snapshot``: arXiv's metadata from Kaggle, one JSON object per line."""
+"""Source ``snapshot``: arXiv's metadata as Kaggle publishes it, as JSON lines, Parquet or Arrow."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
+from titlesmith.errors import RequestError
 from titlesmith.harvest import inputs
 from titlesmith.harvest.faults import LINE, Faults, at
 
 BLOCK = 8 << 20  # characters of lines parsed together
-# The first version's date, or its name in snapshots that keep only the names
-FIRST = r'^\[(?:\{[^{}]*?"created": ?)?"([^"]*)"'
+BATCH = 20_000  # rows of Parquet or Arrow
+TABLES = (".parquet", ".arrow", ".feather", ".ipc")
+DAY = r"\d{1,2} [A-Z][a-z]{2} \d{4}|\d{4}-\d{2}-\d{2}"  # in Mon, 2 Apr 2007 19:18:42 GMT, or in ISO 8601
 MONTH = r"^(?:[a-z-]+(?:\.[A-Z]{2})?/)?(\d{2})(\d{2})"  # in which an identifier was given
 NO_OBJECT = "no JSON object of a paper"
-UNCHANGED = ("id", "title", "abstract", "doi", "comments")
+UNCHANGED = ("id", "title", "abstract", "doi", "comments", "submitter", "license")
+TEXTS = (*UNCHANGED, "authors", "categories", "versions", "update_date", "journal-ref", "report-no")
 # A list or an object in a column of text is that text in JSON
-SCHEMA = dict.fromkeys((*UNCHANGED, "authors", "categories", "versions", "update_date", "journal-ref"), pl.String)
+SCHEMA = dict.fromkeys(TEXTS, pl.String)
 SCHEMA["authors_parsed"] = pl.List(pl.List(pl.String))  # last name, first names, suffix
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Reads ``settings["path"]``; papers are dated by their first version.
+    """Reads ``settings["path"]``: JSON lines, Parquet or Arrow, as data sets on the hub have them; a file or a folder.
 
-    Snapshots such as those of arxiv-public-datasets have only the names of versions: then the date is the first day of
-    the month in the identifier. Lines that are not the JSON object of a paper, lack an id or have an invalid date are
-    counted in ``faults``.
+    Papers are dated by their first version. Data sets that have only the names of versions, or none, have the first day
+    of the month in the identifier. Rows that are not papers, lack an id or have no date are counted in ``faults``.
     """
-    for name, text in inputs.opened(settings):
+    files = inputs.find(settings, folder=True)
+    tables = [path for path in files if path.suffix in TABLES]
+    for path in tables:
+        with inputs.naming(path):
+            first = 1
+            for table in _as_json(_scan(path), path).collect_batches(chunk_size=BATCH, maintain_order=True):
+                yield _converted(table.with_row_index(LINE, first), path.name, faults)
+                first += table.height
+    for name, text in inputs.opened([] if tables else files, settings.get("encoding", "utf-8")):
         first, stream = 1, text.buffer if text.encoding == "utf-8" else text  # as bytes it need not be decoded
         while block := stream.read(BLOCK):
             block += stream.readline()
             if stream is text:
                 block = block.encode("utf-8", "surrogateescape")
             block += b"" if block.endswith(b"\n") else b"\n"
-            if tables := list(_parsed(block, first, name, faults)):
-                yield _converted(pl.concat(tables), name, faults)
+            if parsed := list(_parsed(block, first, name, faults)):
+                yield _converted(pl.concat(parsed), name, faults)
             first += block.count(b"\n")
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    if path.suffix == ".parquet":
+        return pl.scan_parquet(path)
+    with path.open("rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+    # The datasets library writes streams, in files of at most 500 MB
+    return pl.scan_ipc(path) if is_file else pl.read_ipc_stream(path).lazy()
+
+
+def _as_json(table: pl.LazyFrame, path: Path) -> pl.LazyFrame:
+    """A table with the columns of `SCHEMA`, as from JSON lines; null for those that it lacks (RequestError: id)."""
+    columns, types = {}, table.collect_schema()
+    if "id" not in types:
+        raise RequestError(f"harvest.path: {path} is not a snapshot of arXiv: it has no column id")
+    for name, kind in SCHEMA.items():
+        column = pl.col(name) if name in types else pl.lit(None)
+        if kind == pl.String and isinstance(inner := types.get(name), pl.List):
+            item = pl.element()
+            item = item.struct.field("created") if isinstance(inner.inner, pl.Struct) else item
+            column = column.list.eval(item.cast(pl.String)).list.join(", ")
+        columns[name] = column.cast(kind)
+    return table.select(**columns)
 
 
 def _parsed(block: bytes, first: int, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -56,36 +90,37 @@ def _parsed(block: bytes, first: int, name: str, faults: Faults) -> Iterator[pl.
 
 
 def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
-    # The date of publication, from the first version or from the identifier
-    created = pl.col("versions").str.extract(FIRST)
-    day = created.str.extract(r"^\w{3}, (\d{1,2} \w{3} \d{4}) ")  # Mon, 2 Apr 2007 19:18:42 GMT
+    # Days of the versions, and of publication
+    text = pl.element()
+    days = [text.str.to_date(form, strict=False) for form in ("%d %b %Y", "%Y-%m-%d")]
+    versions = pl.col("versions").str.extract_all(DAY).list.eval(pl.coalesce(days))
     month = pl.col("id").str.extract_groups(MONTH).struct
     century = pl.when(month.field("1") > "90").then(pl.lit("19")).otherwise(pl.lit("20"))
-    named = pl.when(created.str.contains(r"^v?\d*$")).then(century + month.field("1") + month.field("2"))
-    formats = ((day, "%d %b %Y"), (created, "%Y-%m-%d"), (named + "01", "%Y%m%d"))
-    published = pl.coalesce(text.str.to_date(form, strict=False) for text, form in formats)
-    updated = pl.col("update_date").str.to_date("%Y-%m-%d", strict=False)
+    named = (century + month.field("1") + month.field("2") + "01").str.to_date("%Y%m%d", strict=False)
+    dated = pl.col("versions").list.len() > 0
+    table = table.with_columns(versions=versions).with_columns(
+        published=pl.when(dated).then(pl.col("versions").list.first()).otherwise(named),
+        updated=pl.col("update_date").str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False),
+    )
     # Keep the papers
-    table = table.with_columns(created=created, published=published, updated=updated)
     rules = [
-        (NO_OBJECT, "versions", pl.col("versions").str.starts_with("[").fill_null(True)),
         ("no id", "title", pl.col("id").str.len_bytes() > 0),
-        ("invalid date", "created", pl.col("published").is_not_null()),
+        ("invalid date", "id", pl.col("published").is_not_null()),
         ("invalid date", "update_date", pl.col("update_date").is_null() | pl.col("updated").is_not_null()),
     ]
     table = faults.sift(table, name, rules)
     # Authors are lists of names, or a text of names; categories are a list or a text
     names = pl.element().list.slice(0, 2).list.reverse().list.join(" ").str.strip_chars()
-    text = pl.col("authors")
-    quoted = text.str.strip_prefix('["').str.strip_suffix('"]').str.split('", "')
-    listed = pl.when(text.str.starts_with('["')).then(quoted).otherwise(text.str.split(", "))
+    text = pl.col("authors").str.strip_prefix('["').str.strip_suffix('"]').str.replace_all('", "', ", ", literal=True)
     categories = pl.col("categories").str.extract_all(r'[^\s\[\]",]+')
     return table.select(
         *UNCHANGED,
         "published",
         "updated",
+        "versions",
         journal_ref="journal-ref",
-        authors=pl.coalesce(pl.col("authors_parsed").list.eval(names), listed),
+        report_no="report-no",
+        authors=pl.coalesce(pl.col("authors_parsed").list.eval(names), text.str.split(", ")),
         categories=categories,
         primary_category=categories.list.first(),
     )

@@ -1,7 +1,9 @@
 """Hints: the valid name nearest to a wrong one, also where other programs use another word for the same thing."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.metadata import requires
 
 COMMON = {  # titlesmith's name: names that other programs use
     "harvest": "data dataset download scrape",
@@ -87,3 +89,9 @@ def did_you_mean(name: object, names: Iterable[str], cutoff: float = 0.5) -> str
     """A hint for the end of a message, with a space before it; empty if no name is near."""
     near = nearest(name, names, cutoff)
     return f" Did you mean {near}?" if near else ""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs the packages of an extra; it names them, since no index need have titlesmith."""
+    found = (re.match(rf"(\S+); extra == ['\"]{extra}['\"]", line) for line in requires("titlesmith") or ())
+    return f"pip install {' '.join(repr(match[1]) for match in found if match)}"

@@ -12,6 +12,7 @@ from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.corpus import build as build_corpus
+from titlesmith.errors import shorten
 from titlesmith.evaluate import evaluate, held_out_texts
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.finetune import finetune_run
@@ -29,7 +30,8 @@ def begin(stage: str, namespace: dict) -> "Stage":
     """Checks a notebook's parameters and locks its run for this kernel.
 
     If an earlier stage is missing, because the notebook was opened by itself, the notebooks before it run first: those
-    that ran before with the settings that they had, the others with their defaults and this notebook's model and seed.
+    that ran before with the settings that they had, the others with those of ``run_settings``, which a published
+    notebook has, else with their defaults and this notebook's model and seed.
 
     Parameters
     ----------
@@ -47,8 +49,14 @@ def begin(stage: str, namespace: dict) -> "Stage":
     models.check_processes(settings)
     run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
     if not all(map(run.is_current, earlier)):
-        print(f"{run.path} has no {earlier[-1]} yet: running the notebooks before this one")
-        recorded = {name: run.record(name).get("settings", {}) for name in earlier}
+        published = namespace.get("run_settings", {})
+        recorded = {name: run.record(name).get("settings") or published.get(name, {}) for name in earlier}
+        print(f"{run.path} has no {earlier[-1]} yet. The notebooks before this one run first:")
+        for name, values in recorded.items():
+            set_here = {k: v for k, v in values.items() if k in declared(name) and v != declared(name)[k].default}
+            print(
+                f"  {name:<9}", ", ".join(f"{key}: {shorten(value)}" for key, value in set_here.items()) or "defaults"
+            )
         shared = {name: settings[name] for name in SHARED if name in settings}
         chain(Experiment.make(run.name, recorded | {stage: settings}, shared), until=earlier[-1])
     models.fetch(settings.get("model", ""))

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 import pytest
 import requests
 
-gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'titlesmith[app]'")
+gradio = pytest.importorskip("gradio", reason="the page needs Gradio")
 import uvicorn  # noqa: E402
 
 import browser  # noqa: E402

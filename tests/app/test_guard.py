@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import requests
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'titlesmith[app]'")
+pytest.importorskip("gradio", reason="the page needs Gradio")
 
 from app.test_app import ask, serving
 from app.test_app import project as project

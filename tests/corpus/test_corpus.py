@@ -190,7 +190,7 @@ def test_extra_fields_of_a_source_are_checked_when_the_corpus_is_built(project):
 
 def test_near_duplicates_need_datasketch(monkeypatch):
     monkeypatch.setattr("titlesmith.corpus.corpus.find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"pip install 'titlesmith\[near\]'"):
+    with pytest.raises(RequestError, match=r"pip install 'datasketch>="):
         corpora.check(corpus_settings(near_duplicates=0.8), HARVEST)
 
 

@@ -424,7 +424,7 @@ def test_a_missing_scheduler_is_reported_within_seconds(project, capfd):
 
 def test_without_dask_the_extra_is_named(project, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RequestError, match=r"pip install 'titlesmith\[sweep\]'"):
+    with pytest.raises(RequestError, match=r"pip install 'dask>="):
         sweep.run(sweep.read("sample-titles", ("finetune.steps=1,2",)), echo=quiet)
 
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from titlesmith.errors import RequestError
 from titlesmith.generate.source import Source
+from titlesmith.hints import install_command
 
 ALL_INTERFACES = ("0.0.0.0", "::")
 SHUTDOWN_SECONDS = 3  # for requests that are being answered
@@ -24,7 +25,7 @@ def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
         The run has no model.
     """
     if not find_spec("gradio"):
-        raise RequestError("the page needs Gradio: pip install 'titlesmith[app]'")
+        raise RequestError(f"the page needs Gradio: {install_command('app')}")
     with listen(host, port) as listening:
         print(f"loading {source.name}", flush=True)
         import uvicorn

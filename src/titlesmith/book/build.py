@@ -13,12 +13,12 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import compare, daily, lessons, pages, reference, sweeps
+from titlesmith.book import compare, daily, launch, lessons, pages, reference, sweeps
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
-from titlesmith.runs import replacing, root, write_json
+from titlesmith.runs import project, replacing, root, write_json
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def build(commands: TyperGroup, published: Path | None = None) -> Book:
     RunError
         Another process is building the book.
     """
-    output = root() / "_build"
+    output = project() / "_build"
     output.mkdir(exist_ok=True)
     try:
         with FileLock(output / ".lock", timeout=0):
@@ -53,11 +53,11 @@ def build(commands: TyperGroup, published: Path | None = None) -> Book:
 
 def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     shown, omitted = load_reports(published)
-    html, folder = output / "html", root() / "book" / "runs"
+    html, folder, launching = output / "html", root() / "book" / "runs", launch.prepare(output)
     # Pages of runs
     for report in list(shown):
         try:
-            files = pages.render_run(report)
+            files = launching.adapt(pages.render_run(report), report)
         except DAMAGE as error:  # the other runs stay
             shown.remove(report)
             omitted[report.name] = explain(report.path, error)
@@ -75,6 +75,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
     # Parts that the other pages include
     parts = {
+        **launching.parts(),
         "newest": pages.render_newest(shown),
         "gallery": pages.render_gallery(shown),
         "three-abstracts": pages.render_three_abstracts(shown),
@@ -92,6 +93,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
             listed = [*today, *(f"sweeps/{name}" for name in groups)]
             chapter |= {"sections": [{"file": f"book/{name}"} for name in listed]} if listed else {}
     write(output / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
+    write(output / "config.yml", yaml.safe_dump(launching.config(), sort_keys=False))
     mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
     if not mathjax.exists():  # formulas need no network
         (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
@@ -99,6 +101,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
             shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
     _render(output)
     write(html / "index.html", render("home.html.j2"))
+    launching.write(html)
     # Records, from which the next publication shows these runs again
     for report in shown:
         report.copy_to(html / "runs" / report.name, folder / report.name)

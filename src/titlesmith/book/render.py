@@ -18,7 +18,7 @@ def main(root: Path) -> int:
         str(root),
         str(root / "_build" / "html"),
         noconfig=True,
-        path_config=str(root / "_config.yml"),
+        path_config=str(root / "_build" / "config.yml"),
         confoverrides={
             "external_toc_path": str(root / "_build" / "toc.yml"),
             "latex_individualpages": False,

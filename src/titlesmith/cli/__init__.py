@@ -10,7 +10,7 @@ import sys
 import typer
 from typer.core import TyperGroup
 
-from titlesmith.cli import books, models, runs, sweeps, texts
+from titlesmith.cli import books, models, runs, setup, sweeps, texts
 from titlesmith.errors import RequestError, TitlesmithError, shorten
 
 # What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
@@ -22,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # A command's module imports what it needs inside of its function: this one starts in a fraction of a second
+app.command("init")(setup.init)
+app.command("doctor")(setup.doctor)
 app.command("run")(runs.run)
 app.command("list")(runs.list_)
 app.command("show")(runs.show)

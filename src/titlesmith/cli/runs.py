@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 import typer
 
 from titlesmith.cli.options import ANY, Overrides, RunName, Stage, Until
-from titlesmith.runs import STAGES, Run, list_runs, open_run
+from titlesmith.runs import STAGES, Run, list_runs, open_run, project
 
 
 def run(
@@ -36,7 +36,7 @@ def list_() -> None:
     """List all runs, newest first."""
     everything = list_runs()
     if not everything:
-        print("no runs yet: titlesmith run sample-titles makes one")
+        print(f"no runs yet in {project()}: titlesmith run sample-titles makes one")
     for run in everything:
         finished = [s for s in STAGES if run.record(s).get("status") == "done"]
         state = "complete" if run.complete else f"until {finished[-1]}" if finished else "nothing done"

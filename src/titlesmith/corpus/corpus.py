@@ -18,6 +18,7 @@ from titlesmith.corpus.template import DERIVED, Template, check_fields, template
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, shorten
 from titlesmith.harvest import SCHEMA
+from titlesmith.hints import install_command
 from titlesmith.runs import Run
 
 CUSTOM_FIELDS = ("csv", "alpaca", "rss")  # sources whose papers may have fields other than SCHEMA's
@@ -163,4 +164,4 @@ def check(settings: dict, harvest: dict) -> None:
         if 0 < most < fewest:
             raise RequestError(f"corpus.min_{unit}: {fewest} is more than corpus.max_{unit}, {most}")
     if settings["near_duplicates"] and not find_spec("datasketch"):
-        raise RequestError("corpus.near_duplicates needs datasketch: pip install 'titlesmith[near]', or set it to 0")
+        raise RequestError(f"corpus.near_duplicates needs datasketch: {install_command('near')}, or set it to 0")

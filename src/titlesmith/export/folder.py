@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from titlesmith.errors import RequestError
 from titlesmith.generate.backend import CTRANSLATE2
+from titlesmith.hints import install_command
 from titlesmith.models import hub
 from titlesmith.runs import Run
 from titlesmith.runs.mirror import check_target, mirror
@@ -22,7 +23,7 @@ def ctranslate2(run: Run, folder: Path) -> None:
 def hf(run: Run, folder: Path) -> None:
     """The format of the transformers library and of the Hugging Face hub, with a model card."""
     if missing := [package for package in hub.PACKAGES if not find_spec(package)]:
-        raise RequestError(f"export to hf needs {', '.join(missing)}: pip install 'titlesmith[hf]'")
+        raise RequestError(f"export to hf needs {', '.join(missing)}: {install_command('hf')}")
     from titlesmith.export.huggingface import write
 
     write(run, folder)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from titlesmith.errors import RunError
+from titlesmith import __version__
+from titlesmith.errors import RunError, shorten
 from titlesmith.runs import root
 
 ARXIV = ("arxiv.org",)  # hosts that require the delay below (https://info.arxiv.org/help/api/tou.html)
@@ -54,6 +55,9 @@ class _BoundedAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, **arguments: object) -> requests.Response:
         end = time.monotonic() + DEADLINE
         response = super().send(request, **arguments | {"stream": True})
+        if (encoding := response.headers.get("Content-Encoding", "")) not in ("", "identity", "gzip", "deflate"):
+            response.close()  # others, or several, can make gigabytes of one piece
+            raise RunError(f"{request.url}: the answer's encoding {shorten(encoding)} was not requested")
         body = bytearray()
         # read1 returns what has arrived, so that a server which sends single bytes does not block the loop
         while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
@@ -85,7 +89,8 @@ class Session(requests.Session):
         self.document: etree._Element | None = None
         self.day: date | None = None
         self.adapters = {"http": _BoundedAdapter()}  # for all addresses that begin so
-        self.headers["User-Agent"] = "titlesmith (https://github.com/titlesmith/titlesmith)"
+        self.headers["Accept-Encoding"] = "gzip, deflate"
+        self.headers["User-Agent"] = f"titlesmith/{__version__}"
 
     def request(self, method: str, url: str, **arguments: object) -> requests.Response:
         """The answer to a request: 200, or another status with a document that states the reason (RunError: none)."""

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
+from inspect import signature
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +21,9 @@ from titlesmith.runs import replacing, write_json
 BATCH_BYTES = 32 << 20  # of a stored batch, and of a row group of the table, in memory
 COMPRESSION_LEVEL = 1  # of zstd: the default 3 makes the table an eighth smaller and takes 1.5 times as long
 POSITION = "(position)"  # column: the order in which papers were added
+
+# A part of a batch is read without the rest, if this version of polars can write batches in pieces
+PIECES = {"record_batch_size": 4096} if "record_batch_size" in signature(pl.DataFrame.write_ipc).parameters else {}
 
 
 class Spool:
@@ -77,7 +81,7 @@ class Spool:
         number, path = len(self._keys), self._path(len(self._keys))
         self._pending, self._pending_bytes = [], 0
         with writing(path):
-            batch.drop(POSITION).write_ipc(path, record_batch_size=4096)
+            batch.drop(POSITION).write_ipc(path, **PIECES)
         row = {"file": pl.lit(number, pl.UInt32), "row": pl.int_range(pl.len(), dtype=pl.UInt32)}
         self._keys.append(batch.select("id", "published", "updated", POSITION, **row))
 

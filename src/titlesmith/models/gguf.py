@@ -16,6 +16,7 @@ from zipfile import BadZipFile, ZipFile
 from filelock import FileLock
 
 from titlesmith.errors import FetchError, RequestError
+from titlesmith.hints import install_command
 from titlesmith.runs import digest, root, swapping, write_json
 
 SOURCE = "gguf.json"  # in a converted folder: the file that it was converted from
@@ -62,7 +63,7 @@ def converted(file: Path) -> Path:
 def convert(file: Path, folder: Path) -> None:
     """Writes the model and the tokenizer of a GGUF file into a folder (RequestError if they cannot be read)."""
     if not find_spec("gguf"):
-        raise RequestError("model: GGUF files need gguf: pip install 'titlesmith[hf]'")
+        raise RequestError(f"model: GGUF files need gguf: {install_command('hf')}")
     import torch
     import transformers
 

@@ -18,6 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import safe_open
 
 from titlesmith.errors import FetchError, RequestError, TitlesmithError
+from titlesmith.hints import install_command
 from titlesmith.models import gguf
 from titlesmith.runs import digest, root
 
@@ -45,7 +46,7 @@ def is_hub(name: str) -> bool:
 def check_installed() -> None:
     """Checks that the libraries are installed (RequestError)."""
     if missing := [package for package in PACKAGES if not find_spec(package)]:
-        raise RequestError(f"model: smollm2 and hf: need {', '.join(missing)}: pip install 'titlesmith[hf]'")
+        raise RequestError(f"model: smollm2 and hf: need {', '.join(missing)}: {install_command('hf')}")
 
 
 def split_name(name: str) -> tuple[str, str | None]:

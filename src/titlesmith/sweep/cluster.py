@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from titlesmith import models
 from titlesmith.errors import FetchError, RequestError, shorten
+from titlesmith.hints import install_command
 from titlesmith.runs import root
 from titlesmith.sweep.plan import Plan, record_path
 from titlesmith.sweep.work import inspect
@@ -77,7 +78,7 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         from distributed import Client, LocalCluster
         from distributed.comm import get_address_host_port
     except ImportError as error:
-        raise RequestError(f"sweeps need Dask ({error}): pip install 'titlesmith[sweep]'") from None
+        raise RequestError(f"sweeps need Dask ({error}): {install_command('sweep')}") from None
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the driver reports what matters
     # A running cluster
@@ -134,7 +135,7 @@ def divide_cores(client: "Client", plan: Plan) -> dict[str, int]:
     except Exception as error:  # whatever unpickling raises there
         raise RequestError(
             f"the workers cannot run titlesmith ({type(error).__name__}: {error}): install the same version of "
-            "titlesmith[sweep] there as here"
+            "titlesmith and its extra sweep there as here"
         ) from None
     # Check each worker, and count the slots of each machine: workers on it, times their threads
     version, slots = inspect("", "")["version"], Counter()

@@ -1,0 +1,78 @@
+"""The installed package as a wheel, and new projects made from the files that the wheel carries."""
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+from titlesmith.errors import RequestError, StageError
+
+CHECKOUT = Path(__file__).parents[2]  # of the repository, if the package is not installed
+PROJECT = "titlesmith/project/"  # files of a project, in the wheel
+IGNORED = (
+    "# What titlesmith makes\n/_build/\n/runs/\n/sweeps/\n/models/\nbook/runs/\nbook/sweeps/\nbook/_static/mathjax/\n"
+)
+
+
+def write_wheel(folder: Path) -> Path:
+    """Writes the wheel of the running titlesmith to a folder: built from the checkout, or repacked as installed.
+
+    Equal sources make equal bytes.
+
+    Raises
+    ------
+    StageError
+        It cannot be built.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("titlesmith-*.whl"):
+        earlier.unlink()
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        return _repack(folder)
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(f"the wheel of {CHECKOUT} cannot be built: {(done.stderr or done.stdout).strip()[-500:]}")
+    return next(folder.glob("*.whl"))
+
+
+def _repack(folder: Path) -> Path:
+    """The files of the installed package, with the digests that were recorded when it was installed."""
+    installed = distribution("titlesmith")
+    target = folder / f"titlesmith-{installed.version}-py3-none-any.whl"
+    written_by_pip = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
+    files = [
+        file
+        for file in installed.files or []
+        if file.parts[0].startswith("titlesmith") and file.suffix != ".pyc" and file.name not in written_by_pip
+    ]
+    record = next(file for file in installed.files or [] if file.name == "RECORD")
+    lines = [f"{file},{file.hash.mode}={file.hash.value},{file.size}\n" for file in files if file.hash]
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.writestr(zipfile.ZipInfo(str(file)), file.read_binary(), zipfile.ZIP_DEFLATED)  # without a date
+        archive.writestr(zipfile.ZipInfo(str(record)), "".join([*lines, f"{record},,\n"]))
+    return target
+
+
+def init(folder: Path) -> list[str]:
+    """Makes a project: experiments, notebooks, pages of the book, settings, pins, and the wheel that made it.
+
+    Returns the names of what is in the folder. If it exists and is not empty, it is a RequestError.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RequestError(f"{folder} exists and is not empty; name a new folder: titlesmith init FOLDER")
+    wheel = write_wheel(folder)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.startswith(PROJECT):
+                target = folder / name.removeprefix(PROJECT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(name))
+    # The project has no package of its own: its environment installs the wheel
+    environment = folder / "environment.yml"
+    text = environment.read_text("utf-8").replace("--editable .[", f"./{wheel.name}[")
+    environment.write_text(text, "utf-8")
+    (folder / ".gitignore").write_text(IGNORED, "utf-8")
+    return sorted(path.name for path in folder.iterdir())

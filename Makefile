@@ -6,17 +6,28 @@ SHELL := bash
 
 PYTHON ?= python3
 EXPERIMENT ?= sample-titles
-BIN := .venv/bin
+# An active conda environment is used, except base; otherwise .venv is created
+CONDA := $(filter-out base,$(CONDA_DEFAULT_ENV))
+ENV := $(if $(CONDA),$(CONDA_PREFIX),.venv)
+BIN := $(ENV)/bin
+BOOK := $(ENV)/.titlesmith-book
+ALL := $(ENV)/.titlesmith-all
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.installed  ## create .venv and install everything at pinned versions
+setup: $(ALL)  ## create .venv and install everything at pinned versions
 
-.venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11, 5) <= sys.version_info < (3, 14) else f"titlesmith needs Python 3.11.5 to 3.13; $(PYTHON) is {sys.version.split()[0]}. Set another: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+# What `make book` needs: no PyTorch, no Gradio, no browser
+$(BOOK): pyproject.toml constraints.txt
+	@$(if $(CONDA),$(BIN)/python,$(PYTHON)) .ci/check_python.py
+	$(if $(CONDA),,$(PYTHON) -m venv --clear .venv)
+	$(INSTALL) '.[book]'
+	@touch $@
+
+$(ALL): $(BOOK)
+	$(INSTALL) '.[dev]' $$($(BIN)/python .ci/torch_index.py)
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -25,7 +36,7 @@ test: setup  ## check style and run the tests (minutes, no network, no GPU)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-book: setup  ## train on the sample papers and build the book
+book: $(BOOK)  ## train on the sample papers and build the book
 	@$(BIN)/titlesmith run experiments/sample-titles.yml
 	@$(BIN)/titlesmith book
 

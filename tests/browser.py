@@ -1,8 +1,12 @@
-"""Chromium, for tests of pages; they are skipped where it or playwright is missing."""
+"""Chromium, for tests of pages; they are skipped where it or playwright is missing.
+
+With ``TITLESMITH_BROWSER=required``, as in CI, they fail instead.
+"""
 
 import os
 import shutil
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,12 +16,17 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def chromium():
-    """A browser: that of ``TITLESMITH_CHROMIUM``, or the one that the system has."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    """A browser: that of ``TITLESMITH_CHROMIUM``, the one that the system has, or the one that playwright installed."""
+    absent = pytest.fail if os.environ.get("TITLESMITH_BROWSER") == "required" else pytest.skip
+    if not find_spec("playwright"):
+        absent("needs playwright")
+    from playwright.sync_api import sync_playwright
+
     path = os.environ.get("TITLESMITH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if not path:
-        pytest.skip("needs Chromium (set TITLESMITH_CHROMIUM)")
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
+        path = path or playwright.chromium.executable_path
+        if not Path(path).exists():
+            absent("needs Chromium (set TITLESMITH_CHROMIUM)")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()

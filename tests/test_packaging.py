@@ -1,10 +1,13 @@
 import ast
+import platform
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 import zipfile
 from email.parser import Parser
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import distribution, packages_distributions
 
 import pytest
@@ -27,6 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PINS, COLAB = read_pins(ROOT / "constraints.txt"), read_pins(ROOT / "tests" / "colab.txt")
 REQUIRED = {"jupyterlab", "papermill", "gpt-2-simple", "tensorflow", "arxiv", "matplotlib", "jupyter-book"}
+LINUX = ("linux", "x86_64")
 ENVIRONMENT = {"python_version": "3.13", "python_full_version": "3.13.5"}
 
 
@@ -166,3 +170,57 @@ def test_no_file_names_an_address_or_an_index_that_may_belong_to_a_stranger():
             assert not re.search(r"github\.com/titlesmith|pip install ['\"]?titlesmith\b(?![-_]\d)", text), name
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     assert config["repository"]["url"] == "", "it follows from the clone"
+
+
+def test_the_cpu_builds_of_pytorch_are_used_only_where_their_index_answers():
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/cpu/torch/" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    def ask(address: str) -> str:
+        environment = {"PATH": "", "TORCH_CPU_INDEX": address}  # without nvidia-smi
+        command = [sys.executable, ROOT / ".ci" / "torch_index.py"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    with HTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        expected = f"--extra-index-url {address}/cpu" if (sys.platform, platform.machine()) == LINUX else ""
+        assert ask(f"{address}/cpu") == expected
+        assert ask(f"{address}/other") == ""
+        server.shutdown()
+    assert ask(address) == ""
+
+
+def test_an_active_conda_environment_is_used_and_base_is_not():
+    def plan(**variables: str) -> str:
+        command = ["make", "--dry-run", "--always-make", "setup", *(f"{k}={v}" for k, v in variables.items())]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    used = plan(CONDA_DEFAULT_ENV="mine", CONDA_PREFIX="/conda/envs/mine")
+    assert "/conda/envs/mine/bin/python -m pip install" in used and ".venv" not in used
+    for base in (plan(CONDA_DEFAULT_ENV="base", CONDA_PREFIX="/conda"), plan(CONDA_DEFAULT_ENV="", CONDA_PREFIX="")):
+        assert "-m venv --clear .venv" in base and "/conda/" not in base
+
+
+def test_make_book_installs_no_pytorch():
+    command = ["make", "--dry-run", "--always-make", "book"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "'.[book]'" in plan and "[dev]" not in plan
+    assert not {r.name for r in requirements("book")} & {"torch", "gradio", "playwright"}
+
+
+def test_other_versions_of_python_are_refused_with_the_reason():
+    program = (ROOT / ".ci" / "check_python.py").read_text()
+    for version, reason in (
+        ((3, 14, 0), "TensorFlow has no build for Python 3.14"),
+        ((3, 10, 1), "needs Python 3.11.5"),
+    ):
+        fake = f"import sys\nsys.version_info = {version}\n{program}"
+        done = subprocess.run([sys.executable, "-c", fake], capture_output=True, text=True)
+        assert done.returncode == 1 and reason in done.stderr
+    subprocess.run([sys.executable, ROOT / ".ci" / "check_python.py"], check=True)

@@ -23,6 +23,9 @@ def test_a_workflow_reads_and_only_the_job_that_deploys_writes(name):
         elif job == "keep-alive":
             assert content["permissions"] == {"actions": "write"}
             assert [step["run"].split()[:2] for step in content["steps"]] == [["gh", "api"]]
+        elif job == "publish":
+            assert content["permissions"] == {"id-token": "write"} and content["environment"] == "pypi"
+            assert not any("run" in step for step in content["steps"]), "it runs none of the project's code"
         else:
             assert "permissions" not in content
             for step in content["steps"]:
@@ -62,3 +65,29 @@ def test_the_deployment_commits_the_site_to_its_branch(tmp_path):
     files = git("ls-tree", "-r", "--name-only", "gh-pages", at=tmp_path / "origin.git").split()
     assert files == [".nojekyll", "book/index.html"]
     assert git("rev-list", "--count", "gh-pages", at=tmp_path / "origin.git").strip() == "2"
+
+
+def test_the_jobs_that_users_rely_on_are_there():
+    """Three Pythons, macOS, only the wheel, Colab's packages; every week the newest packages and the real arXiv."""
+    jobs = yaml.safe_load(WORKFLOWS["ci.yml"])["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert jobs["macos"]["runs-on"] == "macos-latest"
+    assert "titlesmith init" in str(jobs["wheel"]) and "tests/colab.txt" in str(jobs["colab"])
+    assert set(yaml.safe_load(WORKFLOWS["weekly.yml"])["jobs"]) == {"unpinned", "arxiv"}
+    assert yaml.safe_load(WORKFLOWS["ci.yml"])["env"] == {"TITLESMITH_BROWSER": "required"}
+
+
+def test_every_action_has_one_version_and_it_is_a_current_major():
+    pins = {}
+    for text in WORKFLOWS.values():
+        for action, pin in re.findall(r"uses: (\S+?)@(\S+ # v\d+)", text):
+            pins.setdefault(action, set()).add(pin)
+    assert all(len(versions) == 1 for versions in pins.values()), pins
+    majors = {action: int(pin.rpartition("v")[2]) for action, (pin,) in pins.items()}
+    newest = {
+        "actions/checkout": 7,
+        "actions/setup-python": 7,
+        "actions/upload-artifact": 7,
+        "actions/download-artifact": 8,
+    }
+    assert newest.items() <= majors.items()

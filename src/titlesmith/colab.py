@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from IPython.display import FileLink, display
 from titlesmith import models, package
 from titlesmith.errors import StageError
 from titlesmith.experiment import Experiment
+from titlesmith.hints import extra_packages
 from titlesmith.models.devices import GIB, gpu_memory, tensorflow
 from titlesmith.pipeline import chain
 from titlesmith.runs import root, shipped
@@ -29,7 +32,7 @@ FIELDS = {
     "steps": "finetune.steps",
     "prefixes": "generate.prefixes",
 }
-EXPERIMENTS = {"scratch": "archive-titles", "base": "base-titles", "smollm2": "smollm2-titles"}  # else gpt2-titles
+EXPERIMENTS = {"scratch": "scratch-titles", "base": "archive-titles", "smollm2": "smollm2-titles"}  # else gpt2-titles
 SHARE_OF_PEAK = 0.3  # of the measured matrix products, which a training step reaches
 MINUTES = {"sample": 0, "arxiv": 2, "oai": 10}  # of a harvest
 START_MINUTES = 2.0  # of five kernels, corpus, texts and measurements
@@ -132,9 +135,17 @@ def save_book() -> Path:
 def _install_book(environment: Path, project: Path) -> str:
     """A Python with the packages of this one and Jupyter Book."""
     _call(sys.executable, "-m", "venv", "--system-site-packages", "--without-pip", str(environment))
-    (wheel,) = project.glob("*.whl")
+    # Pins for what is not here yet, and for what the extra names; all other packages stay those of this Python
+    extra = {re.match(r"[\w.-]+", package)[0] for package in extra_packages("book")}
+    pins = [
+        match[0]
+        for match in re.finditer(r"(?m)^([\w.-]+)==.+", (project / "constraints.txt").read_text("utf-8"))
+        if match[1].lower() in extra or not list(distributions(name=match[1]))
+    ]
+    (environment / "pins.txt").write_text("\n".join(pins), "utf-8")
     python = str(environment / "bin" / "python")
-    _call(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", f"{wheel}[book]")
+    command = ("--python", python, "install", "--quiet", "--constraint", str(environment / "pins.txt"))
+    _call(sys.executable, "-m", "pip", *command, *sorted(extra))
     return python
 
 

@@ -6,20 +6,20 @@ Each framework is tried in a separate process, because two frameworks' GPU libra
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 import psutil
 from huggingface_hub.constants import ENDPOINT
-from packaging.requirements import Requirement
 
 from titlesmith import models
 from titlesmith.harvest import arxiv
-from titlesmith.hints import install_command
+from titlesmith.hints import extra_packages, install_command
 from titlesmith.models.devices import GIB
 from titlesmith.runs import root
 
@@ -118,9 +118,8 @@ def installed(name: str) -> str:
 
 def missing_packages(extra: str) -> list[str]:
     """The packages of an extra that are not installed."""
-    found = [Requirement(line) for line in requires("titlesmith") or ()]
-    own = [r for r in found if r.marker and "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})]
-    return [r.name for r in own if not installed(r.name)]
+    names = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
+    return [name for name in names if not installed(name)]
 
 
 def nvidia() -> str:

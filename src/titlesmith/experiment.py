@@ -12,7 +12,7 @@ from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.evaluate import reference
 from titlesmith.generate import prompts
 from titlesmith.hints import did_you_mean, nearest
-from titlesmith.runs import STAGES, project, root
+from titlesmith.runs import STAGES, root
 from titlesmith.settings import declared
 from titlesmith.yaml_text import read_yaml
 
@@ -148,7 +148,6 @@ def find(path: str, pattern: str = "*.yml") -> Path:
     for candidate in (Path(path), folder / path, folder / f"{path}.yml"):
         if os.path.lexists(candidate) and candidate.is_file():
             return candidate
-    project()
     names = {p.stem: p.relative_to(folder).with_suffix("").as_posix() for p in sorted(folder.glob(pattern))}
     near = nearest(Path(path).stem, names, 0.75)
     hint = f"did you mean {names[near]}? " if near else ""

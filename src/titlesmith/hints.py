@@ -91,7 +91,12 @@ def did_you_mean(name: object, names: Iterable[str], cutoff: float = 0.5) -> str
     return f" Did you mean {near}?" if near else ""
 
 
+def extra_packages(extra: str) -> list[str]:
+    """The requirements of one of titlesmith's extras, such as ``gradio>=5``."""
+    found = (re.match(rf"(\S+); extra == ['\"]{extra}['\"]", line) for line in requires("titlesmith") or ())
+    return [match[1] for match in found if match]
+
+
 def install_command(extra: str) -> str:
     """The command that installs the packages of an extra; it names them, since no index need have titlesmith."""
-    found = (re.match(rf"(\S+); extra == ['\"]{extra}['\"]", line) for line in requires("titlesmith") or ())
-    return f"pip install {' '.join(repr(match[1]) for match in found if match)}"
+    return f"pip install {' '.join(map(repr, extra_packages(extra)))}"

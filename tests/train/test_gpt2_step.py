@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from titlesmith import models
 from titlesmith.train import gpt2_step as graph
+from titlesmith.train import kernels
 from titlesmith.train import sampled_softmax as vocabulary
 from titlesmith.train.gpt2 import gpt2, tf, tf1  # silence_stderr
 from titlesmith.train.gpt2_step import ADAM_EPSILON, BETAS, CLIP, SampledSoftmax, Step
@@ -270,3 +272,25 @@ def test_the_cross_entropy_and_its_compiled_gradient_are_tensorflows():
         nats, expected, (gradient, slope) = session.run([nats, expected, slopes])
     assert np.allclose(nats, expected, atol=1e-5)
     assert np.allclose(gradient, slope, atol=1e-6) and not gradient[:, 58:].any() and not gradient[2].any()
+
+
+def test_where_xla_fails_on_a_gpu_the_plain_graph_has_the_same_loss(rows, monkeypatch, capsys):
+    def measure():
+        both = Both()
+        return both.run([both.step.loss, both.step.norm], *rows)
+
+    def fail():
+        raise tf.errors.InternalError(None, None, "libdevice not found\nat ./libdevice.10.bc")
+
+    expected = measure()
+    kernels.try_to_compile()
+    kernels.can_compile.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "gpus", lambda: ["GPU:0"])
+        patch.setattr(kernels, "try_to_compile", fail)
+        plain = measure()
+        assert not kernels.can_compile()
+    kernels.can_compile.cache_clear()
+    np.testing.assert_allclose(plain, expected, rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert printed.count("XLA cannot compile for this GPU (libdevice not found): training uses") == 1

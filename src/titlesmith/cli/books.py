@@ -7,7 +7,7 @@ import typer
 
 from titlesmith.cli.options import RunName
 from titlesmith.errors import RequestError
-from titlesmith.runs import open_run, replacing
+from titlesmith.runs import open_run, project, replacing
 
 
 def book(
@@ -18,6 +18,7 @@ def book(
     zip: Annotated[bool, typer.Option("--zip", help="Also write _build/book.zip, which needs no server.")] = False,
 ) -> None:
     """Build the book from all complete runs."""
+    project()  # before slow imports
     from titlesmith.book import build
     from titlesmith.book import publish as publishing
     from titlesmith.cli import describe_commands

@@ -20,6 +20,7 @@ def run(
     processes: Annotated[Optional[int], typer.Option(help="Training processes: -p finetune.processes=N.")] = None,
 ) -> None:
     """Run the notebooks of an experiment whose parameters, inputs or source changed, and print the results."""
+    project()  # before slow imports
     from titlesmith import experiment as experiments
     from titlesmith.pipeline import chain
 

@@ -8,20 +8,44 @@ Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import tensorflow as tf
+
+from titlesmith import models
 
 EPSILON = 1e-5  # of the layer normalizations, as in GPT-2
 SUM_BLOCK = 32  # rows that are summed at a time
 
 
+@cache
+def can_compile() -> bool:
+    """Whether XLA compiles: always for a processor, for a GPU if its libraries are complete; prints why not."""
+    if not models.gpus():
+        return True
+    try:
+        try_to_compile()
+    except tf.errors.OpError as error:
+        reason = error.message.strip().partition("\n")[0][:200]
+        print(f"XLA cannot compile for this GPU ({reason}): training uses TensorFlow's plain graph, which is slower")
+        return False
+    return True
+
+
+def try_to_compile() -> None:
+    """Compiles and runs a small function on the device (OpError)."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [64])  # a constant would be folded on the processor
+        session.run(tf.function(lambda x: tf.tanh(tf.exp(x)), jit_compile=True, autograph=False)(x), {x: np.ones(64)})
+
+
 def compiled(function: Callable) -> Callable:
-    """A function of tensors compiled by XLA, once for all calls with the same shapes and types.
+    """A function of tensors compiled by XLA, once for all calls with the same shapes and types; plain without XLA.
 
     A plain `tf.function` would be traced and compiled again for each op that a gradient is taken of.
     """
-    traced, known = tf.function(function, jit_compile=True, autograph=False), {}
+    traced, known = tf.function(function, jit_compile=can_compile() or None, autograph=False), {}
 
     def call(*tensors):
         tensors = list(map(tf.convert_to_tensor, tensors))

@@ -134,7 +134,9 @@ def save_book() -> Path:
 
 def _install_book(environment: Path, project: Path) -> str:
     """A Python with the packages of this one and Jupyter Book."""
-    _call(sys.executable, "-m", "venv", "--system-site-packages", "--without-pip", str(environment))
+    _call(sys.executable, "-m", "venv", "--without-pip", str(environment))
+    packages = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (packages / "others.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")), "utf-8")
     # Pins for what is not here yet, and for what the extra names; all other packages stay those of this Python
     extra = {re.match(r"[\w.-]+", package)[0] for package in extra_packages("book")}
     pins = [

@@ -119,6 +119,7 @@ def execute(run: Run, stage: str, settings: dict) -> None:
     given = {k: v for k, v in settings.items() if v != declared(stage)[k].default}
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["TITLESMITH_ROOT"] = str(root())  # for the kernel
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else older kernels print warnings of a debugger
     why = ""
     try:
         papermill.execute_notebook(

@@ -19,7 +19,7 @@ from titlesmith import models, package
 from titlesmith.errors import StageError
 from titlesmith.experiment import Experiment
 from titlesmith.hints import extra_packages
-from titlesmith.models.devices import GIB, gpu_memory, tensorflow
+from titlesmith.models.devices import GIB, gpu_memory, silence_stderr, tensorflow
 from titlesmith.pipeline import chain
 from titlesmith.runs import root, shipped
 
@@ -91,7 +91,8 @@ def describe(experiment: Experiment) -> None:
 def measure_speed(seconds: float = 0.5, width: int = 1024) -> float:
     """Floating-point operations per second of matrix products in float32 on TensorFlow's device."""
     tf = tensorflow()
-    matrix, count, start = tf.random.normal([width, width]), 0, None
+    with silence_stderr():  # TensorFlow reports that it finds no GPU
+        matrix, count, start = tf.random.normal([width, width]), 0, None
     while start is None or time.perf_counter() - start < seconds:
         matrix = tf.matmul(matrix, matrix) / width
         float(matrix[0, 0])  # waits for the device

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'titlesmith[app]'")
+pytest.importorskip("gradio", reason="the page needs Gradio")
 pytest.importorskip("peft", reason="needs titlesmith[hf]")
 
 from tiny import adapter, made

@@ -79,7 +79,7 @@ class Study:
 
     def __init__(self, search: Search, seed: int, earlier: list[dict]):
         if not find_spec("optuna"):
-            raise RequestError("search: needs Optuna: pip install 'titlesmith[search]'")
+            raise RequestError("search: needs Optuna: pip install optuna")
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -97,3 +97,9 @@ def test_the_notebook_for_colab_shows_what_the_stages_showed(finished, monkeypat
     colab.describe(experiment)
     lines = capsys.readouterr().out
     assert "enough to train scratch" in lines and re.search(r"about \d+ minutes", lines)
+
+
+def test_the_parameters_that_matter_first_are_six(book):
+    (cell,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    first, _, more = cell.source.partition("\n\n# More\n")
+    assert first.startswith("run_name: ") and (len(first.splitlines()) == 6 or not more)

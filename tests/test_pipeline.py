@@ -251,8 +251,10 @@ def test_ctrl_c_and_kill_9_while_training_and_the_same_command_resumes(papers, c
         chain(experiment(), "copied")
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=300) == 130
-    said = rb"interrupted in finetune at step 3; to resume: titlesmith run .*-p finetune.steps=6"
+    said = rb"stopped at step 3 of 6; run `titlesmith run .*-p finetune.steps=6[^`]*` again to resume"
     wait_until(lambda: re.search(said, b"".join(seen)))
+
+    assert (copied / "model" / "last").exists() and b"Traceback" not in b"".join(seen)
 
     # Kill -9 in step 5, after the checkpoint of step 4
     process = start_and_wait_at(5)

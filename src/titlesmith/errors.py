@@ -8,6 +8,10 @@ class TitlesmithError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show instead of a traceback."""
+        return [str(self)]
+
 
 class RequestError(TitlesmithError):
     """The request was wrong (an unknown key, a value out of range, a file that is not there): nothing has run."""
@@ -28,9 +32,9 @@ class StageError(TitlesmithError):
 
 
 class InterruptError(TitlesmithError):
-    """The user interrupted a stage; the message says how far it came and which command resumes it."""
+    """A stage was interrupted, by ``signal``; the message says how far it came and what resumes it."""
 
-    exit_code = 130
+    exit_code, signal = 130, 0
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -1,10 +1,13 @@
 """The fine-tune stage of a run, and the program of each of several processes: ``python -m titlesmith.finetune RUN``."""
 
 import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
 
 from titlesmith import models, train
 from titlesmith.corpus import Corpus
-from titlesmith.errors import TitlesmithError
+from titlesmith.errors import InterruptError, TitlesmithError
 from titlesmith.evaluate import snapshot, snapshot_documents
 from titlesmith.generate import Probe, save_backend
 from titlesmith.models import base
@@ -12,28 +15,34 @@ from titlesmith.runs import Run
 from titlesmith.train import monitor
 
 
-def finetune_run(run: Run, settings: dict) -> None:
+def finetune_run(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
     """Trains the model of a run, or resumes an interrupted training; in several processes if ``processes`` says so.
 
-    The corpus of the run is built; ``settings`` are the parameters of notebook 03. The run's record gets ``device``,
-    ``before`` (the model before training, `titlesmith.evaluate.snapshot`), and when training stops ``steps``,
-    ``kept_step``, ``stop_reason`` and ``choices``.
+    The corpus of the run is built; ``settings`` are the parameters of notebook 03; ``bar`` creates a progress bar. The
+    run's record gets ``device``, ``before`` (the model before training, `titlesmith.evaluate.snapshot`), and when
+    training stops ``steps``, ``kept_step``, ``stop_reason`` and ``choices``. An interrupted training is an
+    InterruptError, and ``stopped`` in the record says how far it came.
     """
+    run.update_stage("finetune", stopped="")
     if settings["processes"] > 1:
         from titlesmith.train import distributed
 
-        distributed.launch(run, settings)
+        try:
+            distributed.launch(run, settings, bar)
+        except KeyboardInterrupt:
+            stopped = run.record("finetune").get("stopped") or "interrupted"
+            raise InterruptError(f"{stopped}; {run.how_to_resume}") from None
     else:
-        _finetune(run, settings, writes=True)
+        _finetune(run, settings, True, bar)
 
 
-def _finetune(run: Run, settings: dict, writes: bool) -> None:
+def _finetune(run: Run, settings: dict, writes: bool, bar: Callable[..., tqdm] = tqdm) -> None:
     corpus = Corpus(run)
     engine = train.start_engine(run, settings["model"], corpus, settings["seed"], settings["quantize"])
     if writes:
         run.update_stage("finetune", device=engine.device(settings))
         print(f"Training on {engine.device(settings)}.")
-    watch = monitor.Monitor(run, settings, writes)
+    watch = monitor.Monitor(run, settings, writes, bar)
 
     def measure(engine: train.Engine) -> None:
         """Records the model before training, once."""

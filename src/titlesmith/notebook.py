@@ -3,27 +3,48 @@
 The functions of `titlesmith.plots` draw the same results.
 """
 
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 from IPython.display import HTML
+from tqdm import tqdm
 
 from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.corpus import build as build_corpus
-from titlesmith.errors import shorten
+from titlesmith.errors import InterruptError, RunError, shorten
 from titlesmith.evaluate import evaluate, held_out_texts
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.finetune import finetune_run
 from titlesmith.generate import open_backend, relevance, texts
 from titlesmith.harvest import harvest
+from titlesmith.live import LiveBar, is_watched, merge_streams
 from titlesmith.pipeline import chain, source
 from titlesmith.results import Built, Evaluation, Harvested, History, Texts
-from titlesmith.runs import MADE_UP, STAGES, Run
+from titlesmith.runs import MADE_UP, STAGES, Run, is_held, release
 from titlesmith.settings import declared
 from titlesmith.tables import table
 from titlesmith.train import monitor
+
+RESULTS = dict(zip(STAGES, ("papers", "corpus", "history", "texts", "evaluation"), strict=True))
+
+
+class Missing:
+    """A notebook's result before its cell has run to the end: whatever needs it is an error that says so (RunError)."""
+
+    def __init__(self, name: str, stage: str):
+        self._sentence = f"{name} is missing: run the cell that begins with `{name} = run.` to its end ({stage})"
+
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(name) if name.startswith("_") else RunError(self._sentence)
+
+    def __repr__(self) -> str:
+        return self._sentence
 
 
 def begin(stage: str, namespace: dict) -> "Stage":
@@ -45,9 +66,8 @@ def begin(stage: str, namespace: dict) -> "Stage":
     RequestError
         A value is not allowed, or not in combination with the others.
     """
-    settings = {name: parameter.check(namespace[name]) for name, parameter in declared(stage).items()}
-    models.check_processes(settings)
-    run, earlier = Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
+    merge_streams()
+    settings, run, earlier = _read(stage, namespace), Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
     if not all(map(run.is_current, earlier)):
         published = namespace.get("run_settings", {})
         recorded = {name: run.record(name).get("settings") or published.get(name, {}) for name in earlier}
@@ -63,12 +83,22 @@ def begin(stage: str, namespace: dict) -> "Stage":
     run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)
-    return Stage(run, settings)
+    namespace[RESULTS[stage]] = Missing(RESULTS[stage], stage)
+    return Stage(run, settings, stage, namespace)
 
 
-@dataclass(frozen=True)
+def _read(stage: str, namespace: dict) -> dict:
+    """The values of a parameters cell, checked (RequestError)."""
+    settings = {name: parameter.check(namespace[name]) for name, parameter in declared(stage).items()}
+    models.check_processes(settings)
+    return settings
+
+
+@dataclass
 class Stage:
     """One stage of a run. Each method does the work of one notebook and records that the stage is done.
+
+    A method begins the stage again if the parameters have changed since, or another program may have written the run.
 
     Attributes
     ----------
@@ -76,35 +106,71 @@ class Stage:
         The run directory.
     settings
         The values of the parameters cell.
+    name, namespace
+        Of the stage; the notebook's ``globals()``.
     """
 
     run: Run
     settings: dict
+    name: str
+    namespace: dict = field(repr=False)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        lock = self.run / ".stage.lock"
+        if not is_held(lock) or _read(self.name, self.namespace) != self.settings:
+            begun = begin(self.name, self.namespace)
+            self.run, self.settings, lock = begun.run, begun.settings, begun.run / ".stage.lock"
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise InterruptError(f"interrupted; {self.run.how_to_resume}") from None
+        finally:
+            release(lock)  # so that the command line can resume or finish the run
 
     def harvest(self) -> Harvested:
         """Harvests papers from the source; resumes an interrupted harvest."""
-        return Harvested(harvest(self.run, self.settings), self.settings["seed"], self.run.source_label)
+        with self._working():
+            return Harvested(harvest(self.run, self.settings), self.settings["seed"], self.run.source_label)
 
     def build_corpus(self) -> Built:
         """Cleans, splits and tokenizes the papers."""
-        model = self.settings["model"]
-        vocabulary, context = models.vocabulary(model), models.context(model)
-        measure = partial(models.measure_openings, model)
-        corpus = build_corpus(self.run, self.settings, vocabulary, context, measure)
-        return Built(corpus, self.run.source_label)
+        with self._working():
+            model = self.settings["model"]
+            vocabulary, context = models.vocabulary(model), models.context(model)
+            measure = partial(models.measure_openings, model)
+            corpus = build_corpus(self.run, self.settings, vocabulary, context, measure)
+            return Built(corpus, self.run.source_label)
 
     def finetune(self) -> History:
-        """Trains the model; resumes an interrupted training from its last checkpoint."""
-        finetune_run(self.run, self.settings)
-        self.run.finish("finetune")
+        """Trains the model; resumes an interrupted training from its last checkpoint.
+
+        In JupyterLab and Colab, an interrupted training returns its history so far; its text says how to resume.
+        """
+        with self._working():
+            stopped = ""
+            try:
+                finetune_run(self.run, self.settings, partial(LiveBar, self.run) if is_watched() else tqdm)
+                self.run.finish("finetune")
+            except InterruptError as interrupt:
+                if not is_watched():
+                    raise
+                stopped = str(interrupt)
+                if interrupt.signal == signal.SIGTERM:
+                    print(stopped, flush=True)
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return self._history(stopped)
+
+    def _history(self, stopped: str) -> History:
         corpus, record = Corpus(self.run), self.run.record("finetune")
         train = corpus.documents("train")
         return History(
             rows=monitor.read(self.run / "history.csv"),
             loss_floor=self.settings["loss_floor"],
             memorization_floor=monitor.memorization_floor(len(train), train.target_tokens, corpus.has_prompt),
-            kept_step=record["kept_step"],
-            stop_reason=record["stop_reason"],
+            kept_step=record.get("kept_step", 0),
+            stop_reason=record.get("stop_reason", ""),
+            stopped=stopped,
             first_samples=monitor.first_samples(self.run),
             label=self.run.source_label,
         )
@@ -116,13 +182,27 @@ class Stage:
 
     def generate(self) -> Texts:
         """Generates the texts; resumes after the last block that was written."""
-        rows = texts.write_texts(self.run, open_backend(self.run), Corpus(self.run), self.settings)
-        return Texts(rows, self.run.name)
+        with self._working():
+            rows = texts.write_texts(self.run, open_backend(self.run), Corpus(self.run), self.settings)
+            return Texts(rows, self.run.name)
+
+    def show_box(self) -> object:
+        """In JupyterLab and Colab, a box to type beginnings, whose texts the model writes at once; else nothing."""
+        if not is_watched():
+            return None
+        try:
+            from titlesmith import box
+        except ImportError:
+            print("A box to type beginnings needs a package: %pip install ipywidgets, then restart the kernel")
+            return None
+        self.run.require("finetune")
+        return box.create(partial(open_backend, self.run), Corpus(self.run), self.settings)
 
     def evaluate(self) -> Evaluation:
         """Measures the model and its texts."""
-        corpus = Corpus(self.run)
-        metrics = evaluate(self.run, engines.load_engine(self.run), corpus, self.settings)
+        with self._working():
+            corpus = Corpus(self.run)
+            metrics = evaluate(self.run, engines.load_engine(self.run), corpus, self.settings)
         generated = [row["text"] for row in self.run.texts]
         return Evaluation(
             metrics=metrics,

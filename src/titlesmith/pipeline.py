@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -20,10 +21,13 @@ from papermill.exceptions import PapermillExecutionError
 
 from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError
-from titlesmith.experiment import Experiment
-from titlesmith.runs import STAGES, Run, chain_lock, notebook, root
+from titlesmith.experiment import SHARED, Experiment
+from titlesmith.runs import STAGES, Run, chain_lock, notebook, root, swapped
 from titlesmith.runs.record import describe_damage
 from titlesmith.settings import declared
+
+BATCH = "TITLESMITH_BATCH"  # set for kernels whose output nobody watches in a notebook
+STOP_SECONDS = 60  # for a kernel to save a checkpoint after an interrupt
 
 
 def chain(
@@ -32,6 +36,7 @@ def chain(
     start: str | None = None,
     until: str = STAGES[-1],
     echo: Callable[[str], None] = print,
+    first: str = STAGES[0],
 ) -> Run:
     """Runs the stages of an experiment that need it.
 
@@ -47,6 +52,8 @@ def chain(
         The last stage.
     echo
         Takes a line on each stage. Progress of long cells goes to standard error while they run.
+    first
+        The first stage: those before it are done, and stay unchanged.
 
     Raises
     ------
@@ -68,7 +75,7 @@ def chain(
     if last >= STAGES.index("corpus"):  # the first stage that reads a model
         models.fetch(experiment.settings["corpus"]["model"])
     with chain_lock(run.path):
-        for number, stage in enumerate(STAGES[: last + 1]):
+        for number, stage in list(enumerate(STAGES[: last + 1]))[STAGES.index(first) :]:
             settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"
             forced = bool(start) and number >= STAGES.index(start)
             if not forced and run.is_done(stage, settings, source(stage)):
@@ -90,25 +97,45 @@ def chain(
     return run
 
 
+def finish(run: Run, until: str = STAGES[-1]) -> Run:
+    """Ends an interrupted training at its last checkpoint, and runs the stages after it.
+
+    The settings are those of the run's record. If nothing was trained, or the notebook or an input has changed since,
+    so that the checkpoint would be lost, it is a RequestError.
+    """
+    record = run.record("finetune")
+    if record.get("status") != "running" or not (swapped(run / "model" / "last")).exists():
+        raise RequestError(f"{run.name} has no interrupted training with a checkpoint: see `titlesmith list`")
+    path = run.info.get("experiment")
+    sections, overrides = {}, ()
+    if path and (root() / path).is_file():
+        overrides = tuple(run.info.get("overrides", ()))
+        sections = Experiment.read(root() / path, overrides).settings
+    sections |= {stage: run.record(stage)["settings"] for stage in STAGES if "settings" in run.record(stage)}
+    shared = {key: record["settings"][key] for key in SHARED}
+    experiment = replace(Experiment.make(run.name, sections, shared), path=path and root() / path, overrides=overrides)
+    if record.get("fingerprint") != run.fingerprint("finetune", experiment.settings["finetune"], source("finetune")):
+        raise RequestError(
+            f"{run.name}: its notebook or an input has changed since. Train it again: {run.rerun_command}"
+        )
+    run.update_stage("finetune", ended=True)
+    return chain(experiment, until=until, first="finetune")
+
+
 class OwnKernelManager(AsyncKernelManager):
-    """Starts kernels with the Python that runs titlesmith, whatever kernel is installed under the name python3."""
+    """Starts kernels with the Python that runs titlesmith, whatever kernel is installed under the name python3.
+
+    A kernel is interrupted before it is shut down, and has time to save a checkpoint.
+    """
+
+    shutdown_wait_time = 2 * STOP_SECONDS  # after half of it, the kernel gets SIGTERM
 
     @property
     def kernel_spec(self) -> KernelSpec:
         """The kernel of this Python."""
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-
-def progress(run: Run, stage: str) -> str:
-    """How far a stage had come, in words; empty if it records no progress."""
-    from titlesmith.train import monitor  # which imports TensorBoard, in seconds
-
-    if stage == "finetune" and (rows := monitor.read(run / "history.csv")):
-        return f" at step {rows[-1]['step']:.0f}"
-    if stage == "generate" and (run / "texts.jsonl").exists():
-        return f" after {(run / 'texts.jsonl').read_text('utf-8').count(chr(10)):,} texts"
-    return ""
+        env = {"TITLESMITH_ROOT": str(root()).replace("$", "$$"), BATCH: "1"}
+        return KernelSpec(argv=argv, display_name="Python 3", language="python", env=env)
 
 
 def execute(run: Run, stage: str, settings: dict) -> None:
@@ -118,7 +145,6 @@ def execute(run: Run, stage: str, settings: dict) -> None:
         path.unlink(missing_ok=True)
     given = {k: v for k, v in settings.items() if v != declared(stage)[k].default}
     output.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["TITLESMITH_ROOT"] = str(root())  # for the kernel
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else older kernels print warnings of a debugger
     why = ""
     try:
@@ -137,7 +163,7 @@ def execute(run: Run, stage: str, settings: dict) -> None:
         )
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it prints that the interrupted kernel ended
-        raise InterruptError(f"interrupted in {stage}{progress(run, stage)}; to resume: {run.rerun_command}") from None
+        raise InterruptError(f"{describe_progress(run, stage)}; run `{run.rerun_command}` again to resume") from None
     except PapermillExecutionError as error:
         why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
     except DeadKernelError:
@@ -153,6 +179,13 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
     run.keep_notebook(stage, output)
+
+
+def describe_progress(run: Run, stage: str) -> str:
+    """How far an interrupted stage has come, in words."""
+    record = run.record(stage)
+    texts = record.get("written", (0, 0))[1]
+    return record.get("stopped") or f"interrupted in {stage}" + f" after {texts:,} texts" * bool(texts)
 
 
 def failed(run: Run, stage: str) -> Path:

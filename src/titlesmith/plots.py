@@ -93,9 +93,19 @@ def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
     measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
     if measured:
         axis.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
-    axis.axvline(kept, color=plt.rcParams["text.color"], linestyle="--", linewidth=1, label=f"kept: step {kept:,}")
+    if kept:
+        style = {"color": plt.rcParams["text.color"], "linestyle": "--", "linewidth": 1}
+        axis.axvline(kept, label=f"kept: step {kept:,}", **style)
     axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
     axis.set_ylim(bottom=0)
+
+
+def losses(rows: list[dict], label: str) -> Figure:
+    """Loss, smoothed loss and validation loss of a training in progress."""
+    figure, (axis,) = _create_figure(1, f"Training on {label}", 3.2)
+    draw_losses(axis, rows, kept=0)
+    axis.legend()
+    return figure
 
 
 def loss(history: "History") -> Figure:

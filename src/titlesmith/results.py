@@ -95,11 +95,13 @@ class History:
     memorization_floor
         Loss in nats a token of a model that knows every training document but not their order.
     kept_step, stop_reason
-        The step whose weights were kept, and why training stopped.
+        The step whose weights were kept, 0 while there is none, and why training stopped.
     first_samples
         The first text of each sample that was generated during training.
     label
         What was trained on, for titles of figures.
+    stopped
+        After an interrupt, how far the training came and how to resume it.
     """
 
     rows: list[dict]
@@ -109,8 +111,11 @@ class History:
     stop_reason: str
     first_samples: list[dict]
     label: str
+    stopped: str = ""
 
     def __str__(self) -> str:
+        if self.stopped:
+            return self.stopped[0].upper() + self.stopped[1:]
         return f"Training stopped because {self.stop_reason}. Kept: step {self.kept_step}."
 
     def samples(self) -> HTML:

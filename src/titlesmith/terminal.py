@@ -137,6 +137,7 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
     # Texts, in groups of one prompt and prefix
+    print(f"Loading {source.name}.", file=sys.stderr)
     backend, rows = source.open(), []
     print(f"Generating on {backend.device}.", file=sys.stderr)
     generator = TextGenerator(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)

@@ -2,12 +2,13 @@
 
 import math
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 from titlesmith import train as engines
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import InterruptError, RequestError, RunError
 from titlesmith.models import hub
 from titlesmith.runs import Run
 from titlesmith.train import kernels, monitor
@@ -53,6 +54,50 @@ def test_resuming_is_exact_wherever_training_was_killed(prepared, monkeypatch):
     assert history(Run("full")) == history(run)
     ids = np.random.default_rng(1).integers(0, 400, (4, 33), np.int32)
     assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (full, resumed)))
+
+
+def interrupt_in(function: str, step: int, model: str, monkeypatch) -> None:
+    """Sends SIGINT to this process in a step of the training, before a method of the monitor or engine is called."""
+    owner = monitor.Monitor if function == "stop_reason" else engines._kind(model)[0]
+    original = getattr(owner, function)
+
+    def interrupted(self, *arguments):
+        number = arguments[0]["step"] if function == "stop_reason" else self.step
+        if number == step and not interrupted.sent:
+            interrupted.sent = True
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    interrupted.sent = False
+    monkeypatch.setattr(owner, function, interrupted)
+
+
+def test_an_interrupt_saves_a_checkpoint_at_once_and_resuming_is_exact(prepared, monkeypatch):
+    run, corpus, model = prepared
+    train(*prepare("full"), model, **EVERYTHING)
+    # In a step, in a validation, and in the validation of the last step
+    for function, step in (("stop_reason", 1), ("mean_loss", 3), ("mean_loss", 8)):
+        with monkeypatch.context() as patch, pytest.raises(InterruptError) as stopped:
+            interrupt_in(function, step, model, patch)
+            train(run, corpus, model, **EVERYTHING)
+        assert str(stopped.value) == f"stopped at step {step} of 8; run the cell again to resume"
+        assert run.record("finetune")["stopped"] == f"stopped at step {step} of 8"
+        assert len(history(run)) == step and engines.start_engine(run, model, corpus, 1).step == step
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(run, corpus, model, **EVERYTHING)
+    assert history(Run("full")) == history(run)
+
+
+def test_a_training_that_is_ended_early_is_validated_and_kept(prepared, monkeypatch):
+    run, corpus, model = prepared
+    with monkeypatch.context() as patch, pytest.raises(InterruptError):
+        interrupt_in("stop_reason", 5, model, patch)
+        train(run, corpus, model)
+    run.update_stage("finetune", ended=True)
+    engine = train(run, corpus, model)
+    assert engine.reason == "it was ended at step 5 of 8" and engine.step == 5
+    assert history(run)[-1]["valid_loss"] is not None and not (run / "model" / "last").exists()
+    assert train(run, corpus, model).reason == engine.reason, "it stays ended"
 
 
 def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):

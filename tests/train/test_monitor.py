@@ -15,7 +15,7 @@ def follow(losses: list[float], step: int = 0, valid: list[float | None] | None 
     for number, loss in enumerate(losses, step + 1):
         if monitor.reason:
             break
-        measured = {"valid_loss": valid[number - 1]} if valid else {}
+        measured = {"valid_loss": valid[number - 1], "copy_rate": 0.0} if valid else {}
         row = {"step": number, "tokens": 10, "loss": loss, "learning_rate": 0.1, "grad_norm": abs(loss)} | measured
         reason = monitor.stop_reason(row)
         monitor.step(**row)
@@ -77,8 +77,32 @@ def test_a_resumed_history_equals_an_uninterrupted_one(project):
 
 
 def test_a_training_that_had_stopped_stays_stopped(project):
-    follow([0.01] * 3)
+    follow([0.01] * 3, valid=[3.0] * 5)
     assert "fell below the floor" in follow([], step=1).reason
+
+
+def test_a_step_that_was_interrupted_before_its_measurements_is_returned(project):
+    losses, valid = [5.0, 4.1, 3.3, 2.7, 2.2], [None, None, 2.0, None, 1.9]
+    uninterrupted = read(follow(losses, valid=valid).history)
+    follow(losses[:3])
+    monitor = Monitor(Run("r"), SETTINGS)
+    row = monitor.start(3, steps=5, epoch=100, step_tokens=64)
+    assert row == {"step": 3, "tokens": 10, "loss": 3.3, "learning_rate": 0.1, "grad_norm": 3.3}
+    assert len(read(monitor.history)) == 2
+    monitor.step(**row, valid_loss=2.0, copy_rate=0.0)
+    monitor.close()
+    follow(losses[3:], step=3, valid=valid)
+    rows = read(monitor.history)
+    drop = {"seconds": 0, "copy_rate": 0}
+    assert [row | drop for row in rows] == [row | drop for row in uninterrupted]
+    # Ended early, the last step is measured, whether or not it was due
+    follow(losses[:2])
+    monitor.run.update_stage("finetune", ended=True)
+    ended = Monitor(Run("r"), SETTINGS)
+    row = ended.start(2, steps=5, epoch=100, step_tokens=64)
+    assert row["step"] == 2 and ended.due("validate", 2)
+    assert ended.stop_reason(row) == "it was ended at step 2 of 5"
+    ended.close()
 
 
 def test_due(project):

@@ -5,26 +5,48 @@ import errno
 import io
 import json
 import re
+import signal
 import sys
+from types import FrameType
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
+from titlesmith import __version__
 from titlesmith.cli import books, models, runs, setup, sweeps, texts
-from titlesmith.errors import RequestError, TitlesmithError, shorten
+from titlesmith.errors import InterruptError, RequestError, TitlesmithError, shorten
+from titlesmith.interrupts import SIGNALS
 
 # What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
 codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
 app = typer.Typer(
-    help="Fine-tune a language model on scientific papers and publish the results as a book.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"titlesmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def titlesmith(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Fine-tune a language model on scientific papers and publish the results as a book."""
+
+
 # A command's module imports what it needs inside of its function: this one starts in a fraction of a second
 app.command("init")(setup.init)
 app.command("doctor")(setup.doctor)
 app.command("run")(runs.run)
+app.command("finish")(runs.finish)
 app.command("list")(runs.list_)
 app.command("show")(runs.show)
 app.command("params")(runs.params)
@@ -49,13 +71,25 @@ def describe_commands() -> TyperGroup:
     return group
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """The first Ctrl-C or SIGTERM ends what can be saved, a second one the process."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Runs the command line; titlesmith's errors are printed without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack characters of texts
-            stream.reconfigure(errors="titlesmith.escape")
+            # Lines of both streams are in order in a file too
+            stream.reconfigure(errors="titlesmith.escape", line_buffering=True)
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         app()
+    except InterruptError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except TitlesmithError as error:
         _exit(error.exit_code, str(error))
     except OSError as error:

@@ -1,11 +1,13 @@
 """Commands that make runs and show them."""
 
+import json
 from typing import Annotated, Optional
 
 import typer
 
-from titlesmith.cli.options import ANY, Overrides, RunName, Stage, Until
-from titlesmith.runs import STAGES, Run, list_runs, open_run, project
+from titlesmith.cli.options import ANY, AsJson, Overrides, RunName, Stage, Until
+from titlesmith.errors import TitlesmithError
+from titlesmith.runs import STAGES, Run, is_locked, list_runs, open_run, project
 
 
 def run(
@@ -18,36 +20,116 @@ def run(
     until: Until = STAGES[-1],
     force: Annotated[bool, typer.Option("--force", help="Run all stages again.")] = False,
     processes: Annotated[Optional[int], typer.Option(help="Training processes: -p finetune.processes=N.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and run nothing.")] = False,
 ) -> None:
     """Run the notebooks of an experiment whose parameters, inputs or source changed, and print the results."""
     project()  # before slow imports
     from titlesmith import experiment as experiments
     from titlesmith.pipeline import chain
+    from titlesmith.plan import plan
 
     overrides = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"])]
     chosen = experiments.Experiment.read(experiments.find(experiment), tuple(overrides))
-    done = chain(chosen, name, STAGES[0] if force else start, until)
-    if done.complete:
-        show(done.name)
+    if dry_run:
+        print(*plan(chosen, name, STAGES[0] if force else start, until), sep="\n")
     else:
-        print(f"run {done.name}: done until {until}, in {done.path}")
+        _report(chain(chosen, name, STAGES[0] if force else start, until), until)
 
 
-def list_() -> None:
-    """List all runs, newest first."""
-    everything = list_runs()
-    if not everything:
+def finish(run: RunName, until: Until = STAGES[-1]) -> None:
+    """End an interrupted training with what it has learned, run the stages after it, and print the results."""
+    from titlesmith.pipeline import finish
+
+    _report(finish(open_run(run), until), until)
+
+
+def _report(run: Run, until: str) -> None:
+    if run.complete:
+        show(run.name)
+    else:
+        print(f"run {run.name}: done until {until}, in {run.path}")
+
+
+def list_(as_json: AsJson = False) -> None:
+    """List all runs, newest first: date, model, papers, validation perplexity, state and step."""
+    rows = [summarize(run) for run in list_runs()]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif not rows:
         print(f"no runs yet in {project()}: titlesmith run sample-titles makes one")
-    for run in everything:
-        finished = [s for s in STAGES if run.record(s).get("status") == "done"]
-        state = "complete" if run.complete else f"until {finished[-1]}" if finished else "nothing done"
-        reason = run.record("finetune").get("stop_reason", "")
-        print(f"{run.name:<30} {state:<18} {run.source_label if finished else '':<24} {reason}")
+    else:
+        print(f"{'run':<28} {'date':<10} {'model':<16} {'papers':>9} {'perplexity':>10} {'step':>13}  state")
+    for row in [] if as_json else rows:
+        shown = {key: "-" if value is None else value for key, value in row.items()}
+        papers = f"{row['papers']:,}" if isinstance(row["papers"], int) else "-"
+        perplexity = f"{row['perplexity']:.2f}" if isinstance(row["perplexity"], float) else "-"
+        step = f"{shown['step']}/{shown['steps']}" if row["step"] else "-"
+        line = f"{row['name']:<28} {shown['date'][:10]:<10} {shown['model']!s:<16.16} {papers:>9} {perplexity:>10}"
+        print(f"{line} {step:>13}  {row['state']}")
 
 
-def show(run: RunName) -> None:
+def summarize(run: Run) -> dict:
+    """A run in one row, of values that JSON has; None for what is not known."""
+    records = {stage: run.record(stage) for stage in STAGES}
+    training = records["finetune"]
+    settings = training.get("settings") or records["corpus"].get("settings") or {}
+    perplexities = read_metrics(run).get("perplexity")
+    counts = records["harvest"].get("counts")
+    return {
+        "name": run.name,
+        "date": max((str(r.get("ended") or r.get("started") or "") for r in records.values()), default="") or None,
+        "source": run.source_label if records["harvest"].get("settings") else None,
+        "model": settings.get("model"),
+        "papers": counts.get("kept") if isinstance(counts, dict) else None,
+        "perplexity": perplexities.get("valid") if isinstance(perplexities, dict) else None,
+        "state": describe_state(run),
+        "step": training.get("steps") or _last_step(run),
+        "steps": settings.get("steps"),
+    }
+
+
+def read_metrics(run: Run) -> dict:
+    """The metrics of a run; empty if they are missing or damaged."""
+    try:
+        metrics = run.metrics if run.is_current("evaluate") else {}
+    except TitlesmithError:
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def describe_state(run: Run) -> str:
+    """How far a run has come, in words."""
+    if run.complete:
+        return "complete"
+    for stage in reversed(STAGES):
+        record = run.record(stage)
+        if record.get("status") == "running":
+            is_running = any(is_locked(run / name) for name in (".stage.lock", ".chain.lock"))
+            return f"{stage} is running" if is_running else record.get("stopped") or f"{stage} was interrupted"
+    finished = [stage for stage in STAGES if run.record(stage).get("status") == "done"]
+    return f"done until {finished[-1]}" if finished else "nothing done"
+
+
+def _last_step(run: Run) -> int | None:
+    """The last step in a run's history."""
+    path = run / "history.csv"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1000))
+        cells = [line.partition(b",")[0] for line in file.read().split(b"\n")[-3:-1]]
+    return next((int(cell) for cell in reversed(cells) if cell.isdigit()), None)
+
+
+def show(run: RunName, as_json: AsJson = False) -> None:
     """Print a run's papers, why its training stopped, its perplexity and ten texts."""
     opened = open_run(run)
+    if as_json:
+        stages = {stage: opened.record(stage) for stage in STAGES}
+        texts = opened.texts if opened.is_current("generate") else []
+        row = summarize(opened) | {"stages": stages, "metrics": read_metrics(opened), "texts": texts}
+        print(json.dumps(row, indent=2, ensure_ascii=False))
+        return
     opened.require("harvest")
     training, is_current = opened.record("finetune"), opened.is_current
     print(f"\nrun                    {opened.name} ({opened.source_label})")

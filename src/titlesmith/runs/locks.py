@@ -32,6 +32,24 @@ def hold(path: Path, timeout: float = 0) -> None:
         ) from None
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock."""
+    if is_held(path):
+        return True
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether this process holds a lock."""
+    return path in _locks and _locks[path].is_locked
+
+
 def release(path: Path) -> None:
     """Releases a lock taken with `hold`."""
     if path in _locks:

@@ -6,16 +6,16 @@ those of a finished stage must have the digests that ``run.json`` records.
 
 import hashlib
 import json
+import os
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from titlesmith.errors import RequestError, RunError, TitlesmithError
+from titlesmith.errors import RequestError, RunError
 from titlesmith.runs import locks
 from titlesmith.runs.files import digest, fsync, list_files, remove, write_json
 from titlesmith.runs.locks import hold, release
@@ -110,15 +110,24 @@ class Run:
         earlier = (self.record(name).get("outputs", {}) for name in STAGES[: STAGES.index(stage)])
         return {path: value for outputs in earlier for path, value in outputs.items()}
 
-    def fingerprint(self, stage: str, settings: dict, source: str) -> str:
-        """Hash of all that decides a stage's result: settings, files it reads, its notebook's source, this version."""
+    def causes(self, stage: str, settings: dict, source: str) -> dict:
+        """All that decides a stage's result: settings, files it reads, its notebook's source, this version."""
         models = (settings.get(key, "").removeprefix("hf:") for key in ("model", "reference_model"))
         names = filter(None, (settings.get("path"), *models))
         paths = (folder / name for name in names for folder in (root(), root() / "models"))
-        read = [digest(file) for path in paths for file in list_files(path)]
-        settings = {key: value for key, value in settings.items() if key not in EXECUTION_ONLY}
-        made_of = [stage, settings, self.inputs(stage), read, source, metadata.version("titlesmith")]
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        files = {os.path.relpath(file, root()): digest(file) for path in paths for file in list_files(path)}
+        version = metadata.version("titlesmith")
+        return {
+            "settings": settings,
+            "inputs": self.inputs(stage),
+            "files": files,
+            "source": source,
+            "version": version,
+        }
+
+    def fingerprint(self, stage: str, settings: dict, source: str) -> str:
+        """Hash of all that decides a stage's result."""
+        return hash_causes(stage, self.causes(stage, settings, source))
 
     # --- stages begin and finish
 
@@ -130,15 +139,15 @@ class Run:
         """
         hold(self / ".stage.lock", locks.LOCK_TIMEOUT)
         self.require(*STAGES[: STAGES.index(stage)])
-        fingerprint, record = self.fingerprint(stage, settings, source), self.record(stage)
+        causes, record = self.causes(stage, settings, source), self.record(stage)
+        fingerprint = hash_causes(stage, causes)
         if damaged := self.damaged(stage):
             print(describe_damage(damaged))
         if damaged or record.get("fingerprint") != fingerprint or record.get("status") not in ("running", "done"):
             self.clear(stage)
         self.update(versions=versions())
-        made_of = {"fingerprint": fingerprint, "settings": settings, "inputs": self.inputs(stage)}
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.update_stage(stage, status="running", **made_of, started=started)
+        self.update_stage(stage, status="running", fingerprint=fingerprint, **causes, started=started)
 
     def finish(self, stage: str, **facts: object) -> None:
         """Ends a stage, once its files are on the disk. ``facts`` are added to its record."""
@@ -229,6 +238,12 @@ class Run:
         experiment = self.info.get("experiment") or "EXPERIMENT"
         return shlex.join(["titlesmith", "run", experiment, "--name", self.name, *options])
 
+    @property
+    def how_to_resume(self) -> str:
+        """The end of a sentence on an interrupted stage."""
+        has_command = self.info.get("experiment") or self.info.get("sweep")
+        return f"run the cell{f' (or `{self.rerun_command}`)' if has_command else ''} again to resume"
+
     # --- what readers show
 
     @property
@@ -264,6 +279,14 @@ def _parse_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
+def hash_causes(stage: str, causes: dict) -> str:
+    """The fingerprint of a stage: a hash of what `Run.causes` returns, without settings that do not change results."""
+    settings, inputs, files, *others = causes.values()
+    settings = {key: value for key, value in settings.items() if key not in EXECUTION_ONLY}
+    made_of = [stage, settings, inputs, list(files.values()), *others]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
 def _has_digest(path: Path, value: str) -> bool:
     return path.is_file() and digest(path) == value
 
@@ -272,23 +295,3 @@ def describe_damage(damaged: list[Path]) -> str:
     """A message about the damaged files of a stage."""
     more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
     return f"{damaged[0]}{more}: changed or damaged since the stage finished; the stage is rebuilt from nothing"
-
-
-def list_runs() -> list[Run]:
-    """Every run directory, the latest first; damaged ones are named on standard error."""
-    ended: dict[Run, str] = {}
-    for path in sorted((root() / "runs").glob("*/run.json")):
-        try:
-            run = Run(path.parent.name)
-            ended[run] = max((run.record(stage).get("ended", "") for stage in STAGES), default="")
-        except TitlesmithError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-    return sorted(ended, key=ended.get, reverse=True)
-
-
-def open_run(name: str) -> Run:
-    """The run with this name (RequestError if it does not exist)."""
-    run = Run(name)
-    if not run.info:
-        raise RequestError(f"there is no run {name}; there are {', '.join(r.name for r in list_runs()) or 'none'}")
-    return run

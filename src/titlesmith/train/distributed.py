@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -42,11 +42,13 @@ from titlesmith import models
 from titlesmith.errors import RequestError, RunError
 from titlesmith.runs import Run, root
 from titlesmith.train import architectures
+from titlesmith.train.monitor import BAR
 
 PROGRAM = "titlesmith.finetune"
 CHILD = "TITLESMITH_CHILD"  # set for processes that exit when their standard input is closed
 COLLECTIVE_TIMEOUT = timedelta(hours=1)  # others wait while rank 0 writes; torchrun ends them when one fails
 EXIT_TIMEOUT = 5  # seconds for torchrun to exit after its processes
+STOP_TIMEOUT = 40  # seconds for an interrupted training to save a checkpoint; torchrun kills it after 30
 POLL_INTERVAL = 0.5  # seconds between two readings of the history
 
 
@@ -154,7 +156,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     states.set_optimizer_state_dict(model, optimizer, state, options=options)
 
 
-def launch(run: Run, settings: dict) -> None:
+def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
     """Trains a run whose fine-tune stage has begun in several processes, and shows their progress.
 
     Raises what one process raised (RequestError, RunError), or a RunError with the last log line of a process that
@@ -184,7 +186,12 @@ def launch(run: Run, settings: dict) -> None:
                 env=os.environ | environment,
             )
         try:
-            _follow(run / "history.csv", process, settings["steps"])
+            _follow(run / "history.csv", process, bar(total=settings["steps"], **BAR))
+        except KeyboardInterrupt:
+            process.terminate()  # torchrun passes it on: all processes stop after the same step
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT)
+            raise
         finally:
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
@@ -195,9 +202,9 @@ def launch(run: Run, settings: dict) -> None:
             _raise_failure(logs)
 
 
-def _follow(history: Path, process: subprocess.Popen, steps: int) -> None:
-    """Shows a progress bar of a growing history until the process ends."""
-    with tqdm(total=steps, unit="step", ncols=110) as bar:
+def _follow(history: Path, process: subprocess.Popen, bar: tqdm) -> None:
+    """Shows the progress of a growing history until the process ends."""
+    with bar:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_INTERVAL)

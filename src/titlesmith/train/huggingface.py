@@ -122,6 +122,10 @@ class HuggingFaceEngine(Engine):
         trained = f"LoRA of rank {settings['lora_rank']}, " if settings["lora_rank"] else ""
         return f"{device}, PyTorch, {trained}matrix products in {precision(settings)}"
 
+    def agree(self, stop: bool) -> bool:
+        """See `Engine.agree`."""
+        return bool(processes.total(np.array([float(stop)]))[0])
+
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
         models.check_training(settings)

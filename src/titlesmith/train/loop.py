@@ -8,7 +8,7 @@ import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,14 @@ import numpy as np
 from titlesmith import models
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RunError
+from titlesmith.errors import InterruptError, RunError
+from titlesmith.interrupts import Interrupt
 from titlesmith.runs import remove
+from titlesmith.train.monitor import Monitor, is_finite
 from titlesmith.train.packing import Batch, PackedDataset, padded_batches, prefetch
 
-if TYPE_CHECKING:  # TensorBoard takes seconds to import
+if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
-    from titlesmith.train.monitor import Monitor
 
 Sample = Callable[["Engine"], tuple[list[str], float]]
 
@@ -111,6 +112,10 @@ class Engine(ABC):
         Checkpoints of a training in progress have no ``tokenizer``: it is the corpus's.
         """
 
+    def agree(self, stop: bool) -> bool:
+        """Whether to stop: of several processes that train together, all do if one wants to."""
+        return stop
+
     @contextmanager
     def reporting_failure(self, path: Path, num_bytes: int, *errors: type[Exception]) -> Iterator[None]:
         """Turns errors of writing a checkpoint, these and an OSError, into one that names the remedy (RunError)."""
@@ -128,7 +133,7 @@ def finetune(
     engine: Engine,
     corpus: "Corpus",
     settings: dict,
-    monitor: "Monitor",
+    monitor: Monitor,
     sample: Sample,
     measure: Callable[[Engine], None] = lambda engine: None,
 ) -> None:
@@ -139,7 +144,7 @@ def finetune(
 
     ``settings`` are the parameters of notebook 03; ``sample`` returns texts of the engine and the share of them that
     copies a training text; ``measure`` is called before the first step. A disk with too little space for checkpoints is
-    a RunError.
+    a RunError. The stop button, Ctrl-C and SIGTERM save a checkpoint after the step in progress (InterruptError).
     """
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]
@@ -164,35 +169,45 @@ def finetune(
 
     if not engine.step:
         measure(engine)
-    monitor.start(engine.step, settings["steps"], rows.num_targets, batch_rows * settings["block_size"])
+    row = monitor.start(engine.step, settings["steps"], rows.num_targets, batch_rows * settings["block_size"])
     batches = prefetch(rows, engine.step + 1)
-    while not monitor.reason:
-        # One optimizer step; the engine does not apply an update that is not finite
-        step, batch = next(batches)
-        row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
-        row["loss"], row["grad_norm"] = engine.train_step(batch, row["learning_rate"])
-        finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
-        engine.step += finite
-        stop = monitor.stop_reason(row)
-
-        # Validate every `validate_every` steps and at the end, and keep the best weights
-        if finite and (stop or monitor.due("validate", step)):
-            row["valid_loss"] = engine.mean_loss(valid)
+    with Interrupt() as interrupt:
+        while not monitor.reason:
+            # One optimizer step, unless its measurements alone are missing; an update that is not finite is not applied
+            if not row:
+                step, batch = next(batches)
+                row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
+                row["loss"], row["grad_norm"] = engine.train_step(batch, row["learning_rate"])
+                engine.step += is_finite(row)
+            step, measured, stopped = row["step"], {}, engine.agree(bool(interrupt.number))
             stop = monitor.stop_reason(row)
-            if settings["keep"] == "best" and monitor.improves(row):
-                engine.save_weights(best, tokenizer=False)
 
-        # Sample texts every `sample_every` steps and at the end, and count copies of training texts
-        if finite and (stop or monitor.due("sample", step)):
-            texts, row["copy_rate"] = sample(engine)
-            monitor.sample(step, texts)
+            # An interrupt ends these measurements, which change no weights; a resumed training repeats them
+            try:
+                with interrupt.raising() if settings["processes"] == 1 or stopped else nullcontext():
+                    # Validate every `validate_every` steps and at the end, and keep the best weights
+                    if is_finite(row) and (stop or monitor.due("validate", step)):
+                        measured["valid_loss"] = engine.mean_loss(valid)
+                        stop = monitor.stop_reason(row | measured)
+                        if settings["keep"] == "best" and monitor.improves(measured):
+                            engine.save_weights(best, tokenizer=False)
+                    # Sample texts every `sample_every` steps and at the end, and count copies of training texts
+                    if is_finite(row) and (stop or monitor.due("sample", step)):
+                        texts, measured["copy_rate"] = sample(engine)
+                        monitor.sample(step, texts)
+            except KeyboardInterrupt:
+                stopped, measured = True, {}
 
-        # Record the step before its checkpoint, so that no checkpoint is ahead of the history
-        monitor.step(**row)
-        if stop or monitor.due("save", step):
-            monitor.sync()
-            engine.save_checkpoint(last)
-    monitor.close()
+            # Record the step before its checkpoint, so that no checkpoint is ahead of the history
+            monitor.step(**row, **measured)
+            if stop or stopped or monitor.due("save", step):
+                monitor.sync()
+                engine.save_checkpoint(last)
+            if stopped and is_finite(row):
+                monitor.close()
+                raise _interrupted(monitor, engine.step, settings["steps"], interrupt.number)
+            row = None
+        monitor.close()
 
     # Finish: the chosen weights replace the checkpoint. A training killed here finishes when it is run again.
     if last.exists():
@@ -203,6 +218,16 @@ def finetune(
             remove(last)  # in one operation: from now on the model is finished
     if monitor.writes:
         remove(best)
+
+
+def _interrupted(monitor: Monitor, step: int, steps: int, number: int) -> InterruptError:
+    """What is raised after an interrupt; the run's record says how far the training came."""
+    stopped = f"stopped at step {step:,} of {steps:,}"
+    if monitor.writes:
+        monitor.run.update_stage("finetune", stopped=stopped)
+    error = InterruptError(f"{stopped}; {monitor.run.how_to_resume}")
+    error.signal = number
+    return error
 
 
 def learning_rate(step: int, settings: dict) -> float:

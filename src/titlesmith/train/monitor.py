@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,46 +16,72 @@ COLUMNS = (
     "step", "epoch", "tokens", "seconds", "loss", "loss_smoothed", "valid_loss", "copy_rate", "learning_rate",
     "grad_norm",
 )  # fmt: skip
+BAR = {"unit": "step", "ncols": 110, "mininterval": 0.5}
 DECAY = 0.9  # of the smoothed loss, which averages about the last ten steps
+
+
+def is_finite(row: dict) -> bool:
+    """Whether loss and gradient of a row of the history are finite, so that its update was applied."""
+    return math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
 
 
 class Monitor:
     """Records a training step by step in ``history.csv`` and ``tensorboard/``, and decides when it stops.
 
     ``settings`` are those of notebook 03: ``loss_floor patience save_every sample_every validate_every``. ``writes``
-    says whether this process writes files: of several that train together one does, and all decide alike. ``reason`` is
-    why training stopped, empty while it runs.
+    says whether this process writes files: of several that train together one does, and all decide alike. ``bar``
+    creates the progress bar. ``reason`` is why training stopped, empty while it runs.
     """
 
-    def __init__(self, run: Run, settings: dict, writes: bool = True):
-        self.run, self.settings, self.writes, self.reason = run, settings, writes, ""
+    def __init__(self, run: Run, settings: dict, writes: bool = True, bar: Callable[..., tqdm] = tqdm):
+        self.run, self.settings, self.writes, self.reason, self._create_bar = run, settings, writes, "", bar
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
-    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> None:
+    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> dict | None:
         """Begins after ``step``, that of the model's checkpoint; rows of later steps are removed from the history.
 
         ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch, ``step_tokens`` the number of all
-        tokens that a step reads.
+        tokens that a step reads. If the run's record says that the training is ``ended``, this step is the last one.
+
+        Returns the row of this step, as `step` records it, if an interrupt came before its measurements.
         """
         from tensorboardX import SummaryWriter  # it imports torch for seconds, and only training needs it
 
         # Earlier rows are copied unchanged, so that a resumed history equals an uninterrupted one to the letter
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
+        rows = _parse([",".join(COLUMNS) + "\n", *kept])
+        # What the stop rules and the progress bar need from earlier rows
+        self._ended = f"it was ended at step {step} of {steps}" if self.run.record("finetune").get("ended") else ""
+        self._steps, self._epoch, self._best, self._waited = step if self._ended else steps, epoch, math.inf, 0
+        self._smoothed, self._tokens, self._seconds = 0.0, 0, 0.0
+        pending = None
+        for row in rows:
+            if row is rows[-1] and self._lacks_measurements(row):
+                pending = {name: row[name] for name in ("loss", "grad_norm", "learning_rate")}
+                pending |= {"step": step, "tokens": int(row["tokens"]) - self._tokens}
+                kept.pop()
+                break
+            self._count(row)
+            self._tokens, self._seconds = int(row["tokens"]), row["seconds"]
         if self.writes:
             with replacing(self.history) as temporary:
                 temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
-        rows = _parse([",".join(COLUMNS) + "\n", *kept])
-        # What the stop rules and the progress bar need from earlier rows
-        self._steps, self._epoch, self._best, self._waited, self._smoothed = steps, epoch, math.inf, 0, 0.0
-        for row in rows:
-            self._count(row)
-        self._tokens, self._seconds = (int(rows[-1]["tokens"]), rows[-1]["seconds"]) if rows else (0, 0.0)
-        self._first_step, self._step_tokens, self._started = step, step_tokens, time.monotonic()
+        first = step - bool(pending)
+        self._first_step, self._step_tokens, self._started = first, step_tokens, time.monotonic()
         self._file = (self.history if self.writes else Path(os.devnull)).open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
-        self._bar = tqdm(total=steps, initial=step, unit="step", ncols=110, mininterval=0.5, disable=not self.writes)
+        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=first + 1, write_to_disk=self.writes)
+        self._bar = self._create_bar(total=steps, initial=first, disable=not self.writes, **BAR)
+        return pending
+
+    def _lacks_measurements(self, row: dict) -> bool:
+        """Whether a step was interrupted before it was validated, or texts sampled."""
+        at_end = bool(self.stop_reason(row))
+        return is_finite(row) and (
+            (row["valid_loss"] is None and (at_end or self.due("validate", int(row["step"]))))
+            or (row["copy_rate"] is None and (at_end or self.due("sample", int(row["step"]))))
+        )
 
     def due(self, what: str, step: int) -> bool:
         """Whether to ``save``, ``sample`` or ``validate`` after this step; all three at the end."""
@@ -68,7 +95,7 @@ class Monitor:
     def stop_reason(self, row: dict) -> str:
         """Why training stops with this row, which `step` records later; empty if it continues."""
         step, smoothed, waited = int(row["step"]), self._smooth(row), self._count_waited(row)
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+        if not is_finite(row):
             return (
                 f"the loss was {row['loss']} and its gradient's norm {row['grad_norm']} at step {step}; "
                 "that step was not applied. A lower learning_rate usually cures it"
@@ -78,7 +105,9 @@ class Monitor:
             return f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
         if 0 < self.settings["patience"] <= waited:
             return f"the validation loss had not improved for {waited} validations at step {step}"
-        return f"all {step} steps were done" if step >= self._steps else ""
+        if step >= self._steps:
+            return self._ended or f"all {step} steps were done"
+        return ""
 
     def step(self, **row: float | None) -> None:
         """Records a step: the columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``.
@@ -100,6 +129,7 @@ class Monitor:
                 self._board.add_scalar(name, row[name], row["step"])
         speed = (row["step"] - self._first_step) * self._step_tokens / elapsed
         losses = f"loss {row['loss']:.3f}, smoothed {self._smoothed:.3f}"
+        losses += f", best valid {self._best:.3f}" * math.isfinite(self._best)
         self._bar.set_postfix_str(f"{losses}, {speed:,.0f} tokens read/s", refresh=False)
         self._bar.update()
 
@@ -160,6 +190,12 @@ def read(path: Path) -> list[dict[str, float | None]]:
         return []
     with path.open(newline="") as file:
         return _parse([line for line in file if line.endswith("\n")])
+
+
+def parse(text: str, has_header: bool) -> list[dict[str, float | None]]:
+    """Rows of complete lines of a history, the first of which may be its header."""
+    lines = text.splitlines()
+    return _parse([",".join(COLUMNS), *lines[has_header:]])
 
 
 def _parse(lines: list[str]) -> list[dict[str, float | None]]:

@@ -1,0 +1,64 @@
+"""The live view of a training in JupyterLab and Colab: one bar, the loss so far, the newest sample."""
+
+import base64
+import io
+import os
+import sys
+
+from IPython import get_ipython
+from IPython.display import display
+from tqdm import tqdm
+
+from titlesmith import plots
+from titlesmith.markup import render
+from titlesmith.pipeline import BATCH
+from titlesmith.runs import Run
+from titlesmith.train import monitor
+
+
+def is_watched() -> bool:
+    """Whether this process is the kernel of a notebook that somebody watches."""
+    return hasattr(get_ipython(), "kernel") and not os.environ.get(BATCH)
+
+
+def merge_streams() -> None:
+    """Lets standard error, which notebooks show in red, appear as output, in which bars overwrite themselves."""
+    if is_watched() and hasattr(sys.stderr, "pub_thread"):  # ipykernel's stream, also of what libraries write in C
+        sys.stderr.name = "stdout"
+
+
+class LiveBar(tqdm):
+    """A progress bar of a training; it reads the run's history, and draws the figure again after each validation."""
+
+    def __init__(self, run: Run, **options: object):
+        self._run, self._rows, self._read, self._image, self._sample = run, [], 0, "", {}
+        self._handle = display(display_id=True)
+        super().__init__(file=io.StringIO(), **options)
+
+    def display(self, *_: object, **__: object) -> None:
+        """Shows the present state in place of the one before."""
+        new = self._new_rows()
+        if any(row["valid_loss"] is not None for row in new) or (self._rows and not self._image):
+            buffer = io.BytesIO()
+            plots.losses(self._rows, self._run.source_label).savefig(buffer, format="png")
+            self._image = base64.b64encode(buffer.getvalue()).decode()
+            self._sample = (monitor.first_samples(self._run) or [{}])[-1]
+        state = self.format_dict
+        done = state["n"] - state["initial"]
+        rate = state["rate"] or (done / state["elapsed"] if state["elapsed"] else 0)
+        left = (state["total"] - state["n"]) / rate if rate else None
+        html = render("live.html.j2", state=state, left=left, image=self._image, sample=self._sample)
+        self._handle.update({"text/html": str(html), "text/plain": str(self)}, raw=True)
+
+    def _new_rows(self) -> list[dict]:
+        """The rows of the history since the last call, of which a last, incomplete line is left for the next."""
+        path = self._run / "history.csv"
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().rpartition(b"\n")[0]
+        rows = monitor.parse(lines.decode(), has_header=not self._read)
+        self._read += len(lines) + bool(lines)
+        self._rows += rows
+        return rows

@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pytest
@@ -10,13 +11,24 @@ def test_text_is_text_for_html_and_for_mathjax():
     shown = html([{"title": "<script>alert(1)</script> $x^2$", "n": 1234, "x": 0.5, "y": None, "z": ["a", "b"]}])
     assert "<script>" not in shown
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in shown
-    assert 'class="tex2jax_ignore mathjax_ignore"' in shown
+    assert 'tex2jax_ignore mathjax_ignore"' in shown
     assert ">1,234<" in shown and ">0.500<" in shown and ">a; b<" in shown
     assert "None" not in shown
 
 
 def test_no_rows_are_no_error():
-    assert html([]) == "<p>None.</p>"
+    assert html([]) == '<p class="empty">None.</p>'
+    assert "Not measured: &lt;b&gt;" in html([], empty="Not measured: <b>")
+
+
+def test_columns_without_content_are_not_shown_and_no_prefix_is_named():
+    rows = [
+        {"prefix": "", "n": 0, "x": 0.0, "y": None, "z": [], "w": 1},
+        {"prefix": "A", "n": 0, "x": 0.0, "y": "", "w": 0},
+    ]
+    shown = html(rows)
+    assert re.findall(r"<th[^>]*>(\w+)<", shown) == ["prefix", "x", "w"]
+    assert ">(none)</td>" in shown and 'data-label="prefix"' in shown
 
 
 def test_columns_choose_order_and_names():

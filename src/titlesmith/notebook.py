@@ -210,4 +210,5 @@ class Stage:
             rows=self.run.texts,
             held_out=held_out_texts(corpus, len(generated)),
             label=self.run.source_label,
+            people="by the sample grammar" if self.run.made_up else "by people",
         )

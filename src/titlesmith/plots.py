@@ -1,5 +1,6 @@
 """Figures of the results of `titlesmith.results`, one function each; each returns a matplotlib figure."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -14,27 +15,31 @@ if TYPE_CHECKING:  # plots are below results
 
 # Okabe and Ito's colours, which colour-blind readers distinguish; line styles distinguish them in black and white
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+WIDTH = 4.8  # inches, of which 12 points are 12 pixels on a telephone
 STYLE = {
+    "font.size": 12,
     "figure.dpi": 110,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.titlesize": "medium",
+    "legend.fontsize": "small",
 }
 plt.rcParams["text.parse_math"] = False  # labels hold text of papers and files, which is not mathematics
 
 
-def create_panels(columns: int = 1, height: float = 3.2, width: float = 8) -> tuple[Figure, list]:
-    """A figure with axes side by side; sizes in inches."""
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    return figure, list(axes[0])
+def create_panels(rows: int = 1, height: float = 3.2) -> tuple[Figure, list]:
+    """A figure with axes below each other, of this height each, in inches."""
+    figure, axes = plt.subplots(rows, 1, figsize=(WIDTH, rows * height), layout="constrained", squeeze=False)
+    return figure, list(axes[:, 0])
 
 
-def _create_figure(columns: int, title: str, height: float = 3.4) -> tuple[Figure, list]:
+def _create_figure(rows: int, title: str, height: float = 3.2) -> tuple[Figure, list]:
     with plt.rc_context(STYLE):
-        figure, axes = create_panels(columns, height, 9)
-    figure.suptitle(title, x=0.01, ha="left", parse_math=False)  # a file's name is text
+        figure, axes = create_panels(rows, height)
+    title = "\n".join(wrap(title, 46))  # a file's name is text
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", parse_math=False)
     plt.close(figure)  # the notebook shows the cell's result, once
     return figure, axes
 
@@ -117,7 +122,12 @@ def loss(history: "History") -> Figure:
     if floor:
         left.axhline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
     left.set_title("Loss", loc="left")
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}  # the curves fill the axes
+    below = {
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, -0.25),
+        "ncols": 2,
+        "frameon": False,
+    }  # the curves fill the axes
     left.legend(**below)
     right.plot(steps, [row["learning_rate"] for row in rows], color=GREEN, label="learning rate")
     right.set_title("Learning rate and gradient norm", loc="left")
@@ -169,7 +179,7 @@ def word_counts(evaluation: "Evaluation") -> Figure:
     both = [*generated, *people] or [0]
     wide = max(1, (max(both) - min(both)) // 30)
     bins = np.arange(min(both) - 0.5, max(both) + wide + 0.5, wide)
-    for values, name, color, line in ((generated, "generated", ORANGE, "-"), (people, "by people", BLUE, "--")):
+    for values, name, color, line in ((generated, "generated", ORANGE, "-"), (people, evaluation.people, BLUE, "--")):
         if values:
             style = {"histtype": "step", "color": color, "linestyle": line, "linewidth": 2}
             weights, label = np.full(len(values), 100 / len(values)), f"{name}, mean {np.mean(values):.1f}"
@@ -187,7 +197,7 @@ def novelty(evaluation: "Evaluation") -> Figure:
     metrics = evaluation.metrics
     for of, name, color, line, shift in (
         (metrics, "generated", ORANGE, "-", -0.03),
-        (metrics["human"], "by people", BLUE, "--", 0.03),
+        (metrics["human"], evaluation.people, BLUE, "--", 0.03),
     ):
         keys = {n: f"novelty_{n}" for n in range(1, 9) if of.get(f"novelty_{n}") is not None}
         if keys:

@@ -74,7 +74,7 @@ class Built:
 
     def dropped(self) -> HTML:
         """A table of the papers that were dropped, by reason, with examples."""
-        return table(self.corpus.dropped)
+        return table([row for row in self.corpus.dropped if row["papers"]])
 
     def show_tokens(self, count: int = 60) -> None:
         """Prints the first tokens of the first training document."""
@@ -116,7 +116,11 @@ class History:
     def __str__(self) -> str:
         if self.stopped:
             return self.stopped[0].upper() + self.stopped[1:]
-        return f"Training stopped because {self.stop_reason}. Kept: step {self.kept_step}."
+        measured = {row["step"]: row["valid_loss"] for row in self.rows if row["valid_loss"] is not None}
+        loss, why = measured.get(self.kept_step), "the last step"
+        if loss is not None and loss == min(measured.values()):
+            why = f"the step with the lowest validation loss, {loss:.2f} nats a token"
+        return f"Training stopped because {self.stop_reason}. Kept: the weights of step {self.kept_step}, {why}."
 
     def samples(self) -> HTML:
         """A table of the first text of each sample."""
@@ -163,6 +167,8 @@ class Evaluation:
         Texts by people, as many as were generated if the test split has that many.
     label
         What was trained on, for titles of figures.
+    people
+        Who wrote the held-out texts.
     """
 
     metrics: dict
@@ -170,6 +176,7 @@ class Evaluation:
     rows: list[dict]
     held_out: list[str]
     label: str
+    people: str = "by people"
 
     def perplexity(self) -> HTML:
         """A table of the perplexity of each split, with the number of documents that were measured."""
@@ -188,11 +195,11 @@ class Evaluation:
 
     def distribution(self) -> HTML:
         """A table of the classifier's accuracy and of the reference model's bits per byte, next to texts by people."""
-        return table(report.comparison(self.metrics, report.DISTRIBUTION))
+        return self._compare(report.DISTRIBUTION)
 
     def abstracts(self) -> HTML:
         """A table of the title's terms that abstracts use and of LaTeX that parses, next to texts by people."""
-        return table(report.comparison(self.metrics, report.ABSTRACTS))
+        return self._compare(report.ABSTRACTS)
 
     def published(self) -> HTML:
         """A table of stemmed ROUGE, next to values of published models on other test sets."""
@@ -200,11 +207,11 @@ class Evaluation:
 
     def style(self) -> HTML:
         """A table of lengths, distinct words and self-BLEU, next to texts by people."""
-        return table(report.comparison(self.metrics, report.STYLE))
+        return self._compare(report.STYLE)
 
     def faults(self) -> HTML:
         """A table of copies and artifacts, next to texts by people."""
-        return table(report.comparison(self.metrics, report.FAULTS))
+        return self._compare(report.FAULTS)
 
     def nearest(self, count: int = 10) -> HTML:
         """A table of the generated texts that are most similar to a training text."""
@@ -214,13 +221,16 @@ class Evaluation:
 
     def overlap(self) -> HTML:
         """A table of the overlap with the real texts of the same papers."""
-        return table(report.comparison(self.metrics, report.PROMPTED))
+        return self._compare(report.PROMPTED)
 
     def new_words(self) -> HTML:
         """A table of the prompts' words that no training text has, and how many texts use them."""
         names = {"word": "new word", "prompts": "prompts with it", "generated": "generated texts with it"}
         names |= {"texts": "of", "people": "real texts with it"}
         return table(self.metrics.get("future", {}).get("examples", []), names)
+
+    def _compare(self, names: tuple[str, ...]) -> HTML:
+        return table(report.comparison(self.metrics, names, self.people), empty=report.why_missing(self.metrics, names))
 
     def word_counts(self) -> tuple[list[int], list[int]]:
         """Lengths in words of the generated texts and of the texts by people."""

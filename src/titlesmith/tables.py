@@ -6,9 +6,11 @@ from IPython.display import HTML
 
 from titlesmith.markup import Markup, render
 
+NO_PREFIX = "(none)"
 
-def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = "") -> Markup:
-    """An HTML table in one line.
+
+def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = "", empty: str = "None.") -> Markup:
+    """An HTML table in one line, without columns in which every value is missing, empty or a count of zero.
 
     Parameters
     ----------
@@ -16,17 +18,26 @@ def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = ""
         Dictionaries with the same keys. Floats are shown with three decimal places, lists as their items.
     columns
         The keys to show, and the heading of each. Default: all keys.
+    empty
+        What is shown if there are no rows.
     file
         Name of a CSV file: the book lets readers sort the table and download it (``book/_static/tables.js``).
     """
     columns = columns or {key: key for key in (rows[0] if rows else ())}
-    cells = [[_cell(row.get(key)) for key in columns] for row in rows]
-    return render("table.html.j2", headings=list(columns.values()), rows=cells, file=file)
+    shown = [key for key in columns if any(_has_content(row.get(key)) for row in rows)]
+    cells = [
+        [_cell(NO_PREFIX if key == "prefix" and row.get(key) == "" else row.get(key)) for key in shown] for row in rows
+    ]
+    return render("table.html.j2", headings=[columns[key] for key in shown], rows=cells, file=file, empty=empty)
 
 
-def table(rows: list[dict], columns: dict[str, str] | None = None, file: str = "") -> HTML:
+def table(rows: list[dict], columns: dict[str, str] | None = None, file: str = "", empty: str = "None.") -> HTML:
     """The table of `html` as the last line of a notebook's cell."""
-    return HTML(str(html(rows, columns, file)))
+    return HTML(str(html(rows, columns, file, empty)))
+
+
+def _has_content(value: object) -> bool:
+    return value is not None and value != "" and value != [] and not (type(value) is int and value == 0)
 
 
 def _cell(value: object) -> dict:

@@ -32,6 +32,7 @@ KINDS = [
     "book/bibliography.html",
     "book/sweeps/rates.html",
     "book/runs/small/index.html",
+    "book/runs/small/quiz.html",
     "book/runs/small/03_finetune.html",
     "book/runs/small/05_evaluate.html",
     "search.html",
@@ -86,10 +87,22 @@ def test_finished_runs_have_every_chapter_and_unfinished_runs_have_none(html):
     for stage in STAGES:
         assert (html / "book" / "runs" / "small" / f"{notebook(stage).stem}.html").is_file()
     home = text(html, "book/index.html")
-    assert "The newest run: " in home and "all 6 steps were done" in home
-    assert "Before training and after" in home and ">before training</th>" in home
+    assert "Written by the run" in home and ">Take the quiz</a>" in home
+    assert "Before and after training" in home and ">before training</th>" in home
     assert not list(html.rglob("*unfinished*"))
     assert "unfinished" not in home
+
+
+def test_a_run_has_a_box_a_loss_figure_its_changes_times_and_neighbours(html):
+    page = text(html, "book/runs/rates-0/index.html")
+    assert 'data-model="../../../runs/rates-0/model.js"' in page and (html / "runs/rates-0/model.js").is_file()
+    assert 'data-model="../runs/small/model.js"' in text(html, "book/index.html"), "a run in no sweep leads"
+    assert re.search(r'<img alt="Loss against optimizer steps', page)
+    for words in (">finetune.batch_size</td>", ">16</td>", "tensorflow 2", "Newer: ", ">Fine-tune</a>"):
+        assert words in page, words
+    assert 'href="index.html"' in text(html, "book/runs/rates-0/quiz.html").split("<article")[1]
+    assert 'href="runs/small/index.html"' in text(html, "book/index.html").split("<article")[0], "the sidebar has it"
+    assert "Three abstracts" not in text(html, "book/index.html")
 
 
 def test_links_and_anchors_exist_and_dangling_ones_are_reported(html, check):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 from titlesmith.book import pages
 
 
@@ -16,3 +18,27 @@ def test_runs_show_their_titles_for_the_three_abstracts_or_how_to_get_them():
     assert "## done" in page and "&lt;One&gt;" in page and "mathjax_ignore" in page
     assert "## waiting\n\nThis run generates" in page and "other" not in page
     assert "No run" in pages.render_three_abstracts([Shown("other", {})])
+
+
+def test_real_papers_lead_and_a_run_in_no_sweep_before_the_others():
+    def run(name, made_up=False, sweep=None):
+        return SimpleNamespace(name=name, made_up=made_up, sweep=sweep)
+
+    reports = [run("sample", True), run("swept", sweep={"name": "s"}), run("newer"), run("older")]
+    assert pages.choose_lead(reports).name == "newer"
+    assert pages.choose_lead(reports[:2]).name == "swept"
+    assert pages.choose_lead(reports[:1]).name == "sample"
+    assert pages.choose_lead([]) is None
+
+
+def test_the_best_texts_are_the_likeliest_without_copies_repeats_and_unfinished_ones():
+    good = {"finished": True, "nearest_similarity": 0.5}
+    texts = [
+        good | {"text": "second", "logprob": -2.0},
+        good | {"text": "first", "logprob": -1.0},
+        good | {"text": "First", "logprob": -1.5},
+        good | {"text": "copy", "logprob": -0.1, "nearest_similarity": 0.95},
+        good | {"text": "cut", "logprob": -0.1, "finished": False},
+        {"text": "unknown", "finished": True, "nearest_similarity": None},
+    ]
+    assert [row["text"] for row in pages.choose_best(SimpleNamespace(texts=texts))] == ["first", "second", "unknown"]

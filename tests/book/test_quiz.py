@@ -19,6 +19,8 @@ ROW = {"prefix": "", "finished": True, "nearest_id": "x", "nearest": "Near", "ne
 class Recorded:
     """The part of a run that the page reads."""
 
+    name = "r"
+
     def __init__(self, rows, test=TEST, made_up=False, seed=1):
         self.texts, self.test, self.made_up, self.seed = rows, test, made_up, seed
 
@@ -81,7 +83,9 @@ def test_a_run_without_suitable_texts_has_a_page_that_says_so(run):
 def test_made_up_papers_are_labelled_and_text_is_escaped():
     run = Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True)
     page = quiz.render_quiz(run, quiz.choose_items(run))
-    assert "The papers of this run are made up" in page
+    assert "The papers of this run are made up" in page and "The sample grammar wrote 10 of" in page
+    assert "People wrote 10 of" in quiz.render_quiz(Recorded(written(12)), quiz.choose_items(Recorded(written(12))))
+    assert "[r](index.md)" in page
     assert "made up" not in quiz.render_quiz(Recorded(written(12)), [])
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in page
     assert "mathjax_ignore" in page

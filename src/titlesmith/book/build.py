@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import compare, daily, launch, lessons, pages, reference, sweeps
+from titlesmith.book import compare, daily, launch, lessons, pages, reference, sweeps, writer
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
@@ -54,7 +54,7 @@ def build(commands: TyperGroup, published: Path | None = None) -> Book:
 def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     shown, omitted = load_reports(published)
     html, folder, launching = output / "html", root() / "book" / "runs", launch.prepare(output)
-    # Pages of runs
+    # Pages of runs, first all but the first one, whose links depend on which runs are shown
     for report in list(shown):
         try:
             files = launching.adapt(pages.render_run(report), report)
@@ -64,7 +64,11 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
             continue
         for name, text in files.items():
             write(folder / report.name / name, text)
-        _prune(folder / report.name, set(files), html)
+        _prune(folder / report.name, {*files, "index.md"}, html)
+    scripts, names = writer.write_scripts(shown, html / "runs"), ["", *(report.name for report in shown), ""]
+    for report, newer, older in zip(shown, names, names[2:], strict=False):
+        index = pages.render_index(report, newer, older, scripts.get(report.name))
+        write(folder / report.name / "index.md", index)
     _prune(folder, {report.name for report in shown}, html)
     # Pages of sweeps
     groups = sweeps.group_by_sweep(shown)
@@ -76,7 +80,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     # Parts that the other pages include
     parts = {
         **launching.parts(),
-        "newest": pages.render_newest(shown),
+        "home": pages.render_home(shown, scripts),
         "gallery": pages.render_gallery(shown),
         "three-abstracts": pages.render_three_abstracts(shown),
         "parameters": reference.render_parameters(),
@@ -85,13 +89,20 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     }
     for name, text in parts.items():
         write(output / "parts" / f"{name}.md", text)
-    # The table of contents lists the new papers and the sweeps
+    # The table of contents lists the new papers, the latest runs and the sweeps, and the three abstracts if they exist
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
-    for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
-        if chapter["file"] == "book/runs":
-            today = [f"runs/{report.name}/daily" for report in shown if (folder / report.name / daily.PAGE).exists()]
-            listed = [*today, *(f"sweeps/{name}" for name in groups)]
-            chapter |= {"sections": [{"file": f"book/{name}"} for name in listed]} if listed else {}
+    listed = [f"book/runs/{report.name}/" for report in shown[: pages.LATEST]]
+    sections = [
+        {"file": f"book/runs/{report.name}/daily"} for report in shown if (folder / report.name / daily.PAGE).exists()
+    ]
+    sections += [{"file": f"{run}index", "sections": [{"file": f"{run}{name}"} for name in pages.SUB]} for run in listed]
+    sections += [{"file": f"book/sweeps/{name}"} for name in groups]
+    for part in toc["parts"]:
+        if not pages.has_abstracts(shown):
+            part["chapters"] = [c for c in part["chapters"] if c["file"] != "book/three-abstracts"]
+        for chapter in part["chapters"]:
+            if chapter["file"] == "book/runs" and sections:
+                chapter["sections"] = sections
     write(output / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
     write(output / "config.yml", yaml.safe_dump(launching.config(), sort_keys=False))
     mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"

@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from titlesmith import plots
 from titlesmith.book.report import Report
 from titlesmith.markup import Markup, render
 from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, create_panels, draw_losses
-from titlesmith.runs import replacing, root
+from titlesmith.runs import digest, replacing, root
 
 # Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -22,9 +23,15 @@ INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
-def render_figure(name: str, draw: Callable[[], Figure], alt: str) -> Markup:
-    """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them."""
-    for theme, ink in INK.items():
+def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: str = "") -> Markup:
+    """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them.
+
+    With ``data``, a hash of what it shows, it is drawn only if that changes.
+    """
+    data = data and data + digest(Path(__file__)) + digest(Path(plots.__file__))
+    marker = root() / "_build" / "figures" / f"{name}.txt"
+    is_current = bool(data) and marker.is_file() and marker.read_text("utf-8") == data
+    for theme, ink in {} if is_current else INK.items():
         path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
         # Equal data have equal bytes, so that Sphinx reads only pages again whose figures changed
@@ -36,6 +43,8 @@ def render_figure(name: str, draw: Callable[[], Figure], alt: str) -> Markup:
             figure.savefig(content, format="svg", metadata={"Date": None})
             plt.close(figure)
         write(path, content.getvalue())
+    if data:
+        write(marker, data)
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)
 
 
@@ -70,9 +79,9 @@ def render_spark(rows: list[dict]) -> Markup:
 
 def draw_loss(report: Report) -> Figure:
     """Losses against steps, and the step whose weights were kept."""
-    figure, (axis,) = create_panels(height=4.2, width=5.5)
+    figure, (axis,) = create_panels(height=3.8)
     draw_losses(axis, report.history, report.kept)
-    axis.legend()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
     return figure
 
 
@@ -138,7 +147,7 @@ def draw_memorization(report: Report) -> Figure:
 
 def draw_curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
     """Losses of several runs: for each, the label, the number of its style, and the rows of its history."""
-    figure, (left, right) = create_panels(2, 3.8)
+    figure, (left, right) = create_panels(2)
     labelled = set()
     for label, number, rows in lines:
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
@@ -155,7 +164,7 @@ def draw_curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
         axis.set(xlabel="optimizer steps", ylabel="nats per token")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)), frameon=False)
     return figure
 
 

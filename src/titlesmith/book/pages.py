@@ -2,37 +2,52 @@
 
 import inspect
 import json
+import math
 import re
+from pathlib import Path
 
 from titlesmith import models, plots, tables
-from titlesmith.book import daily, figures, quiz
+from titlesmith.book import daily, figures, quiz, writer
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.book.untrusted import make_inert
+from titlesmith.corpus.clean import fold
 from titlesmith.corpus.template import template
 from titlesmith.evaluate import abstracts
 from titlesmith.evaluate import report as measurements
-from titlesmith.markup import Markup, myst, number, percent, render
+from titlesmith.evaluate.faults import NEAR
+from titlesmith.experiment import SHARED
+from titlesmith.markup import Markup, day, duration, myst, number, percent, render
 from titlesmith.runs import MADE_UP, STAGES, notebook
+from titlesmith.settings import declared
 
 STAGE_TITLES = dict(zip(STAGES, ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate"), strict=True))
 QUIZ = "quiz.md"
+SUB = (*(notebook(stage).stem for stage in STAGES), "quiz")  # the pages of a run after its first, in order
 CURVES = "Loss against steps, from 0 upward: the smoothed training loss solid, the validation loss dashed."
 LATEST = 6  # runs on the home page
+RULE = "The model's likeliest texts (mean log-probability per token), without copies, near copies and unfinished ones."
+DOES = ("collects papers", "makes documents", "trains the model", "writes texts", "measures them")  # each notebook
+WHAT = {
+    "perplexity": "perplexity of unread validation texts",
+    "bits_per_byte": "their bits per byte",
+    "ngram_novelty": "three-word sequences that no training text has",
+    "words_mean": "words in a text",
+    "classifier_accuracy": "texts that a classifier tells apart (50% is a guess)",
+}
 RECORD = ("run.json", "history.csv", "texts.jsonl", "metrics.json")  # files that a run's page links
 
 
 def render_run(report: Report) -> dict[str, str]:
-    """The files of a run's pages by name: first page, notebooks, quiz, new papers of the last days.
+    """The files of a run's pages by name: notebooks, quiz, new papers of the last days. The first is `render_index`.
 
     Raises
     ------
     DAMAGE
         A file of the run cannot be shown.
     """
-    render_cards([report]), render_before_after(report)  # fail here, not on pages of several runs
+    render_cards([report]), render_index(report)  # fail here, not on pages of several runs
     items = quiz.load_items(report)
     return {
-        "index.md": render_index(report),
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
         QUIZ: quiz.render_quiz(report, items),
         **{notebook(stage).name: render_notebook(report, stage) for stage in STAGES},
@@ -40,17 +55,36 @@ def render_run(report: Report) -> dict[str, str]:
     }
 
 
-def render_index(report: Report) -> Markup:
-    """The first page of a run."""
+def render_index(report: Report, newer: str = "", older: str = "", script: Path | None = None) -> Markup:
+    """The first page of a run, with links to its neighbours in time, and a box if its model has a script."""
+    model, label = report.training["settings"]["model"], report.source_label
+    versions = report.info.get("versions")
     return render(
         "run.md.j2",
         report=report,
+        newer=newer,
+        older=older,
+        description=f"What {models.describe(model)} wrote after training on {label}, its losses and its settings.",
         warning=choose_warning(report),
         facts=render_facts(report),
         texts=render_texts(report),
-        curve=render("run_curve.html.j2", spark=figures.render_spark(report.history), caption=CURVES),
-        notebooks=[(title, notebook(stage).name) for stage, title in STAGE_TITLES.items()],
-        files=render("run_files.html.j2", run=report.name, files=RECORD),
+        rule=RULE,
+        writer=writer.render_writer(report, script, "../../..") if script else "",
+        app=not script and bool(report.training["outputs"]),
+        loss=render_loss(report, f"run-{report.name}-loss"),
+        comparison=render_comparison(report),
+        samples=tables.html(measurements.texts_before_after(report.metrics), empty=""),
+        changed=render_changed(report),
+        times=render_times(report),
+        files=render(
+            "run_files.html.j2",
+            run=report.name,
+            files=RECORD,
+            environment=[
+                report.training.get("device") or "unknown device",
+                *(f"{name} {version}" for name, version in (versions.items() if isinstance(versions, dict) else ())),
+            ],
+        ),
     )
 
 
@@ -62,12 +96,67 @@ def render_facts(report: Report) -> Markup:
         "model": models.describe(model).removeprefix("the model ") if model in models.PUBLISHED else model,
         "papers": report.source_label,
         "documents (train, valid, test)": ", ".join(f"{report.splits[name]['documents']:,}" for name in SPLITS),
-        "steps": f"{training['steps']:,}",
+        "steps": f"{training['steps']:,}; the weights of step {report.kept:,} were kept",
         "why training stopped": training["stop_reason"],
         "perplexity (train, valid, test)": ", ".join(map(number, perplexities)),
         "copies of training texts": percent(report.measurement("copy_rate")),
     }
     return tables.html([{"what": key, "value": value} for key, value in values.items()], {"what": "", "value": ""})
+
+
+def render_changed(report: Report) -> Markup | str:
+    """A table of the parameters whose values are not the defaults; empty if there are none."""
+    rows = {}
+    for stage in STAGES:
+        for name, value in report.record(stage)["settings"].items():
+            parameter = declared(stage).get(name)
+            if name not in SHARED and parameter and parameter.default != value:
+                default, value = (json.dumps(each, ensure_ascii=False) for each in (parameter.default, value))
+                rows[f"{stage}.{name}"] = {"default": default, "this run": value}
+    return tables.html([{"parameter": key} | row for key, row in rows.items()], empty="") if rows else ""
+
+
+def render_times(report: Report) -> Markup:
+    """A table of the stages, with links to their notebooks: when they ended and how long they took."""
+    rows = []
+    for stage, title in STAGE_TITLES.items():
+        record = report.record(stage)
+        link = Markup('<a href="{}.html">{}</a>').format(notebook(stage).stem, title)
+        rows.append({"notebook": link, "ended": day(record["ended"]), "time": duration(record.get("seconds"))})
+    return tables.html(rows)
+
+
+def render_loss(report: Report, name: str) -> Markup:
+    """The figure of a run's losses."""
+    last = report.history[-1]
+    alt = (
+        f"Loss against optimizer steps for the run {report.name}. The smoothed training loss falls from "
+        f"{report.history[0]['loss_smoothed']:.1f} to {last['loss_smoothed']:.1f} nats per token in "
+        f"{report.training['steps']:,} steps; the weights of step {report.kept:,} were kept."
+    )
+    return figures.render_figure(name, lambda: figures.draw_loss(report), alt, report.training["fingerprint"])
+
+
+def render_comparison(report: Report) -> Markup:
+    """A table of measurements before training, after it, and of texts by people; unknown ones are not shown."""
+    people = "the sample grammar" if report.made_up else "people"
+    rows = []
+    for name, shown, before_too in (
+        ("perplexity", number, True),
+        ("bits_per_byte", number, True),
+        ("copy_rate", percent, False),
+        ("ngram_novelty", percent, False),
+        ("words_mean", number, False),
+        ("classifier_accuracy", percent, False),
+        ("reference_bits_per_byte", number, False),
+    ):
+        keys = ("before.", "after.", "") if before_too else ("", "", "human.")
+        values = [report.measurement(f"{key}{name}") if key or i else None for i, key in enumerate(keys)]
+        before, after, human = (None if value is None else shown(value) for value in values)
+        if after:
+            label = WHAT.get(name, measurements.NAMES[name])
+            rows.append({"measure": label, "before training": before, "after training": after, people: human})
+    return tables.html(rows)
 
 
 def choose_warning(report: Report) -> str:
@@ -76,8 +165,22 @@ def choose_warning(report: Report) -> str:
 
 
 def render_texts(report: Report, count: int = 10) -> Markup:
-    """The first generated texts, as a numbered list."""
-    return render("texts.html.j2", texts=[row["text"] for row in report.texts[:count]])
+    """The texts of `choose_best`, as a numbered list."""
+    return render("texts.html.j2", texts=[row["text"] for row in choose_best(report)[:count]])
+
+
+def choose_best(report: Report) -> list[dict]:
+    """The rows of the generated texts, ordered by `RULE`; those without a log-probability last."""
+    rows = {}
+    for row in report.texts:
+        if row.get("finished", True) and row["text"].strip() and (row.get("nearest_similarity") or 0) < NEAR:
+            rows.setdefault(fold(row["text"]), row)
+
+    def likelihood(row: dict) -> float:
+        value = row.get("logprob")
+        return value if isinstance(value, (int, float)) else -math.inf
+
+    return sorted(rows.values(), key=likelihood, reverse=True) or report.texts
 
 
 def render_notebook(report: Report, stage: str) -> str:
@@ -102,12 +205,6 @@ def render_notebook(report: Report, stage: str) -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
-def render_before_after(report: Report) -> Markup:
-    """Measurements and texts of the model before training and after; empty for a run that has none before."""
-    rows, pairs = measurements.before_after(report.metrics), measurements.texts_before_after(report.metrics)
-    return render("before_after.md.j2", rows=tables.html(rows), texts=tables.html(pairs)) if rows else Markup()
-
-
 def render_cards(reports: list[Report]) -> Markup:
     """A card for each run: model, papers, loss curve, main measurements, the first text."""
     first_texts = [next((row["text"] for row in report.texts if row["text"].strip()), "") for report in reports]
@@ -120,31 +217,53 @@ def render_gallery(reports: list[Report]) -> Markup:
     return render("gallery.md.j2", reports=reports, caption=CURVES, cards=render_cards(reports))
 
 
-def render_newest(reports: list[Report]) -> Markup:
-    """The part of the home page about the newest run that is in no sweep, else the newest run, and the latest cards."""
-    report = next((r for r in reports if not r.sweep), reports[0] if reports else None)
+def choose_lead(reports: list[Report]) -> Report | None:
+    """The run of the home page: the newest one of real papers, in no sweep if there is one, else of made-up ones."""
+    return min(reports, key=lambda report: (report.made_up, bool(report.sweep)), default=None)
+
+
+def render_home(reports: list[Report], scripts: dict[str, Path]) -> Markup:
+    """The part of the home page about the run of `choose_lead`, and the latest cards."""
+    report = choose_lead(reports)
+    pages_ = [f"runs/{report.name}/{notebook(stage).stem}.html" if report else "" for stage in STAGES]
+    flow = render("flow.html.j2", steps=list(zip(STAGE_TITLES.values(), DOES, pages_, strict=True)))
     if not report:
-        return render("newest.md.j2", report=None)
-    training, last = report.training, report.history[-1]
-    model, epochs = models.describe(training["settings"]["model"]), last.get("epoch") or 0
-    alt = (
-        f"Loss against optimizer steps for the run {report.name}. The smoothed training loss falls from "
-        f"{report.history[0]['loss_smoothed']:.1f} to {last['loss_smoothed']:.1f} nats per token in "
-        f"{training['steps']:,} steps; the weights of step {report.kept:,} were kept."
-    )
+        return render("home.md.j2", flow=flow, report=None)
+    model, epochs = models.describe(report.training["settings"]["model"]), report.history[-1].get("epoch") or 0
+    script = scripts.get(report.name)
     return render(
-        "newest.md.j2",
+        "home.md.j2",
+        flow=flow,
         report=report,
-        model=model[0].upper() + model[1:],
-        epochs=f"{epochs:.0f}" if epochs >= 1.5 else "",
+        lead=render(
+            "lead.html.j2",
+            report=report,
+            model=model[0].upper() + model[1:],
+            epochs=f"{epochs:.0f}" if epochs >= 1.5 else "",
+            texts=render_texts(report, 8),
+            rule=RULE,
+            before=report.measurement("before.perplexity"),
+            after=report.measurement("after.perplexity"),
+        ),
         warning=choose_warning(report),
-        tiles=render("tiles.html.j2", report=report, human=report.measurement("human.ngram_novelty")),
-        texts=render_texts(report),
-        before_after=render_before_after(report),
-        loss=figures.render_figure("newest-loss", lambda: figures.draw_loss(report), alt),
+        writer=writer.render_writer(report, script, "..") if script else "",
+        comparison=render_comparison(report),
+        samples=tables.html(measurements.texts_before_after(report.metrics), empty=""),
+        loss=render_loss(report, f"run-{report.name}-loss"),
         cards=render_cards(reports[:LATEST]),
         total=len(reports),
         shown=LATEST,
+    )
+
+
+def has_abstracts(reports: list[Report]) -> bool:
+    """Whether the page of the three abstracts has content."""
+    return any(map(_makes_titles, reports))
+
+
+def _makes_titles(report: Report) -> bool:
+    return bool(report.metrics.get("three_abstracts")) or abstracts.makes_titles(
+        template(report.record("corpus")["settings"]["template"])
     )
 
 
@@ -156,6 +275,6 @@ def render_three_abstracts(reports: list[Report]) -> Markup:
             {"real title": row["title"], "titles by the model": " / ".join(row["titles"]) or row["why"]}
             for row in report.metrics.get("three_abstracts") or ()
         ]
-        if rows or abstracts.makes_titles(template(report.record("corpus")["settings"]["template"])):
+        if _makes_titles(report):
             runs.append((report.name, tables.html(rows) if rows else ""))
     return render("abstracts.md.j2", runs=runs)

@@ -20,7 +20,8 @@ EACH = 10  # real texts, and as many generated ones
 def render_quiz(run: Run, chosen: list[dict]) -> Markup:
     """The page of a run's quiz: the items of `choose_items` with collapsed answers, which ``quiz.js`` improves."""
     quiz = render("quiz.html.j2", items=chosen)
-    return render("quiz.md.j2", items=chosen, quiz=quiz, warning=MADE_UP if run.made_up else "")
+    author, warning = ("The sample grammar", MADE_UP) if run.made_up else ("People", "")
+    return render("quiz.md.j2", items=chosen, quiz=quiz, author=author, run=run.name, warning=warning)
 
 
 def load_items(run: Run) -> list[dict]:

@@ -98,14 +98,23 @@ def published(metrics: dict) -> list[dict]:
     ]
 
 
-def comparison(metrics: dict, names: tuple[str, ...]) -> list[dict]:
-    """One row per metric: its value for the generated texts, and for texts by people."""
-    rows = [{"metric": NAMES[name]} for name in names]
-    for row, name in zip(rows, names, strict=True):
-        for column, of, prefix in (("generated", metrics, ""), ("by people", metrics["human"], "human.")):
+def comparison(metrics: dict, names: tuple[str, ...], people: str = "by people") -> list[dict]:
+    """One row per metric that was measured: its value for the generated texts, and for texts by ``people``."""
+    rows = []
+    for name in names:
+        row = {"metric": NAMES[name]}
+        for column, of, prefix in (("generated", metrics, ""), (people, metrics["human"], "human.")):
             why = metrics["missing"].get(f"{prefix}{name}", "")
             row[column] = shown(of.get(name), of["intervals"].get(name), why, 1 if name.startswith("words") else 3)
+        if metrics.get(name) is not None or metrics["human"].get(name) is not None:
+            rows.append(row)
     return rows
+
+
+def why_missing(metrics: dict, names: tuple[str, ...]) -> str:
+    """A sentence that says why none of these metrics was measured."""
+    reasons = dict.fromkeys(filter(None, (metrics["missing"].get(name) for name in names)))
+    return f"Not measured: {'; '.join(reasons)}." if reasons else "None."
 
 
 def shown(value: float | None, interval: list[float] | None, why: str | None, digits: int) -> str:

@@ -7,6 +7,7 @@ files and a model card.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,8 @@ FAR = 2.0
 
 def read(folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], Tokenizer]:
     """The weights, float32, by the names and with the shapes of gpt-2-simple's variables, and the vocabulary."""
-    weights = {}
     with np.load(folder / WEIGHTS, allow_pickle=False) as file:
-        for name, shape in shapes(BASE).items():
-            rows = file[name].astype(np.float32)
-            if rows.ndim == 2:
-                rows *= file[f"{name}/scale"].astype(np.float32)[:, None]
-            weights[name] = (rows if name in EMBEDDINGS or rows.ndim == 1 else rows.T).reshape(shape)
-    return weights, Tokenizer.load(folder)
+        return dequantize(file, BASE), Tokenizer.load(folder)
 
 
 def advice(model: str, bits_per_byte: float | None) -> str:
@@ -52,6 +47,13 @@ def advice(model: str, bits_per_byte: float | None) -> str:
 
 def write(weights: dict[str, np.ndarray], tokenizer: Tokenizer, folder: Path = FOLDER) -> None:
     """Writes weights with the shapes of gpt-2-simple's variables as 8-bit integers, with the vocabulary."""
+    tokenizer.save(folder)
+    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **quantize(weights))
+
+
+def quantize(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of ``weights.npz`` from the variables of any GPT-2."""
     arrays = {}
     for name, value in weights.items():
         if value.ndim == 1:
@@ -62,9 +64,18 @@ def write(weights: dict[str, np.ndarray], tokenizer: Tokenizer, folder: Path = F
         arrays[f"{name}/scale"] = scale
         divisor = np.maximum(scale.astype(np.float32), np.finfo(np.float16).tiny)[:, None]
         arrays[name] = np.clip(np.rint(rows / divisor), -MAX_INT8, MAX_INT8).astype(np.int8)
-    tokenizer.save(folder)
-    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    return arrays
+
+
+def dequantize(arrays: Mapping[str, np.ndarray], hyperparameters: dict) -> dict[str, np.ndarray]:
+    """The variables, float32, from the arrays of `quantize`."""
+    weights = {}
+    for name, shape in shapes(hyperparameters).items():
+        rows = arrays[name].astype(np.float32)
+        if rows.ndim == 2:
+            rows *= arrays[f"{name}/scale"].astype(np.float32)[:, None]
+        weights[name] = (rows if name in EMBEDDINGS or rows.ndim == 1 else rows.T).reshape(shape)
+    return weights
 
 
 def unpack(path: Path) -> None:

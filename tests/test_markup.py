@@ -36,3 +36,10 @@ def test_numbers_are_shown_for_people():
     assert [markup.percent(value) for value in (None, 0.256)] == ["-", "26%"]
     assert [markup.duration(value) for value in (None, 90, 600, 9000)] == ["-", "90 s", "10 min", "2.5 h"]
     assert markup.day("2024-02-03T10:00:00") == "3 February 2024"
+
+
+def test_ids_of_arxiv_are_links_and_other_numbers_are_not():
+    shown = markup.link_papers("paper 2001.00001v2, cs/0101001 & <b> 1.5, 12001.000012, sample.00005")
+    assert shown.count("<a ") == 2 and "&lt;b&gt;" in shown
+    assert '<a href="https://arxiv.org/abs/2001.00001v2">2001.00001v2</a>' in shown
+    assert '<a href="https://arxiv.org/abs/cs/0101001">cs/0101001</a>' in shown

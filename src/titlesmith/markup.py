@@ -10,8 +10,9 @@ from datetime import date
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, pass_context
 from jinja2.runtime import Context
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+ARXIV_ID = re.compile(r"(?<![\w./-])(\d{4}\.\d{4,5}(?:v\d+)?|[a-z-]+(?:\.[A-Z]{2})?/\d{7}(?:v\d+)?)(?![\w/-]|\.\d)")
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
@@ -28,6 +29,13 @@ def myst(value: object) -> Markup:
 def option(value: object) -> Markup:
     """A value as the quoted value of a MyST directive's option."""
     return Markup(json.dumps(text(value), ensure_ascii=False))
+
+
+def link_papers(value: object) -> Markup:
+    """A value as HTML text, in which the identifiers of arXiv are links to its papers."""
+    link = Markup('<a href="https://arxiv.org/abs/{0}">{0}</a>')
+    parts = ARXIV_ID.split(text(value))
+    return Markup("").join(link.format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
 
 
 def number(value: float | None) -> str:
@@ -75,7 +83,7 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    function.__name__: function for function in (option, number, percent, count, duration, day)
+    function.__name__: function for function in (option, link_papers, number, percent, count, duration, day)
 }  # fmt: skip
 
 

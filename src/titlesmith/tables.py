@@ -4,9 +4,9 @@ from datetime import date
 
 from IPython.display import HTML
 
-from titlesmith.markup import Markup, render
+from titlesmith.markup import Markup, link_papers, render
 
-NO_PREFIX = "(none)"
+SHOWN = {"prefix": lambda value: "(none)" if value == "" else value, "id": link_papers}  # columns by key
 
 
 def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = "", empty: str = "None.") -> Markup:
@@ -25,9 +25,7 @@ def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = ""
     """
     columns = columns or {key: key for key in (rows[0] if rows else ())}
     shown = [key for key in columns if any(_has_content(row.get(key)) for row in rows)]
-    cells = [
-        [_cell(NO_PREFIX if key == "prefix" and row.get(key) == "" else row.get(key)) for key in shown] for row in rows
-    ]
+    cells = [[_cell(SHOWN.get(key, lambda value: value)(row.get(key))) for key in shown] for row in rows]
     return render("table.html.j2", headings=[columns[key] for key in shown], rows=cells, file=file, empty=empty)
 
 

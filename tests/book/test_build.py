@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from lxml import etree
 
 from browser import axe, chromium, faults
 from conftest import HOSTILE, ROOT, copy_run
@@ -103,6 +104,26 @@ def test_a_run_has_a_box_a_loss_figure_its_changes_times_and_neighbours(html):
     assert 'href="index.html"' in text(html, "book/runs/rates-0/quiz.html").split("<article")[1]
     assert 'href="runs/small/index.html"' in text(html, "book/index.html").split("<article")[0], "the sidebar has it"
     assert "Three abstracts" not in text(html, "book/index.html")
+
+
+def test_a_feed_and_previews_name_the_runs(html):
+    feed = etree.fromstring((html / "feed.xml").read_bytes())
+    atom = {"a": "http://www.w3.org/2005/Atom"}
+    links = feed.xpath("//a:entry/a:link/@href", namespaces=atom)
+    assert "https://titlesmith.github.io/titlesmith/book/runs/small/index.html" in links and len(links) == 3
+    page = text(html, "book/runs/small/index.html")
+    assert '<link rel="alternate" type="application/atom+xml" title="Runs" href="../../../feed.xml">' in page
+    assert 'content="https://titlesmith.github.io/titlesmith/_static/preview.png"' in page
+    assert page.count('name="description"') == 1 and "What a small GPT-2" in page
+    assert (html / "_static" / "preview.png").read_bytes()[1:4] == b"PNG"
+    assert '<a href="https://arxiv.org/abs/2001.' in text(html, "book/runs/small/01_harvest.html")
+
+
+def test_pages_are_small(html):
+    page = text(html, "book/index.html")
+    needed = {"book/index.html", *(found[3:] for found in re.findall(r'(?:src|href)="(\.\./_[^"?]*)', page))}
+    assert sum((html / name).stat().st_size for name in needed if "mathjax" not in name) < 1_000_000
+    assert not [path for path in html.rglob("*.html") if path.stat().st_size > 1_000_000]
 
 
 def test_links_and_anchors_exist_and_dangling_ones_are_reported(html, check):

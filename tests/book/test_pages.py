@@ -42,3 +42,16 @@ def test_the_best_texts_are_the_likeliest_without_copies_repeats_and_unfinished_
         {"text": "unknown", "finished": True, "nearest_similarity": None},
     ]
     assert [row["text"] for row in pages.choose_best(SimpleNamespace(texts=texts))] == ["first", "second", "unknown"]
+
+
+def test_sections_whose_tables_are_all_empty_are_not_shown():
+    def table(html):
+        return {"cell_type": "code", "source": "", "outputs": [{"data": {"text/html": html}}]}
+
+    def heading(text):
+        return {"cell_type": "markdown", "source": [text]}
+
+    cells = [heading("# T"), heading("## Overlap"), table('<p class="empty">None.</p>'), heading("note")]
+    cells += [heading("## Style"), table("<table>"), table('<p class="empty">None.</p>'), heading("**Next**")]
+    kept = pages._drop_empty_sections(cells)
+    assert [cell["source"] for cell in kept if cell["cell_type"] == "markdown"] == [["# T"], ["## Style"], ["**Next**"]]

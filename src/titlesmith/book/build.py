@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import compare, daily, launch, lessons, pages, reference, sweeps, writer
+from titlesmith.book import compare, daily, launch, lessons, pages, reference, sharing, sweeps, writer
 from titlesmith.book.figures import write
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
@@ -95,7 +95,8 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     sections = [
         {"file": f"book/runs/{report.name}/daily"} for report in shown if (folder / report.name / daily.PAGE).exists()
     ]
-    sections += [{"file": f"{run}index", "sections": [{"file": f"{run}{name}"} for name in pages.SUB]} for run in listed]
+    for run in listed:
+        sections.append({"file": f"{run}index", "sections": [{"file": f"{run}{name}"} for name in pages.SUB]})
     sections += [{"file": f"book/sweeps/{name}"} for name in groups]
     for part in toc["parts"]:
         if not pages.has_abstracts(shown):
@@ -113,6 +114,8 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     _render(output)
     write(html / "index.html", render("home.html.j2"))
     launching.write(html)
+    sharing.write_feed(shown, html)
+    sharing.write_preview(shown, html)
     # Records, from which the next publication shows these runs again
     for report in shown:
         report.copy_to(html / "runs" / report.name, folder / report.name)

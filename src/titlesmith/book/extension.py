@@ -2,14 +2,22 @@
 
 from functools import cache
 
+from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.search.en import SearchEnglish
+
+from titlesmith.book.sharing import FEED, PREVIEW
+from titlesmith.markup import render
+
+DESCRIPTION = "Language models fine-tuned on scientific papers, what they wrote, and whether you can tell."
 
 
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("config-inited", prepare, priority=900)
+    app.connect("html-page-context", describe_page)
+    app.add_config_value("titlesmith_address", "", "html")
     app.add_config_value("titlesmith_static", [], "html")  # Sphinx copies changed styles and scripts only with a page
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -21,3 +29,15 @@ def prepare(app: Sphinx, config: Config) -> None:
     app.extensions["sphinx_multitoc_numbering"].parallel_write_safe = True
     # The pages of all runs have nearly the same words.
     SearchEnglish.stem = cache(SearchEnglish.stem)
+
+
+def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
+    """Adds what feed readers and social networks read: the feed, and title, description and image of a preview."""
+    values = {
+        "feed": context["pathto"](FEED, 1),
+        "title": Markup(context.get("title", "")).striptags(),
+        "image": app.config.titlesmith_address + PREVIEW if app.config.titlesmith_address else "",
+        "description": DESCRIPTION,
+        "is_described": 'name="description"' in context.get("metatags", ""),
+    }
+    context["metatags"] = context.get("metatags", "") + render("head.html.j2", **values)

@@ -187,6 +187,7 @@ def render_notebook(report: Report, stage: str) -> str:
     """An executed notebook as a page: links to the other notebooks, parameters collapsed, figures with alt texts."""
     book = make_inert(report.chapter(stage), stage)
     book["metadata"]["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
+    book["cells"] = _drop_empty_sections(book["cells"])
     for cell in book["cells"]:
         metadata, source = cell["metadata"], "".join(cell["source"])
         # papermill adds this cell; the notebook's own cells are marked in the notebook
@@ -203,6 +204,23 @@ def render_notebook(report: Report, stage: str) -> str:
     title = next((i for i, cell in enumerate(book["cells"]) if "".join(cell["source"]).startswith("# ")), 0)
     book["cells"].insert(title + 1, {"cell_type": "markdown", "id": "links", "metadata": {}, "source": source})
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+
+
+def _drop_empty_sections(cells: list[dict]) -> list[dict]:
+    """The cells of a notebook without the sections whose outputs are all empty tables."""
+    sections: list[list[dict]] = [[]]
+    for cell in cells:
+        if cell["cell_type"] == "markdown" and re.match("## ", "".join(cell["source"])):
+            sections.append([])
+        sections[-1].append(cell)
+
+    def is_empty(section: list[dict]) -> bool:
+        outputs = [output for cell in section for output in cell.get("outputs", ())]
+        return bool(outputs) and all(
+            'class="empty"' in output.get("data", {}).get("text/html", "") for output in outputs
+        )
+
+    return [cell for section in sections if not is_empty(section) for cell in section]
 
 
 def render_cards(reports: list[Report]) -> Markup:

@@ -32,8 +32,8 @@ def load_items(run: Run) -> list[dict]:
     return choose_items(run) if (run / "corpus" / "test.parquet").is_file() else []
 
 
-def choose_items(run: Run) -> list[dict]:
-    """Chooses texts of a run, half of them real, at most `EACH` of both kinds, in an order that depends on the seed.
+def choose_items(run: Run, each: int = EACH) -> list[dict]:
+    """Chooses texts of a run, half of them real, at most ``each`` of both kinds, in an order that depends on the seed.
 
     Real texts are completions of test papers. Generated ones are finished and clean, not near copies of training texts,
     and not test texts. Those without a prefix come first, because a prefix that many share identifies them.
@@ -46,7 +46,7 @@ def choose_items(run: Run) -> list[dict]:
     chance = random.Random(run.record("generate")["settings"].get("seed", 1))
     # Real texts: a sample of the test split
     corpus = Corpus(run)
-    chosen = evenly_spread(len(corpus.documents("test")), 10 * EACH)
+    chosen = evenly_spread(len(corpus.documents("test")), 10 * each)
     test = corpus.scan("test").select("id", "completion").with_row_index()
     test = test.filter(pl.col("index").is_in(chosen.tolist())).collect()
     real = {
@@ -63,7 +63,7 @@ def choose_items(run: Run) -> list[dict]:
             note = f"the training text most like it: {row.get('nearest', row['nearest_id'])}"
             generated.setdefault(key, {"text": row["text"], "real": False, "note": note, "prefix": bool(row["prefix"])})
     # As many of both, shuffled
-    half = min(EACH, len(real), len(generated))
+    half = min(each, len(real), len(generated))
     shuffled = sorted(chance.sample(list(generated.values()), len(generated)), key=lambda item: item.pop("prefix"))
     quiz = shuffled[:half] + chance.sample(list(real.values()), half)
     chance.shuffle(quiz)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jupyter_book.sphinx import build_sphinx
 
+from titlesmith.book.sharing import find_address
 from titlesmith.runs import digest, list_files
 
 
@@ -27,6 +28,7 @@ def main(root: Path) -> int:
             "myst_enable_extensions": ["colon_fence", "dollarmath", "linkify", "tasklist"],
             "myst_substitutions": {},
             "nb_render_markdown_format": "commonmark",
+            "titlesmith_address": find_address(),
             "titlesmith_static": [digest(file) for file in list_files(root / "book" / "_static")],
         },
         warningiserror=True,

@@ -88,3 +88,34 @@ def app(
         raise RequestError("app serves a run or an adapter: name a run, or a folder with --adapter FOLDER")
     source = open_adapter_source(adapter, base, quantize, template, None) if adapter else open_source(run)
     serve(source, host, port)
+
+
+def study(
+    run: Annotated[Optional[list[str]], typer.Argument(help="Names of runs.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Pairs, and single texts, of each run.")] = 10,
+    seed: Annotated[int, typer.Option(help="Decides which texts, and their order.")] = 1,
+    out: Annotated[Path, typer.Option(help="The folder for the page and its key.")] = Path("study"),
+    collect: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Print accuracy and agreement of the answers in this folder.")
+    ] = None,
+) -> None:
+    """Make a page on which people tell generated texts from real ones, or collect their answers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from titlesmith.book import study as studies
+
+    if bool(run) == bool(collect):
+        raise RequestError("study needs names of runs, or --collect DIR")
+    if collect:
+        table, rows = Table(), studies.collect(collect)
+        for heading in rows[0]:
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*(Text(str(value)) for value in row.values()))
+        Console().print(table)
+        return
+    items = studies.write_study([open_run(name) for name in dict.fromkeys(run)], out, count, seed)
+    print(f"{items} items              {out / 'index.html'}: publish it with {studies.SCRIPT}, without {studies.KEY}")
+    print(f"then                   titlesmith study --collect {out}, with the exported answers in it")

@@ -114,6 +114,7 @@ def test_a_feed_and_previews_name_the_runs(html):
     page = text(html, "book/runs/small/index.html")
     assert '<link rel="alternate" type="application/atom+xml" title="Runs" href="../../../feed.xml">' in page
     assert 'content="https://titlesmith.github.io/titlesmith/_static/preview.png"' in page
+    assert '<meta name="viewport"' in page and "&lt;meta" not in page
     assert page.count('name="description"') == 1 and "What a small GPT-2" in page
     assert (html / "_static" / "preview.png").read_bytes()[1:4] == b"PNG"
     assert '<a href="https://arxiv.org/abs/2001.' in text(html, "book/runs/small/01_harvest.html")

@@ -40,4 +40,4 @@ def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree:
         "description": DESCRIPTION,
         "is_described": 'name="description"' in context.get("metatags", ""),
     }
-    context["metatags"] = context.get("metatags", "") + render("head.html.j2", **values)
+    context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))

@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.search.en import SearchEnglish
 
-from titlesmith.book.sharing import FEED, PREVIEW
+from titlesmith.book.address import FEED, PREVIEW
 from titlesmith.markup import render
 
 DESCRIPTION = "Language models fine-tuned on scientific papers, what they wrote, and whether you can tell."

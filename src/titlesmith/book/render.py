@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jupyter_book.sphinx import build_sphinx
 
-from titlesmith.book.sharing import find_address
+from titlesmith.book.address import find_address
 from titlesmith.runs import digest, list_files
 
 

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 from textwrap import wrap
-from urllib.parse import urlsplit
 
 import matplotlib.pyplot as plt
-import yaml
 
 from titlesmith import models
+from titlesmith.book.address import FEED, PREVIEW, find_address
 from titlesmith.book.figures import write
 from titlesmith.book.pages import choose_best, choose_lead
 from titlesmith.book.report import Report
@@ -15,22 +14,8 @@ from titlesmith.markup import render, text
 from titlesmith.plots import BLUE
 from titlesmith.runs import replacing, root
 
-FEED, PREVIEW = "feed.xml", "_static/preview.png"
 ENTRIES, TITLES = 20, 5
 SIZE = (12.0, 6.3)  # inches at 100 dots: the proportions that social networks show
-
-
-def find_address() -> str:
-    """The address of the published book, with a slash at its end; empty if ``_config.yml`` does not say it.
-
-    It is ``html.baseurl``, or GitHub's for the pages of ``repository.url``.
-    """
-    config = yaml.safe_load((root() / "_config.yml").read_text("utf-8"))
-    if base := config.get("html", {}).get("baseurl"):
-        return base.rstrip("/") + "/"
-    parts = urlsplit(config.get("repository", {}).get("url", ""))
-    owner, _, name = parts.path.strip("/").partition("/")
-    return f"https://{owner.lower()}.github.io/{name}/" if parts.netloc == "github.com" and name else ""
 
 
 def write_feed(reports: list[Report], html: Path) -> None:

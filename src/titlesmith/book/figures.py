@@ -196,7 +196,7 @@ def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, float, flo
 
 def draw_scatter(points: dict[str, tuple[float, float]], x: str, y: str) -> Figure:
     """One measurement against another: a labelled point for each run."""
-    figure, (axis,) = create_panels(height=4.2, width=5.5)
+    figure, (axis,) = create_panels(height=3.8)
     for number, (label, point) in enumerate(points.items()):
         axis.plot(*point, MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)])
         axis.annotate(label, point, xytext=(6, 4), textcoords="offset points", parse_math=False)

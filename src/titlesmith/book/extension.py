@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from docutils import nodes
 from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -16,7 +17,7 @@ DESCRIPTION = "Language models fine-tuned on scientific papers, what they wrote,
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("config-inited", prepare, priority=900)
-    app.connect("html-page-context", describe_page)
+    app.connect("html-page-context", describe_page, priority=900)
     app.add_config_value("titlesmith_address", "", "html")
     app.add_config_value("titlesmith_static", [], "html")  # Sphinx copies changed styles and scripts only with a page
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -41,3 +42,6 @@ def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree:
         "is_described": 'name="description"' in context.get("metatags", ""),
     }
     context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))
+    # MathJax, two megabytes, only where there is a formula
+    if not (doctree and any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))))):
+        context["script_files"] = [file for file in context["script_files"] if "mathjax" not in str(file.filename)]

@@ -25,7 +25,7 @@ QUIZ = "quiz.md"
 SUB = (*(notebook(stage).stem for stage in STAGES), "quiz")  # the pages of a run after its first, in order
 CURVES = "Loss against steps, from 0 upward: the smoothed training loss solid, the validation loss dashed."
 LATEST = 6  # runs on the home page
-RULE = "The model's likeliest texts (mean log-probability per token), without copies, near copies and unfinished ones."
+RULE = "The model's likeliest texts (mean log-probability per token), without copies, near copies and cut texts."
 DOES = ("collects papers", "makes documents", "trains the model", "writes texts", "measures them")  # each notebook
 WHAT = {
     "perplexity": "perplexity of unread validation texts",

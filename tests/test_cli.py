@@ -54,7 +54,7 @@ def test_dry_run_names_what_changed_and_runs_nothing(project, finished_project, 
 
     def plan(*words: str) -> list[str]:
         options = [word for value in ("harvest.path=papers.tsv", *SMALL) for word in ("-p", value)]
-        words = ("run", "archive-titles", "--name", "copied", "--dry-run", *options, *words)
+        words = ("run", "scratch-titles", "--name", "copied", "--dry-run", *options, *words)
         return command(monkeypatch, capsys, *words).splitlines()
 
     assert plan() == [f"[{n}/5] {stage}: unchanged, skipped" for n, stage in enumerate(STAGES, 1)]

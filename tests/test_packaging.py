@@ -66,7 +66,7 @@ def test_environment_yml_installs_the_same_pins():
     listed = dict(line.split("==") for line in pip[1:-1])
     assert set(listed) == REQUIRED <= {canonicalize_name(r.name) for r in requirements("book", "lab")}
     assert all(PINS[name] == version for name, version in listed.items())
-    assert "titlesmith[app,book,hf,lab,near,sweep]" in EXTRAS["dev"], "make setup installs them all"
+    assert "titlesmith[app,book,hf,lab,near,search]" in EXTRAS["dev"], "make setup installs them all"
 
 
 def test_the_version_is_the_same_everywhere():

@@ -22,6 +22,7 @@ from titlesmith.runs import Run
         ('<a href="https://x.org?a=b">Link</a><br/>next<br>line', "Link next line"),
         ("<mml:math><mml:mi>x</mml:mi></mml:math> &#8212; &#x3b1; &eacute;", "x — α é"),  # noqa: RUF001
         ("R&amp;D<!-- a note -->", "R&D"),
+        ("<p>Cut off", " Cut off"),
         ("p &lt; 0.05", "p < 0.05"),
     ],
 )

@@ -44,6 +44,7 @@ def _replacement(tag: re.Match, closed: set[str]) -> str:
     namespace, block, inline = tag.groups()
     name = (block or inline or "").lower()
     is_letter = len(name) == 1 and not namespace and name not in closed
+    is_letter &= name != "p" or bool(tag.start())  # a text that begins with <p> is a paragraph
     if is_letter or not (namespace or name or tag[0].startswith("<!--")):
         return tag[0]
     return " " if block else ""

@@ -77,9 +77,10 @@ def test_every_import_is_declared():
     known, declared = packages_distributions(), {canonicalize_name(r.name) for r in requirements(*EXTRAS)}
     inner = {"starlette": "gradio", "fastapi": "gradio", "uvicorn": "gradio"}  # used with what brings them
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
-            for name in {n.partition(".")[0] for n in names if n and isinstance(node, ast.Import | ast.ImportFrom)}:
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in (node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in {n.partition(".")[0] for n in names if n}:
                 if name not in sys.stdlib_module_names and name != "titlesmith":
                     origins = {canonicalize_name(n) for n in known.get(inner.get(name, name), [name])}
                     assert origins & declared, f"{path} imports {name} of {origins}"

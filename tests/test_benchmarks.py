@@ -120,6 +120,19 @@ def test_training_adapters_is_compared_with_plain_loops_of_peft(tmp_path, monkey
         assert measured[f"peak_memory_ratio_to_peft_{side}"] > 0
 
 
+def test_the_page_of_expectations_has_the_figures_and_texts_of_a_run(finished, tmp_path, monkeypatch):
+    expect = load("expect")
+    monkeypatch.setattr(sys, "argv", ["expect.py", finished.name, "--book", str(tmp_path)])
+    for _ in range(2):  # again, it replaces its row
+        expect.main()
+    (row,) = json.loads((tmp_path / "expect.json").read_text("utf-8"))
+    assert row["model"] == "scratch" and row["test_perplexity"] == finished.metrics["perplexity"]["test"]
+    page = (tmp_path / "expect.md").read_text("utf-8")
+    assert f"| {row['steps']} |" in page and page.count("<li>") == len(row["sample"]) > 0
+    page = expect.page([row | {"sample": ["<script>"]}])
+    assert "<li>&lt;script&gt;</li>" in page
+
+
 def test_gpu_measures_everything_on_the_processor_too(tmp_path, monkeypatch, capsys):
     pytest.importorskip("peft")
     gpu = load("gpu")

@@ -75,6 +75,7 @@ def interrupt_in(function: str, step: int, model: str, monkeypatch) -> None:
 def test_an_interrupt_saves_a_checkpoint_at_once_and_resuming_is_exact(prepared, monkeypatch):
     run, corpus, model = prepared
     train(*prepare("full"), model, **EVERYTHING)
+    handler = signal.getsignal(signal.SIGINT)
     # In a step, in a validation, and in the validation of the last step
     for function, step in (("stop_reason", 1), ("mean_loss", 3), ("mean_loss", 8)):
         with monkeypatch.context() as patch, pytest.raises(InterruptError) as stopped:
@@ -83,7 +84,7 @@ def test_an_interrupt_saves_a_checkpoint_at_once_and_resuming_is_exact(prepared,
         assert str(stopped.value) == f"stopped at step {step} of 8; run the cell again to resume"
         assert run.record("finetune")["stopped"] == f"stopped at step {step} of 8"
         assert len(history(run)) == step and engines.start_engine(run, model, corpus, 1).step == step
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is handler
     train(run, corpus, model, **EVERYTHING)
     assert history(Run("full")) == history(run)
 

@@ -33,6 +33,7 @@ from titlesmith.runs import Run
 from titlesmith.train import architectures
 from titlesmith.train.huggingface import HuggingFaceEngine
 from titlesmith.train.packing import PackedDataset
+from titlesmith.train.sampled_softmax import trained_ids
 from train.helpers import EVERYTHING, TINY, history, kill_at, prepare, train
 
 
@@ -69,6 +70,19 @@ def test_architectures_train_resume_to_the_bit_and_write(project, monkeypatch, k
     assert "tokenizer.json" in files
     assert ("adapter_model.safetensors" in files) is bool(settings.get("lora_rank"))
     assert not any(name.endswith((".bin", ".pkl")) for name in files)
+
+
+def test_a_sampled_softmax_has_the_ids_that_a_pretrained_model_expects(project):
+    model = made(project, "qwen2")
+    _, corpus = prepare("run", model)
+    engine = HuggingFaceEngine.open(model)
+    settings = defaults("finetune", model=model, vocabulary="corpus")
+    used = engine._used_ids(corpus, settings)
+    ids = torch.from_numpy(np.array(corpus.documents("train").ids[:128])).long()[None]
+    with torch.no_grad():
+        mass = engine.model(input_ids=ids).logits[0, :, : len(engine.tokenizer)].softmax(-1).sum(0)
+    assert np.isin(mass.topk(10).indices.numpy(), used).all()
+    assert np.isin(trained_ids(corpus, settings), used).all() and (np.diff(used) > 0).all()
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("gpt2", {}), ("llama", {"lora_rank": 2})])

@@ -116,7 +116,8 @@ def test_accumulated_calls_sample_the_same_ids(prepared, monkeypatch):
     [
         ("full", "124M", 0.1, False), ("auto", "124M", 0.1, True), ("auto", "124M", 0.7, False),
         ("auto", "hf:gpt2", 0.1, True), ("corpus", "hf:gpt2", 0.1, True),
-        ("auto", "scratch", 0.1, False), ("auto", "hf:scratch", 0.1, False), ("corpus", "scratch", 0.7, True), ("corpus", "124M", 1.0, False),
+        ("auto", "scratch", 0.1, False),
+        ("auto", "hf:scratch", 0.1, False), ("corpus", "scratch", 0.7, True), ("corpus", "124M", 1.0, False),
     ],
 )  # fmt: skip
 def test_which_embeddings_train(prepared, monkeypatch, setting, model, share, trains):

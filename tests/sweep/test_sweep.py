@@ -148,7 +148,7 @@ def test_a_mistake_in_a_sweep_file_is_reported(project, text, message):
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
 def test_the_sweep_files_are_valid(project, path):
     plan = sweep.read(f"sweeps/{path.stem}", remarks=(remarks := []))
-    assert len(plan.points) >= 2 and plan.name == path.stem
+    assert (plan.search or len(plan.points) >= 2) and plan.name == path.stem
     missing = ("harvest.path: source ", "finetune.quantize: ", "model: hf:")  # on this machine
     assert all(remark.startswith(missing) for remark in remarks)
 

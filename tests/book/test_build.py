@@ -7,12 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
+import yaml
 from lxml import etree
 
 from browser import axe, chromium, faults
 from conftest import HOSTILE, ROOT, copy_run
 from titlesmith.book import build as building
 from titlesmith.book import pages
+from titlesmith.book.address import find_address
 from titlesmith.book.build import pack
 from titlesmith.book.report import Report
 from titlesmith.cli import describe_commands
@@ -111,14 +113,29 @@ def test_a_feed_and_previews_name_the_runs(html):
     feed = etree.fromstring((html / "feed.xml").read_bytes())
     atom = {"a": "http://www.w3.org/2005/Atom"}
     links = feed.xpath("//a:entry/a:link/@href", namespaces=atom)
-    assert "https://titlesmith.github.io/titlesmith/book/runs/small/index.html" in links and len(links) == 3
+    assert "book/runs/small/index.html" in links and len(links) == 3, "no address is known"
     page = text(html, "book/runs/small/index.html")
     assert '<link rel="alternate" type="application/atom+xml" title="Runs" href="../../../feed.xml">' in page
-    assert 'content="https://titlesmith.github.io/titlesmith/_static/preview.png"' in page
     assert '<meta name="viewport"' in page and "&lt;meta" not in page
     assert page.count('name="description"') == 1 and "What a small GPT-2" in page
     assert (html / "_static" / "preview.png").read_bytes()[1:4] == b"PNG"
     assert '<a href="https://arxiv.org/abs/2001.' in text(html, "book/runs/small/01_harvest.html")
+
+
+@pytest.mark.parametrize(
+    ("config", "address"),
+    [
+        ({"repository": {"url": "https://github.com/Reader/book"}}, "https://reader.github.io/book/"),
+        ({"repository": {"url": "https://example.org/a/b"}}, ""),
+        ({"html": {"baseurl": "https://example.org/b"}}, "https://example.org/b/"),
+        ({}, ""),
+    ],
+)
+def test_the_address_of_the_book_follows_from_what_was_built(tmp_path, monkeypatch, config, address):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
+    (tmp_path / "_build").mkdir()
+    (tmp_path / "_build" / "config.yml").write_text(yaml.safe_dump(config))
+    assert find_address() == address
 
 
 def test_pages_are_small(html):

@@ -89,9 +89,9 @@ def test_two_processes_resume_the_training_of_one(project, monkeypatch):
     train(full)
 
     def killed(self, step, texts):
-        raise KeyboardInterrupt
+        raise SystemExit
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(monitor.Monitor, "sample", killed)
         train(changed)  # dies at step 3, one after its checkpoint
     train(changed, **TWO, sharding="full")

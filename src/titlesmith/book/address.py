@@ -10,11 +10,13 @@ FEED, PREVIEW = "feed.xml", "_static/preview.png"
 
 
 def find_address() -> str:
-    """The address of the published book, with a slash at its end; empty if ``_config.yml`` does not say it.
+    """The address of the published book, with a slash at its end; empty if it is unknown.
 
-    It is ``html.baseurl``, or GitHub's for the pages of ``repository.url``.
+    It is ``html.baseurl``, or GitHub's for the pages of ``repository.url``, in the settings that building the book
+    wrote, which know the git remote.
     """
-    config = yaml.safe_load((root() / "_config.yml").read_text("utf-8"))
+    built = root() / "_build" / "config.yml"
+    config = yaml.safe_load((built if built.is_file() else root() / "_config.yml").read_text("utf-8"))
     if base := config.get("html", {}).get("baseurl"):
         return base.rstrip("/") + "/"
     parts = urlsplit(config.get("repository", {}).get("url", ""))

@@ -27,7 +27,7 @@ def test_the_values_of_an_included_template_are_escaped_for_its_own_kind():
 
 
 def test_a_missing_value_is_an_error():
-    with pytest.raises(KeyError, match="report"):
+    with pytest.raises(KeyError, match="undefined"):
         markup.render("run.md.j2")
 
 

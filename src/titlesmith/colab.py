@@ -90,14 +90,21 @@ def describe(experiment: Experiment) -> None:
 
 def measure_speed(seconds: float = 0.5, width: int = 1024) -> float:
     """Floating-point operations per second of matrix products in float32 on TensorFlow's device."""
-    tf = tensorflow()
-    with silence_stderr():  # TensorFlow reports that it finds no GPU
-        matrix, count, start = tf.random.normal([width, width]), 0, None
-    while start is None or time.perf_counter() - start < seconds:
-        matrix = tf.matmul(matrix, matrix) / width
-        float(matrix[0, 0])  # waits for the device
-        start, count = start or time.perf_counter(), count + 1  # the first product is not timed
-    return 2 * width**3 * (count - 1) / (time.perf_counter() - start)
+    tf, count, start = tensorflow(), 0, 0.0
+    with (
+        silence_stderr(),
+        tf.Graph().as_default(),
+        tf.compat.v1.Session() as session,
+    ):  # it reports that it finds no GPU
+        matrix = tf.compat.v1.Variable(tf.random.normal([width, width]))
+        product = tf.matmul(matrix, matrix).op
+        session.run(tf.compat.v1.global_variables_initializer())
+        session.run(product)  # not timed
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            session.run(product)
+            count += 1
+        return 2 * width**3 * count / (time.perf_counter() - start)
 
 
 def run_stage(experiment: Experiment, name: str, stage: str) -> None:

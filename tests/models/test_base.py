@@ -10,7 +10,7 @@ from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.experiment import Experiment, find
 from titlesmith.models import BASE, base, gpt2_checkpoint, shapes
-from titlesmith.notebook import Stage
+from titlesmith.notebook import begin
 from titlesmith.runs import Run
 
 
@@ -84,8 +84,8 @@ def test_texts_unlike_titles_are_told_of_better_models(project, capsys, of, told
     experiment, run = Experiment.read(find("archive-titles"), given), Run("told")
     models.fetch("base")
     for stage in ("harvest", "corpus", "finetune"):
-        run.begin(stage, experiment.settings[stage])
-        getattr(Stage(run, experiment.settings[stage]), "build_corpus" if stage == "corpus" else stage)()
+        begun = begin(stage, {"run_name": run.name} | experiment.settings[stage])
+        begun.build_corpus() if stage == "corpus" else getattr(begun, stage)()
         run.finish(stage)
     assert ("smollm2 and 124M suit them better" in capsys.readouterr().out) == told
     assert bool(run.record("finetune")["advice"]) == told

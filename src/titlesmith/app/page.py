@@ -195,6 +195,7 @@ def _add_endpoint(service: Service) -> None:
         inspect.Parameter(key, kind, default=defaults.get(key, empty), annotation=annotation)
         for key, annotation in types.items()
     ]
+    parameters.sort(key=lambda parameter: parameter.default is not empty)  # which come last in a signature
     endpoint.__signature__ = inspect.Signature(parameters, return_annotation=dict)
     endpoint.__annotations__ = types | {"return": dict}
     endpoint.__name__ = re.sub(r"\W+", "_", service.task.replace("my ", "")).lower()

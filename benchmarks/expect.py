@@ -38,6 +38,7 @@ def main() -> None:
 
 def measurements(run) -> dict:
     """Figures of a run and some of its texts, chosen by its seed."""
+    from titlesmith.corpus import Corpus
     from titlesmith.evaluate.rouge import STEMMED, rouge
     from titlesmith.train import monitor
 
@@ -51,7 +52,7 @@ def measurements(run) -> dict:
         "task": corpus["settings"]["template"],
         "papers": papers,
         "device": training["device"],
-        "training_documents": counts(run)["train"],
+        "training_documents": len(Corpus(run).documents("train")),
         "steps": training["steps"],
         "tokens_per_step": settings["batch_size"] * settings["accumulate"] * settings["block_size"],
         "training_seconds": history[-1]["seconds"],
@@ -72,13 +73,6 @@ def measurements(run) -> dict:
         row |= {name: own[name].value for name in STEMMED}
     plain = [text["text"] for text in first if not text["prefix"]]
     return row | {"sample": random.Random(settings["seed"]).sample(plain, min(SHOWN, len(plain)))}
-
-
-def counts(run) -> dict:
-    """Documents by split."""
-    from titlesmith.corpus import SPLITS, Corpus
-
-    return {split: len(Corpus(run).documents(split)) for split in SPLITS}
 
 
 def real_texts(run) -> dict:

@@ -26,7 +26,7 @@ from train import ROOT, TITLES, WARM_UP, Clock, figures
 
 RUN, RANK, ROWS, BLOCK = "benchmark", 8, 8, 128
 TARGETS = ["q_proj", "v_proj"]
-SIDES = ("titlesmith", "packed", "padded")
+NAMES = ("titlesmith", "packed", "padded")
 
 
 def prepare(folder: Path, model: str) -> dict:
@@ -133,7 +133,8 @@ def run_side(side: str, folder: Path, steps: int, titles: int) -> dict:
     from titlesmith.runs import Run
 
     settings = json.loads((folder / "settings.json").read_text("utf-8"))
-    return globals()[side](Corpus(Run(RUN)), settings, steps, titles).figures()
+    function = dict(zip(NAMES, (titlesmith, packed, padded), strict=True))[side]
+    return function(Corpus(Run(RUN)), settings, steps, titles).figures()
 
 
 def in_process(*arguments: object) -> dict:
@@ -148,7 +149,7 @@ def compare(per_step: dict, rounds: dict[str, list[dict]]) -> dict:
     """Ratios to both plain loops, and the figures of each side."""
     sides = {side: figures(of, per_step["titles"], per_step["tokens"]) for side, of in rounds.items()}
     ratios = {}
-    for side in SIDES[1:]:
+    for side in NAMES[1:]:
         ours, theirs = sides["titlesmith"], sides[side]
         ratios |= {
             f"tokens_per_second_ratio_to_peft_{side}": ours["tokens_per_second"] / theirs["tokens_per_second"],
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--steps", type=int, default=8, help="measured steps of each process")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--part", choices=("prepare", *SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("prepare", *NAMES), help=argparse.SUPPRESS)
     parser.add_argument("--titles", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part == "prepare":
@@ -183,9 +184,9 @@ def measure(model: str, steps: int, rounds: int) -> dict:
                 (Path(folder) / name).symlink_to(ROOT / name)
         os.environ |= {"TITLESMITH_ROOT": folder, "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": "-1"}
         per_step = in_process("--part", "prepare", "--model", model)
-        answers: dict[str, list[dict]] = {side: [] for side in SIDES}
+        answers: dict[str, list[dict]] = {side: [] for side in NAMES}
         for number in range(rounds):
-            for side in SIDES:
+            for side in NAMES:
                 print(f"round {number + 1} of {rounds}: {side}", file=sys.stderr, flush=True)
                 options = ("--steps", steps + WARM_UP, "--titles", round(per_step["titles"]))
                 answers[side].append(in_process("--part", side, *options))

@@ -70,7 +70,7 @@ def init(folder: Path) -> list[str]:
                 target = folder / name.removeprefix(PROJECT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(archive.read(name))
-    # The project has no package of its own: its environment installs the wheel
+    # The project contains no package: its environment installs the wheel
     environment = folder / "environment.yml"
     text = environment.read_text("utf-8").replace("--editable .[", f"./{wheel.name}[")
     environment.write_text(text, "utf-8")

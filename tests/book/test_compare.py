@@ -40,7 +40,7 @@ def test_parameters_that_differ_measurements_and_texts_are_compared(two):
     assert row(measurements, "perplexity, test")["other"] == "1.500 (best)"
     assert "best" not in row(measurements, "perplexity, test")["small"]
     assert "best" not in str(row(measurements, "perplexity, train")), "no value is best if all are equal"
-    assert row(measurements, "share of copies")["other"] == "-"
+    assert row(measurements, "copies of training texts")["other"] == "-"
     assert len(texts) == 9 and texts[0]["small"] == texts[0]["other"]
     assert not comparison.remark
 

@@ -105,9 +105,9 @@ class Service:
         return answer
 
     def stream(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> Iterator[dict]:
-        """Yields what `write` returns with the texts as far as they are generated, a few times a second; at last all.
+        """Yields what `write` returns, with the texts generated so far, a few times a second; the last one is complete.
 
-        Closing the iterator ends the generation. Texts that are found unclean or unfinished are sampled again.
+        Closing the iterator ends the generation. Texts that are not clean or unfinished are sampled again.
         """
         checked = self._checked(settings)
         generator, updates, stopped = self._generate(fields, begins_with, checked), SimpleQueue(), threading.Event()

@@ -45,7 +45,7 @@ def fetch(address: str = "") -> Path:
 def fetch_of(file: Path, address: str = "") -> Path:
     """Writes titles and abstracts of the papers in a CSV file, by its column ``arxiv_id``, next to it.
 
-    The titles are the file's, because those of arXiv may have changed. Papers without an id are left out.
+    The titles are the file's, because those of arXiv may have changed. Papers without an id are skipped.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -54,10 +54,12 @@ def fetch_of(file: Path, address: str = "") -> Path:
         raise RequestError(f"{file} is not a CSV file in UTF-8 with columns title, arxiv_id: {error}") from None
     query = {"id_list": ",".join(titles)}
     papers, _ = arxiv.search(arxiv.new_session(), address, query, size=len(titles))
-    found = {paper["id"]: clean(paper["abstract"] or "") for paper in papers}
-    if missing := [number for number in titles if not found.get(number)]:
+    abstracts = {paper["id"]: clean(paper["abstract"] or "") for paper in papers}
+    if missing := [number for number in titles if not abstracts.get(number)]:
         raise FetchError(f"arXiv returned no abstract of {', '.join(missing)}: check arxiv_id in {file}")
-    return _write(file.with_name(f"{file.stem}-abstracts.csv"), [(titles[number], found[number]) for number in titles])
+    return _write(
+        file.with_name(f"{file.stem}-abstracts.csv"), [(titles[number], abstracts[number]) for number in titles]
+    )
 
 
 def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -79,10 +81,8 @@ def read(path: Path) -> list[tuple[str, str]]:
 
 def makes_titles(template: Template) -> bool:
     """Whether a template makes a title from an abstract."""
-    return [*template.required_fields, *template.completion_fields] == [
-        "abstract",
-        "title",
-    ] and "{title}" in template.completion
+    fields = [*template.required_fields, *template.completion_fields]
+    return fields == ["abstract", "title"] and "{title}" in template.completion
 
 
 def titles(run: Run, corpus: Corpus, settings: dict) -> list[dict]:

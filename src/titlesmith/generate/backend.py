@@ -57,7 +57,7 @@ class Backend(Protocol):
     ) -> list[list[Completion]]:
         """Samples ``settings.count`` completions of each prompt, or returns the best ones of a beam search, in order.
 
-        Samples are told to ``listener``, id by id, where the model generates them so.
+        ``listener`` is called with each new id, where the model generates them one by one.
 
         Equal seeds, prompts and settings give equal completions. `TextGenerator` applies ``unique`` and ``best_of``. If
         a prompt and ``max_tokens`` together exceed the context, it is a RequestError.

@@ -143,7 +143,7 @@ def _compare(run: Run, settings: dict) -> dict[str, dict]:
 
 
 def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
-    """Fields as they are compared: with single spaces, and null texts like empty ones."""
+    """Fields normalized for comparison: single spaces, and empty texts for null."""
     texts = pl.col(name for name in fields if SCHEMA[name] == pl.String)
     return rows.select(fields).with_columns(texts.fill_null("").str.replace_all(r"\s+", " ").str.strip_chars())
 

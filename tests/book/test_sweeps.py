@@ -87,7 +87,7 @@ def test_any_measurement_is_plotted_against_parameters_and_measurements(root):
     made = render_sweep("s", runs, NOTHING | {"plot": plot})
     assert "## copies of training texts against generate" in made and "the lowest, 10.00, at 0.1." in made
     assert "accuracy of a two-sample classifier against copies of training texts, a point for each of 2 runs." in made
-    assert "share of copies" in made.partition("## Losses")[0], "the table has what the figures show"
+    assert "copies of training texts" in made.partition("## Losses")[0], "the table has what the figures show"
     figure = (root / "_build" / "figures" / "sweep-s-1-light.svg").read_text()
     assert "case" not in figure, "a case is no other value next to what it decides"
 

@@ -138,6 +138,13 @@ def test_the_address_of_the_book_follows_from_what_was_built(tmp_path, monkeypat
     assert find_address() == address
 
 
+def test_categories_are_not_linked_as_hosts(html):
+    pages = {path.name: path.read_text("utf-8") for path in (html / "book").glob("*.html")}
+    assert "eess.AS" in pages["models.html"]
+    links = {link for page in pages.values() for link in re.findall(r'href="http://([^"]*)"', page)}
+    assert all(link.startswith("127.0.0.1") for link in links)
+
+
 def test_pages_are_small(html):
     page = text(html, "book/index.html")
     needed = {"book/index.html", *(found[3:] for found in re.findall(r'(?:src|href)="(\.\./_[^"?]*)', page))}

@@ -2,11 +2,13 @@ import os
 import queue
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from jupyter_client import KernelManager
 
 from conftest import copy_run
+from titlesmith import live
 from titlesmith.runs import Run, notebook
 from titlesmith.train import monitor
 
@@ -54,6 +56,20 @@ def text(outputs: list[tuple[str, dict]], name: str = "stdout") -> str:
 
 def errors(outputs: list[tuple[str, dict]]) -> list[str]:
     return ["\n".join(content["traceback"]) for kind, content in outputs if kind == "error"]
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_training(finished, monkeypatch):
+    def fail(*_):
+        raise ValueError("no font")
+
+    shown = []
+    handle = SimpleNamespace(update=lambda data, raw: shown.append(data))
+    monkeypatch.setattr(live, "display", lambda **_: handle)
+    monkeypatch.setattr(live.plots, "losses", fail)
+    with live.LiveBar(finished, total=6) as bar:
+        bar.update(3)
+        bar.refresh()
+    assert "3" in shown[-1]["text/plain"] and "<img" not in shown[-1]["text/html"]
 
 
 @pytest.fixture

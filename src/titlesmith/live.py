@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import sys
+from contextlib import suppress
 
 from IPython import get_ipython
 from IPython.display import display
@@ -39,16 +40,20 @@ class LiveBar(tqdm):
         """Shows the present state in place of the one before."""
         new = self._new_rows()
         if any(row["valid_loss"] is not None for row in new) or (self._rows and not self._image):
-            buffer = io.BytesIO()
-            plots.losses(self._rows, self._run.source_label).savefig(buffer, format="png")
-            self._image = base64.b64encode(buffer.getvalue()).decode()
-            self._sample = (monitor.first_samples(self._run) or [{}])[-1]
+            with suppress(Exception):  # a figure that cannot be drawn must not end the training
+                self._draw()
         state = self.format_dict
         done = state["n"] - state["initial"]
         rate = state["rate"] or (done / state["elapsed"] if state["elapsed"] else 0)
         left = (state["total"] - state["n"]) / rate if rate else None
         html = render("live.html.j2", state=state, left=left, image=self._image, sample=self._sample)
         self._handle.update({"text/html": str(html), "text/plain": str(self)}, raw=True)
+
+    def _draw(self) -> None:
+        buffer = io.BytesIO()
+        plots.losses(self._rows, self._run.source_label).savefig(buffer, format="png")
+        self._image = base64.b64encode(buffer.getvalue()).decode()
+        self._sample = (monitor.first_samples(self._run) or [{}])[-1]
 
     def _new_rows(self) -> list[dict]:
         """The rows of the history since the last call, of which a last, incomplete line is left for the next."""

@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: the book's home page, and the terminal while a model trains.
+"""Makes pictures: the home page of the book, which the README shows, and the terminal while a model trains.
 
     make pictures EXPERIMENT='archive-titles -p harvest.path=FILE'
 

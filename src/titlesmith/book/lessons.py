@@ -10,8 +10,8 @@ import numpy as np
 from titlesmith import tables
 from titlesmith.book import figures
 from titlesmith.book.report import SPLITS, Report
+from titlesmith.corpus.budget import evenly_spread
 from titlesmith.errors import DAMAGE
-from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.markup import Markup, number, percent, render
 from titlesmith.runs import write_json
 from titlesmith.train.monitor import first_samples

@@ -119,6 +119,14 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
     assert ended.mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
 
 
+def test_a_validation_measures_as_many_documents_as_the_setting_says(prepared):
+    run, corpus, model = prepared
+    engine, valid = train(run, corpus, model, validate_documents=5), corpus.documents("valid")
+    some = valid.subset(np.linspace(0, len(valid) - 1, 5).round().astype(int))
+    assert len(valid) > 5 and history(run)[-1]["valid_loss"] == pytest.approx(engine.mean_loss(some), abs=1e-6)
+    assert engine.mean_loss(some) != pytest.approx(engine.mean_loss(valid), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

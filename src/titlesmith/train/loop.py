@@ -83,9 +83,9 @@ class Engine(ABC):
             nats[indices], tokens[indices] = self.losses(ids, learned), learned.sum(axis=1)
         return nats[chosen], tokens[chosen]
 
-    def mean_loss(self, documents: Documents, chosen: np.ndarray | None = None) -> float:
+    def mean_loss(self, documents: Documents) -> float:
         """Mean loss in nats a token, as `document_losses` measures it (RunError if there is no token to predict)."""
-        nats, tokens = self.document_losses(documents, chosen)
+        nats, tokens = self.document_losses(documents)
         if not tokens.sum():
             raise RunError(f"{documents.path}: no document leaves the model a token to predict; rebuild the corpus")
         return float(nats.sum() / tokens.sum())
@@ -150,7 +150,7 @@ def finetune(
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
-    validated = validated_documents(corpus, settings)
+    valid = valid.subset(validated_documents(corpus, settings))
     masks = engine.masks_documents(settings)
     rows = PackedDataset(train, batch_rows, settings["block_size"], settings["seed"], masks)
     if settings["epochs"]:
@@ -189,7 +189,7 @@ def finetune(
                 with interrupt.raising() if settings["processes"] == 1 or stopped else nullcontext():
                     # Validate every `validate_every` steps and at the end, and keep the best weights
                     if is_finite(row) and (stop or monitor.due("validate", step)):
-                        measured["valid_loss"] = engine.mean_loss(valid, validated)
+                        measured["valid_loss"] = engine.mean_loss(valid)
                         stop = monitor.stop_reason(row | measured)
                         if settings["keep"] == "best" and monitor.improves(measured):
                             engine.save_weights(best, tokenizer=False)

@@ -220,6 +220,16 @@ def test_documents_of_published_vocabularies_come_back(project, vocabulary, temp
         assert corpus.layout.decode(document[learned == 1][:-1]) == row["completion"]
 
 
+def test_documents_of_chatgentitle_have_the_ids_of_alpaca_loras_text(project):
+    """alpaca-lora encodes prompt, newline and title as one text, and adds the end."""
+    _, corpus = prepare("r", made(project, "llama", "sentencepiece"), template="chatgentitle")
+    theirs = AutoTokenizer.from_pretrained(project / "models" / "llama")
+    for row, document in zip(corpus.table("valid").iter_rows(named=True), corpus.documents("valid"), strict=True):
+        whole, begun = (theirs(f"{row['prompt']}\n{text}")["input_ids"] for text in (row["completion"], "Neural s"))
+        assert document.tolist() == [*whole, theirs.eos_token_id]
+        assert corpus.layout.prompt_ids(row["prompt"], "Neural s")[1:] == begun
+
+
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_no_text_encodes_to_a_special_token(project, vocabulary):
     made(project, "llama", vocabulary)

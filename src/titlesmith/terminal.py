@@ -73,7 +73,7 @@ def _run(
         str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")
     ] = "",
     quantize: Annotated[
-        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model on a GPU.")
+        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model; 4bit on a GPU.")
     ] = "none",
     named: Annotated[
         Optional[str], typer.Option("--template", help=f"The adapter's template. Default: {ADAPTER_TEMPLATE}.")

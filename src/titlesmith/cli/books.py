@@ -74,7 +74,7 @@ def app(
     ] = None,
     base: Annotated[str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: as it names.")] = "",
     quantize: Annotated[
-        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model on a GPU.")
+        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model; 4bit on a GPU.")
     ] = "none",
     template: Annotated[Optional[str], typer.Option(help="The adapter's template. Default: chatgentitle.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",

@@ -82,7 +82,7 @@ def _run(
     **values: object,
 ) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    with _naming_options({*values, "quantize", "template"}):
+    with naming_options({*values, "quantize", "template"}):
         # Parameters of the notebook, then the prompt's fields
         parameters = declared(STAGE)
         given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
@@ -105,7 +105,7 @@ def _run(
 
 
 @contextmanager
-def _naming_options(names: set[str]) -> Iterator[None]:
+def naming_options(names: set[str]) -> Iterator[None]:
     """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
     try:
         yield

@@ -1,11 +1,17 @@
 """Days of a run, against a local OAI-PMH service whose list grows: nothing is lost, and nothing comes twice."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
 import polars as pl
 import pytest
 
-from conftest import HOSTILE, SMALL, execute_here
+from conftest import HOSTILE, ROOT, SMALL, execute_here
 from servers.base import Paper
 from servers.oai import Oai
 from titlesmith import daily as days
@@ -15,6 +21,7 @@ from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, find
 from titlesmith.harvest import client
 from titlesmith.runs import Run
+from titlesmith.train.monitor import read
 
 MONDAY = date(2024, 6, 3)
 
@@ -42,18 +49,51 @@ def service(project, monkeypatch):
         yield server
 
 
-def experiment(server, *overrides):
-    source = ("source=oai", "categories=eess.AS", "path=", f"service={server.address}")
+def experiment(address, *overrides):
+    source = ("source=oai", "categories=eess.AS", "path=", f"service={address}")
     given = [*SMALL, *(f"harvest.{setting}" for setting in source), "corpus.template={abstract} -> {title}"]
     given += ["generate.held_out=2", "generate.prefixes=['']", "generate.count=2"]
     return Experiment.read(find("archive-titles"), (*given, *overrides))
 
 
-class Killed(BaseException):
-    """The end of a process."""
+def job(address: str, number: int, place: str) -> None:
+    """A day's job, slow in one place, in a process of its own that a test kills."""
+    import titlesmith.pipeline
+    import titlesmith.update
+    from titlesmith.generate.generator import TextGenerator
+    from titlesmith.train.monitor import Monitor
+
+    def slow(function):
+        def wait_first(*arguments, **values):
+            time.sleep(0.5)
+            return function(*arguments, **values)
+
+        return wait_first
+
+    titlesmith.pipeline.execute = titlesmith.update.execute = execute_here
+    titlesmith.generate.generator.BLOCK = 4
+    if place == "generation":
+        TextGenerator.block = slow(TextGenerator.block)
+    if place == "training":
+        Monitor.step = slow(Monitor.step)
+    client.today = lambda: MONDAY + timedelta(number)
+    daily(experiment(address), "r", retrain=12)
 
 
-def test_a_week_with_a_weekend_a_storm_a_kill_and_a_repetition(service, monkeypatch):
+def kill(service: Oai, number: int, place: str, when: Callable[[], bool]) -> None:
+    """Starts a day's job and kills it as soon as a condition holds."""
+    code = f"import test_daily; test_daily.job({service.address!r}, {number}, {place!r})"
+    paths = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
+    started = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths})
+    try:
+        while not when() and started.poll() is None:
+            time.sleep(0.02)
+    finally:
+        started.kill()
+    assert started.wait() == -signal.SIGKILL
+
+
+def test_a_week_with_a_weekend_a_storm_three_killed_jobs_and_a_repetition(service, monkeypatch):
     trainings = []
 
     def execute(run, stage, settings):
@@ -62,7 +102,7 @@ def test_a_week_with_a_weekend_a_storm_a_kill_and_a_repetition(service, monkeypa
 
     def call(number: int) -> list[dict]:
         monkeypatch.setattr(client, "today", lambda: MONDAY + timedelta(number))
-        return daily(experiment(service), "r", retrain=12, echo=lambda line: None)
+        return daily(experiment(service.address), "r", retrain=12, echo=lambda line: None)
 
     monkeypatch.setattr("titlesmith.pipeline.execute", execute)
     run, new = Run("r"), {}
@@ -86,25 +126,21 @@ def test_a_week_with_a_weekend_a_storm_a_kill_and_a_repetition(service, monkeypa
         call(2)
     assert {row["id"] for row in run.daily} == {paper.number for paper in new[1]}
     service.always = ""
-    # Thursday: the job is killed between two blocks of titles
+    # Thursday: a job is killed between two pages of the list, and another one between two blocks of titles
     new[3] = announce(MONDAY + timedelta(3), 4)
     service.papers += new[3]
-    write, written = days._write, []
-
-    def write_once(*arguments):
-        if written:
-            raise Killed
-        written.append(write(*arguments))
-
-    monkeypatch.setattr("titlesmith.generate.generator.BLOCK", 4)
-    monkeypatch.setattr(days, "_write", write_once)
-    with pytest.raises(Killed):
-        call(3)
-    monkeypatch.setattr(days, "_write", write)
-    # Friday catches up, and trains once more; on Saturday and Sunday there is nothing
-    for number in (4, 5, 6):
+    service.size, asked = 2, len(service.asked)
+    service.faults[asked + 2] = "hang"
+    kill(service, 3, "harvest", lambda: len(service.asked) > asked + 2)
+    kill(service, 3, "generation", lambda: len(run.daily) > len(new[1]))
+    assert len(new[1]) < len(run.daily) < sum(map(len, new.values()))
+    # Friday catches up, and is killed in its training
+    kill(service, 4, "training", lambda: run.record("corpus").get("status") == "done" and steps(run) == [1, 2, 3])
+    assert run.record("finetune")["status"] == "running"
+    # Saturday ends the training; on Sunday there is nothing
+    for number in (5, 6):
         call(number)
-    assert trainings == ["finetune"] * 2
+    assert trainings == ["finetune"] * 2 and steps(run) == [1, 2, 3, 4, 5, 6]
     # Nothing is lost, nothing comes twice, each paper is on the page of its day
     rows = run.daily
     assert [(row["day"], row["id"]) for row in rows] == [
@@ -113,6 +149,10 @@ def test_a_week_with_a_weekend_a_storm_a_kill_and_a_repetition(service, monkeypa
     assert all(len(row["titles"]) <= 2 and row["title"] == f"Neural sound number {row['id']}" for row in rows)
     assert any(row["titles"] for row in rows)
     assert run.complete and set(pl.read_parquet(run / "papers.parquet")["id"]) == {p.number for p in service.papers}
+
+
+def steps(run: Run) -> list[int]:
+    return [int(row["step"]) for row in read(run / "history.csv")] if (run / "history.csv").exists() else []
 
 
 @pytest.mark.parametrize(
@@ -124,7 +164,7 @@ def test_a_week_with_a_weekend_a_storm_a_kill_and_a_repetition(service, monkeypa
 )
 def test_other_experiments_are_refused_before_anything_runs(service, overrides, said):
     with pytest.raises(RequestError, match=said):
-        daily(experiment(service, *overrides))
+        daily(experiment(service.address, *overrides))
     assert not service.asked
 
 

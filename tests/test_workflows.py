@@ -67,6 +67,32 @@ def test_the_deployment_commits_the_site_to_its_branch(tmp_path):
     assert git("rev-list", "--count", "gh-pages", at=tmp_path / "origin.git").strip() == "2"
 
 
+def test_published_runs_are_fetched_and_a_silent_repository_fails(tmp_path):
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        subprocess.run(command, cwd=tmp_path / "project", check=True, capture_output=True)
+
+    steps = [job["steps"] for job in (yaml.safe_load(WORKFLOWS[n])["jobs"]["build"] for n in ("book.yml", "daily.yml"))]
+    (first,), (second,) = [[s["run"] for s in own if "ls-remote" in s.get("run", "")] for own in steps]
+    lines = re.findall(r".*(?:ls-remote|FETCH_HEAD).*", first)
+    assert lines == re.findall(r".*(?:ls-remote|FETCH_HEAD).*", second) and len(lines) == 2
+    (tmp_path / "project" / "site").mkdir(parents=True)
+    git("init", "--bare", "../origin.git")
+    git("init")
+
+    def fetch() -> int:
+        return subprocess.run(["bash", "-e", "-c", "\n".join(lines)], cwd=tmp_path / "project").returncode
+
+    assert fetch() > 0, "there is no address"
+    git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    assert fetch() == 0 and not list((tmp_path / "project" / "site").iterdir()), "nothing is published yet"
+    (tmp_path / "project" / "index.html").touch()
+    git("add", "index.html")
+    git("commit", "-m", "one")
+    git("push", "origin", "HEAD:gh-pages")
+    assert fetch() == 0 and (tmp_path / "project" / "site" / "index.html").exists()
+
+
 def test_the_jobs_that_users_rely_on_are_there():
     """Three Pythons, macOS, only the wheel, Colab's packages; every week the newest packages and the real arXiv."""
     jobs = yaml.safe_load(WORKFLOWS["ci.yml"])["jobs"]
@@ -74,7 +100,8 @@ def test_the_jobs_that_users_rely_on_are_there():
     assert jobs["macos"]["runs-on"] == "macos-latest"
     assert "titlesmith init" in str(jobs["wheel"]) and "tests/colab.txt" in str(jobs["colab"])
     assert set(yaml.safe_load(WORKFLOWS["weekly.yml"])["jobs"]) == {"unpinned", "arxiv"}
-    assert yaml.safe_load(WORKFLOWS["ci.yml"])["env"] == {"TITLESMITH_BROWSER": "required"}
+    for name in ("ci.yml", "weekly.yml"):
+        assert yaml.safe_load(WORKFLOWS[name])["env"] == {"TITLESMITH_BROWSER": "required"}
 
 
 def test_every_action_has_one_version_and_it_is_a_current_major():
@@ -89,5 +116,6 @@ def test_every_action_has_one_version_and_it_is_a_current_major():
         "actions/setup-python": 7,
         "actions/upload-artifact": 7,
         "actions/download-artifact": 8,
+        "actions/cache": 6,
     }
     assert newest.items() <= majors.items()

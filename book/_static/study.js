@@ -62,11 +62,11 @@
   }
 
   function askErrors(number, choices) {
-    const boxes = errors.map((value) => element("input", { type: "checkbox", value }));
+    const boxes = items[number].errors.map((value) => element("input", { type: "checkbox", value }));
     const done = element("button", { type: "button" }, "Next item");
     done.onclick = () => answer(number, 1, boxes.filter((box) => box.checked).map((box) => box.value));
     const legend = element("legend", { tabIndex: -1 }, "Generated. What is wrong with it? (any number)");
-    choices.replaceWith(element("fieldset", {}, legend, ...boxes.map((box) => element("label", {}, box, ` ${box.value}`)), done));
+    choices.replaceWith(element("fieldset", {}, legend, ...boxes.map((box) => element("label", {}, box, ` ${box.value}: ${errors[box.value]}`)), done));
     legend.focus();
   }
 

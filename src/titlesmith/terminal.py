@@ -73,7 +73,7 @@ def _run(
         str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")
     ] = "",
     quantize: Annotated[
-        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model on a GPU.")
+        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model; 4bit on a GPU.")
     ] = "none",
     named: Annotated[
         Optional[str], typer.Option("--template", help=f"The adapter's template. Default: {ADAPTER_TEMPLATE}.")
@@ -82,7 +82,7 @@ def _run(
     **values: object,
 ) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    with _naming_options({*values, "quantize", "template"}):
+    with naming_options({*values, "quantize", "template"}):
         # Parameters of the notebook, then the prompt's fields
         parameters = declared(STAGE)
         given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
@@ -105,7 +105,7 @@ def _run(
 
 
 @contextmanager
-def _naming_options(names: set[str]) -> Iterator[None]:
+def naming_options(names: set[str]) -> Iterator[None]:
     """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
     try:
         yield

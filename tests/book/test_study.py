@@ -15,6 +15,9 @@ class Named:
     def __init__(self, name):
         self.name = name
 
+    def record(self, stage):
+        return {"settings": {"template": "title-to-abstract" if self.name == "b" else "title"}}
+
 
 @pytest.fixture(autouse=True)
 def texts(monkeypatch):
@@ -70,12 +73,16 @@ def test_answers_are_collected_by_run_and_kind(folder):
         ('{"study": ID, "rater": "x", "answers": {"99": {"choice": 1}}}', "damaged"),
         ('{"study": ID, "rater": "x", "answers": {"0": {"choice": 7}}}', "damaged"),
         ('{"study": ID, "rater": "x", "answers": {"0": {"choice": 1, "errors": ["<b>"]}}}', "damaged"),
+        ('{"study": ID, "rater": "x", "answers": {TITLE: {"choice": 1, "errors": ["structure"]}}}', "damaged"),
         ('{"study": ID, "rater": "one", "answers": {}}', "another file"),
     ],
 )
 def test_wrong_answers_are_named(folder, content, message):
     answer(folder, "one", {0: 1})
-    (folder / "x.json").write_text(content.replace("ID", json.dumps(study.digest(folder / study.KEY))))
+    items = json.loads((folder / study.KEY).read_text())["items"]
+    title = next(i for i, item in enumerate(items) if item["run"] == "a" and item["kind"] == "single")
+    content = content.replace("TITLE", f'"{title}"').replace("ID", json.dumps(study.digest(folder / study.KEY)))
+    (folder / "x.json").write_text(content)
     with pytest.raises(RequestError, match=rf"x\.json.*{message}"):
         study.collect(folder)
 
@@ -117,7 +124,9 @@ def test_answered_by_keyboard_kept_in_the_browser_and_exported(folder):
             assert page.get_by_role("heading", level=2).inner_text() == f"Item {number} of 16"
             if page.get_by_role("button", name="Generated", exact=True).count():
                 page.get_by_role("button", name="Generated", exact=True).press("Enter")
-                page.get_by_label("repeats itself").check()
+                abstract = page.locator("p.text").inner_text().split()[-2] == "b"
+                assert page.get_by_label("structure: does not lead from the field").count() == abstract
+                page.get_by_label("repetition: repeats itself").check()
                 page.get_by_role("button", name="Next item").press("Enter")
             else:
                 page.locator("button.text").first.press("Enter")
@@ -127,4 +136,4 @@ def test_answered_by_keyboard_kept_in_the_browser_and_exported(folder):
         download.value.save_as(folder / download.value.suggested_filename)
     rows = study.collect(folder)
     assert sum(row["answers"] for row in rows) == 16
-    assert {row["errors"] for row in rows if row["task"] == study.KINDS["single"]} == {"repeats itself 4"}
+    assert {row["errors"] for row in rows if row["task"] == study.KINDS["single"]} == {"repetition 4"}

@@ -48,6 +48,13 @@ def sentencepiece_bpe():
     return metaspace(Codec(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)))
 
 
+def llama():
+    """As transformers writes LLaMA's vocabulary since 2024."""
+    codec = sentencepiece_bpe()
+    codec.normalizer, codec.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return codec
+
+
 def unigram():
     trainer = trainers.UnigramTrainer(vocab_size=80, special_tokens=SPECIAL, unk_token="<unk>")
     learned = learn(models.Unigram(), trainer, pre_tokenizers.Metaspace())
@@ -63,7 +70,9 @@ def wordpiece():
     return codec
 
 
-VOCABULARIES = {"byte-level": byte_level, "bpe": sentencepiece_bpe, "unigram": unigram, "wordpiece": wordpiece}
+VOCABULARIES = {
+    "byte-level": byte_level, "bpe": sentencepiece_bpe, "llama": llama, "unigram": unigram, "wordpiece": wordpiece
+}  # fmt: skip
 ENDS = {  # where the end of text is named
     "tokenizer_config.json": {"tokenizer_config.json": {"eos_token": "</s>"}},
     "as an added token": {"special_tokens_map.json": {"eos_token": {"content": "</s>", "lstrip": False}}},
@@ -106,9 +115,7 @@ def test_special_tokens_are_found_in_every_kind_of_vocabulary(tmp_path, kind, na
     # The newline is a newline, although the vocabulary may have the letter that byte-level BPE writes for it
     assert tokenizer.decode([*tokenizer.encode("A"), tokenizer.newline_id]) == "A\n"
     layout = TokenLayout(tokenizer, "ids", has_prompt=True)
-    assert layout.prompt_ids("A", "in") == [
-        end, *[first] * begin, *tokenizer.encode("A"), tokenizer.newline_id, *tokenizer.encode("in")
-    ]  # fmt: skip
+    assert layout.prompt_ids("A", "in") == [end, *[first] * begin, *tokenizer.encode("A\nin")]
     assert "Ċ" in tokenizer.vocabulary and (tokenizer.vocabulary["Ċ"] == tokenizer.newline_id) == (kind == "byte-level")
     assert tokenizer.decode(tokenizer.encode("Ċ letter\nof noise")) == "Ċ letter\nof noise"
 

@@ -32,9 +32,9 @@ def agrees(run: Run, folder) -> None:
     texts = TEXTS[: -1 if corpus.template.chat else None]  # a chat template needs special tokens in texts
     for text in texts:
         assert write.tokenizer(text)["input_ids"] == corpus.layout.prompt_ids(text)
-        assert write.tokenizer(text, "A study")["input_ids"] == corpus.layout.prompt_ids(
-            *((text, "A study") if corpus.has_prompt else (text,))
-        ) + (corpus.tokenizer.encode("A study") if not corpus.has_prompt else [])
+        assert write.tokenizer(text, "A study")["input_ids"] == [
+            *corpus.layout.prompt_ids(text), *corpus.tokenizer.encode("A study")
+        ]  # fmt: skip
         assert write.tokenizer(text, add_special_tokens=False)["input_ids"] == corpus.tokenizer.encode(text)
     prompts = [corpus.layout.prompt_ids(text) for text in texts]
     for prompt, own in zip(prompts, engine.next_token_logprobs(prompts), strict=True):

@@ -1,4 +1,8 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -63,6 +67,9 @@ def test_trials_that_fall_behind_are_pruned_and_a_study_is_rebuilt(project):
     assert not study.falls_behind(number, history("s-t5", [2.9]))
     assert study.falls_behind(number, history("s-t5", [2.9, 4.0]))
     study.tell(number, None, "pruned")
+    narrow = Search(9, "loss.valid", {"finetune.learning_rate": {"low": 0.1, "high": 0.11, "log": False}})
+    with pytest.raises(RequestError, match="outside of the ranges, which have changed"):
+        Study(narrow, 1, record)
     # A new start has the trials that ended, and runs an interrupted one again with its values
     record[4] |= {"state": "waiting", "value": None}
     record.append({"name": "s-t5", "set": {"finetune.learning_rate": 0.5}, "state": "pruned", "value": None})
@@ -82,3 +89,33 @@ def test_a_search_runs_its_trials(project):
         assert run["state"] == "done" and 0 < run["value"] < metrics["perplexity"]["valid"]
     assert Run("mine-t1").record("corpus")["taken_from"] == "mine-t0"
     assert Run("mine-t0").info["sweep"]["set"] == record["runs"][0]["set"]
+
+
+@pytest.mark.kernel
+def test_an_interrupted_search_runs_the_trials_that_are_missing(project, request):
+    pytest.importorskip("optuna", reason="needs titlesmith[search]")
+    pytest.importorskip("distributed", reason="needs titlesmith[sweep]")
+    fixed = "fixed: {finetune.steps: 4, finetune.warmup_steps: 0, generate.count: 2, generate.prefixes: ['']}"
+    path, record = write(project, f"{fixed}\n{FILE}"), project / "sweeps" / "mine.json"
+    command = [sys.executable, "-m", "titlesmith", "sweep", path, "--workers", "1"]
+
+    def ended() -> dict[str, str]:
+        rows = json.loads(record.read_text())["runs"] if record.exists() else []
+        return {row["name"]: Run(row["name"]).record("evaluate")["ended"] for row in rows if row["state"] == "done"}
+
+    for count, number in ((1, signal.SIGTERM), (2, signal.SIGINT)):  # interrupted after each trial
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
+        request.addfinalizer(driver.kill)
+        while len(ended()) < count and driver.poll() is None:
+            time.sleep(0.2)
+        driver.send_signal(number)
+        output, _ = driver.communicate(timeout=120)
+        assert driver.returncode in (130, 143) and "the same command resumes" in output, output
+        before = ended()
+        assert len(before) == count
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=project, check=True)
+    assert "mine: 3 runs done" in finished.stdout
+    assert list(ended()) == ["mine-t0", "mine-t1", "mine-t2"] and before.items() <= ended().items(), "none runs twice"
+    assert Run("mine-t2").record("corpus")["taken_from"] == "mine-t0"
+    again = subprocess.run(command, capture_output=True, text=True, cwd=project, check=True)
+    assert "mine: 3 runs done" in again.stdout and before.items() <= ended().items()

@@ -27,7 +27,7 @@ from titlesmith import train as engines
 from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
-from titlesmith.generate import backend_for
+from titlesmith.generate import backend_for, open_adapter
 from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.runs import Run
 from titlesmith.train import architectures
@@ -220,6 +220,16 @@ def test_documents_of_published_vocabularies_come_back(project, vocabulary, temp
         assert corpus.layout.decode(document[learned == 1][:-1]) == row["completion"]
 
 
+def test_documents_of_chatgentitle_have_the_ids_of_alpaca_loras_text(project):
+    """alpaca-lora encodes prompt, newline and title as one text, and adds the end."""
+    _, corpus = prepare("r", made(project, "llama", "sentencepiece"), template="chatgentitle")
+    theirs = AutoTokenizer.from_pretrained(project / "models" / "llama")
+    for row, document in zip(corpus.table("valid").iter_rows(named=True), corpus.documents("valid"), strict=True):
+        whole, begun = (theirs(f"{row['prompt']}\n{text}")["input_ids"] for text in (row["completion"], "Neural s"))
+        assert document.tolist() == [*whole, theirs.eos_token_id]
+        assert corpus.layout.prompt_ids(row["prompt"], "Neural s")[1:] == begun
+
+
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_no_text_encodes_to_a_special_token(project, vocabulary):
     made(project, "llama", vocabulary)
@@ -249,18 +259,41 @@ def test_a_model_without_a_chat_template_is_refused(project):
         corpora.check(corpus_settings(template="chat"), {"source": "sample"})
 
 
+def test_adapters_train_on_8_bit_weights_without_a_gpu_and_resume(project, monkeypatch, caplog):
+    pytest.importorskip("bitsandbytes", reason="needs pip install bitsandbytes")
+    run, corpus = prepare("r", model := made(project, "llama", "sentencepiece"))
+    chosen = {"quantize": "8bit", "lora_rank": 2, "save_every": 2, "steps": 4}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_at(3, patch)
+        train(run, corpus, model, **chosen)
+    engine = train(run, corpus, model, **chosen)
+    assert engine.step == 4 and next(engine.model.parameters()).device.type == "cpu" and "cast" not in caplog.text
+    assert any(weight.dtype == torch.int8 for weight in engine.model.parameters())
+    prompt = corpus.layout.prompt_ids("")
+    adapted = open_adapter(model, run / "model", "8bit")
+    assert np.isfinite(adapted.next_token_logprobs([prompt])).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"lora_rank": 2, "lora_targets": ["attention"]}, r"no layer attention; it has .*q_proj"),
         ({"quantize": "4bit"}, "set finetune.lora_rank"),
-        ({"quantize": "8bit", "lora_rank": 2}, r"needs .*GPU.*set it to none"),
+        ({"quantize": "8bit", "lora_rank": 2}, "8bit needs pip install bitsandbytes; without it, set it to none"),
+        (
+            {"quantize": "4bit", "lora_rank": 2, "bitsandbytes": True},
+            "4bit needs an NVIDIA GPU; set it to 8bit or none",
+        ),
     ],
 )
 def test_what_cannot_train_is_refused_in_a_sentence(project, monkeypatch, settings, said):
     monkeypatch.setattr("titlesmith.models.limits.shutil.which", lambda name: None)
+    monkeypatch.setattr(
+        "titlesmith.models.limits.find_spec", lambda name, installed="bitsandbytes" in settings: installed
+    )
     model = made(project, "llama", "sentencepiece")
     run, corpus = prepare("r", model)
+    settings = {key: value for key, value in settings.items() if key != "bitsandbytes"}
     quantized = settings.pop("quantize", "none")
     with pytest.raises(RequestError, match=said):
         chosen = {"model": model, "lora_rank": 0, "quantize": quantized, "vocabulary": "full"} | settings

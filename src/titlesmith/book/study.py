@@ -4,6 +4,7 @@ The page has no answers; they stay in `KEY`. Accuracy has an interval over rater
 alike; agreement is Krippendorff's alpha (2004) for nominal data, which allows missing answers.
 """
 
+import csv
 import json
 import random
 import shutil
@@ -13,18 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from titlesmith.book import quiz
+from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError
 from titlesmith.evaluate.measurement import Measurement, MissingError, ratio, share
 from titlesmith.markup import render
 from titlesmith.runs import Run, digest, replacing, root, write_json
 
 KEY = "study.json"  # the items with their answers, next to the page
+ERRORS = "error-types.csv"  # in the book
 SCRIPT = "study.js"
 KINDS = {"single": "real or generated", "pair": "which of two is generated"}
-ERRORS = (
-    "grammar or spelling", "repeats itself", "changes its topic", "a term that does not exist", "says nothing",
-    "contradicts itself or is impossible", "breaks off",
-)  # fmt: skip
 MIN_RATERS = 10  # of a bootstrap over raters; with fewer, the interval is over answers
 MAX_BYTES = 2**24  # of a file of answers
 
@@ -40,7 +39,11 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
         No run has suitable texts, or the folder has the key of another study.
     """
     chance, items = random.Random(seed), []
+    with (root() / "book" / ERRORS).open(encoding="utf-8", newline="") as file:
+        errors = list(csv.DictReader(file))
     for run in runs:
+        abstracts = "abstract" in template(run.record("corpus")["settings"]["template"]).completion_fields
+        named = [row["error"] for row in errors if abstracts or row["of"] == "any text"]
         chosen = quiz.choose_items(run, 2 * count)
         real, generated = ([item["text"] for item in chosen if item["real"] is kind] for kind in (True, False))
         pairs = min(count, (len(real) + 1) // 2)
@@ -56,7 +59,7 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
             )
         rest = [*((text, 0) for text in real[pairs:]), *((text, 1) for text in generated[pairs:])]
         for text, answer in chance.sample(rest, min(count, len(rest))):
-            items.append({"kind": "single", "run": run.name, "texts": [text], "answer": answer})
+            items.append({"kind": "single", "run": run.name, "texts": [text], "answer": answer, "errors": named})
     if not items:
         raise RequestError(
             "study: these runs have no texts that are finished, clean and not near copies. Generate more"
@@ -66,10 +69,11 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
     key = folder / KEY
     if key.is_file() and _read(key).get("items") != items:
         raise RequestError(f"--out {folder}: it has another study, whose answers may be on their way; choose another")
-    write_json(key, {"items": items, "errors": ERRORS})
+    write_json(key, {"items": items})
     shutil.copyfile(root() / "book" / "_static" / SCRIPT, folder / SCRIPT)
-    shown = [{"kind": item["kind"], "texts": item["texts"]} for item in items]
-    page = render("study.html.j2", study={"study": digest(key), "items": shown, "errors": ERRORS}, script=SCRIPT)
+    shown = [{name: value for name, value in item.items() if name not in ("run", "answer")} for item in items]
+    meanings = {row["error"]: row["what is wrong"] for row in errors}
+    page = render("study.html.j2", study={"study": digest(key), "items": shown, "errors": meanings}, script=SCRIPT)
     with replacing(folder / "index.html") as temporary:
         temporary.write_text(page, "utf-8")
     return len(items)
@@ -115,9 +119,10 @@ def _check(answers: dict, items: list[dict], path: Path) -> dict[int, dict]:
     try:
         for number, answer in answers["answers"].items():
             choice, errors = answer["choice"], answer.get("errors", [])
-            if choice not in (0, 1) or not set(errors) <= set(ERRORS):
+            index = range(len(items))[int(number)]
+            if choice not in (0, 1) or not set(errors) <= set(items[index].get("errors", ())):
                 raise ValueError(f"answer {number}")
-            checked[range(len(items))[int(number)]] = {"choice": int(choice), "errors": list(errors)}
+            checked[index] = {"choice": int(choice), "errors": list(errors)}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise RequestError(f"{path} is damaged ({error!r}): export the answers again") from None
     return checked

@@ -74,7 +74,7 @@ def app(
     ] = None,
     base: Annotated[str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: as it names.")] = "",
     quantize: Annotated[
-        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model on a GPU.")
+        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model; 4bit on a GPU.")
     ] = "none",
     template: Annotated[Optional[str], typer.Option(help="The adapter's template. Default: chatgentitle.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
@@ -83,10 +83,12 @@ def app(
     """Serve a web page and an HTTP API that generate texts with a run's model, with base, or with an adapter."""
     from titlesmith.app import serve
     from titlesmith.generate.source import open_adapter_source, open_source
+    from titlesmith.terminal import naming_options
 
     if bool(run) == bool(adapter):
         raise RequestError("app serves a run or an adapter: name a run, or a folder with --adapter FOLDER")
-    source = open_adapter_source(adapter, base, quantize, template, None) if adapter else open_source(run)
+    with naming_options({"quantize"}):
+        source = open_adapter_source(adapter, base, quantize, template, None) if adapter else open_source(run)
     serve(source, host, port)
 
 

@@ -187,8 +187,8 @@ def _encode(
     """
 
     def encode(batch: pl.DataFrame) -> tuple:
-        texts = (batch[column].to_list() for column in ("prompt", "completion"))
-        return batch, *map(layout.tokenizer.encode_batch, texts)
+        tokenizers = {"prompt": layout.tokenizer, "completion": layout.completion_tokenizer}
+        return batch, *(tokenizer.encode_batch(batch[column].to_list()) for column, tokenizer in tokenizers.items())
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threads, waiting = os.cpu_count() or 1, deque()

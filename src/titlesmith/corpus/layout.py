@@ -20,7 +20,8 @@ class TokenLayout:
         ``ids``: only a newline id between prompt and completion. ``text``: the markers of `MARKERS`, encoded as text,
         as in gpt-2-simple's CSV files. ``chat``: the markers of the model's chat template.
     has_prompt
-        Whether documents have a prompt part. The attribute ``before`` has the ids before a document.
+        Whether documents have a prompt part. The attribute ``before`` has the ids before a document, and
+        ``completion_tokenizer`` encodes completions and prefixes.
     bos_ids
         The first ids of documents, before the start marker. Default: the tokenizer's.
     """
@@ -32,6 +33,8 @@ class TokenLayout:
         # Markers are encoded separately, so that their ids do not depend on the texts next to them
         self.start, self.stop = tokenizer.marker_ids(start), tokenizer.marker_ids(stop)
         self.separator = tokenizer.marker_ids(separator) if has_prompt else []
+        is_after_newline = self.separator and self.separator[-1] == tokenizer.newline_id
+        self.completion_tokenizer = tokenizer.after_newline if is_after_newline else tokenizer
         bos_ids = list(tokenizer.bos_ids if bos_ids is None else bos_ids)
         if self.start[: len(bos_ids)] != bos_ids:
             self.start = [*bos_ids, *self.start]
@@ -46,8 +49,8 @@ class TokenLayout:
 
         ``prompt`` is empty where documents have no prompt part.
         """
-        encode = self.tokenizer.encode
-        return [*self.before, *self.start, *encode(prompt), *self.separator, *encode(prefix)]
+        start = [*self.before, *self.start, *self.tokenizer.encode(prompt), *self.separator]
+        return start + self.completion_tokenizer.encode(prefix)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a completion, up to the stop marker where the layout has one."""

@@ -1,7 +1,7 @@
 """Tokenizers of published models: any ``tokenizer.json`` of the tokenizers library."""
 
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import local
 from types import SimpleNamespace
@@ -121,6 +121,23 @@ class PretrainedTokenizer(Tokenizer):
         settings = {key: value for key, value in self._settings.items() if key != "eos_token_id"}
         return PretrainedTokenizer(self._json, settings | {"eos_token": self._tokens[eos_id]})
 
+    @cached_property
+    def after_newline(self) -> "PretrainedTokenizer":
+        """See `Tokenizer.after_newline`: SentencePiece adds a space before a text, and none within it."""
+        alone = self.encode("a")
+        if self.encode("\na")[-len(alone) :] == alone:
+            return self
+        codec = json.loads(self._json)
+        normalizer, splitter = codec["normalizer"] or {}, codec["pre_tokenizer"] or {}
+        for step in splitter.get("pretokenizers", [splitter]):
+            if step.get("type") == "Metaspace":
+                step.pop("add_prefix_space", None)  # of files before 2024
+                step["prepend_scheme"] = "never"
+        steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+        kept = [step for step in steps if step["type"] != "Prepend"]
+        codec["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+        return PretrainedTokenizer(json.dumps(codec), self._settings)
+
     def save(self, folder: Path) -> tuple[str, ...]:
         """See `Tokenizer.save`; transformers reads these files too."""
         return _write(folder, self._json, self._settings)
@@ -181,8 +198,9 @@ def save_for_transformers(layout: TokenLayout, context: int, folder: Path) -> tu
     """Writes a tokenizer that adds the ids of a layout itself, and returns the names of its files.
 
     It adds the same ids as `TokenLayout.prompt_ids`: a text is a prompt, or a prefix where documents have no prompt; a
-    pair of texts is a prompt and a prefix. No text encodes to a special token, unless the model has a chat template,
-    which needs that. ``context`` is the maximum length of the model's input in tokens.
+    pair of texts is a prompt and a prefix, before which SentencePiece adds a space. No text encodes to a special token,
+    unless the model has a chat template, which needs that. ``context`` is the maximum length of the model's input in
+    tokens.
     """
     tokenizer = as_pretrained(layout.tokenizer)
     codec, tokens = _parse(tokenizer._json), tokenizer._tokens

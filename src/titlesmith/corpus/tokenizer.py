@@ -153,6 +153,11 @@ class Tokenizer:
         encoded = "".join(self._tokens.get(i, "") for i in ids)  # one character for each byte
         return self._codec.decoder.decode([encoded[len(text.encode()) :]])
 
+    @property
+    def after_newline(self) -> "Tokenizer":
+        """The same vocabulary for texts that a newline is before: it encodes them as within a longer text."""
+        return self
+
     @cached_property
     def is_byte_level(self) -> bool:
         """Whether each token is a string of bytes, so that a part of a text decodes as within the text."""

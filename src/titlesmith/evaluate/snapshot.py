@@ -57,7 +57,7 @@ def _sample(engine: Engine, corpus: Corpus, seed: int) -> tuple[list[str], list[
     backend, layout = backend_for(engine), corpus.layout
     rows = documents_at(corpus, "valid", evenly_spread(len(corpus.documents("valid")), TEXTS))
     # Texts may be as long as the longest real one; a prompt that leaves no room for a text is skipped
-    longest = max(len(layout.tokenizer.encode(text)) for text in rows["completion"])
+    longest = max(len(layout.completion_tokenizer.encode(text)) for text in rows["completion"])
     pairs = [(layout.prompt_ids(prompt), real) for prompt, real in zip(rows["prompt"], rows["completion"], strict=True)]
     pairs = [(ids, real) for ids, real in pairs if len(ids) + MIN_TOKENS <= backend.context]
     if not pairs:

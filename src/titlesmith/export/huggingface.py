@@ -75,8 +75,9 @@ def _generation_config(settings: dict, corpus: Corpus, num_embeddings: int) -> G
 def _check_tokens(corpus: Corpus, folder: Path) -> None:
     """Checks that the library encodes the first test documents as the corpus does (RunError)."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    in_pairs = corpus.layout.completion_tokenizer is corpus.tokenizer  # else it would add a space before completions
     for row in corpus.scan("test").head(NUM_CHECKED).collect().iter_rows(named=True):
-        texts = [row["prompt"], row["completion"]] if corpus.has_prompt else [row["completion"]]
+        texts = [row["prompt"], row["completion"]][: 1 + in_pairs] if corpus.has_prompt else [row["completion"]]
         if tokenizer(*texts, verbose=False)["input_ids"] != corpus.layout.prompt_ids(*texts):
             raise RunError(
                 f"{folder.name}: the transformers library makes other tokens of {texts[0][:60]!r} than the model has "

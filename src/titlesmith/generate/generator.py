@@ -182,11 +182,11 @@ class TextGenerator:
         request, healing, layout = self.requests[i], self._heal(i), self.corpus.layout
         prefix, begun = self.corpus.clean_prefix(request.prefix), healing.candidates[which]
         # What the ids spell after the prefix, in bytes, so that no character is cut
-        rest, stopped = layout.cut_at_stop(layout.tokenizer.decode_after(prefix, begun + completion.ids))
+        rest, stopped = layout.cut_at_stop(layout.completion_tokenizer.decode_after(prefix, begun + completion.ids))
         text = request.prefix + _strip_after(request.prefix, rest)
         if self.corpus.breaks:  # one newline between paragraphs, as in the corpus
             text = join_paragraphs(map(str.strip, text.split("\n")))
-        tokens = len(completion.ids) + bool(layout.tokenizer.decode_after(prefix, begun))
+        tokens = len(completion.ids) + bool(layout.completion_tokenizer.decode_after(prefix, begun))
         nats = healing.logprobs[which] + completion.logprob * (len(completion.ids) + completion.finished)
         is_good = bool(text.strip()) and is_clean(text, request.prefix, self.corpus.markup, self.corpus.breaks)
         return {

@@ -33,7 +33,7 @@ class TokenHealing:
         if not prefix:
             return cls(opening, [[]], np.zeros(1))
         # The tokens of all words but the last; and for each way to begin the last word, the ids that may complete it
-        head, endings = corpus.tokenizer.cover_encodings(prefix)
+        head, endings = corpus.layout.completion_tokenizer.cover_encodings(prefix)
         endings = {begun: ids for begun, ids in endings.items() if len(opening) + len(head) + len(begun) < max_size}
         candidates = [[*head, *begun, last] for begun, ids in endings.items() for last in ids]
         if len(candidates) == 1:

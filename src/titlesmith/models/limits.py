@@ -28,9 +28,10 @@ def check_training(settings: dict) -> None:
 
 def check_quantize(quantize: str) -> None:
     """Checks that this machine can hold weights in 8 or 4 bits (RequestError)."""
-    if quantize != "none" and not (find_spec("bitsandbytes") and shutil.which("nvidia-smi")):
-        missing = "an NVIDIA GPU" if find_spec("bitsandbytes") else "bitsandbytes (pip install bitsandbytes) and a GPU"
-        raise RequestError(f"finetune.quantize: {quantize} needs {missing}; set it to none")
+    if quantize != "none" and not find_spec("bitsandbytes"):
+        raise RequestError(f"finetune.quantize: {quantize} needs pip install bitsandbytes; without it, set it to none")
+    if quantize == "4bit" and not shutil.which("nvidia-smi"):
+        raise RequestError("finetune.quantize: 4bit needs an NVIDIA GPU; set it to 8bit or none")
 
 
 def check_processes(settings: dict) -> None:

@@ -3,6 +3,7 @@
 Files are safetensors, or of `torch.save` with only tensors and plain values. No code of a model's folder is run.
 """
 
+import logging
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,7 +25,8 @@ def read(path: Path, quantize: str) -> PreTrainedModel:
     limits.check_quantize(quantize)
     options: dict = {"dtype": "auto"}
     if quantize != "none":
-        options["device_map"] = {"": 0}
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for each product
+        options["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=quantize == "8bit",
             load_in_4bit=quantize == "4bit",

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from titlesmith.errors import DAMAGE, FetchError, RequestError, RunError
 from titlesmith.runs import STAGES, Run, hold, release, root, write_json
 from titlesmith.sweep import cluster, progress
+from titlesmith.sweep.file import format_value
 from titlesmith.sweep.plan import Job, Plan, Point, record_path
 from titlesmith.sweep.search import Study
 from titlesmith.sweep.work import add_remedy, stop, work
@@ -19,6 +20,7 @@ from titlesmith.sweep.work import add_remedy, stop, work
 RETRIES = 2  # of a job whose worker's machine failed
 INTERVAL = 0.5  # seconds between polls
 SHARES = "what it shares with "
+WAITING = {"state": "waiting", "reason": "", "value": None}
 
 
 def run(
@@ -71,11 +73,15 @@ def run(
 
 
 def read_runs(plan: Plan) -> list[dict]:
-    """The runs of a search in its record that have all of its keys; empty without a record."""
+    """The runs of a search in its record, by number; empty without a record. Those that were deleted are waiting."""
+    earlier = []
     with suppress(*DAMAGE):
-        runs = json.loads(record_path(plan.name).read_text("utf-8"))["runs"]
-        return [run for run in runs if set(plan.keys) <= run["set"].keys() and {"name", "state"} <= run.keys()]
-    return []
+        for run in json.loads(record_path(plan.name).read_text("utf-8"))["runs"]:
+            if run["name"] != f"{plan.name}-t{len(earlier)}" or run["set"].keys() != set(plan.keys):
+                break
+            ended = run["state"] == "pruned" or run.get("value") is not None
+            earlier.append(run if ended and (Run(run["name"]) / "run.json").exists() else run | WAITING)
+    return earlier
 
 
 class _Driver:
@@ -85,14 +91,19 @@ class _Driver:
         self.plan, self.client, self.session = plan, client, uuid.uuid4().hex
         self.echo, self.table = echo, progress.Progress(echo)
         self.results: dict[str, dict] = {}  # of finished runs, by name
-        self.study, self.trials, self.pruned = (
-            None,
-            {},
-            set(),
-        )  # of a search: numbers of its trials by their runs' names
+        self.study, self.trials, self.pruned = None, {}, set()  # of a search: numbers of its trials by run, pruned runs
         if plan.search:
-            seed = plan.ends[0].experiment.settings["finetune"]["seed"]
-            self.study = Study(plan.search, seed, read_runs(plan))
+            seed, earlier = plan.ends[0].experiment.settings["finetune"]["seed"], read_runs(plan)
+            self.study = Study(plan.search, seed, earlier)
+            # Runs that ended stay in the record, and share their stages
+            made = [
+                plan.make(i, dict(zip(run["set"], map(format_value, run["set"].values()), strict=True)))
+                for i, run in enumerate(earlier)
+            ]
+            self.plan = replace(plan, points=tuple(made))
+            self.results = {
+                run["name"]: {key: run[key] for key in WAITING} for run in earlier if run["state"] != "waiting"
+            }
         self.started, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
 
     def run(self) -> dict:
@@ -124,7 +135,7 @@ class _Driver:
 
     def follow(self, threads: dict[str, int]) -> None:
         """Submits each job as soon as the one before it is done, and polls until all are finished."""
-        running, results = {}, {}
+        running, results = {}, {(name, STAGES[-1]): result for name, result in self.results.items()}
         # At least two trials, so that the first one's papers are shared before it ends
         waiting = self.ask(max(2, len(threads) - 1)) if self.study else self.plan.jobs()
         while waiting or running:
@@ -166,7 +177,8 @@ class _Driver:
         for number, texts in filter(None, (self.study.ask() for _ in range(count))):
             new.append(self.plan.make(number, texts))
             self.trials[new[-1].name] = number
-        self.plan = replace(self.plan, points=(*self.plan.points, *new))
+        points = {point.name: point for point in (*self.plan.points, *new)}  # an interrupted one keeps its position
+        self.plan = replace(self.plan, points=tuple(points.values()))
         return [job for job in self.plan.jobs() if job.point in new]
 
     def prune(self, point: Point) -> None:

@@ -74,7 +74,7 @@ class Search:
 class Study:
     """Optuna's study of a search; ``earlier`` are the runs in the sweep's record.
 
-    RequestError: Optuna is not installed.
+    RequestError: Optuna is not installed, or the ranges do not have the values of earlier runs.
     """
 
     def __init__(self, search: Search, seed: int, earlier: list[dict]):
@@ -92,14 +92,21 @@ class Study:
         # Trials that ended stay; the others are run again with their values
         for run in earlier:
             value, params = run.get("value"), {key: run["set"][key] for key in search.ranges}
-            if value is None and run["state"] != "pruned":
-                self._study.enqueue_trial(params)
-                continue
             losses = dict(read_validations(Run(run["name"])))
             state = optuna.trial.TrialState.PRUNED if value is None else optuna.trial.TrialState.COMPLETE
             kinds = {key: _distribution(own) for key, own in search.ranges.items()}
             options = {"params": params, "distributions": kinds, "intermediate_values": losses}
-            self._study.add_trial(optuna.trial.create_trial(state=state, value=value, **options))
+            try:
+                trial = optuna.trial.create_trial(state=state, value=value, **options)
+            except ValueError as error:
+                raise RequestError(
+                    f"search: {run['name']} has values outside of the ranges, which have changed ({error}): choose "
+                    "another name with --name"
+                ) from None
+            if run["state"] == "waiting":
+                self._study.enqueue_trial(params)
+            else:
+                self._study.add_trial(trial)
 
     def ask(self) -> tuple[int, dict[str, str]] | None:
         """Number and values of the next trial, as texts; None if there are enough."""

@@ -1,8 +1,10 @@
 """A Sphinx extension for what the book needs and Jupyter Book does not set."""
 
+import re
 from functools import cache
 
 from docutils import nodes
+from jinja2.ext import Extension
 from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -17,6 +19,7 @@ DESCRIPTION = "Language models fine-tuned on scientific papers, what they wrote,
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("config-inited", prepare, priority=900)
+    app.connect("builder-inited", shrink_pages)
     app.connect("html-page-context", describe_page, priority=900)
     app.add_config_value("titlesmith_address", "", "html")
     app.add_config_value("titlesmith_static", [], "html")  # Sphinx copies changed styles and scripts only with a page
@@ -30,6 +33,19 @@ def prepare(app: Sphinx, config: Config) -> None:
     app.extensions["sphinx_multitoc_numbering"].parallel_write_safe = True
     # The pages of all runs have nearly the same words.
     SearchEnglish.stem = cache(SearchEnglish.stem)
+
+
+class Shrink(Extension):
+    """Templates of the theme without 1.6 MB: the icons as a script, and fonts that few pages need."""
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        """Called by Jinja2."""
+        return re.sub(r'<link rel="preload" as="font"[^>]*>|<script [^>]*/fontawesome/[^>]*></script>', "", source)
+
+
+def shrink_pages(app: Sphinx) -> None:
+    """Applies `Shrink` to all pages."""
+    app.builder.templates.environment.add_extension(Shrink)
 
 
 def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:

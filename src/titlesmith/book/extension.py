@@ -58,6 +58,10 @@ def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree:
         "is_described": 'name="description"' in context.get("metatags", ""),
     }
     context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))
-    # MathJax, two megabytes, only where there is a formula
+    context["default_mode"] = "auto"  # of light and dark; else the theme's script reports an error
+    # MathJax, two megabytes, only where there is a formula; no styles of grids, which no page has
+    unused = ["sphinx-design", "design-tabs"]
     if not (doctree and any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))))):
-        context["script_files"] = [file for file in context["script_files"] if "mathjax" not in str(file.filename)]
+        unused.append("mathjax")
+    for kind in ("css_files", "script_files"):
+        context[kind] = [file for file in context[kind] if not any(name in str(file.filename) for name in unused)]

@@ -59,9 +59,10 @@ def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree:
     }
     context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))
     context["default_mode"] = "auto"  # of light and dark; else the theme's script reports an error
-    # MathJax, two megabytes, only where there is a formula; no styles of grids, which no page has
-    unused = ["sphinx-design", "design-tabs"]
+    # MathJax, two megabytes, only where there is a formula; nothing for grids and for kernels, which no page has
+    unused = ["sphinx-design", "design-tabs", "thebe", "THEBE"]
     if not (doctree and any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))))):
         unused.append("mathjax")
     for kind in ("css_files", "script_files"):
-        context[kind] = [file for file in context[kind] if not any(name in str(file.filename) for name in unused)]
+        named = [(file, f"{file.filename} {file.attributes}") for file in context[kind]]
+        context[kind] = [file for file, words in named if not any(name in words for name in unused)]

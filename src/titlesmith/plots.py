@@ -102,6 +102,7 @@ def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
         style = {"color": plt.rcParams["text.color"], "linestyle": "--", "linewidth": 1}
         axis.axvline(kept, label=f"kept: step {kept:,}", **style)
     axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(bottom=0)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: str = "
                 axis.set_facecolor("none")
             figure.savefig(content, format="svg", metadata={"Date": None})
             plt.close(figure)
-        write(path, content.getvalue())
+        write(path, re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue()))  # hundredths of a point
     if data:
         write(marker, data)
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)

@@ -9,10 +9,10 @@ padded      the plain loop on batches of as many titles, each batch padded to it
 corpus      titlesmith with all weights, and a softmax over the corpus's tokens and a sample of others
 full        the same with a softmax over all tokens
 
-The titles are those of eess.AS. The first three train adapters of rank 8 next to the same matrices, with AdamW, clipping
-at 1, and autocast to bfloat16 where the processor multiplies it in hardware. Each runs in a separate process on the
-processor, one after the other, in rounds, so that the machine's other work affects all alike. A token counts if it is
-predicted: padding does not count.
+The titles are those of eess.AS. The first three train adapters of rank 8 next to the same matrices, with AdamW,
+clipping at 1, and autocast to bfloat16 where the processor multiplies it in hardware. Each runs in a separate process
+on the processor, one after the other, in rounds, so that the machine's other work affects all alike. A token counts if
+it is predicted: padding does not count.
 """
 
 import argparse

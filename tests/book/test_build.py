@@ -12,7 +12,7 @@ from lxml import etree
 from browser import axe, chromium, faults
 from conftest import HOSTILE, ROOT, copy_run
 from titlesmith.book import build as building
-from titlesmith.book import pages
+from titlesmith.book import figures, pages
 from titlesmith.book.address import find_address
 from titlesmith.book.build import pack
 from titlesmith.book.report import Report
@@ -325,3 +325,9 @@ def test_no_page_is_wider_than_a_telephone(html):
         for name in ("book/index.html", "book/runs.html", "book/explained.html", "book/parameters.html"):
             page.goto((html / name).as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+
+
+def test_a_second_build_draws_no_figure_again(project, html, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    monkeypatch.setattr(figures.plt, "close", lambda figure: pytest.fail("a figure was drawn"))
+    build()

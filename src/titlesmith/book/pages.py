@@ -186,7 +186,7 @@ def choose_best(report: Report) -> list[dict]:
 
     openings: dict[str, list] = {}
     for row in sorted(rows.values(), key=likelihood, reverse=True):
-        openings.setdefault(" ".join(fold(row["text"]).split()[:2]), []).append(row)
+        openings.setdefault(fold(row["text"]).split()[0], []).append(row)
     return [row for group in zip_longest(*openings.values()) for row in group if row] or report.texts
 
 

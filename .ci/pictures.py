@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         tab = browser.new_page(viewport={"width": 1100, "height": 900})
         tab.set_content(f"<body style='margin: 0'>{svg}</body>")
         photograph(tab.locator("svg"), "terminal")
-        tab = browser.new_page(viewport={"width": 1300, "height": 1150})
+        tab = browser.new_page(viewport={"width": 1300, "height": 1060})
         tab.goto((build(describe_commands()).page.parent / "book" / "index.html").as_uri())
         tab.wait_for_timeout(500)
         photograph(tab, "home")

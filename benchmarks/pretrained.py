@@ -6,11 +6,13 @@
 titlesmith  8 rows of 128 tokens, documents packed and masked from each other
 packed      the plain loop on as many rows of the same documents, one after the other and not masked
 padded      the plain loop on batches of as many titles, each batch padded to its longest title
+corpus      titlesmith with all weights, and a softmax over the corpus's tokens and a sample of others
+full        the same with a softmax over all tokens
 
-The titles are those of eess.AS. All sides train adapters of rank 8 next to the same matrices, with AdamW, clipping at
-1, and autocast to bfloat16 where the processor multiplies it in hardware. Each runs in a separate process on the
-processor, one after the other, in rounds, so that the machine's other work affects all alike. A token counts if it is
-predicted: padding does not count.
+The titles are those of eess.AS. The first three train adapters of rank 8 next to the same matrices, with AdamW,
+clipping at 1, and autocast to bfloat16 where the processor multiplies it in hardware. Each runs in a separate process
+on the processor, one after the other, in rounds, so that the machine's other work affects all alike. A token counts if
+it is predicted: padding does not count.
 """
 
 import argparse
@@ -26,7 +28,8 @@ from train import ROOT, TITLES, WARM_UP, Clock, figures
 
 RUN, RANK, ROWS, BLOCK = "benchmark", 8, 8, 128
 TARGETS = ["q_proj", "v_proj"]
-NAMES = ("titlesmith", "packed", "padded")
+NAMES = ("titlesmith", "packed", "padded", "corpus", "full")
+PLAIN = ("packed", "padded")
 
 
 def prepare(folder: Path, model: str) -> dict:
@@ -70,6 +73,16 @@ def titlesmith(built, settings: dict, steps: int, titles: int) -> Clock:
         engine.step += 1
         clock.tick()
     return clock
+
+
+def corpus(built, settings: dict, steps: int, titles: int) -> Clock:
+    """Steps on all weights with the sampled softmax."""
+    return titlesmith(built, settings | {"lora_rank": 0, "vocabulary": "corpus"}, steps, titles)
+
+
+def full(built, settings: dict, steps: int, titles: int) -> Clock:
+    """Steps on all weights with the softmax over all tokens."""
+    return titlesmith(built, settings | {"lora_rank": 0, "vocabulary": "full"}, steps, titles)
 
 
 def packed(built, settings: dict, steps: int, titles: int) -> Clock:
@@ -133,7 +146,7 @@ def run_side(side: str, folder: Path, steps: int, titles: int) -> dict:
     from titlesmith.runs import Run
 
     settings = json.loads((folder / "settings.json").read_text("utf-8"))
-    function = dict(zip(NAMES, (titlesmith, packed, padded), strict=True))[side]
+    function = dict(zip(NAMES, (titlesmith, packed, padded, corpus, full), strict=True))[side]
     return function(Corpus(Run(RUN)), settings, steps, titles).figures()
 
 
@@ -148,13 +161,12 @@ def in_process(*arguments: object) -> dict:
 def compare(per_step: dict, rounds: dict[str, list[dict]]) -> dict:
     """Ratios to both plain loops, and the figures of each side."""
     sides = {side: figures(of, per_step["titles"], per_step["tokens"]) for side, of in rounds.items()}
-    ratios = {}
-    for side in NAMES[1:]:
-        ours, theirs = sides["titlesmith"], sides[side]
-        ratios |= {
-            f"tokens_per_second_ratio_to_peft_{side}": ours["tokens_per_second"] / theirs["tokens_per_second"],
-            f"peak_memory_ratio_to_peft_{side}": ours["peak_memory_bytes"] / theirs["peak_memory_bytes"],
-        }
+    pairs = {f"to_peft_{side}": ("titlesmith", side) for side in PLAIN} | {"corpus_to_full_vocabulary": NAMES[3:]}
+    ratios = {
+        f"{key}_ratio_{name}": sides[ours][of] / sides[theirs][of]
+        for name, (ours, theirs) in pairs.items()
+        for key, of in (("tokens_per_second", "tokens_per_second"), ("peak_memory", "peak_memory_bytes"))
+    }
     return ratios | {f"{key}_{side}": value for side, of in sides.items() for key, value in of.items()}
 
 

@@ -19,8 +19,6 @@ hypothesis.settings.register_profile("shared", deadline=None)  # other programs 
 hypothesis.settings.load_profile("shared")
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TITLESMITH_DATA", ROOT.parent / "shared" / "data"))
-hypothesis.settings.register_profile("shared", deadline=None)  # machines may be busy with other work
-hypothesis.settings.load_profile("shared")
 HOSTILE = '<script>alert(1)</script> $x^2$ & "quotes": a study'
 
 
@@ -126,9 +124,6 @@ def shared(tmp_path_factory, name: str, build: Callable[[Path], None]) -> Path:
 
 
 STARTUP = """
-import sys
-
-sys.modules["rfc3987_syntax"] = None  # jsonschema compiles its grammar for a second, to check what no notebook has
 from titlesmith.models import SCRATCH
 
 SCRATCH["scratch"] |= {"n_embd": 48, "n_head": 3, "n_layer": 2}

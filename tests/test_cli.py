@@ -89,3 +89,8 @@ def test_finish_refuses_a_run_that_has_nothing_to_finish(finished, monkeypatch, 
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert "small has no interrupted training with a checkpoint" in capsys.readouterr().err
+
+
+def test_reading_a_notebook_compiles_no_grammar():
+    script = "import sys, titlesmith.pipeline; sys.exit(bool(sys.modules['rfc3987_syntax']))"
+    subprocess.run([sys.executable, "-c", script], check=True)

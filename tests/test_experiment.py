@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -74,6 +75,15 @@ def test_a_notebook_that_cannot_be_read_is_named(project, monkeypatch):
     with pytest.raises(RequestError, match=r"02_corpus\.ipynb: its parameters cannot be read"):
         declared("corpus")
     declared.cache_clear()
+
+
+def test_a_parameter_that_was_typed_again_needs_no_help(project):
+    path = project / "notebooks" / "03_finetune.ipynb"
+    path.write_text(re.sub(r"steps: int = 250  #[^\\]*", "steps:int=40", path.read_text("utf-8"), count=1), "utf-8")
+    declared.cache_clear()
+    steps = declared("finetune")["steps"]
+    declared.cache_clear()
+    assert (steps.default, steps.type, steps.help) == (40, int, "") and steps.check(10**6) == 10**6
 
 
 def test_yaml_dates_and_integers_become_the_declared_types(project):

@@ -43,3 +43,7 @@ def test_ids_of_arxiv_are_links_and_other_numbers_are_not():
     assert shown.count("<a ") == 2 and "&lt;b&gt;" in shown
     assert '<a href="https://arxiv.org/abs/2001.00001v2">2001.00001v2</a>' in shown
     assert '<a href="https://arxiv.org/abs/cs/0101001">cs/0101001</a>' in shown
+
+
+def test_control_characters_become_replacement_characters():
+    assert rendered("a.xml.j2", "<a>{{ value }}</a>", value="a\x12b\0\n<") == "<a>a\ufffdb\ufffd &lt;</a>"

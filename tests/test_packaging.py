@@ -9,6 +9,7 @@ import zipfile
 from email.parser import Parser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import distribution, packages_distributions
+from pathlib import Path
 
 import pytest
 import yaml
@@ -111,8 +112,9 @@ def test_in_colab_nothing_that_is_installed_changes(wheel, extra):
     assert len(new) < 25
 
 
-def test_the_wheel_carries_a_project(wheel, tmp_path):
-    names = package.init(tmp_path / "demo")
+def test_the_wheel_carries_a_project(wheel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = package.init(Path("demo"))
     for name in ("_config.yml", "_toc.yml", "book", "environment.yml", "experiments", "notebooks", wheel.name):
         assert name in names
     for stage in STAGES:

@@ -39,9 +39,12 @@ def test_all_five_notebooks_ran_with_the_parameters_given(finished):
     assert finished.info["versions"]["gpt-2-simple"]
 
 
-def test_progress_bars_are_kept_in_their_last_state_only(finished):
-    book = nbformat.read(finished.executed("finetune"), 4)
-    (text,) = [o.text for c in book.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+def test_progress_bars_are_kept_in_their_last_state_only_and_nothing_is_red(finished):
+    books = {stage: nbformat.read(finished.executed(stage), 4) for stage in STAGES}
+    streams = {s: [o for c in b.cells for o in c.get("outputs", []) if "name" in o] for s, b in books.items()}
+    assert not [output for outputs in streams.values() for output in outputs if output.name == "stderr"]
+    (text,) = [output.text for output in streams["finetune"] if "tokens read/s" in output.text]
+    assert "Training stopped" in text
     assert "6/6" in text and "\r" not in text and "smoothed" in text and "tokens read/s" in text
 
 

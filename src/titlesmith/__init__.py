@@ -1,9 +1,12 @@
 """titlesmith: fine-tune language models on scientific papers and publish what happened as a book."""
 
 import os
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
+# With this package, jsonschema compiles a grammar for seconds to check what no notebook has: addresses with any letter
+sys.modules.setdefault("rfc3987_syntax", None)
 # tqdm, which transformers imports, would like widgets that the bars of notebooks here do without
 warnings.filterwarnings("ignore", "IProgress not found")
 # TensorFlow's warnings on what a softmax may cost fill the screen

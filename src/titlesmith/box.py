@@ -16,11 +16,13 @@ MAX_TEXTS, MAX_PAPERS = 100, 3  # a click should take seconds
 
 def create(open: Callable[[], Backend], corpus: Corpus, parameters: dict) -> widgets.VBox:
     """The box; ``open`` opens the model at the first click, ``parameters`` are those of notebook 04."""
-    beginning = widgets.Text(description="Beginning", placeholder="Neural")
+    style = {"description_width": "initial"}  # as wide as its words
+    beginning = widgets.Text(description="Beginning", placeholder="Neural", style=style)
     temperature = widgets.BoundedFloatText(
-        parameters["temperature"], min=0.05, max=10, step=0.1, description="Temperature"
+        parameters["temperature"], min=0.05, max=10, step=0.1, description="Temperature", style=style
     )
-    count = widgets.BoundedIntText(min(parameters["count"], MAX_TEXTS), min=1, max=MAX_TEXTS, description="Texts")
+    count = min(parameters["count"], MAX_TEXTS)
+    count = widgets.BoundedIntText(count, min=1, max=MAX_TEXTS, description="Texts", style=style)
     button, shown = widgets.Button(description="Write texts"), widgets.HTML()
     backend, seeds = [], itertools.count(parameters["seed"])
 

@@ -45,6 +45,7 @@ COMMON = {  # titlesmith's name: names that other programs use
     "top_p": "topp p nucleus",
     "train_on_prompt": "train_on_inputs",
     "until": "end end_date to to_date",
+    "validate_documents": "eval_iters max_eval_samples",
     "validate_every": "eval_steps eval_every eval_interval",
     "vocabulary": "vocab vocab_size",
     "warmup_steps": "warmup",

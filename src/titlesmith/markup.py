@@ -13,12 +13,16 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 ARXIV_ID = re.compile(r"(?<![\w./-])(\d{4}\.\d{4,5}(?:v\d+)?|[a-z-]+(?:\.[A-Z]{2})?/\d{7}(?:v\d+)?)(?![\w/-]|\.\d)")
+CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffe\uffff]")  # characters that make an XML file, such as the feed, invalid
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def text(value: object) -> str:
-    """A value as one line of text. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark."""
-    return " ".join(str(value).encode("utf-8", "replace").decode().split())
+    """A value as one line of text. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark.
+
+    Control characters become the replacement character.
+    """
+    return CONTROL.sub("\ufffd", " ".join(str(value).encode("utf-8", "replace").decode().split()))
 
 
 def myst(value: object) -> Markup:

@@ -30,7 +30,7 @@ def write_wheel(folder: Path) -> Path:
         earlier.unlink()
     if not (CHECKOUT / "pyproject.toml").is_file():
         return _repack(folder)
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder.resolve())]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     if done.returncode:
         raise StageError(f"the wheel of {CHECKOUT} cannot be built: {(done.stderr or done.stdout).strip()[-500:]}")

@@ -178,7 +178,19 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             output.replace(failed(run, stage))
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
+    merge_streams(output)
     run.keep_notebook(stage, output)
+
+
+def merge_streams(path: Path) -> None:
+    """Makes standard error, which a notebook shows in red, part of its output: the last states of progress bars."""
+    book = nbformat.read(path, 4)
+    for cell in book.cells:
+        streams = sorted((o for o in cell.get("outputs", ()) if o.output_type == "stream"), key=lambda o: o.name)
+        if streams:
+            merged = nbformat.v4.new_output("stream", text="".join(output.text for output in streams))
+            cell.outputs = [merged, *(output for output in cell.outputs if output.output_type != "stream")]
+    nbformat.write(book, path)
 
 
 def describe_progress(run: Run, stage: str) -> str:

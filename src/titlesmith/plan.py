@@ -43,6 +43,6 @@ def describe_needs(run: Run, experiment: Experiment) -> Iterator[str]:
     peak = run.record("finetune").get("peak_memory_bytes")
     before = f", {peak / GIB:.1f} GiB last time" if peak else ""
     yield (
-        f"      memory: about {memory / GIB:.1f} GiB{before}; {models.available_memory() / GIB:.1f} GiB are free. "
+        f"      memory: about {memory / GIB:.1f} GiB{before}; {models.available_memory() / GIB:.1f} GiB are free; "
         f"disk: up to {disk / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"
     )

@@ -92,7 +92,7 @@ def lengths(built: "Built") -> Figure:
 def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
     """Draws loss, smoothed loss and validation loss against steps, and the step whose weights were kept."""
     steps = [row["step"] for row in rows]
-    style = {"color": BLUE, "alpha": 0.3, "linewidth": 0.8}
+    style = {"color": BLUE, "alpha": 0.5, "linewidth": 0.8}
     axis.plot(steps, [row["loss"] for row in rows], label="training loss, each step", **style)
     axis.plot(steps, [row["loss_smoothed"] for row in rows], color=BLUE, label="training loss, smoothed")
     measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
@@ -102,6 +102,7 @@ def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
         style = {"color": plt.rcParams["text.color"], "linestyle": "--", "linewidth": 1}
         axis.axvline(kept, label=f"kept: step {kept:,}", **style)
     axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(bottom=0)
 
 

@@ -26,7 +26,8 @@ KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str
 TYPES = {kind.__name__ if typing.get_origin(kind) is None else str(kind): kind for kind in KINDS}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 MAX_INTEGER = 2**63 - 1
-DECLARATION = re.compile(r"(\w+): (.+?) = (.+?)  # (.+)")  # as papermill reads it, whose import takes a second
+# As papermill reads it, whose import takes a second; people who type a line again may leave out its help
+DECLARATION = re.compile(r"(\w+)\s*:\s*(.+?)\s*=\s*(.+?)(?:  # (.+))?")
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 
 
@@ -204,7 +205,7 @@ def declared(stage: str) -> dict[str, Parameter]:
         cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
         lines = filter(None, map(DECLARATION.fullmatch, "".join(cell["source"]).splitlines()))
         return {
-            name: Parameter(stage, name, annotation, ast.literal_eval(default), help)
+            name: Parameter(stage, name, annotation, ast.literal_eval(default), help or "")
             for name, annotation, default, help in (line.groups() for line in lines)
             if name != "run_name" and TYPES[annotation]
         }

@@ -3,7 +3,6 @@ import json
 import re
 import shutil
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from lxml import etree
 from browser import axe, chromium, faults
 from conftest import HOSTILE, ROOT, copy_run
 from titlesmith.book import build as building
-from titlesmith.book import pages
+from titlesmith.book import figures, pages
 from titlesmith.book.address import find_address
 from titlesmith.book.build import pack
 from titlesmith.book.report import Report
@@ -148,8 +147,10 @@ def test_categories_are_not_linked_as_hosts(html):
 def test_pages_are_small(html):
     page = text(html, "book/index.html")
     needed = {"book/index.html", *(found[3:] for found in re.findall(r'(?:src|href)="(\.\./_[^"?]*)', page))}
-    assert sum(len(zlib.compress((html / name).read_bytes())) for name in needed) < 1_000_000, "as servers send it"
-    assert "mathjax/tex-svg.js" not in page
+    fonts = ["_static/vendor/fontawesome/*/webfonts/fa-solid-900.woff2"]
+    needed |= {path.relative_to(html).as_posix() for name in fonts for path in html.glob(name)}
+    assert sum((html / name).stat().st_size for name in needed) < 1_000_000
+    assert "mathjax/tex-svg.js" not in page and "all.min.js" not in page
     assert not [path for path in html.rglob("*.html") if path.stat().st_size > 1_000_000]
 
 
@@ -324,3 +325,9 @@ def test_no_page_is_wider_than_a_telephone(html):
         for name in ("book/index.html", "book/runs.html", "book/explained.html", "book/parameters.html"):
             page.goto((html / name).as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+
+
+def test_a_second_build_draws_no_figure_again(project, html, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    monkeypatch.setattr(figures.plt, "close", lambda figure: pytest.fail("a figure was drawn"))
+    build()

@@ -31,17 +31,19 @@ def test_real_papers_lead_and_a_run_in_no_sweep_before_the_others():
     assert pages.choose_lead([]) is None
 
 
-def test_the_best_texts_are_the_likeliest_without_copies_repeats_and_unfinished_ones():
+def test_the_best_texts_are_the_likeliest_with_different_beginnings_and_no_copies_repeats_or_unfinished_ones():
     good = {"finished": True, "nearest_similarity": 0.5}
     texts = [
-        good | {"text": "second", "logprob": -2.0},
-        good | {"text": "first", "logprob": -1.0},
-        good | {"text": "First", "logprob": -1.5},
+        good | {"text": "Deep networks for voices", "logprob": -2.0},
+        good | {"text": "Music genres of songs", "logprob": -1.1},
+        good | {"text": "music genres of sounds", "logprob": -1.0},
+        good | {"text": "Music genres of sounds", "logprob": -1.5},
         good | {"text": "copy", "logprob": -0.1, "nearest_similarity": 0.95},
         good | {"text": "cut", "logprob": -0.1, "finished": False},
         {"text": "unknown", "finished": True, "nearest_similarity": None},
     ]
-    assert [row["text"] for row in pages.choose_best(SimpleNamespace(texts=texts))] == ["first", "second", "unknown"]
+    best = ["music genres of sounds", "Deep networks for voices", "unknown", "Music genres of songs"]
+    assert [row["text"] for row in pages.choose_best(SimpleNamespace(texts=texts))] == best
 
 
 def test_sections_whose_tables_are_all_empty_are_not_shown():

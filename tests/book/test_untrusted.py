@@ -142,3 +142,5 @@ def test_a_picture_is_kept_and_anything_else_is_not():
     output = {"output_type": "display_data", "data": {"image/png": png, "image/jpeg": "x"}}
     assert untrusted._make_output_inert(output)["data"] == {"image/png": png}
     assert untrusted._make_output_inert({"output_type": "display_data", "data": {"image/png": "%"}}) is None
+    widget = {untrusted.WIDGET: {"model_id": "1"}, "text/plain": "Loading weights:   0%"}
+    assert untrusted._make_output_inert({"output_type": "display_data", "data": widget}) is None

@@ -27,6 +27,10 @@ def test_documents_are_read_as_written(tmp_path, size, kind):
     assert documents.ids[0] == tokenizer.eos_id
     assert [d.tolist() for d in documents] == [[*ids, tokenizer.eos_id] for ids in lists]
     assert documents.loss_mask(documents[0]).all()
+    part = documents.subset(np.array([1, 3]))
+    assert [d.tolist() for d in part] == [[*lists[i], tokenizer.eos_id] for i in (1, 3)] and len(part) == 2
+    assert part.ids.dtype == kind and part.ids[0] == tokenizer.eos_id and len(documents) == 4
+    assert part.target_tokens == len(part.ids) - 1 and documents.subset(np.arange(4)) is documents
 
 
 @pytest.mark.parametrize("delimiters", ["ids", "text"])

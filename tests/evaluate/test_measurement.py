@@ -11,7 +11,6 @@ from titlesmith.evaluate.measurement import (
     Measurement,
     Measurements,
     MissingError,
-    evenly_spread,
     mean,
     ratio,
     share,
@@ -69,11 +68,3 @@ def test_metrics_that_cannot_be_measured_are_none_with_a_reason():
     assert set(measurements.missing) == {"nothing", "zero", "empty", "nan"} and set(measurements.intervals) == {"one"}
     with pytest.raises(MissingError, match="no text"):
         share([])
-
-
-@given(st.integers(0, 200), st.integers(1, 50))
-def test_evenly_spread_indices_have_both_ends_and_no_number_twice(size, most):
-    found = evenly_spread(size, most)
-    assert len(set(found.tolist())) == len(found) == min(size, most)
-    assert found.tolist() == sorted(found.tolist())
-    assert not size or (found[0] == 0 and (most == 1 or found[-1] == size - 1))

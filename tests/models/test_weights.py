@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +43,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(project, kind, tmp_path):
         assert str(folder) in str(refused.value)
         assert "weights_only" not in str(refused.value) and "safe_globals" not in str(refused.value)
     assert not evil.exists()
+
+
+def test_reading_weights_shows_no_bar_which_a_notebook_would_keep_as_a_widget():
+    script = "import titlesmith.models.weights, transformers; print(transformers.logging.is_progress_bar_enabled())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -43,19 +43,6 @@ def test_the_loss_falls_and_everything_is_recorded(prepared):
     assert engine.reason == "all 40 steps were done"
 
 
-def test_resuming_is_exact_wherever_training_was_killed(prepared, monkeypatch):
-    run, corpus, model = prepared
-    full = train(*prepare("full"), model, **EVERYTHING)
-    for step in (2, 5):  # each time it resumes, and is killed again
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            kill_at(step, patch)
-            train(run, corpus, model, **EVERYTHING)
-    resumed = train(run, corpus, model, **EVERYTHING)
-    assert history(Run("full")) == history(run)
-    ids = np.random.default_rng(1).integers(0, 400, (4, 33), np.int32)
-    assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (full, resumed)))
-
-
 def interrupt_in(function: str, step: int, model: str, monkeypatch) -> None:
     """Sends SIGINT to this process in a step of the training, before a method of the monitor or engine is called."""
     owner = monitor.Monitor if function == "stop_reason" else engines._kind(model)[0]
@@ -72,21 +59,26 @@ def interrupt_in(function: str, step: int, model: str, monkeypatch) -> None:
     monkeypatch.setattr(owner, function, interrupted)
 
 
-def test_an_interrupt_saves_a_checkpoint_at_once_and_resuming_is_exact(prepared, monkeypatch):
+def test_resuming_is_exact_wherever_training_was_killed_or_interrupted(prepared, monkeypatch):
     run, corpus, model = prepared
-    train(*prepare("full"), model, **EVERYTHING)
-    handler = signal.getsignal(signal.SIGINT)
-    # In a step, in a validation, and in the validation of the last step
-    for function, step in (("stop_reason", 1), ("mean_loss", 3), ("mean_loss", 8)):
-        with monkeypatch.context() as patch, pytest.raises(InterruptError) as stopped:
-            interrupt_in(function, step, model, patch)
+    full, handler = train(*prepare("full"), model, **EVERYTHING), signal.getsignal(signal.SIGINT)
+    # An interrupt saves a checkpoint at once: in a step, in a validation, and in the validation of the last step
+    for function, step in (("stop_reason", 1), ("kill", 2), ("mean_loss", 3), ("kill", 5), ("mean_loss", 8)):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(KeyboardInterrupt if function == "kill" else InterruptError) as stopped,
+        ):
+            kill_at(step, patch) if function == "kill" else interrupt_in(function, step, model, patch)
             train(run, corpus, model, **EVERYTHING)
-        assert str(stopped.value) == f"stopped at step {step} of 8; run the cell again to resume"
-        assert run.record("finetune")["stopped"] == f"stopped at step {step} of 8"
-        assert len(history(run)) == step and engines.start_engine(run, model, corpus, 1).step == step
-        assert signal.getsignal(signal.SIGINT) is handler
-    train(run, corpus, model, **EVERYTHING)
+        if function != "kill":
+            assert str(stopped.value) == f"stopped at step {step} of 8; run the cell again to resume"
+            assert run.record("finetune")["stopped"] == f"stopped at step {step} of 8"
+            assert len(history(run)) == step and engines.start_engine(run, model, corpus, 1).step == step
+            assert signal.getsignal(signal.SIGINT) is handler
+    resumed = train(run, corpus, model, **EVERYTHING)
     assert history(Run("full")) == history(run)
+    ids = np.random.default_rng(1).integers(0, 400, (4, 33), np.int32)
+    assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (full, resumed)))
 
 
 def test_a_training_that_is_ended_early_is_validated_and_kept(prepared, monkeypatch):
@@ -117,6 +109,14 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
     assert ended.reason == "all 8 steps were done" and ended.step == 8 and not (run / "model" / "last").exists()
     best = min(row["valid_loss"] for row in history(run) if row["valid_loss"] is not None)
     assert ended.mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+
+
+def test_a_validation_measures_as_many_documents_as_the_setting_says(prepared):
+    run, corpus, model = prepared
+    engine, valid = train(run, corpus, model, validate_documents=5), corpus.documents("valid")
+    some = valid.subset(np.linspace(0, len(valid) - 1, 5).round().astype(int))
+    assert len(valid) > 5 and history(run)[-1]["valid_loss"] == pytest.approx(engine.mean_loss(some), abs=1e-6)
+    assert engine.mean_loss(some) != pytest.approx(engine.mean_loss(valid), abs=1e-3)
 
 
 @pytest.mark.parametrize(

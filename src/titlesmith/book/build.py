@@ -114,8 +114,8 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     _render(output)
     write(html / "index.html", render("home.html.j2"))
     launching.write(html)
-    for script in html.glob("_static/vendor/fontawesome/*/js/all.min.js"):  # the icons come from its fonts
-        write(script, "")
+    for script in html.glob("_static/vendor/fontawesome/*/js/*"):  # which no page loads
+        script.unlink()
     sharing.write_feed(shown, html)
     sharing.write_preview(shown, html)
     # Records, from which the next publication shows these runs again

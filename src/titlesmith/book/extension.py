@@ -1,8 +1,10 @@
 """A Sphinx extension for what the book needs and Jupyter Book does not set."""
 
+import re
 from functools import cache
 
 from docutils import nodes
+from jinja2.ext import Extension
 from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -17,6 +19,7 @@ DESCRIPTION = "Language models fine-tuned on scientific papers, what they wrote,
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("config-inited", prepare, priority=900)
+    app.connect("builder-inited", shrink_pages)
     app.connect("html-page-context", describe_page, priority=900)
     app.add_config_value("titlesmith_address", "", "html")
     app.add_config_value("titlesmith_static", [], "html")  # Sphinx copies changed styles and scripts only with a page
@@ -32,6 +35,19 @@ def prepare(app: Sphinx, config: Config) -> None:
     SearchEnglish.stem = cache(SearchEnglish.stem)
 
 
+class Shrink(Extension):
+    """Templates of the theme without 1.6 MB: the icons as a script, and fonts that few pages need."""
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        """Called by Jinja2."""
+        return re.sub(r'<link rel="preload" as="font"[^>]*>|<script [^>]*/fontawesome/[^>]*></script>', "", source)
+
+
+def shrink_pages(app: Sphinx) -> None:
+    """Applies `Shrink` to all pages."""
+    app.builder.templates.environment.add_extension(Shrink)
+
+
 def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
     """Adds what feed readers and social networks read: the feed, and title, description and image of a preview."""
     values = {
@@ -42,6 +58,11 @@ def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree:
         "is_described": 'name="description"' in context.get("metatags", ""),
     }
     context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))
-    # MathJax, two megabytes, only where there is a formula
+    context["default_mode"] = "auto"  # of light and dark; else the theme's script reports an error
+    # MathJax, two megabytes, only where there is a formula; nothing for grids and for kernels, which no page has
+    unused = ["sphinx-design", "design-tabs", "thebe", "THEBE"]
     if not (doctree and any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))))):
-        context["script_files"] = [file for file in context["script_files"] if "mathjax" not in str(file.filename)]
+        unused.append("mathjax")
+    for kind in ("css_files", "script_files"):
+        named = [(file, f"{file.filename} {file.attributes}") for file in context[kind]]
+        context[kind] = [file for file, words in named if not any(name in words for name in unused)]

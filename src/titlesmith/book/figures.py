@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,14 +24,14 @@ INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
-def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: str = "") -> Markup:
+def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: object) -> Markup:
     """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them.
 
-    With ``data``, a hash of what it shows, it is drawn only if that changes.
+    It is drawn again only if ``data``, what it shows or a hash of that, changes, or the code that draws it.
     """
-    data = data and data + digest(Path(__file__)) + digest(Path(plots.__file__))
+    data = repr((data, digest(Path(__file__)), digest(Path(plots.__file__))))
     marker = root() / "_build" / "figures" / f"{name}.txt"
-    is_current = bool(data) and marker.is_file() and marker.read_text("utf-8") == data
+    is_current = marker.is_file() and marker.read_text("utf-8") == data
     for theme, ink in {} if is_current else INK.items():
         path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
@@ -42,9 +43,8 @@ def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: str = "
                 axis.set_facecolor("none")
             figure.savefig(content, format="svg", metadata={"Date": None})
             plt.close(figure)
-        write(path, content.getvalue())
-    if data:
-        write(marker, data)
+        write(path, re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue()))  # hundredths of a point
+    write(marker, data)
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from titlesmith import tables
 from titlesmith.book import figures
 from titlesmith.book.report import SPLITS, Report
+from titlesmith.corpus.budget import evenly_spread
 from titlesmith.errors import DAMAGE
-from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.markup import Markup, number, percent, render
 from titlesmith.runs import write_json
 from titlesmith.train.monitor import first_samples
@@ -138,7 +138,7 @@ def _render_loss(report: Report, measured: dict) -> Markup:
         f"{max(nats):.1f} nats, at the token {tokens[most]!r}; the mean is {np.mean(nats):.2f}."
     )
     title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
-    figure = figures.render_figure("lesson-loss", lambda: figures.draw_token_losses(tokens, nats), alt)
+    figure = figures.render_figure("lesson-loss", lambda: figures.draw_token_losses(tokens, nats), alt, measured)
     return _render("loss", report, title=title, figure=figure)
 
 
@@ -150,7 +150,8 @@ def _render_perplexity(report: Report) -> Markup:
             f"Perplexity of the validation texts against steps, on a logarithmic scale: from {values[0]:,.0f} at the "
             f"first measurement to {min(values):,.0f} at the best and {values[-1]:,.0f} at the last."
         )
-        figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt)
+        data = report.training["fingerprint"]
+        figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt, data)
     return _render("perplexity", report, figure=figure, table=tables.html(rows))
 
 
@@ -163,7 +164,7 @@ def _render_nucleus(report: Report, measured: dict) -> Markup:
         f"the nucleus of {top_p:.0%} has {size:,} tokens."
     )
     figure = figures.render_figure(
-        "lesson-nucleus", lambda: figures.draw_nucleus(tokens, probabilities, size, top_p), alt
+        "lesson-nucleus", lambda: figures.draw_nucleus(tokens, probabilities, size, top_p), alt, measured
     )
     values = {
         "prefix": measured["prefix"],
@@ -182,5 +183,6 @@ def _render_memorization(report: Report) -> Markup:
         f"{report.history[-1]['loss_smoothed']:.1f} and {report.validation[-1][1]:.1f} nats per token. Right: the "
         f"share of copies among the texts generated during training, at most {percent(_max_copy_rate(report))}."
     )
-    figure = figures.render_figure("lesson-memorising", lambda: figures.draw_memorization(report), alt)
+    data = report.training["fingerprint"]
+    figure = figures.render_figure("lesson-memorising", lambda: figures.draw_memorization(report), alt, data)
     return _render("memorising", report, figure=figure)

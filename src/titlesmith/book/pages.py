@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 from titlesmith import models, plots, tables
@@ -25,7 +26,10 @@ QUIZ = "quiz.md"
 SUB = (*(notebook(stage).stem for stage in STAGES), "quiz")  # the pages of a run after its first, in order
 CURVES = "Loss against steps, from 0 upward: the smoothed training loss solid, the validation loss dashed."
 LATEST = 6  # runs on the home page
-RULE = "The model's likeliest texts (mean log-probability per token), without copies, near copies and cut texts."
+RULE = (
+    "The model's likeliest texts (mean log-probability per token), first those that begin with different words; no "
+    "copies, near copies or cut texts."
+)
 DOES = ("collects papers", "makes documents", "trains the model", "writes texts", "measures them")  # each notebook
 WHAT = {
     "perplexity": "perplexity of unread validation texts",
@@ -180,7 +184,10 @@ def choose_best(report: Report) -> list[dict]:
         value = row.get("logprob")
         return value if isinstance(value, (int, float)) else -math.inf
 
-    return sorted(rows.values(), key=likelihood, reverse=True) or report.texts
+    openings: dict[str, list] = {}
+    for row in sorted(rows.values(), key=likelihood, reverse=True):
+        openings.setdefault(fold(row["text"]).split()[0], []).append(row)
+    return [row for group in zip_longest(*openings.values()) for row in group if row] or report.texts
 
 
 def render_notebook(report: Report, stage: str) -> str:

@@ -6,9 +6,9 @@ import random
 import polars as pl
 
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.budget import evenly_spread
 from titlesmith.corpus.clean import fold
 from titlesmith.evaluate.faults import NEAR
-from titlesmith.evaluate.measurement import evenly_spread
 from titlesmith.generate.generator import is_clean
 from titlesmith.markup import Markup, render
 from titlesmith.runs import MADE_UP, Run

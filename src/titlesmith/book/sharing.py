@@ -1,5 +1,6 @@
 """What makes a published book easy to share: its feed and its preview image, which pages name in their heads."""
 
+import warnings
 from pathlib import Path
 from textwrap import wrap
 
@@ -45,7 +46,8 @@ def write_preview(reports: list[Report], html: Path) -> None:
     body = "\n".join("\n   ".join(wrap(line, 62)[:2]) for line in lines)
     figure.text(0.05, 0.70, body, fontsize=22, va="top", linespacing=1.45, parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that the font lacks, which become boxes
         figure.savefig(temporary, format="png")
     plt.close(figure)
     write(marker, shown)

@@ -61,6 +61,7 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         for i, (values, repeats) in enumerate(combinations.items())
         for report in repeats
     ]
+    drawn = [(values, [r.training["fingerprint"] for r in repeats]) for values, repeats in combinations.items()]
     alt = (
         f"Smoothed training loss and validation loss against steps for the {len(lines)} runs of the sweep {name}, "
         f"one line style for each of {len(combinations)} combinations. The table lists the final values."
@@ -77,7 +78,7 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         repeats=max(map(len, combinations.values())),
         warning=next(filter(None, map(pages.choose_warning, reports)), ""),
         table=render_table(keys, combinations, reference, shown),
-        losses=figures.render_figure(f"sweep-{name}-losses", lambda: figures.draw_curves(lines), alt),
+        losses=figures.render_figure(f"sweep-{name}-losses", lambda: figures.draw_curves(lines), alt, drawn),
         plots=[
             (_label(x), MEASUREMENTS[y][0], _render_plot(f"sweep-{name}-{number}", x, y, keys, reports))
             for number, (x, y) in enumerate(dict.fromkeys(plots))
@@ -136,7 +137,8 @@ def _render_plot(file: str, x: str, y: str, keys: list[str], reports: list[Repor
         if not points:
             return ""
         alt = f"{_label(y)} against {_label(x)}, a point for each of {len(points)} runs."
-        return figures.render_figure(file, lambda: figures.draw_scatter(points, _label(x), _label(y)), alt)
+        names = _label(x), _label(y)
+        return figures.render_figure(file, lambda: figures.draw_scatter(points, *names), alt, (names, points))
     # Group the runs: a line for each combination of the other values, a point for each value of the key
     groups: dict[str, dict[object, list[Report]]] = {}
     others = [key for key in keys if key != x and (x in keys or key != CASE)]  # a case decides keys that are not varied
@@ -168,4 +170,4 @@ def _render_plot(file: str, x: str, y: str, keys: list[str], reports: list[Repor
         f"{_label(y)} against {x}, a line for each combination of the other values; "
         f"the {kind}, {number(end[1])}, at {format_value(end[0])}."
     )
-    return figures.render_figure(file, lambda: figures.draw_hyperparameter(x, lines, _label(y)), alt)
+    return figures.render_figure(file, lambda: figures.draw_hyperparameter(x, lines, _label(y)), alt, (x, y, lines))

@@ -30,6 +30,7 @@ ATTRIBUTES = {
     "th": {"scope", "colspan", "rowspan"},
     "td": {"colspan", "rowspan"},
 }
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -115,9 +116,9 @@ def _make_output_inert(output: dict) -> dict | None:
         lines = [str(line) for line in output.get("traceback", [])]
         names = {key: str(output.get(key, "")) for key in ("ename", "evalue")}
         return {"output_type": "error", "traceback": lines} | names
-    if kind not in ("display_data", "execute_result"):
-        return None
     given, data = output.get("data", {}), {}
+    if kind not in ("display_data", "execute_result") or WIDGET in given:  # a bar or a box that only a kernel shows
+        return None
     if "text/html" in given:
         data["text/html"] = sanitize(_join(given["text/html"]))
     if "image/png" in given and _is_png(image := _join(given["image/png"])):

@@ -142,7 +142,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
         perplexity = perplexities.get("valid") if isinstance(perplexities, dict) else None
         print(f"validation perplexity  {'unknown' if perplexity is None else format(perplexity, '.2f')}")
     if is_current("generate"):
-        print("texts", *(f"  {row.get('text')}" for row in opened.texts[:10]), sep="\n")
+        print("texts", *(f"  {' '.join(str(row.get('text')).split())}" for row in opened.texts[:10]), sep="\n")
     if missing := [stage for stage in STAGES if not is_current(stage)]:
         print(f"not done yet           {', '.join(missing)}; run {opened.rerun_command}")
 

@@ -82,7 +82,7 @@ def build_files(run: Run, settings: dict, vocabulary: Path | None, context: int,
     # Tokenize and write the splits
     layout = TokenLayout(tokenizer, delimiters, bool(chosen.prompt), opening["bos_ids"])
     counts = []
-    with tqdm(total=int(selection.kept.sum()), unit=" documents", desc="tokenizing", ncols=110, mininterval=0.5) as bar:
+    with tqdm(total=int(selection.kept.sum()), unit=" documents", desc="tokenizing", ncols=80, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
             documents = tokenize(papers.batches(splits == number), layout, settings, context, selection, bar)
             counts.append(write_split(folder / f"{name}.bin", documents, layout).with_columns(split=pl.lit(name)))

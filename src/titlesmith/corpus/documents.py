@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from itertools import chain
 from pathlib import Path
 
@@ -57,6 +58,15 @@ class Documents:
     def __getitem__(self, i: int) -> np.ndarray:
         """Ids of document ``i`` with the end of text after it, shape (tokens,)."""
         return self.ids[int(self.starts[i]) : int(self.starts[i + 1])].astype(np.int32)
+
+    def subset(self, chosen: np.ndarray) -> "Documents":
+        """The documents with these indices; their ids are in memory unless they are all."""
+        if len(chosen) == len(self):
+            return self
+        part, documents = copy(self), [self[i] for i in chosen]
+        part.ids = np.concatenate([[self.tokenizer.eos_id], *documents]).astype(self.ids.dtype)
+        part.starts = np.cumsum([1, *map(len, documents)], dtype=np.uint64)
+        return part
 
     @property
     def target_tokens(self) -> int:

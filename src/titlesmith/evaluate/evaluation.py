@@ -1,15 +1,15 @@
 """Evaluation of a run: perplexity, and metrics of its texts next to those of texts by people."""
 
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.budget import evenly_spread, measured_documents, tokens_read
 from titlesmith.evaluate import reference
 from titlesmith.evaluate.abstracts import titles
-from titlesmith.evaluate.budget import measured_documents, tokens_read
 from titlesmith.evaluate.distinct import distinct, ngrams
 from titlesmith.evaluate.faults import add_artifacts, add_copies
 from titlesmith.evaluate.held_out import held_out_texts, two_samples
 from titlesmith.evaluate.latex import latex_parses
 from titlesmith.evaluate.length import add_lengths
-from titlesmith.evaluate.measurement import Measurements, evenly_spread
+from titlesmith.evaluate.measurement import Measurements
 from titlesmith.evaluate.novelty import SIZES, ngram_novelty, unseen
 from titlesmith.evaluate.overlap import add_overlap
 from titlesmith.evaluate.self_bleu import self_bleu

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from titlesmith.corpus import Corpus
-from titlesmith.evaluate.measurement import evenly_spread
+from titlesmith.corpus.budget import evenly_spread
 
 SPLITS = ("valid", "test")  # that the model does not learn from
 

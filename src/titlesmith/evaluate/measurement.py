@@ -83,8 +83,3 @@ def share(flags: list[bool]) -> Measurement:
         raise MissingError("there is no text")
     test = binomtest(sum(flags), len(flags))
     return Measurement(test.statistic, tuple(map(float, test.proportion_ci(LEVEL, "wilson"))))
-
-
-def evenly_spread(size: int, maximum: int) -> np.ndarray:
-    """Indices of at most ``maximum`` of ``size`` things, evenly spread, in order."""
-    return np.arange(size) if size <= maximum else np.linspace(0, size - 1, maximum).round().astype(int)

@@ -1,6 +1,7 @@
 """Self-BLEU: how similar the texts are to one another."""
 
-from titlesmith.evaluate.measurement import Measurement, MissingError, evenly_spread, mean
+from titlesmith.corpus.budget import evenly_spread
+from titlesmith.evaluate.measurement import Measurement, MissingError, mean
 
 MAX_TEXTS = 200  # that are compared with one another
 

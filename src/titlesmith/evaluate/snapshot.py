@@ -3,10 +3,10 @@
 import numpy as np
 
 from titlesmith.corpus import Corpus
+from titlesmith.corpus.budget import SHARES, affordable, evenly_spread, tokens_read
 from titlesmith.evaluate.bits_per_byte import bits_per_byte, measured_bytes
-from titlesmith.evaluate.budget import SHARES, affordable, tokens_read
 from titlesmith.evaluate.held_out import documents_at
-from titlesmith.evaluate.measurement import Measurements, MissingError, evenly_spread
+from titlesmith.evaluate.measurement import Measurements, MissingError
 from titlesmith.evaluate.perplexity import losses, perplexity
 from titlesmith.evaluate.rouge import ROUGE, rouge
 from titlesmith.generate import GenerationSettings, backend_for

@@ -17,9 +17,9 @@ class GenerationSettings:
     seed: int | tuple[int, ...] = 1
     unique: bool = False
     best_of: int = 1
-    temperature: float = 0.7
-    top_k: int = 40
-    top_p: float = 1.0
+    temperature: float = 0.9
+    top_k: int = 200
+    top_p: float = 0.95
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0
     beams: int = 1

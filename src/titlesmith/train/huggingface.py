@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import transformers
 from peft import PeftModel, load_peft_weights
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
@@ -43,8 +42,6 @@ PROBED, PROBED_ROW = 2048, 128
 RELEASE_EVERY = 10  # steps on a processor until freed memory is returned to the system, in a fifth of a second
 ERRORS = (RuntimeError, SafetensorError)  # of a write that fails
 
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 if torch.cuda.is_available():
     torch.set_float32_matmul_precision("high")  # TF32, as in TensorFlow
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from titlesmith import models
+from titlesmith.corpus.budget import validated_documents
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import InterruptError, RunError
@@ -149,6 +150,7 @@ def finetune(
     # The data: rows of packed documents, a function of seed and step
     batch_rows = settings["batch_size"] * settings["accumulate"]
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
+    valid = valid.subset(validated_documents(corpus, settings))
     masks = engine.masks_documents(settings)
     rows = PackedDataset(train, batch_rows, settings["block_size"], settings["seed"], masks)
     if settings["epochs"]:

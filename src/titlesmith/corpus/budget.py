@@ -1,14 +1,24 @@
-"""The budget of an evaluation: how many documents are measured, from what training read."""
+"""The budget of measurements: how many documents are measured, from what training reads."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from titlesmith.corpus import SPLITS, Corpus
-from titlesmith.evaluate.measurement import evenly_spread
+from titlesmith.corpus.split import SPLITS
+
+if TYPE_CHECKING:  # training needs token ids alone, and not the library of tables
+    from titlesmith.corpus import Corpus
 
 # Measuring a token takes at most as long as training on it, usually a third (Kaplan et al. 2020). So these shares of
 # the tokens that training read take at most a fifth of its time; equal runs measure equal documents, unlike by a clock.
 SHARES = {"test": 0.08, "valid": 0.04, "train": 0.03, "snapshot": 0.05}
+VALIDATION_SHARE = 0.2  # of the tokens that training reads between two validations
 MIN_DOCUMENTS = 200
+
+
+def evenly_spread(size: int, maximum: int) -> np.ndarray:
+    """Indices of at most ``maximum`` of ``size`` things, evenly spread, in order."""
+    return np.arange(size) if size <= maximum else np.linspace(0, size - 1, maximum).round().astype(int)
 
 
 def tokens_read(settings: dict, steps: float) -> float:
@@ -16,14 +26,21 @@ def tokens_read(settings: dict, steps: float) -> float:
     return steps * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
 
 
-def affordable(corpus: Corpus, split: str, tokens: float) -> int:
+def affordable(corpus: "Corpus", split: str, tokens: float) -> int:
     """How many documents of a split have ``tokens`` tokens together; `MIN_DOCUMENTS` at least, if there are as many."""
     documents = corpus.documents(split)
     mean = len(documents.ids) / max(1, len(documents))
     return min(len(documents), max(MIN_DOCUMENTS, int(tokens / mean)))
 
 
-def measured_documents(corpus: Corpus, maximum: int, trained: float) -> dict[str, np.ndarray]:
+def validated_documents(corpus: "Corpus", settings: dict) -> np.ndarray:
+    """Indices of the documents of a validation during training, with the parameters of notebook 03."""
+    read = VALIDATION_SHARE * tokens_read(settings, settings["validate_every"] or settings["steps"])
+    maximum = settings["validate_documents"] or affordable(corpus, "valid", read)
+    return evenly_spread(len(corpus.documents("valid")), maximum)
+
+
+def measured_documents(corpus: "Corpus", maximum: int, trained: float) -> dict[str, np.ndarray]:
     """Indices of documents: at most ``maximum`` of train and all others; for 0, as many as `SHARES` allow."""
     chosen = {}
     for name, size in ((name, len(corpus.documents(name))) for name in SPLITS):

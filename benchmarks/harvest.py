@@ -1,6 +1,7 @@
 """Harvests large snapshots, beside polars alone streaming the same columns to Parquet.
 
     python benchmarks/harvest.py --records 100000 2500000
+    python benchmarks/harvest.py --format parquet
 
 For each number of records it makes a snapshot in a temporary folder (1.6 kB a record; three times that of free disk is
 needed), harvests all of it in a separate process, and lets polars alone read and write the same columns in another.
@@ -26,8 +27,13 @@ from titlesmith.harvest.snapshot import SCHEMA
 from titlesmith.runs import Run
 
 def bare(path):
-    pl.scan_ndjson(path, schema=SCHEMA).select(*SCHEMA).sink_parquet("bare.parquet")
+    table = pl.scan_parquet(path) if path.endswith("parquet") else pl.scan_ndjson(path, schema=SCHEMA)
+    table.select(*SCHEMA).sink_parquet("bare.parquet")
     return pl.scan_parquet("bare.parquet").select(pl.len()).collect().item()
+
+def convert(path):  # to the columns of data sets on the hub
+    versions = {"versions": pl.List(pl.Struct({"version": pl.String, "created": pl.String}))}
+    pl.scan_ndjson(path, schema=SCHEMA | versions).sink_parquet(path.replace(".json", ".parquet"))
 
 def ours(path):
     settings = {"source": "snapshot", "path": path, "categories": [], "since": "", "until": "", "max_results": 0}
@@ -36,7 +42,7 @@ def ours(path):
 run = Run("benchmark")
 run.begin("harvest", {})
 start, before = time.perf_counter(), os.times()
-papers = {"bare": bare, "ours": ours}[sys.argv[1]](sys.argv[2])
+papers = globals()[sys.argv[1]](sys.argv[2])
 seconds, after = time.perf_counter() - start, os.times()
 print(json.dumps({
     "papers": papers,
@@ -48,17 +54,20 @@ print(json.dumps({
 
 
 def measure(what: str, path: Path) -> dict:
-    """Runs one of the two in a separate process, in the folder of the snapshot."""
+    """Runs a function of `MEASURED` in a separate process, in the folder of the snapshot."""
     environment = os.environ | {"TITLESMITH_ROOT": str(path.parent), "TQDM_DISABLE": "1"}
     command = [sys.executable, "-c", MEASURED, what, path.name]
     done = subprocess.run(command, env=environment, cwd=path.parent, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
 
-def compare(records: int) -> dict[str, dict]:
+def compare(records: int, form: str) -> dict[str, dict]:
     """The fastest of `ROUNDS` turns of each, taken alternately."""
     with tempfile.TemporaryDirectory() as folder:
         path = snapshot.write(Path(folder) / "snapshot.json", records)
+        if form == "parquet":
+            measure("convert", path)  # in a process of its own, because a process has at least its parent's peak
+            path = path.with_suffix(".parquet")
         turns = [{what: measure(what, path) for what in ("bare", "ours")} for _ in range(ROUNDS)]
     best = {what: min((turn[what] for turn in turns), key=lambda found: found["seconds"]) for what in turns[0]}
     if best["ours"]["papers"] != records:
@@ -70,12 +79,13 @@ def main() -> None:
     """Prints the comparison for each number of records."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--records", type=int, nargs="+", default=[100_000, 2_500_000], help="how large, rising")
+    parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl", help="of the snapshot")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     found = {}
     print(f"{'records':>10} {'rows/s':>9} {'seconds':>8} {'polars':>8} {'ratio':>6} {'CPU ratio':>9} {'peak MB':>8}")
     for records in arguments.records:
-        found[records] = best = compare(records)
+        found[records] = best = compare(records, arguments.format)
         ours, bare = best["ours"], best["bare"]
         print(
             f"{records:>10,} {records / ours['seconds']:>9,.0f} {ours['seconds']:>8.1f} {bare['seconds']:>8.1f} "

@@ -3,6 +3,9 @@ import io
 import json
 import lzma
 import re
+import resource
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from datetime import date
@@ -138,6 +141,31 @@ def test_parquet_and_arrow_read_as_json_lines(project, monkeypatch, name):
     columnar(pl.DataFrame(records, infer_schema_length=None))[name](project / "hub" / name)
     for path in (f"hub/{name}", "hub"):
         assert papers(project, b"", path=path).scan().collect().equals(lines)
+
+
+WRITE = """
+import polars as pl
+number = pl.col("number").cast(pl.String)
+pl.LazyFrame({"number": range(400_000)}).select(
+    id="0704." + number.str.zfill(6), title="On " + number, abstract=pl.lit("We study sound. " * 125) + number
+).sink_parquet("s.parquet", row_group_size=20_000)
+"""
+READ = """
+import resource
+from pathlib import Path
+from titlesmith.harvest import faults, snapshot
+tables = snapshot.read({"path": "s.parquet", "source": "snapshot"}, Path(), faults.Faults())
+print(sum(table.height for table in tables), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_large_parquet_file_is_not_read_ahead(project):
+    """800 MB of text, in row groups of 20,000 papers, need half of that."""
+    for code in (WRITE, READ):  # in processes of their own, because a process has at least its parent's peak
+        done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    rows, peak = map(int, done.stdout.split())
+    parent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert rows == 400_000 and peak < max(parent, 450 * (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def test_data_sets_with_names_of_versions_and_without_columns_are_read(project):

@@ -32,10 +32,11 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     tables = [path for path in files if path.suffix in TABLES]
     for path in tables:
         with inputs.naming(path):
-            first = 1
-            for table in _as_json(_scan(path), path).collect_batches(chunk_size=BATCH, maintain_order=True):
-                yield _converted(table.with_row_index(LINE, first), path.name, faults)
-                first += table.height
+            rows = _as_json(_scan(path), path)
+            # Slices need a tenth of the memory of the streaming engine's batches, which reads ahead
+            for first in range(0, rows.select(pl.len()).collect().item(), BATCH):
+                table = rows.slice(first, BATCH).collect(engine="streaming")
+                yield _converted(table.with_row_index(LINE, first + 1), path.name, faults)
     for name, text in inputs.opened([] if tables else files, settings.get("encoding", "utf-8")):
         first, stream = 1, text.buffer if text.encoding == "utf-8" else text  # as bytes it need not be decoded
         while block := stream.read(BLOCK):

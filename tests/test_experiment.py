@@ -69,6 +69,18 @@ def test_dates_in_the_wrong_order_are_refused(project):
         read(project, "harvest.since=2021-01-01", "harvest.until=2020-01-01")
 
 
+def test_a_notebook_of_another_version_lacks_parameters(project):
+    path = project / "notebooks" / "03_finetune.ipynb"
+    lines = [line for line in path.read_text("utf-8").splitlines() if '"validate_documents:' not in line]
+    path.write_text("\n".join(lines), "utf-8")
+    declared.cache_clear()
+    with pytest.raises(
+        RequestError, match=r"03_finetune\.ipynb: its parameters lack validate_documents.*titlesmith init"
+    ):
+        read(project)
+    declared.cache_clear()
+
+
 def test_a_notebook_that_cannot_be_read_is_named(project, monkeypatch):
     (project / "notebooks" / "02_corpus.ipynb").write_text("{")
     declared.cache_clear()

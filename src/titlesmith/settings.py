@@ -16,9 +16,11 @@ import typing
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
+from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
+from titlesmith.package import shipped
 from titlesmith.runs import notebook, root
 from titlesmith.yaml_text import read_yaml, split_items
 
@@ -199,9 +201,23 @@ def defaults(stage: str) -> dict[str, object]:
 
 @cache
 def declared(stage: str) -> dict[str, Parameter]:
-    """The parameters of a stage by name, as its notebook declares them, without ``run_name``."""
+    """The parameters of a stage by name, as its notebook declares them, without ``run_name``.
+
+    RequestError if they cannot be read, or lack one that the notebook of this version of titlesmith has.
+    """
+    path = notebook(stage)
+    parameters, own = _read_declarations(stage, path), shipped(f"notebooks/{path.name}")
+    if missing := own.is_file() and _read_declarations(stage, own).keys() - parameters.keys():
+        raise RequestError(
+            f"{path}: its parameters lack {', '.join(sorted(missing))}, which this titlesmith needs: copy the lines "
+            "from the notebook of a new project (titlesmith init FOLDER)"
+        )
+    return parameters
+
+
+def _read_declarations(stage: str, path: Path) -> dict[str, Parameter]:
     try:
-        cells = json.loads(notebook(stage).read_text("utf-8"))["cells"]
+        cells = json.loads(path.read_text("utf-8"))["cells"]
         cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
         lines = filter(None, map(DECLARATION.fullmatch, "".join(cell["source"]).splitlines()))
         return {
@@ -210,7 +226,7 @@ def declared(stage: str) -> dict[str, Parameter]:
             if name != "run_name" and TYPES[annotation]
         }
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, StopIteration) as error:
-        raise RequestError(f"{notebook(stage)}: its parameters cannot be read: {error}") from None
+        raise RequestError(f"{path}: its parameters cannot be read: {error}") from None
 
 
 def _convert(tree: object, kind: object) -> object:

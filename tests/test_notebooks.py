@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import nbformat
 import pytest
@@ -84,7 +85,9 @@ def test_the_form_is_an_experiment_and_its_mistakes_are_named(project):
             colab.read_form(form | wrong)
 
 
-def test_the_notebook_for_colab_shows_what_the_stages_showed(finished, monkeypatch, capsys):
+def test_the_notebook_for_colab_shows_what_the_stages_showed(finished_project, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished_project, tmp_path / "project")  # a chain locks its run, which other tests read
+    monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path / "project"))
     shown = []
     monkeypatch.setattr(colab, "display", lambda data, raw=False: shown.append(data))
     experiment = Experiment.read(find("scratch-titles"), ("harvest.path=papers.tsv", *SMALL))

@@ -57,8 +57,10 @@ def read_form(form: dict) -> Experiment:
 
     ``form`` holds the variables of the form's cell: `FIELDS`; ``years``, such as 2024 or 2022-2024, or empty; and
     ``more``, other parameters such as ``finetune.batch_size=8``, separated by spaces. What the form leaves open is as
-    in the experiment of the model.
+    in the experiment of the model; made-up papers ignore category and years.
     """
+    if form["source"] == "sample":  # made-up papers have no category of arXiv
+        form = form | {"category": "", "years": ""}
     overrides = [f"{parameter}={form[field]}" for field, parameter in FIELDS.items()]
     first, _, last = form["years"].replace(" ", "").partition("-")
     if first:

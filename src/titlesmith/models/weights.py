@@ -12,14 +12,14 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from titlesmith.errors import RequestError, RunError
 from titlesmith.models import folder, hub, limits
 
 STATE = "titlesmith.pt"  # the file of a checkpoint that says what the others belong to
-logging.set_verbosity_error()
-logging.disable_progress_bar()  # which is a widget in a notebook
+set_verbosity_error()
+disable_progress_bar()  # which is a widget in a notebook
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SafetensorError, UnpicklingError)
 
 

@@ -147,7 +147,7 @@ def test_categories_are_not_linked_as_hosts(html):
 def test_pages_are_small(html):
     page = text(html, "book/index.html")
     needed = {"book/index.html", *(found[3:] for found in re.findall(r'(?:src|href)="(\.\./_[^"?]*)', page))}
-    fonts = ["_static/vendor/fontawesome/*/webfonts/fa-solid-900.woff2"]
+    fonts = [f"_static/vendor/fontawesome/*/webfonts/fa-{name}.woff2" for name in ("solid-900", "brands-400")]
     needed |= {path.relative_to(html).as_posix() for name in fonts for path in html.glob(name)}
     assert sum((html / name).stat().st_size for name in needed) < 1_000_000
     assert "mathjax/tex-svg.js" not in page and "all.min.js" not in page

@@ -17,6 +17,7 @@ class Fake:
     def __init__(self, number, values, perplexity, repeat=1, sweep="s"):
         self.name, self.perplexity = f"run-{number}", perplexity
         self.sweep = {"name": sweep, "set": values, "repeat": repeat} if sweep else {}
+        self.training = {"fingerprint": self.name}
         self.history = [{"step": i, "loss_smoothed": 5 / i, "valid_loss": 4 / i} for i in range(1, 4)]
 
     def measurement(self, name):

@@ -59,10 +59,12 @@ def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree:
     }
     context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))
     context["default_mode"] = "auto"  # of light and dark; else the theme's script reports an error
-    # MathJax, two megabytes, only where there is a formula; nothing for grids and for kernels, which no page has
-    unused = ["sphinx-design", "design-tabs", "thebe", "THEBE"]
-    if not (doctree and any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))))):
-        unused.append("mathjax")
+    # Only what the page needs: nothing for grids, toggles and kernels, which no page has; MathJax has two megabytes
+    unused = ["sphinx-design", "design-tabs", "togglebutton", "thebe", "THEBE"]
+    kinds = {type(node) for node in doctree.findall()} if doctree else set()
+    unused += ["mathjax"] * kinds.isdisjoint({nodes.math, nodes.math_block})
+    unused += ["clipboard", "copybutton"] * (nodes.literal_block not in kinds)
+    unused += ["mystnb"] * (context.get("page_source_suffix") != ".ipynb")
     for kind in ("css_files", "script_files"):
         named = [(file, f"{file.filename} {file.attributes}") for file in context[kind]]
         context[kind] = [file for file, words in named if not any(name in words for name in unused)]

@@ -36,7 +36,8 @@ def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: object)
         path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
         # Equal data have equal bytes, so that Sphinx reads only pages again whose figures changed
-        with plt.rc_context(STYLE | colours | {"svg.hashsalt": name, "figure.facecolor": "none"}):
+        form = {"svg.hashsalt": name, "figure.facecolor": "none", "path.simplify_threshold": 0.5}  # pixels
+        with plt.rc_context(STYLE | colours | form):
             content = io.StringIO()
             figure = draw()
             for axis in figure.axes:

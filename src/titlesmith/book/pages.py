@@ -26,10 +26,7 @@ QUIZ = "quiz.md"
 SUB = (*(notebook(stage).stem for stage in STAGES), "quiz")  # the pages of a run after its first, in order
 CURVES = "Loss against steps, from 0 upward: the smoothed training loss solid, the validation loss dashed."
 LATEST = 6  # runs on the home page
-RULE = (
-    "The model's likeliest texts (mean log-probability per token), first those that begin with different words; no "
-    "copies, near copies or cut texts."
-)
+RULE = "The likeliest texts (log-probability a token), first those with new first words; no near copies or cut texts."
 DOES = ("collects papers", "makes documents", "trains the model", "writes texts", "measures them")  # each notebook
 WHAT = {
     "perplexity": "perplexity of unread validation texts",
@@ -179,14 +176,10 @@ def choose_best(report: Report) -> list[dict]:
     for row in report.texts:
         if row.get("finished", True) and row["text"].strip() and (row.get("nearest_similarity") or 0) < NEAR:
             rows.setdefault(fold(row["text"]), row)
-
-    def likelihood(row: dict) -> float:
-        value = row.get("logprob")
-        return value if isinstance(value, (int, float)) else -math.inf
-
+    known = {text: v for text, row in rows.items() if isinstance(v := row.get("logprob"), (int, float))}
     openings: dict[str, list] = {}
-    for row in sorted(rows.values(), key=likelihood, reverse=True):
-        openings.setdefault(fold(row["text"]).split()[0], []).append(row)
+    for text in sorted(rows, key=lambda text: known.get(text, -math.inf), reverse=True):
+        openings.setdefault(text.split()[0], []).append(rows[text])
     return [row for group in zip_longest(*openings.values()) for row in group if row] or report.texts
 
 

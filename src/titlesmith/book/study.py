@@ -43,7 +43,7 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
         errors = list(csv.DictReader(file))
     for run in runs:
         abstracts = "abstract" in template(run.record("corpus")["settings"]["template"]).completion_fields
-        named = [row["error"] for row in errors if abstracts or row["of"] == "any text"]
+        named = [row["error"] for row in errors if abstracts or row.get("of", "any text") == "any text"]
         chosen = quiz.choose_items(run, 2 * count)
         real, generated = ([item["text"] for item in chosen if item["real"] is kind] for kind in (True, False))
         pairs = min(count, (len(real) + 1) // 2)

@@ -116,14 +116,14 @@ def _make_output_inert(output: dict) -> dict | None:
         lines = [str(line) for line in output.get("traceback", [])]
         names = {key: str(output.get(key, "")) for key in ("ename", "evalue")}
         return {"output_type": "error", "traceback": lines} | names
-    given, data = output.get("data", {}), {}
-    if kind not in ("display_data", "execute_result") or WIDGET in given:  # a bar or a box that only a kernel shows
+    if kind not in ("display_data", "execute_result"):
         return None
+    given, data = output.get("data", {}), {}
     if "text/html" in given:
         data["text/html"] = sanitize(_join(given["text/html"]))
     if "image/png" in given and _is_png(image := _join(given["image/png"])):
         data["image/png"] = image
-    if "text/plain" in given:
+    if "text/plain" in given and WIDGET not in given:  # of a bar or a box that only a kernel shows
         data["text/plain"] = _join(given["text/plain"])
     return {"output_type": "display_data", "metadata": {}, "data": data} if data else None
 

@@ -113,7 +113,7 @@ def study(
     if collect:
         table, rows = Table(), studies.collect(collect)
         for heading in rows[0]:
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")  # a name that is cut is none
         for row in rows:
             table.add_row(*(Text(str(value)) for value in row.values()))
         Console().print(table)

@@ -192,7 +192,11 @@ def test_pages_hide_the_title_and_escape_everything(project):
     assert list(pages) == ["daily.md", "daily-2024-06-01.md"]
     assert "daily-2024-06-01.md" in pages["daily.md"].replace("\\", "") and "2 June 2024" in pages["daily.md"]
     shown = pages["daily-2024-06-01.md"]
-    assert "<script>" not in "".join(pages.values()) and "Today in cs" in shown
+    assert (
+        "<script>" not in "".join(pages.values())
+        and "# 1 June 2024 in cs" in shown
+        and "# Today in cs" in pages["daily.md"]
+    )
     assert shown.index("<details>") < shown.index("arxiv.org/abs/") < shown.rindex("alert")
     days._write(run / days.FILE, [row | {"day": "../x"}])
     with pytest.raises(ValueError, match="isoformat"):

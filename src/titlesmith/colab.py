@@ -57,8 +57,10 @@ def read_form(form: dict) -> Experiment:
 
     ``form`` holds the variables of the form's cell: `FIELDS`; ``years``, such as 2024 or 2022-2024, or empty; and
     ``more``, other parameters such as ``finetune.batch_size=8``, separated by spaces. What the form leaves open is as
-    in the experiment of the model.
+    in the experiment of the model; made-up papers ignore the category.
     """
+    if form["source"] == "sample":  # made-up papers have no category of arXiv
+        form = form | {"category": ""}
     overrides = [f"{parameter}={form[field]}" for field, parameter in FIELDS.items()]
     first, _, last = form["years"].replace(" ", "").partition("-")
     if first:
@@ -114,8 +116,8 @@ def run_stage(experiment: Experiment, name: str, stage: str) -> None:
         for output in cell.get("outputs", []):
             if "data" in output:
                 display(output.data, raw=True)
-            elif output.get("name") == "stdout":
-                print(output.text, end="")
+            elif output.get("name") == "stdout":  # the bars were shown while it ran
+                print(*(line for line in output.text.splitlines(True) if "%|" not in line), sep="", end="")
 
 
 def save_book() -> Path:

@@ -24,7 +24,9 @@ KINDS = ["ctranslate2", "transformers"]
 
 def settings(**changes) -> GenerationSettings:
     """Settings that exclude no token."""
-    return GenerationSettings(**{"count": 1, "temperature": 1.0, "top_k": 0, "max_tokens": 12, "seed": 3} | changes)
+    return GenerationSettings(
+        **{"count": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 12, "seed": 3} | changes
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from titlesmith.generate.huggingface import TransformersBackend
 from titlesmith.generate.token_healing import TokenHealing
 from titlesmith.models.weights import read
 
-FREE = {"temperature": 1.0, "top_k": 0, "count": 1}
+FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "count": 1}
 
 
 class Opinions:
@@ -72,7 +72,7 @@ def test_texts_continue_prefixes_inside_words_and_after_spaces(project, vocabula
     folder = models.folder(made(project, "llama", vocabulary))
     backend = TransformersBackend(read(folder, "none"), Tokenizer.load(folder))
     corpus = DocumentFormat(template("title"), backend.tokenizer)
-    settings = GenerationSettings(count=20, max_tokens=8, temperature=1.0, top_k=0)
+    settings = GenerationSettings(count=20, max_tokens=8, temperature=1.0, top_k=0, top_p=1.0)
     rows = list(TextGenerator(backend, corpus, [Request("", prefix)], settings, Nearest(None)))
     assert all(row["text"].startswith(prefix) for row in rows) and len({row["text"] for row in rows}) > 10
     assert not any(row["text"][len(prefix) :].startswith(" ") for row in rows if prefix[-1:] in ("", " "))

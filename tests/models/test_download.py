@@ -181,6 +181,7 @@ def test_errors_of_the_hub_say_what_to_do(hub, folder, monkeypatch, fault, error
     hub.gated = fault == "gated"
     if fault == "nowhere":
         monkeypatch.setenv(download.ENDPOINT_VARIABLE, "http://127.0.0.1:9")
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the hub client's attempts
     with pytest.raises(error, match=words):
         models.fetch("124M")
     assert not folder.exists()

@@ -178,11 +178,11 @@ def execute(run: Run, stage: str, settings: dict) -> None:
             output.replace(failed(run, stage))
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
-    merge_streams(output)
+    join_streams(output)
     run.keep_notebook(stage, output)
 
 
-def merge_streams(path: Path) -> None:
+def join_streams(path: Path) -> None:
     """Makes standard error, which a notebook shows in red, part of its output: the last states of progress bars."""
     book = nbformat.read(path, 4)
     for cell in book.cells:

@@ -176,7 +176,7 @@ reference:
 def test_a_dry_run_says_what_is_missing_and_runs_nothing(project, capsys):
     cli.sweeps.sweep("sweeps/decoding", dry_run=True)
     out = capsys.readouterr().out
-    assert out.count("finetune from decoding-0.5-0.8-1.0") == 17, "one model is trained"
+    assert out.count("finetune from decoding-0.5-0.8-1") == 17, "one model is trained"
     assert "missing: harvest.path: source archive reads a file" in out
     assert not (project / "runs").exists() and not (project / "sweeps").exists()
     with pytest.raises(RequestError, match=r"finetune\.steps"):

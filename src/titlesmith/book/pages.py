@@ -26,7 +26,7 @@ QUIZ = "quiz.md"
 SUB = (*(notebook(stage).stem for stage in STAGES), "quiz")  # the pages of a run after its first, in order
 CURVES = "Loss against steps, from 0 upward: the smoothed training loss solid, the validation loss dashed."
 LATEST = 6  # runs on the home page
-RULE = "The likeliest texts (log-probability a token), first those with new first words; no near copies or cut texts."
+RULE = "The likeliest texts (log-probability per token) with different first words; no near copies or cut texts."
 DOES = ("collects papers", "makes documents", "trains the model", "writes texts", "measures them")  # each notebook
 WHAT = {
     "perplexity": "perplexity of unread validation texts",

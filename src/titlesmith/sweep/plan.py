@@ -271,7 +271,7 @@ def _get_setting(experiment: Experiment, key: str) -> object:
 
 def _format_word(value: object) -> str:
     """A value as a part of a run's name."""
-    text = format_value(value)
+    text = format_value(int(value) if isinstance(value, float) and value.is_integer() else value)
     word = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
     if isinstance(value, (list, dict)) or len(word) > MAX_WORD or not word:
         word = f"{word[:MAX_WORD].strip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}".lstrip("-")

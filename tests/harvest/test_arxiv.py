@@ -188,6 +188,7 @@ def test_a_total_that_changes_between_pages(tmp_path, fault):
 def half():
     """The number of requests after which the first windows of 75 papers are stored."""
     with Atom(spread(75)) as server, pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(client, "BACKOFF", 0.01)
         patch.setattr(arxiv, "PAGE", 10)
         patch.setattr(arxiv, "CAP", 30)
         search = arxiv.Windows(SETTINGS | {"service": server.address}, Path(folder))
@@ -300,9 +301,9 @@ def test_an_archive_is_searched_for_all_its_categories(tmp_path):
 HARVESTER = """
 import sys
 from pathlib import Path
-from titlesmith.harvest import arxiv
+from titlesmith.harvest import arxiv, client
 from titlesmith.harvest.faults import Faults
-arxiv.PAGE, arxiv.CAP = 10, 30
+arxiv.PAGE, arxiv.CAP, client.BACKOFF = 10, 30, 0.01
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "until": "2024-12-31", "max_results": 0}
 list(arxiv.read(settings | {"service": sys.argv[1]}, Path(sys.argv[2]), Faults()))
 """

@@ -66,7 +66,7 @@ def compare(records: int, form: str) -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as folder:
         path = snapshot.write(Path(folder) / "snapshot.json", records)
         if form == "parquet":
-            measure("convert", path)  # in a process of its own, because a process has at least its parent's peak
+            measure("convert", path)  # in a separate process, because a process has at least the peak of its parent
             path = path.with_suffix(".parquet")
         turns = [{what: measure(what, path) for what in ("bare", "ours")} for _ in range(ROUNDS)]
     best = {what: min((turn[what] for turn in turns), key=lambda found: found["seconds"]) for what in turns[0]}

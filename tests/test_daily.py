@@ -57,7 +57,7 @@ def experiment(address, *overrides):
 
 
 def job(address: str, number: int, place: str) -> None:
-    """A day's job, slow in one place, in a process of its own that a test kills."""
+    """A day's job, slow in one place, in a separate process that a test kills."""
     import titlesmith.pipeline
     import titlesmith.update
     from titlesmith.generate.generator import TextGenerator

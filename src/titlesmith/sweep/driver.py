@@ -182,7 +182,7 @@ class _Driver:
         return [job for job in self.plan.jobs() if job.point in new]
 
     def prune(self, point: Point) -> None:
-        """Stops a trial that falls behind the others."""
+        """Stops a trial whose validation loss is above that of the others."""
         if point.name not in self.pruned and self.study.falls_behind(self.trials[point.name], Run(point.name)):
             self.pruned.add(point.name)
             self.client.run(stop, self.session, str(root()), point.name, on_error="ignore")
@@ -208,7 +208,7 @@ class _Driver:
     def end(self, job: Job, result: dict, results: dict[tuple[str, str], dict]) -> None:
         """Stores the result of a job, and of its run if it was the last."""
         if job.point.name in self.pruned:
-            result = {"state": "pruned", "reason": "its validation loss fell behind"}
+            result = {"state": "pruned", "reason": "its validation loss was above that of the other trials"}
         if self.study and job.last:
             value = self.plan.search.value(Run(job.point.name)) if result["state"] == "done" else None
             self.study.tell(self.trials[job.point.name], value, result["state"])

@@ -6,15 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from titlesmith.evaluate.measurement import (
-    RESAMPLES,
-    Measurement,
-    Measurements,
-    MissingError,
-    mean,
-    ratio,
-    share,
-)
+from titlesmith.evaluate.measurement import Measurement, Measurements, MissingError, mean, ratio, share
 
 COUNTS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=30)
 
@@ -37,13 +29,6 @@ def test_the_interval_is_the_percentile_bootstrap_that_scipy_computes():
     ).confidence_interval
     assert (low, high) == pytest.approx(tuple(theirs), rel=0.03)
     assert high - low < 0.3 * (above.sum() / below.sum()), "300 documents say more than that"
-
-
-def test_many_documents_are_resampled_in_blocks(monkeypatch):
-    values = list(np.random.default_rng(1).random(50))
-    whole = mean(values, 1)
-    monkeypatch.setattr("titlesmith.evaluate.measurement.BLOCK", 50 * (RESAMPLES // 3))
-    assert mean(values, 1).interval == pytest.approx(whole.interval, rel=1e-9)
 
 
 def test_equal_documents_have_an_interval_of_no_width():

@@ -10,7 +10,7 @@ MODULES = {
     "Template": "template",
     "TokenLayout": "layout",
     "Tokenizer": "tokenizer",
-    "build": "corpus",
+    "build": "building",
     "check": "corpus",
 }
 __all__ = list(MODULES)

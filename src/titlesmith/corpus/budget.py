@@ -43,7 +43,8 @@ def validated_documents(corpus: "Corpus", settings: dict) -> np.ndarray:
 def measured_documents(corpus: "Corpus", maximum: int, trained: float) -> dict[str, np.ndarray]:
     """Indices of documents: at most ``maximum`` of train and all others; for 0, as many as `SHARES` allow."""
     chosen = {}
-    for name, size in ((name, len(corpus.documents(name))) for name in SPLITS):
-        fixed = maximum if name == "train" else size
-        chosen[name] = evenly_spread(size, fixed if maximum else affordable(corpus, name, SHARES[name] * trained))
+    for name in SPLITS:
+        size = len(corpus.documents(name))
+        count = maximum if maximum and name == "train" else size
+        chosen[name] = evenly_spread(size, count if maximum else affordable(corpus, name, SHARES[name] * trained))
     return chosen

@@ -6,11 +6,10 @@ import polars as pl
 
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RunError
-from titlesmith.evaluate.future_use import examples, new_words, words
 from titlesmith.evaluate.held_out import SPLITS
 from titlesmith.evaluate.measurement import Measurements
-from titlesmith.evaluate.rouge import ROUGE, rouge
-from titlesmith.evaluate.terms import acronyms, key_terms, use_rate
+from titlesmith.evaluate.rouge import ROUGE, add_rouge
+from titlesmith.evaluate.terms import acronyms, examples, key_terms, new_words, use_rate, words
 
 USED = {"future_use": words, "key_terms_used": key_terms, "acronyms_used": acronyms}
 
@@ -25,49 +24,41 @@ def add_overlap(
     """
     texts: dict[str, list[str]] = {}
     for row in rows:
-        if row.get("paper"):
+        if row["paper"]:
             texts.setdefault(row["paper"], []).append(row["text"])
     if not texts:
         why = "no text completes the prompt of a held-out paper" if corpus.has_prompt else "the template has no prompt"
-        for name in (*ROUGE, *USED):
-            generated.skip(name, why)
-            human.skip(name, why)
+        for measurements in (generated, human):
+            for name in (*ROUGE, *USED):
+                measurements.skip(name, why)
         return {}
-    held_out = pl.concat([corpus.scan(name) for name in SPLITS])
-    papers = held_out.filter(pl.col("id").is_in(list(texts))).collect()
+    papers = pl.concat([corpus.scan(name) for name in SPLITS]).filter(pl.col("id").is_in(list(texts))).collect()
     if unknown := set(texts) - set(papers["id"]):
         raise RunError(f"texts.jsonl names {min(unknown)}, which is not a held-out paper: run 04_generate.ipynb again")
     real = dict(zip(papers["id"], papers["completion"], strict=True))
     prompts = dict(zip(papers["id"], papers["prompt"], strict=True))
     # ROUGE of the texts, and of each paper's real text against that of the next paper
-    own = rouge([(paper, real[paper], text) for paper, of in texts.items() for text in of], seed)
-    ring = [*texts, next(iter(texts))]
-    others = rouge([(a, real[a], real[b]) for a, b in pairwise(ring)], seed) if len(texts) > 1 else {}
-    for name in ROUGE:
-        generated.add(name, own.get, name)
-        if others:
-            human.add(name, others.get, name)
-        else:
-            human.skip(name, "it takes two held-out papers")
+    add_rouge(generated, [(paper, real[paper], text) for paper, of in texts.items() for text in of], seed)
+    ring = [*texts, next(iter(texts))] if len(texts) > 1 else []
+    add_rouge(human, [(paper, real[paper], real[other]) for paper, other in pairwise(ring)], seed)
     # The terms of each prompt: new words, if held-out papers are newer, and terms of titles, in abstracts for them
+    terms: dict[str, dict[str, set[str]]] = {}
     reasons = dict.fromkeys(USED, "the template does not make an abstract of a title")
     reasons["future_use"] = "the split is random, so no text is later than the training texts"
-    terms: dict[str, dict[str, set[str]]] = {}
     if order == "date":
-        terms["future_use"] = new = new_words(corpus, prompts)
-        reasons["future_use"] = "no prompt has a word that is newer than the training texts"
+        terms["future_use"] = new_words(corpus, prompts)
     if "title" in corpus.template.prompt_fields and "abstract" in corpus.template.completion_fields:
         titles = {paper: corpus.template.read(prompt)["title"] for paper, prompt in prompts.items()}
         for name in ("key_terms_used", "acronyms_used"):
             terms[name] = {paper: USED[name](title) for paper, title in titles.items()}
-            reasons[name] = "no title has one"
     for measurements, of in ((generated, texts), (human, {paper: [text] for paper, text in real.items()})):
         for name, read in USED.items():
-            if any(terms.get(name, {}).values()):
+            if name in terms:
                 measurements.add(name, use_rate, terms[name], of, read, seed)
             else:
                 measurements.skip(name, reasons[name])
     if order != "date":
         return {}
+    new = terms["future_use"]
     counts = {"prompts": sum(map(bool, new.values())), "words": len(set().union(*new.values()))}
     return {"future": counts | {"examples": examples(new, texts, real)}}

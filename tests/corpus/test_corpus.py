@@ -43,9 +43,15 @@ def built(frame: pl.DataFrame | None = None, context=1024, vocabulary=None, name
     )
 
 
-@pytest.mark.parametrize("order", ["date", "random"])
-@pytest.mark.parametrize("delimiters", ["ids", "text"])
-@pytest.mark.parametrize("template", ["title", "title-to-abstract", "{category}: {title} -> {abstract}"])
+@pytest.mark.parametrize(
+    ("template", "delimiters", "order"),
+    [
+        ("title", "ids", "random"),
+        ("title", "text", "date"),
+        ("title-to-abstract", "ids", "date"),
+        ("{category}: {title} -> {abstract}", "text", "random"),
+    ],
+)
 def test_every_document_decodes_to_its_cleaned_texts(project, monkeypatch, template, delimiters, order):
     monkeypatch.setattr(papers, "BATCH", 7)
     corpus = built(template=template, delimiters=delimiters, order=order)

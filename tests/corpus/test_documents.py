@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titlesmith.corpus import Documents, Tokenizer
-from titlesmith.corpus.documents import writing_documents
+from titlesmith.corpus.documents import Documents, writing_documents
+from titlesmith.corpus.tokenizer import Tokenizer
 
 TEXTS = ["Neural speech recognition in noise", "Music transcription with neural networks"] * 9
 LEARNED = Tokenizer.learn(TEXTS, 320)

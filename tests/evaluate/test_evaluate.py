@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import polars as pl
@@ -22,16 +23,28 @@ ROW |= {"nearest_id": "x", "nearest": "Neural", "nearest_similarity": 0.5, "pape
 
 
 def made(project, template="title", order="date", lowercase=False) -> tuple[Run, Corpus]:
-    """A run up to its corpus: 80 papers whose abstracts hold their titles."""
-    titles = [f"Neural {kind} number {i} of {i % 7} sounds" for i in range(20) for kind in ("A", "B", "C", "D")]
-    write_archive(project / "papers.tsv", [{"title": title} for title in titles])
-    run = Run("r")
-    given = {"source": "archive", "path": "papers.tsv", "categories": [], "since": "", "until": "", "max_results": 0}
-    run.begin("harvest", given)
-    harvest(run, given)
-    settings = corpus_settings(template=template, order=order, lowercase=lowercase, split=[0.8, 0.1, 0.1])
-    run.begin("corpus", settings)
-    return run, corpora.build(run, settings | {"vocabulary": 400}, None, context=256)
+    """A run up to its corpus: 80 papers whose abstracts hold their titles. A test process builds each once."""
+    source = project.parent / f"made-{template}-{order}-{lowercase}"
+    if not source.exists():
+        titles = [f"Neural {kind} number {i} of {i % 7} sounds" for i in range(20) for kind in ("A", "B", "C", "D")]
+        write_archive(project / "papers.tsv", [{"title": title} for title in titles])
+        run = Run("made")
+        given = {
+            "source": "archive",
+            "path": "papers.tsv",
+            "categories": [],
+            "since": "",
+            "until": "",
+            "max_results": 0,
+        }
+        run.begin("harvest", given)
+        harvest(run, given)
+        settings = corpus_settings(template=template, order=order, lowercase=lowercase, split=[0.8, 0.1, 0.1])
+        run.begin("corpus", settings)
+        corpora.build(run, settings | {"vocabulary": 400}, None, context=256)
+        run.path.rename(source)
+    shutil.copytree(source, project / "runs" / "r", dirs_exist_ok=True)
+    return Run("r"), Corpus(Run("r"))
 
 
 def measured(run: Run, corpus: Corpus, rows: list[dict], engine=None, **settings) -> dict:

@@ -6,10 +6,6 @@ MODULES = {
     "SPLITS": "split",
     "Corpus": "corpus",
     "DocumentFormat": "corpus",
-    "Documents": "documents",
-    "Template": "template",
-    "TokenLayout": "layout",
-    "Tokenizer": "tokenizer",
     "build": "building",
     "check": "corpus",
 }

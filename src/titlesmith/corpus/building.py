@@ -8,6 +8,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from tqdm import tqdm
 
+from titlesmith.corpus.budget import evenly_spread
 from titlesmith.corpus.corpus import Corpus
 from titlesmith.corpus.documents import writing_documents
 from titlesmith.corpus.layout import TokenLayout
@@ -50,7 +51,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
     # Fewer training papers than there are, evenly spaced over time
     train, limit = np.flatnonzero(splits == 0), settings["train_papers"]
     if 0 < limit < len(train):
-        surplus = np.delete(train, np.arange(limit) * len(train) // limit)
+        surplus = np.delete(train, evenly_spread(len(train), limit))
         selection.drop(f"more than {limit} training papers", surplus)
         splits[surplus] = -1
 
@@ -79,7 +80,6 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
                     f"corpus.template: no document of {name} is left: see corpus.min_tokens, corpus.max_tokens, "
                     f"corpus.too_long and the model's context. {selection}"
                 )
-    counts = pl.concat([table.with_columns(split=pl.lit(name)) for name, table in zip(SPLITS, counts, strict=True)])
     info = {
         "context": context,
         "papers": len(papers),
@@ -87,12 +87,10 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
             reason: {"papers": len(rows), "examples": papers.examples(rows)}
             for reason, rows in selection.dropped.items()
         },
-        "splits": _count_splits(counts),
-        "categories": _count_categories(counts),
         "vocabulary": len(tokenizer),
         "opening": {"end_of_text": tokenizer.decode([tokenizer.eos_id]), "nats_per_token": nats},
     }
-    write_json(folder / "corpus.json", info)
+    write_json(folder / "corpus.json", settings | info | _count(pl.concat(counts)))
     run.finish("corpus")
     return Corpus(run)
 
@@ -101,7 +99,7 @@ def _sample(papers: Papers, train: np.ndarray, count: int) -> Iterator[tuple[str
     """Prompts and completions of at most ``count`` evenly spaced documents of train; valid and test stay unseen."""
     rows = np.flatnonzero(train)
     wanted = np.zeros(len(papers), bool)
-    wanted[rows[:: -(-len(rows) // count)]] = True
+    wanted[rows[evenly_spread(len(rows), count)]] = True
     for batch in papers.batches(wanted):
         yield from zip(batch["prompt"], batch["completion"], strict=True)
 
@@ -135,7 +133,8 @@ def write_split(
         for batch in batches:
             ids, table = tokenize(batch, layout, settings, selection)
             write(ids, table.select("first", "end").to_numpy())
-            counts.append(table.select("primary_category", "published", "tokens", "size", "cut", "markup"))
+            columns = ("primary_category", "published", "tokens", "size", "cut", "markup")
+            counts.append(table.select(*columns, split=pl.lit(path.stem)))
             bar.update(batch.height)
             yield table.select(list(SCHEMA))
 
@@ -178,25 +177,17 @@ def tokenize(
     return ids, batch.with_columns(**{name: pl.Series(values) for name, values in columns.items()})[kept]
 
 
-def _count_splits(documents: pl.DataFrame) -> dict[str, dict]:
-    table = documents.group_by("split", maintain_order=True).agg(
-        pl.len().alias("documents"),
-        (pl.len() / documents.height).alias("share"),
-        pl.sum("tokens"),
+def _count(documents: pl.DataFrame) -> dict:
+    """Numbers of documents and tokens by split, and by category; papers of category "other" have none."""
+    counts = (pl.len().alias("documents"), (pl.len() / documents.height).alias("share"), pl.sum("tokens"))
+    splits = documents.group_by("split", maintain_order=True).agg(
+        *counts,
         pl.max("size").alias("longest"),
         pl.sum("cut", "markup"),
         pl.min("published").cast(pl.String).alias("first"),
         pl.max("published").cast(pl.String).alias("last"),
     )
-    return {row.pop("split"): row for row in table.to_dicts()}
-
-
-def _count_categories(documents: pl.DataFrame) -> list[dict]:
-    """Documents and tokens of the most frequent categories; "other" are papers without one."""
-    table = documents.group_by(category=pl.col("primary_category").fill_null("other")).agg(
-        pl.len().alias("documents"),
-        (pl.len() / documents.height).alias("share"),
-        pl.sum("tokens"),
-        *((pl.col("split") == name).sum().alias(name) for name in SPLITS),
-    )
-    return table.sort("documents", "category", descending=[True, False]).head(CATEGORIES).to_dicts()
+    of_splits = ((pl.col("split") == name).sum().alias(name) for name in SPLITS)
+    categories = documents.group_by(category=pl.col("primary_category").fill_null("other")).agg(*counts, *of_splits)
+    categories = categories.sort("documents", "category", descending=[True, False]).head(CATEGORIES)
+    return {"splits": {row.pop("split"): row for row in splits.to_dicts()}, "categories": categories.to_dicts()}

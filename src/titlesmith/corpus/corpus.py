@@ -23,10 +23,7 @@ CUSTOM_FIELDS = ("csv", "alpaca", "rss")  # sources whose papers may have fields
 
 
 class DocumentFormat:
-    """The format of documents: ``template`` (text), ``tokenizer`` and ``layout`` (ids).
-
-    Parameters are those of the corpus notebook.
-    """
+    """The format of documents, by parameters of the corpus notebook: ``template``, ``tokenizer`` and ``layout``."""
 
     def __init__(
         self,
@@ -58,16 +55,15 @@ class DocumentFormat:
 
 
 class Corpus(DocumentFormat):
-    """A finished corpus; ``info`` is the content of corpus.json."""
+    """A finished corpus; ``info`` is the content of corpus.json, the settings that it was built with and counts."""
 
     def __init__(self, run: Run):
         run.require("corpus")
         run.verify("corpus")
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
-        settings = run.record("corpus")["settings"]
-        options = {key: settings[key] for key in ("delimiters", "lowercase", "markup", "paragraphs")}
-        super().__init__(template(settings["template"]), Tokenizer.load(self.path), **options)
+        options = {key: self.info[key] for key in ("delimiters", "lowercase", "markup", "paragraphs")}
+        super().__init__(template(self.info["template"]), Tokenizer.load(self.path), **options)
 
     def documents(self, name: str, learn_prompt: bool = False) -> Documents:
         """The token ids of a split; with ``learn_prompt``, the loss counts prompts too."""
@@ -109,10 +105,7 @@ class Corpus(DocumentFormat):
 
 
 def check(settings: dict, harvest: dict) -> None:
-    """Checks that the parameters of the corpus fit together and to those of the harvest (RequestError).
-
-    Fields of a source that may have others than `SCHEMA` are checked when the corpus is built.
-    """
+    """Checks that the parameters of the corpus fit together and to those of the harvest (RequestError)."""
     chosen = template(settings["template"])
     if harvest["source"] not in CUSTOM_FIELDS:
         check_fields(chosen, [*SCHEMA, *DERIVED])

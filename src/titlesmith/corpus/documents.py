@@ -64,7 +64,7 @@ class Documents:
 
 @contextmanager
 def writing_documents(path: Path, tokenizer: Tokenizer) -> Iterator[Callable]:
-    """In the ``with`` block, a function that writes documents, without an end of text, and their `Documents.targets`."""
+    """In the ``with`` block, a function that writes documents, each without an end of text, and their targets."""
     bounds, dtype = [np.zeros((0, 3), np.int64)], _dtype(tokenizer)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.array([tokenizer.eos_id], dtype).tofile(file)

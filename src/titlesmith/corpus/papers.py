@@ -14,10 +14,7 @@ BATCH = 1024  # papers cleaned, formatted and tokenized at a time
 
 
 class Papers:
-    """``papers.parquet`` (``path``), cleaned and formatted as the parameters of the corpus notebook say.
-
-    If the template has a field that the papers lack, it is a RequestError.
-    """
+    """``papers.parquet``, cleaned and formatted by the settings of notebook 02 (RequestError if a field is missing)."""
 
     def __init__(self, path: Path, template: Template, settings: dict):
         self.template, self._settings = template, settings

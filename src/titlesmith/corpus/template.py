@@ -46,10 +46,7 @@ class Template:
         return list(dict.fromkeys([*self.prompt_fields, *self.completion_fields]))
 
     def columns(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.Expr]:
-        """Expressions that compute the fields from papers of this schema (RequestError if a field is missing).
-
-        Their names are the fields' names in braces, which `format` reads.
-        """
+        """Expressions of the fields, by their names in braces, for papers of a schema (RequestError if one lacks)."""
         derived = {name: expression for name, expression in DERIVED.items() if name not in schema}
         check_fields(self, [*schema, *derived])
         return {f"{{{name}}}": derived.get(name, _text(name, schema.get(name))) for name in self.fields}
@@ -64,12 +61,11 @@ class Template:
         return "".join(text if name is None else fields[name] for text, name in pieces(self.prompt))
 
     def read(self, prompt: str) -> dict[str, str]:
-        """The fields of a prompt, each as short as possible (ValueError if it is not a prompt of this template)."""
+        """The fields of a prompt of this template, each as short as possible."""
         parts = pieces(self.prompt)
         pattern = "".join(re.escape(text) if name is None else "(.*?)" for text, name in parts)
-        if not (match := re.fullmatch(pattern, prompt, re.DOTALL)):
-            raise ValueError(f"{shorten(prompt)} is not a prompt of {shorten(self.prompt)}")
-        return dict(zip((name for _, name in parts if name is not None), match.groups(), strict=True))
+        texts = re.fullmatch(pattern, prompt, re.DOTALL).groups()
+        return dict(zip((name for _, name in parts if name is not None), texts, strict=True))
 
 
 # The prompt of Stanford Alpaca (Taori et al. 2023) and alpaca-lora; a newline is after it
@@ -104,10 +100,7 @@ DERIVED = {
 
 
 def template(name: str) -> Template:
-    """The template with this name, or one written in full: ``{title} -> {abstract}``, or only a completion.
-
-    Other names and texts are a RequestError.
-    """
+    """The template with this name, or written in full: ``{title} -> {abstract}``, or a completion (RequestError)."""
     if "{" not in name:
         if name not in TEMPLATES:
             raise RequestError(

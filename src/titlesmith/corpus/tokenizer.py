@@ -29,16 +29,8 @@ class Tokenizer:
     vocabularies, where special tokens are pieces like any other.
 
     ``settings`` have names of `SPECIAL` tokens, ``eos_token_id`` for a model without ``eos_token``, ``chat_template``,
-    and ``bos_ids`` that replace those of ``codec``.
-
-    Attributes
-    ----------
-    eos_id
-        The end-of-text id, between documents (50256 in GPT-2).
-    bos_ids
-        Ids that the model expects at the beginning of a document, after the previous document's end of text.
-    newline_id
-        The id of a newline, between a prompt and its completion; None if the vocabulary has none.
+    and ``bos_ids`` that replace those of ``codec``. ``eos_id`` is the end of text, between documents; ``bos_ids`` are
+    expected after it, before a document; ``newline_id`` is between prompt and completion, or None.
     """
 
     def __init__(self, codec: Codec, settings: dict):

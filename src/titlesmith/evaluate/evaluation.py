@@ -36,7 +36,7 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
     add_style([(generated, texts), (human, people)], corpus, seed)
     _add_distribution((generated, human), rows, corpus, settings)
     # What only some templates have
-    extra = add_overlap(generated, human, rows, corpus, run.record("corpus")["settings"]["order"], seed)
+    extra = add_overlap(generated, human, rows, corpus, seed)
     if for_abstracts := titles(run, corpus, settings):
         extra["three_abstracts"] = for_abstracts
     metrics = {"texts": len(texts), **generated.to_dict(), "human": {"texts": len(people)} | human.to_dict(), **extra}

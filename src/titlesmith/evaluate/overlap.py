@@ -14,9 +14,7 @@ from titlesmith.evaluate.terms import acronyms, examples, key_terms, new_words, 
 USED = {"future_use": words, "key_terms_used": key_terms, "acronyms_used": acronyms}
 
 
-def add_overlap(
-    generated: Measurements, human: Measurements, rows: list[dict], corpus: Corpus, order: str, seed: int
-) -> dict:
+def add_overlap(generated: Measurements, human: Measurements, rows: list[dict], corpus: Corpus, seed: int) -> dict:
     """Adds ROUGE against the real texts, and which of their prompts' new words, key terms and acronyms texts use.
 
     ``human`` gets the ROUGE of another held-out paper's real text, which is chance, and the terms that real texts use.
@@ -45,7 +43,7 @@ def add_overlap(
     terms: dict[str, dict[str, set[str]]] = {}
     reasons = dict.fromkeys(USED, "the template does not make an abstract of a title")
     reasons["future_use"] = "the split is random, so no text is later than the training texts"
-    if order == "date":
+    if corpus.info["order"] == "date":
         terms["future_use"] = new_words(corpus, prompts)
     if "title" in corpus.template.prompt_fields and "abstract" in corpus.template.completion_fields:
         titles = {paper: corpus.template.read(prompt)["title"] for paper, prompt in prompts.items()}
@@ -57,7 +55,7 @@ def add_overlap(
                 measurements.add(name, use_rate, terms[name], of, read, seed)
             else:
                 measurements.skip(name, reasons[name])
-    if order != "date":
+    if "future_use" not in terms:
         return {}
     new = terms["future_use"]
     counts = {"prompts": sum(map(bool, new.values())), "words": len(set().union(*new.values()))}

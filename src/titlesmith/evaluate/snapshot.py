@@ -15,7 +15,7 @@ MIN_TOKENS, MAX_TOKENS = 8, 256  # minimum room for a text, and its maximum leng
 def snapshot_documents(corpus: Corpus, settings: dict) -> int:
     """How many validation documents to measure before and after a training with the parameters of notebook 03."""
     planned = settings["epochs"] * len(corpus.documents("train").ids) or tokens_read(settings, settings["steps"])
-    return affordable(corpus, "valid", SHARES["snapshot"] * planned)
+    return len(affordable(corpus, "valid", SHARES["snapshot"] * planned))
 
 
 def snapshot(engine: Engine, corpus: Corpus, documents: int, seed: int) -> dict:

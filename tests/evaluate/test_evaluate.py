@@ -28,7 +28,7 @@ def made(project, template="title", order="date", lowercase=False) -> tuple[Run,
     if not source.exists():
         titles = [f"Neural {kind} number {i} of {i % 7} sounds" for i in range(20) for kind in ("A", "B", "C", "D")]
         write_archive(project / "papers.tsv", [{"title": title} for title in titles])
-        run = Run("made")
+        run = Run("r")
         given = {
             "source": "archive",
             "path": "papers.tsv",

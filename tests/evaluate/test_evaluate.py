@@ -141,13 +141,13 @@ def test_any_texts_have_figures_or_a_reason(project):
     assert equal["self_bleu"] == pytest.approx(1) and equal["distinct_1"] == pytest.approx(1 / 6)
     assert of("word " * 2000, "x" * 10_000)["words_95"] > 1000
     spaces = of("   ", " ")
-    assert spaces["missing"]["distinct_1"] == "no text has 1 word" and spaces["words_mean"] == 0
+    assert spaces["missing"]["distinct_1"] == "there is nothing to be measured on" and spaces["words_mean"] == 0
     broken = of("caf\ufffd", "\ud800 half", "ok")
     assert broken["artifact_rate"] == pytest.approx(1 / 3) and broken["prefix_kept_rate"] == 1
     never = of("A title that never", finished=False)
     assert never["artifact_rate"] == 1 and never["prefix_kept_rate"] == 1
     none = of()
-    assert none["copy_rate"] is None and none["missing"]["copy_rate"] == "there is no text"
+    assert none["copy_rate"] is None and none["missing"]["copy_rate"] == "there is nothing to be measured on"
 
 
 def test_an_empty_test_split_leaves_out_people(project):

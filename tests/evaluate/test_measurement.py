@@ -51,5 +51,5 @@ def test_metrics_that_cannot_be_measured_are_none_with_a_reason():
     measurements.add("one", share, [True])
     assert measurements.values == {"nothing": None, "zero": None, "empty": None, "nan": None, "one": 1.0}
     assert set(measurements.missing) == {"nothing", "zero", "empty", "nan"} and set(measurements.intervals) == {"one"}
-    with pytest.raises(MissingError, match="no text"):
+    with pytest.raises(MissingError, match="nothing"):
         share([])

@@ -16,7 +16,7 @@ def of(texts, training, n=3):
 def test_novelty_is_the_share_of_unseen_runs_of_words():
     assert of(["a b c d"], ["x A  b c"]).value == 0.5
     assert of(["a b c", "d e f", "a b"], ["a b c"]).value == 0.5
-    with pytest.raises(MissingError, match="no text has 3 words"):
+    with pytest.raises(MissingError, match="nothing"):
         of(["a b"], ["a b c"])
 
 
@@ -53,7 +53,7 @@ def test_distinct_counts_repeats_across_texts():
     assert distinct(["a b", "A B"], 2).value == 1 / 2
     assert distinct(["a b", "a c"], 1, maximum=2).value == 1, "the first two words"
     for texts in ([], ["  "], ["a"]):
-        with pytest.raises(MissingError, match="no text has 2 words"):
+        with pytest.raises(MissingError, match="nothing"):
             distinct(texts, 2)
 
 
@@ -105,5 +105,5 @@ def test_latex_parses_if_all_that_begins_ends(text, expected):
 def test_the_share_is_of_texts_with_latex():
     measurement = latex_parses(["plain", "$x$", "$y", r"\alpha", "a { in plain text"])
     assert measurement.value == pytest.approx(2 / 3)
-    with pytest.raises(MissingError, match="no text has LaTeX"):
+    with pytest.raises(MissingError, match="nothing"):
         latex_parses(["plain"])

@@ -9,7 +9,7 @@ from polars.io.plugins import register_io_source
 from tqdm import tqdm
 
 from titlesmith.corpus.budget import evenly_spread
-from titlesmith.corpus.corpus import Corpus
+from titlesmith.corpus.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.documents import writing_documents
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.papers import Papers
@@ -56,7 +56,7 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
         splits[surplus] = -1
 
     # Load or learn the tokenizer
-    delimiters, nats = "chat" if chosen.chat else settings["delimiters"], {}
+    nats = {}
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
         if measure and not chosen.chat:
@@ -64,13 +64,13 @@ def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measu
             texts = [f"{prompt}\n{completion}".strip() for prompt, completion in sample]
             tokenizer, nats = choose_opening(tokenizer, texts, measure)
     else:
-        layout = TokenLayout(Tokenizer.learn([], 257), delimiters, bool(chosen.prompt))
+        layout = DocumentFormat(chosen, Tokenizer.learn([], 257), settings["delimiters"]).layout
         sample = _sample(papers, splits == 0, VOCABULARY_SAMPLE)
         tokenizer = Tokenizer.learn((layout.join(*pair) for pair in sample), settings["vocabulary"])
     tokenizer.save(folder)
 
     # Tokenize and write the splits
-    layout, counts = TokenLayout(tokenizer, delimiters, bool(chosen.prompt)), []
+    layout, counts = DocumentFormat(chosen, tokenizer, settings["delimiters"]).layout, []
     with tqdm(total=int(selection.kept.sum()), unit=" documents", desc="tokenizing", ncols=80, mininterval=0.5) as bar:
         for number, name in enumerate(SPLITS):
             batches, path = papers.batches(splits == number), folder / f"{name}.bin"

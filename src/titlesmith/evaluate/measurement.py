@@ -7,6 +7,7 @@ import numpy as np
 
 RESAMPLES = 1000
 LEVEL = 0.95
+NOTHING = "there is nothing to be measured on"
 
 
 class MissingError(Exception):
@@ -59,9 +60,10 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measur
     added = np.stack([numerators, denominators], axis=1).astype(np.float64)
     size = len(added)
     if not size or not added[:, 1].sum():
-        raise MissingError("there is nothing to be measured on")
-    rng, shares = np.random.default_rng(seed), np.full(size, 1 / size)
-    sums = np.array([rng.multinomial(size, shares) @ added for _ in range(RESAMPLES)])
+        raise MissingError(NOTHING)
+    # How often each document is in each resample
+    counts = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+    sums = counts @ added
     sums = sums[sums[:, 1] > 0]
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     above, below = added.sum(axis=0)
@@ -78,6 +80,6 @@ def share(flags: list[bool]) -> Measurement:
     from scipy.stats import binomtest  # takes a second to import
 
     if not flags:
-        raise MissingError("there is no text")
+        raise MissingError(NOTHING)
     test = binomtest(sum(flags), len(flags))
     return Measurement(test.statistic, tuple(map(float, test.proportion_ci(LEVEL, "wilson"))))

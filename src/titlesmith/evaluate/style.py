@@ -7,7 +7,7 @@ from pylatexenc.latexwalker import LatexWalker, LatexWalkerError
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.budget import evenly_spread
-from titlesmith.evaluate.measurement import Measurement, Measurements, MissingError, mean, ratio, share
+from titlesmith.evaluate.measurement import NOTHING, Measurement, Measurements, MissingError, mean, ratio, share
 
 SIZES = range(1, 9)  # words of the n-grams whose novelty is measured
 MAX_BLEU_TEXTS = 200  # that are compared with one another
@@ -37,7 +37,7 @@ def add_style(sides: list[tuple[Measurements, list[str]]], corpus: Corpus, seed:
 def percentile(values: list[int], percent: int) -> Measurement:
     """A percentile of one value per text."""
     if not values:
-        raise MissingError("there is no text")
+        raise MissingError(NOTHING)
     return Measurement(float(np.percentile(values, percent)))
 
 
@@ -51,7 +51,7 @@ def distinct(texts: list[str], n: int, maximum: int | None = None) -> Measuremen
     """Share of distinct n-grams among the first ``maximum`` (Li et al. 2016); comparable for equally many only."""
     grams = [gram for text in texts for gram in ngrams(text, n)][:maximum]
     if not grams:
-        raise MissingError(f"no text has {n} word{'s' * (n > 1)}")
+        raise MissingError(NOTHING)
     return Measurement(len(set(grams)) / len(grams))
 
 
@@ -72,10 +72,8 @@ def unseen(corpus: Corpus, texts: list[str]) -> dict[int, set[tuple[str, ...]]]:
 def novelty(texts: list[str], n: int, new: set[tuple[str, ...]], seed: int) -> Measurement:
     """Share of the texts' n-grams that are ``new``, in no training text."""
     grams = [ngrams(text, n) for text in texts]
-    if not any(grams):
-        raise MissingError(f"no text has {n} word{'s' * (n > 1)}")
-    counts = np.array([[sum(gram in new for gram in of), len(of)] for of in grams])
-    return ratio(*counts.T, seed)
+    fresh = np.array([sum(gram in new for gram in of) for of in grams])
+    return ratio(fresh, np.array(list(map(len, grams))), seed)
 
 
 def self_bleu(texts: list[str], seed: int) -> Measurement:
@@ -95,10 +93,7 @@ def self_bleu(texts: list[str], seed: int) -> Measurement:
 
 def latex_parses(texts: list[str]) -> Measurement:
     """The share that parses of the texts with a dollar sign or a backslash."""
-    marked = [text for text in texts if "$" in text or "\\" in text]
-    if not marked:
-        raise MissingError("no text has LaTeX")
-    return share([parses(text) for text in marked])
+    return share([parses(text) for text in texts if "$" in text or "\\" in text])
 
 
 def parses(text: str) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 
 from evaluate.corpora import Corpus
-from titlesmith.evaluate.terms import acronyms, examples, key_terms, new_words, use_rate, words
+from titlesmith.evaluate.overlap import acronyms, examples, key_terms, new_words, use_rate, words
 
 OLD = Corpus(["Hidden models of speech."], ["We train HMMs on 80 hours."])
 PROMPTS = {"a": "BERT models of speech, on 96 hours; ELMo too", "b": "We train ELMo.", "c": "speech"}

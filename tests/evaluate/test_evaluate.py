@@ -159,7 +159,7 @@ def test_an_empty_test_split_leaves_out_people(project):
     assert metrics["perplexity"]["test"] is None
     assert metrics["missing"]["perplexity.test"] == "there is nothing to be measured on"
     assert metrics["distinct_1"] == 1 and metrics["human"]["distinct_1"] is None
-    with pytest.raises(RunError, match="test"):
+    with pytest.raises(RunError, match="rebuild the corpus"):
         Uniform(corpus).mean_loss(corpus.documents("test"))
 
 

@@ -63,7 +63,7 @@ def read(path: Path, *columns: str) -> list[tuple[str, ...]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [tuple(clean(row[column]) for column in columns) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path} is not a CSV file in UTF-8 with columns {', '.join(columns)}: {error}") from None
 
 

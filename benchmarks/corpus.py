@@ -79,7 +79,7 @@ def compare(folder: Path, records: int) -> list[float]:
     from tokenizers import models, pre_tokenizers
     from tqdm import tqdm
 
-    from titlesmith.corpus.building import tokenize, write_split
+    from titlesmith.corpus.building import write_split
     from titlesmith.corpus.layout import TokenLayout
     from titlesmith.corpus.papers import Papers
     from titlesmith.corpus.select import Selection
@@ -87,9 +87,9 @@ def compare(folder: Path, records: int) -> list[float]:
     from titlesmith.corpus.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(snapshot.DATA / "gpt2-bpe")
-    papers = Papers(folder / "runs" / "benchmark" / "papers.parquet", template("title-to-abstract"))
+    settings = json.loads(_settings("corpus", template="title-to-abstract")) | {"context": 1024}
+    papers = Papers(folder / "runs" / "benchmark" / "papers.parquet", template("title-to-abstract"), settings)
     layout = TokenLayout(tokenizer, "ids", has_prompt=True)
-    settings = {"too_long": "drop", "min_tokens": 0, "max_tokens": 0}
     bare = Bare(models.BPE(vocab=tokenizer.vocabulary, merges=tokenizer.merges))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     ratios = []
@@ -98,10 +98,8 @@ def compare(folder: Path, records: int) -> list[float]:
         wanted[turn * records // TURNS :][:TURN] = True
         start = time.perf_counter()
         with tqdm(disable=True) as bar:
-            documents = tokenize(
-                papers.batches(wanted), layout, settings, 1024, Selection(wanted.copy(), None, {}), bar
-            )
-            write_split(folder / "turn.bin", documents, layout)
+            selection = Selection(wanted.copy(), None, {})
+            write_split(folder / "turn.bin", papers.batches(wanted), layout, settings, selection, bar)
         ours = time.perf_counter() - start
         texts = pl.read_parquet(folder / "turn.parquet", columns=["prompt", "completion"])
         prompts, completions = (texts[column].to_list() for column in texts.columns)

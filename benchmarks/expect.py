@@ -39,7 +39,8 @@ def main() -> None:
 def measurements(run) -> dict:
     """Figures of a run and some of its texts, chosen by its seed."""
     from titlesmith.corpus import Corpus
-    from titlesmith.evaluate.rouge import STEMMED, rouge
+    from titlesmith.evaluate.measurement import Measurements
+    from titlesmith.evaluate.rouge import STEMMED, add_rouge
     from titlesmith.train import monitor
 
     training, corpus, metrics, texts = run.record("finetune"), run.record("corpus"), run.metrics, run.texts
@@ -69,8 +70,9 @@ def measurements(run) -> dict:
         row |= {key: metrics.get(key), f"{key}_people": metrics["human"].get(key)}
     if any(text["paper"] for text in texts):
         real = real_texts(run)
-        own = rouge([(text["paper"], real[text["paper"]], text["text"]) for text in first], settings["seed"])
-        row |= {name: own[name].value for name in STEMMED}
+        own, pairs = Measurements(), [(text["paper"], real[text["paper"]], text["text"]) for text in first]
+        add_rouge(own, pairs, settings["seed"])
+        row |= {name: own.values[name] for name in STEMMED}
     plain = [text["text"] for text in first if not text["prefix"]]
     return row | {"sample": random.Random(settings["seed"]).sample(plain, min(SHOWN, len(plain)))}
 

@@ -78,20 +78,17 @@ def engine(kind: str, folder: Path, tiny: bool) -> object:
 
     made = model(kind, folder, tiny)
     names = [*map(str, range(made.config.vocab_size - 2)), "Ċ", END]
-    return HuggingFaceEngine(made, Tokenizer({name: i for i, name in enumerate(names)}, []), f"hf:{kind}")
+    return HuggingFaceEngine(made, Tokenizer.of_gpt2({name: i for i, name in enumerate(names)}, []), f"hf:{kind}")
 
 
-def documents(folder: Path, tokenizer: object) -> object:
+def documents(tokenizer: object) -> object:
     """As many documents of random ids as there are titles of eess.AS, as long as they, the n-th id as often as 1/n."""
-    from titlesmith.corpus.documents import Documents, DocumentWriter
+    from titlesmith.corpus.documents import Documents
 
-    path, generator = folder / "train.bin", np.random.default_rng(1)
-    if not path.exists():
-        ids = [len(tokenizer) - 2 - generator.random(n) for n in 2 + generator.poisson(13, 3000)]
-        ids = [((len(tokenizer) - 2) ** (x % 1)).astype(int).tolist() for x in ids]
-        with DocumentWriter(path, tokenizer) as writer:
-            writer.append(ids)
-    return Documents(path, tokenizer, False)
+    generator = np.random.default_rng(1)
+    ids = [len(tokenizer) - 2 - generator.random(n) for n in 2 + generator.poisson(13, 3000)]
+    ids = [((len(tokenizer) - 2) ** (x % 1)).astype(int).tolist() for x in ids]
+    return Documents.of(ids, np.array([(0, len(x) + 1) for x in ids]), tokenizer)
 
 
 def cards_memory() -> int:
@@ -140,7 +137,7 @@ def _trained(kind: str, folder: Path, rows: int, steps: int, tiny: bool, **chang
 
     trained = engine(kind, folder, tiny)
     settings = SETTINGS | {"model": f"hf:{kind}", "batch_size": rows, "block_size": 64 if tiny else 1024} | changed
-    found = documents(folder, trained.tokenizer)
+    found = documents(trained.tokenizer)
     packed = PackedDataset(found, rows, settings["block_size"], settings["seed"], trained.masks_documents(settings))
     count = sum(p.numel() for p in trained.model.parameters())
     trained.prepare(None, settings)
@@ -223,7 +220,7 @@ def pack(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
     shape = TINY_GPT2 if tiny else GPT2
     names = [*map(str, range(shape["vocab_size"] - 2)), "Ċ", END]
-    found = documents(folder, Tokenizer({name: i for i, name in enumerate(names)}, []))
+    found = documents(Tokenizer.of_gpt2({name: i for i, name in enumerate(names)}, []))
     packed = PackedDataset(found, rows, shape["n_positions"], SETTINGS["seed"], mask_documents=False)
     np.save(folder / "rows.npy", np.concatenate([packed[1 + step].ids for step in range(WARM_UP + steps)]))
     return {}

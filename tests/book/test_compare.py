@@ -58,9 +58,9 @@ def test_published_results_of_the_runs_values_are_shown_next_to_theirs(two):
 
 
 def test_perplexities_of_different_vocabularies_are_not_compared(two):
-    vocabulary = Run("other") / "corpus" / "vocab.bpe"
-    vocabulary.write_text(vocabulary.read_text("utf-8") + "a b\n", "utf-8")
-    outputs = Run("other").record("corpus")["outputs"] | {"corpus/vocab.bpe": digest(vocabulary)}
+    vocabulary = Run("other") / "corpus" / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text("utf-8") + "\n", "utf-8")
+    outputs = Run("other").record("corpus")["outputs"] | {"corpus/tokenizer.json": digest(vocabulary)}
     Run("other").update_stage("corpus", outputs=outputs)
     for stage in ("finetune", "generate", "evaluate"):
         Run("other").update_stage(stage, inputs=Run("other").inputs(stage))

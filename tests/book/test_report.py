@@ -102,7 +102,7 @@ def test_a_sweep_with_an_invalid_name_is_ignored(run, name):
     assert Report(run).sweep == {}
 
 
-@pytest.mark.parametrize("name", ["encoder.json", "vocab.bpe", "test.bin", "test.parquet"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "test.bin", "test.parquet"])
 def test_a_damaged_corpus_is_one_error_with_its_file_and_the_command(run, name):
     path = run / "corpus" / name
     path.write_bytes(path.read_bytes()[:20])

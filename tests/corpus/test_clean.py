@@ -1,11 +1,10 @@
 import unicodedata
 
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titlesmith.corpus.clean import JOINERS, VISIBLE, clean, clean_all, fold_all
+from titlesmith.corpus.clean import JOINERS, VISIBLE, clean
 
 HOSTILE = st.text(" \u200b\u200c\u200d\u202e\x00\n\tae\u0301\xad\\'{}$\u1fef\u212b") | st.text(
     list("\\'\"{}$`cvoi% \u0301"), max_size=14
@@ -43,16 +42,3 @@ def test_other_format_characters_are_removed(removed):
 
 def test_joiners_that_join_nothing_are_removed():
     assert clean("\u200d \u200ca b \u200c\u200d") == "a b"
-
-
-@given(st.lists(st.none() | st.text() | HOSTILE))
-def test_clean_all_equals_clean_of_each_text(texts):
-    assert clean_all(pl.Series(texts, dtype=pl.String)).to_list() == [clean(text or "") for text in texts]
-
-
-@given(st.lists(st.text()))
-def test_folded_texts_are_equal_where_only_case_differs(texts):
-    assert fold_all(pl.Series(texts, dtype=pl.String)).to_list() == [
-        text.lower() if text.isascii() and "\\" not in text else text.casefold() for text in texts
-    ]
-    assert fold_all(pl.Series(["STRASSE", "Straße"])).n_unique() == 1

@@ -1,6 +1,7 @@
 import pytest
 
-from titlesmith.corpus import Tokenizer, TokenLayout
+from titlesmith.corpus.layout import TokenLayout
+from titlesmith.corpus.tokenizer import Tokenizer
 
 LEARNED = Tokenizer.learn(["Neural speech recognition in noise"] * 9, 320)
 

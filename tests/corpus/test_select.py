@@ -5,9 +5,8 @@ import polars as pl
 import pytest
 
 from conftest import corpus_settings
-from titlesmith.corpus.near import near_duplicates
 from titlesmith.corpus.papers import BATCH, Papers
-from titlesmith.corpus.select import check_patterns, select
+from titlesmith.corpus.select import check_patterns, near_duplicates, select
 from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError
 

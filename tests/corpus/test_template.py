@@ -105,15 +105,3 @@ def test_a_field_that_papers_lack_is_refused_with_the_nearest():
         check_fields(template("{title} -> {abstrakt}"), PAPER.columns)
     with pytest.raises(RequestError, match="no field 'synopsis'"):
         format(template("{synopsis}"))
-
-
-@pytest.mark.parametrize(
-    ("name", "texts"),
-    [
-        ("abstract-to-title", ["{abstract}", "{title}"]),
-        ("{title} -> {genre}", ["{title}"]),
-        ("{genre} -> {plot}", ["completion"]),
-    ],
-)
-def test_labels_may_repeat_and_texts_may_not(name, texts):
-    assert template(name).texts == texts

@@ -7,10 +7,10 @@ import pytest
 
 from servers.atom import Atom
 from servers.base import Paper
-from titlesmith.corpus.layout import TokenLayout
-from titlesmith.corpus.template import TEMPLATES, template
+from titlesmith.corpus import DocumentFormat
+from titlesmith.corpus.template import template
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import FetchError, RequestError
+from titlesmith.errors import FetchError, RequestError, TitlesmithError
 from titlesmith.evaluate import abstracts
 from titlesmith.generate import Completion
 from titlesmith.harvest import client
@@ -32,24 +32,14 @@ class Echo:
         return [[Completion(ids[i : i + 8], -float(i), True) for i in range(settings.count, 0, -1)] for ids in prompts]
 
 
-class Texts:
-    """What `abstracts.titles` reads of a corpus."""
-
-    tokenizer = Tokenizer.learn(["an abstract on speech"] * 3, 300)
-
-    def __init__(self, name="abstract-to-title"):
-        self.template = TEMPLATES[name]
-        self.layout = TokenLayout(self.tokenizer, "ids", bool(self.template.prompt))
-
-
 class Recorded:
     """A run's records."""
 
-    def __init__(self, lowercase=False):
-        self.settings = {"lowercase": lowercase, "temperature": 0.5, "best_of": 3, "min_tokens": 50}
-
     def record(self, stage):
-        return {"settings": self.settings}
+        return {"settings": {"temperature": 0.5, "best_of": 3, "min_tokens": 50}}
+
+
+TOKENIZER = Tokenizer.learn(["an abstract on speech"] * 3, 300)
 
 
 @pytest.fixture
@@ -59,23 +49,23 @@ def backend(monkeypatch):
     return backend
 
 
-def titles(path=FILE, corpus=None, **run):
-    return abstracts.titles(Recorded(**run), corpus or Texts(), {"path": path, "seed": 1})
+def titles(path=FILE, name="abstract-to-title", **settings):
+    corpus = DocumentFormat(template(name), TOKENIZER, **settings)
+    return abstracts.titles(Recorded(), corpus, {"path": path, "seed": 1})
 
 
 def test_titles_for_abstracts_come_likeliest_first(project, backend):
     (project / FILE).write_text(f"title,abstract\nOne,An abstract\nTwo,{'long ' * 300}\n", "utf-8-sig")
     one, two = titles()
-    decode = Texts.tokenizer.decode
-    assert one == {"title": "One", "titles": [decode(backend.prompts[0][i : i + 8]) for i in (1, 2, 3)]}
+    assert one == {"title": "One", "titles": [TOKENIZER.decode(backend.prompts[0][i : i + 8]) for i in (1, 2, 3)]}
     assert two["titles"] == [] and "context is 256" in two["why"]
-    assert titles(corpus=Texts("title")) == titles("nowhere.csv") == []
+    assert titles(name="title") == titles("nowhere.csv") == []
 
 
 def test_abstracts_are_in_lower_case_where_the_corpus_is(project, backend):
     (project / FILE).write_text("title,abstract\nOne,LOUD Speech\n", "utf-8")
     titles(lowercase=True)
-    assert "loud speech" in Texts.tokenizer.decode(backend.prompts[0])
+    assert "loud speech" in TOKENIZER.decode(backend.prompts[0])
 
 
 PAPERS = [
@@ -98,7 +88,7 @@ def test_the_three_abstracts_are_fetched_and_read(project, quick):
     assert len(server.asked) == 3
     with path.open(encoding="utf-8", newline="") as file:
         assert next(csv.reader(file)) == ["title", "abstract"]
-    rows = abstracts.read(path)
+    rows = abstracts.read(path, "title", "abstract")
     assert [title for title, _ in rows] == list(abstracts.PAPERS)
     assert rows[0][1] == "Waste is a problem." and rows[1][1] == "We study sound & <math>. It is loud."
 
@@ -115,7 +105,7 @@ def test_the_abstracts_of_a_files_papers_are_fetched_by_their_ids(project, quick
     file = project / "papers.csv"
     file.write_text("title,arxiv_id\nAs it was called,1707.01083\nNot on arXiv,\n", "utf-8")
     with Atom(PAPERS) as server:
-        rows = abstracts.read(abstracts.fetch_of(file, server.address))
+        rows = abstracts.read(abstracts.fetch_of(file, server.address), "title", "abstract")
         assert rows == [("As it was called", "We study sound & <math>. It is loud.")] and len(server.asked) == 1
         file.write_text("title,arxiv_id\nNone,9999.00001\n", "utf-8")
         with pytest.raises(FetchError, match=r"no abstract of 9999\.00001"):
@@ -126,15 +116,15 @@ def test_the_abstracts_of_a_files_papers_are_fetched_by_their_ids(project, quick
 
 
 def test_a_failing_service_is_reported(project, quick):
-    with Atom(PAPERS, always="failing") as server, pytest.raises(FetchError, match="cannot be searched"):
+    with Atom(PAPERS, always="failing") as server, pytest.raises(TitlesmithError):
         abstracts.fetch(server.address)
 
 
 @pytest.mark.parametrize("content", [b"name,text\na,b\n", b"title,abstract\n\xff,b\n", b"title,abstract\nonly\n"])
 def test_another_file_is_refused(project, content):
     (project / abstracts.FILE).write_bytes(content)
-    with pytest.raises(RequestError, match=r"evaluate\.path"):
-        abstracts.read(project / abstracts.FILE)
+    with pytest.raises(RequestError, match=r"three-abstracts\.csv is not a CSV file in UTF-8 with columns"):
+        abstracts.read(project / abstracts.FILE, "title", "abstract")
 
 
 def test_only_templates_from_abstract_to_title_make_titles():

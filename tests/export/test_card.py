@@ -154,8 +154,7 @@ def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
 
 def test_unusual_settings_are_explained(run):
     change(run, "finetune", quantize="4bit", lora_rank=2)
-    change(run, "corpus", lowercase=True)
-    change_corpus(run, delimiters="text")
+    change_corpus(run, delimiters="text", lowercase=True)
     text = of(run, prefixes=["", "Neural MUSIC"], repetition_penalty=1.2, best_of=3)
     for said in (
         "with weights in 4bit",

@@ -8,7 +8,6 @@ import torch
 
 from conftest import ROOT
 from titlesmith.corpus.layout import TokenLayout
-from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError, RunError
 from titlesmith.generate import GenerationSettings, backend_for, ctranslate2, huggingface, open_adapter
@@ -49,7 +48,7 @@ def backends(engine):
         patch.setattr(ctranslate2, "COMPUTE_TYPE", "float32")
         exact = backend_for(engine)
         model = to_transformers(engine.weights(), engine.hyperparameters)
-        yield {"ctranslate2": exact, "transformers": TransformersBackend(model, as_pretrained(engine.tokenizer))}
+        yield {"ctranslate2": exact, "transformers": TransformersBackend(model, engine.tokenizer)}
     torch.set_num_threads(threads)
 
 

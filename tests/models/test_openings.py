@@ -11,7 +11,7 @@ from conftest import corpus_settings
 from tiny import defaults, made
 from titlesmith import corpus as corpora
 from titlesmith import models
-from titlesmith.corpus import Tokenizer
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.harvest import harvest
 from titlesmith.runs import Run
 from titlesmith.train import start_engine

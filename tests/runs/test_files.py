@@ -127,11 +127,11 @@ def save_spool(folder):
 
 
 def save_documents(folder):
-    from titlesmith.corpus.documents import DocumentWriter
+    from titlesmith.corpus.documents import writing_documents
     from titlesmith.corpus.tokenizer import Tokenizer
 
-    with DocumentWriter(folder / "train.bin", Tokenizer.learn(["a text"] * 3, 300)) as writer:
-        writer.append([[1, 2]])
+    with writing_documents(folder / "train.bin", Tokenizer.learn(["a text"] * 3, 300)) as write:
+        write([[1, 2]], [(0, 3)])
 
 
 @pytest.mark.parametrize("write", [save_gpt2, save_spool, save_documents])

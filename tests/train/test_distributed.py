@@ -14,7 +14,6 @@ import torch
 
 from titlesmith import models
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, find
 from titlesmith.finetune import finetune_run
@@ -35,7 +34,7 @@ def prepare(name: str) -> tuple[Run, Corpus]:
     folder = root() / "models" / "tiny"
     if not folder.exists():
         architectures.scratch(corpus.tokenizer, TINY | {"n_vocab": len(corpus.tokenizer)}, 1).save_pretrained(folder)
-        as_pretrained(corpus.tokenizer).save(folder)
+        corpus.tokenizer.save(folder)
     return run, corpus
 
 

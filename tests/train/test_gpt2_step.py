@@ -12,7 +12,7 @@ from titlesmith.train.gpt2_step import ADAM_EPSILON, BETAS, CLIP, SampledSoftmax
 from titlesmith.train.kernels import drop, recomputed, token_nats
 from titlesmith.train.packing import Batch, PackedDataset
 from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE
-from train.test_packing import END, RandomDocuments
+from train.test_packing import END, random_documents
 
 SHAPE = {"n_vocab": 300, "n_ctx": 48, "n_embd": 32, "n_head": 2, "n_layer": 2}
 SETTINGS = {"dropout": 0.0, "weight_decay": 0.1, "accumulate": 1, "layers": "all", "checkpointing": False}
@@ -110,7 +110,7 @@ def test_loss_and_step_are_those_of_gpt_2_simples_graph_and_of_adamw(rows, check
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_packed_documents_have_the_loss_and_the_gradients_of_each_alone(checkpointing):
-    documents = RandomDocuments([5, 6, 9, 4, 9, 3, 12, 5, 5, 7], 4)
+    documents = random_documents([5, 6, 9, 4, 9, 3, 12, 5, 5, 7], 4)
     count = PackedDataset(documents, 1, BLOCK, 1, mask_documents=True).num_rows
     both, batch = Both(rows=count, checkpointing=checkpointing), PackedDataset(documents, count, BLOCK, 1, True)[1]
     ids, learned = np.full((len(documents), 2 + 12), 7), np.zeros((len(documents), 1 + 12), np.float32)

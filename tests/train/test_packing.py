@@ -7,37 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from titlesmith.corpus.documents import Documents
 from titlesmith.train.packing import Batch, PackedDataset, padded_batches
 
-END, NEWLINE = 99, 98
+END = 99
 
 
-class RandomDocuments:
-    """Documents of given lengths with random ids below ``alphabet``, and an end of text after each."""
-
-    tokenizer = SimpleNamespace(eos_id=END, newline_id=NEWLINE, bos_ids=())
-
-    def __init__(self, lengths: list[int], alphabet: int, prompt: int = 0, context: int = 0):
-        self.prompt, self.has_prompt, self.context = prompt, bool(prompt), context
-        self.starts = np.cumsum([1] + [n + 1 for n in lengths])
-        self.ids = np.random.default_rng(0).integers(0, alphabet, self.starts[-1])
-        self.ids[self.starts - 1] = END
-
-    @property
-    def target_tokens(self):
-        return sum(int(self.loss_mask(self[i]).sum()) for i in range(len(self)))
-
-    def __len__(self):
-        return len(self.starts) - 1
-
-    def __getitem__(self, i):
-        return self.ids[self.starts[i] : self.starts[i + 1]].astype(np.int32)
-
-    def loss_mask(self, document):
-        mask = (np.arange(len(document)) >= self.prompt).astype(np.float32)
-        if 0 < self.context < len(document):
-            mask[-1] = 0
-        return mask
+def random_documents(lengths: list[int], alphabet: int, prompt: int = 0, context: int = 0) -> Documents:
+    """Documents of given lengths with random ids below ``alphabet``."""
+    generator = np.random.default_rng(0)
+    ends = [n if 0 < context <= n else n + 1 for n in lengths]  # the end of a document that was cut is not learned
+    targets = np.array([(min(prompt, end), end) for end in ends])
+    return Documents.of([generator.integers(0, alphabet, n) for n in lengths], targets, SimpleNamespace(eos_id=END))
 
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=3, max_size=30)
@@ -54,11 +35,12 @@ def learned(batch: Batch) -> Counter:
     return counts
 
 
-def expected(documents: RandomDocuments, block: int) -> Counter:
+def expected(documents: Documents, block: int) -> Counter:
     """The same from the documents; one that is longer than a row is cut into pieces."""
     counts = Counter()
-    for document in (documents[i] for i in range(len(documents))):
-        ids, mask = [END, *document.tolist()], documents.loss_mask(document)
+    for i in range(len(documents)):
+        document, mask = documents[i], documents.loss_mask(i)
+        ids = [END, *document.tolist()]
         for start in range(0, len(document), block):
             for at in range(start, min(start + block, len(document))):
                 if mask[at]:
@@ -69,7 +51,7 @@ def expected(documents: RandomDocuments, block: int) -> Counter:
 @settings(deadline=None)
 @given(LENGTHS, BLOCKS, st.integers(0, 6), st.sampled_from([0, 8, 12]), st.integers(0, 1))
 def test_every_document_is_learned_once_an_epoch_in_its_own_context(lengths, block, prompt, context, epoch):
-    documents = RandomDocuments(lengths, 90, prompt, context)
+    documents = random_documents(lengths, 90, prompt, context)
     rows = PackedDataset(documents, 1, block, len(lengths), mask_documents=True)
     first = epoch * rows.num_rows
     if epoch:  # other epochs may differ by a row
@@ -84,7 +66,7 @@ def test_every_document_is_learned_once_an_epoch_in_its_own_context(lengths, blo
 @settings(deadline=None)
 @given(LENGTHS, BLOCKS, st.integers(1, 4), st.integers(1, 5))
 def test_parts_of_a_batch_teach_the_same(lengths, block, step, parts):
-    batch = PackedDataset(RandomDocuments(lengths, 90), 5, block, 1, mask_documents=True)[step]
+    batch = PackedDataset(random_documents(lengths, 90), 5, block, 1, mask_documents=True)[step]
     assert all(getattr(batch, field.name).shape == (5, block) for field in fields(Batch))
     assert sum(map(learned, batch.split(parts)), Counter()) == learned(batch)
 
@@ -92,7 +74,7 @@ def test_parts_of_a_batch_teach_the_same(lengths, block, step, parts):
 @settings(deadline=None)
 @given(LENGTHS, BLOCKS, st.integers(1, 6))
 def test_without_a_mask_a_row_has_the_same_tokens_and_counted_positions(lengths, block, step):
-    masked, row = (PackedDataset(RandomDocuments(lengths, 90), 2, block, 1, masks)[step] for masks in (True, False))
+    masked, row = (PackedDataset(random_documents(lengths, 90), 2, block, 1, masks)[step] for masks in (True, False))
     assert (row.position_ids == np.arange(block)).all()
     assert all(np.array_equal(getattr(masked, name), getattr(row, name)) for name in ("ids", "labels", "weights"))
 
@@ -100,7 +82,7 @@ def test_without_a_mask_a_row_has_the_same_tokens_and_counted_positions(lengths,
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 4), st.integers(1, 30))
 def test_rows_are_a_function_of_the_step(lengths, batch, step):
-    fresh, used = (PackedDataset(RandomDocuments(lengths, 5), batch, 16, 1, True) for _ in range(2))
+    fresh, used = (PackedDataset(random_documents(lengths, 5), batch, 16, 1, True) for _ in range(2))
     for earlier in range(1, step + 3):
         _ = used[earlier]
     for field in fields(Batch):
@@ -108,7 +90,7 @@ def test_rows_are_a_function_of_the_step(lengths, batch, step):
 
 
 def test_a_long_document_fills_rows_and_its_rest_begins_with_the_token_before_it():
-    documents = RandomDocuments([20, 3], 90)
+    documents = random_documents([20, 3], 90)
     batch, ids = PackedDataset(documents, 2, 16, 1, True)[1], documents[0].tolist()
     full = batch.labels[:, 0].tolist().index(ids[0])
     assert batch.ids[full].tolist() == [END, *ids[:15]] and batch.labels[full].tolist() == ids[:16]
@@ -118,7 +100,7 @@ def test_a_long_document_fills_rows_and_its_rest_begins_with_the_token_before_it
 
 
 def test_rows_are_nearly_full_and_mixed():
-    documents = RandomDocuments(np.random.default_rng(1).integers(5, 25, 3000).tolist(), 30)
+    documents = random_documents(np.random.default_rng(1).integers(5, 25, 3000).tolist(), 30)
     rows = PackedDataset(documents, 1, 128, 1, mask_documents=True)
     assert rows.num_rows * 128 / rows.num_targets < 1.01
     counts = [int((rows[step].labels == END).sum()) for step in range(1, rows.num_rows + 1)]  # documents of a row
@@ -130,7 +112,7 @@ def test_rows_are_nearly_full_and_mixed():
 
 @pytest.mark.parametrize("mask_documents", [False, True])
 def test_every_row_has_something_to_learn(mask_documents):
-    cut, prompts = RandomDocuments([16] * 20, 90, context=16), RandomDocuments([32] * 20, 90, prompt=16)
+    cut, prompts = random_documents([16] * 20, 90, context=16), random_documents([32] * 20, 90, prompt=16)
     for documents in (cut, prompts):
         rows = PackedDataset(documents, 1, 16, 1, mask_documents)
         assert all(rows[step].weights.any() for step in range(1, rows.num_rows + 1))
@@ -138,7 +120,7 @@ def test_every_row_has_something_to_learn(mask_documents):
 
 @given(LENGTHS, st.integers(3, 50), st.integers(20, 200), st.data())
 def test_padded_batches_have_every_chosen_document_once_cut_at_the_context(lengths, context, tokens, data):
-    documents, read = RandomDocuments(lengths, 90), {}
+    documents, read = random_documents(lengths, 90), {}
     chosen = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), unique=True)), int)
     for which, ids, weights in padded_batches(documents, context, tokens, chosen):
         assert ids.shape == (weights.shape[0], weights.shape[1] + 1)

@@ -67,10 +67,10 @@ def measure(report: Report) -> dict:
     corpus, backend = Corpus(report), open_backend(report)
     documents, decode = corpus.documents("test"), corpus.tokenizer.decode
     # A text of about 14 tokens, predicted token by token
-    some = [documents[i] for i in range(min(200, len(documents)))]
-    text = min(some, key=lambda ids: abs(documents.loss_mask(ids).sum() - 14))
+    number = min(range(min(200, len(documents))), key=lambda i: abs(documents.loss_mask(i).sum() - 14))
+    text = documents[number]
     ids = [corpus.tokenizer.eos_id, *text.tolist()]
-    positions = np.flatnonzero(documents.loss_mask(text))[:MAX_TOKENS]
+    positions = np.flatnonzero(documents.loss_mask(number))[:MAX_TOKENS]
     logprobs = backend.next_token_logprobs([ids[: position + 1] for position in positions])
     nats = -logprobs[np.arange(len(positions)), text[positions]]
     # The next token after a prompt

@@ -6,11 +6,7 @@ MODULES = {
     "SPLITS": "split",
     "Corpus": "corpus",
     "DocumentFormat": "corpus",
-    "Documents": "documents",
-    "Template": "template",
-    "TokenLayout": "layout",
-    "Tokenizer": "tokenizer",
-    "build": "corpus",
+    "build": "building",
     "check": "corpus",
 }
 __all__ = list(MODULES)

@@ -26,24 +26,20 @@ def tokens_read(settings: dict, steps: float) -> float:
     return steps * settings["batch_size"] * settings["accumulate"] * settings["block_size"]
 
 
-def affordable(corpus: "Corpus", split: str, tokens: float) -> int:
-    """How many documents of a split have ``tokens`` tokens together; `MIN_DOCUMENTS` at least, if there are as many."""
+def affordable(corpus: "Corpus", split: str, tokens: float, maximum: int = 0) -> np.ndarray:
+    """Indices of ``maximum`` documents of a split; for 0, of those with ``tokens`` together, or of `MIN_DOCUMENTS`."""
     documents = corpus.documents(split)
     mean = len(documents.ids) / max(1, len(documents))
-    return min(len(documents), max(MIN_DOCUMENTS, int(tokens / mean)))
+    return evenly_spread(len(documents), maximum or max(MIN_DOCUMENTS, int(tokens / mean)))
 
 
 def validated_documents(corpus: "Corpus", settings: dict) -> np.ndarray:
     """Indices of the documents of a validation during training, with the parameters of notebook 03."""
     read = VALIDATION_SHARE * tokens_read(settings, settings["validate_every"] or settings["steps"])
-    maximum = settings["validate_documents"] or affordable(corpus, "valid", read)
-    return evenly_spread(len(corpus.documents("valid")), maximum)
+    return affordable(corpus, "valid", read, settings["validate_documents"])
 
 
 def measured_documents(corpus: "Corpus", maximum: int, trained: float) -> dict[str, np.ndarray]:
     """Indices of documents: at most ``maximum`` of train and all others; for 0, as many as `SHARES` allow."""
-    chosen = {}
-    for name, size in ((name, len(corpus.documents(name))) for name in SPLITS):
-        fixed = maximum if name == "train" else size
-        chosen[name] = evenly_spread(size, fixed if maximum else affordable(corpus, name, SHARES[name] * trained))
-    return chosen
+    limits = {name: maximum and len(corpus.documents(name)) for name in SPLITS} | {"train": maximum}
+    return {name: affordable(corpus, name, SHARES[name] * trained, limit) for name, limit in limits.items()}

@@ -1,14 +1,12 @@
 """The corpus of a run: its documents, how to build it, and checks of its parameters."""
 
 import json
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from titlesmith.corpus.building import Measure, build_files
 from titlesmith.corpus.clean import clean
 from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.layout import TokenLayout
@@ -25,10 +23,7 @@ CUSTOM_FIELDS = ("csv", "alpaca", "rss")  # sources whose papers may have fields
 
 
 class DocumentFormat:
-    """The format of documents: ``template`` (text), ``tokenizer`` and ``layout`` (ids).
-
-    Parameters are those of the corpus notebook; ``bos_ids`` as in `TokenLayout`.
-    """
+    """The format of documents, by parameters of the corpus notebook: ``template``, ``tokenizer`` and ``layout``."""
 
     def __init__(
         self,
@@ -38,11 +33,10 @@ class DocumentFormat:
         lowercase: bool = False,
         markup: str = "strip",
         paragraphs: str = "join",
-        bos_ids: Sequence[int] | None = None,
     ):
         self.template, self.tokenizer, self.lowercase, self.markup = template, tokenizer, lowercase, markup
         self.breaks = "\n" * (paragraphs == "keep")  # control characters that texts may have
-        self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt, bos_ids)
+        self.layout = TokenLayout(tokenizer, "chat" if template.chat else delimiters, self.has_prompt)
 
     @property
     def has_prompt(self) -> bool:
@@ -61,27 +55,22 @@ class DocumentFormat:
 
 
 class Corpus(DocumentFormat):
-    """A finished corpus; ``info`` is the content of corpus.json."""
+    """A finished corpus; ``info`` is the content of corpus.json, the settings that it was built with and counts."""
 
     def __init__(self, run: Run):
         run.require("corpus")
         run.verify("corpus")
         self.path: Path = run / "corpus"
         self.info: dict = json.loads((self.path / "corpus.json").read_text("utf-8"))
-        settings = run.record("corpus").get("settings", {})
-        options = {key: settings[key] for key in ("lowercase", "markup", "paragraphs") if key in settings}
-        tokenizer = Tokenizer.load(self.path)
-        bos_ids = self.info.get("opening", {}).get("bos_ids")  # missing in corpora of older versions
-        super().__init__(
-            template(self.info["template"]), tokenizer, self.info["delimiters"], **options, bos_ids=bos_ids
-        )
+        options = {key: self.info[key] for key in ("delimiters", "lowercase", "markup", "paragraphs")}
+        super().__init__(template(self.info["template"]), Tokenizer.load(self.path), **options)
 
     def documents(self, name: str, learn_prompt: bool = False) -> Documents:
         """The token ids of a split; with ``learn_prompt``, the loss counts prompts too."""
-        context = self.info["context"] if self.info["too_long"] == "cut" else 0
-        has_prompt, num_start = self.has_prompt and not learn_prompt, len(self.layout.start)
-        path = self.path / f"{name}.bin"
-        return Documents(path, self.tokenizer, has_prompt, self.layout.separator, context, num_start)
+        documents = Documents.open(self.path / f"{name}.bin", self.tokenizer)
+        if learn_prompt:
+            documents.targets[:, 0] = len(self.layout.start)
+        return documents
 
     @property
     def counts(self) -> list[dict]:
@@ -103,7 +92,7 @@ class Corpus(DocumentFormat):
         every = -(-self.info["splits"][name]["documents"] // max_documents)
         text = pl.concat_str("prompt", "completion", separator=" ")
         words = self.scan(name).gather_every(every).select(text.str.count_matches(r"\S+")).collect(engine="streaming")
-        tokens = np.diff(self.documents(name).starts.astype(np.int64))[::every] - 1
+        tokens = np.diff(self.documents(name).starts)[::every] - 1
         return words.to_series().to_list(), tokens.tolist()
 
     def scan(self, name: str) -> pl.LazyFrame:
@@ -115,31 +104,8 @@ class Corpus(DocumentFormat):
         return self.scan(name).collect()
 
 
-def build(run: Run, settings: dict, vocabulary: Path | None, context: int, measure: Measure | None = None) -> Corpus:
-    """Builds ``corpus/`` from ``papers.parquet`` (RequestError if a field is missing or a split would be empty).
-
-    Parameters
-    ----------
-    settings
-        The parameters of the corpus notebook.
-    vocabulary
-        The folder of a model, to use its vocabulary; None to learn one from train.
-    context
-        The maximum length of the model's input; a document and an end of text on each side of it must fit.
-    measure
-        Returns the model's loss of documents after some openings, to choose the tokens before a document
-        (`titlesmith.models.measure_openings`). Default: those of the tokenizer.
-    """
-    build_files(run, settings, vocabulary, context, measure)
-    run.finish("corpus")
-    return Corpus(run)
-
-
 def check(settings: dict, harvest: dict) -> None:
-    """Checks that the parameters of the corpus fit together and to those of the harvest (RequestError).
-
-    Fields of a source that may have others than `SCHEMA` are checked when the corpus is built.
-    """
+    """Checks that the parameters of the corpus fit together and to those of the harvest (RequestError)."""
     chosen = template(settings["template"])
     if harvest["source"] not in CUSTOM_FIELDS:
         check_fields(chosen, [*SCHEMA, *DERIVED])
@@ -154,11 +120,6 @@ def check(settings: dict, harvest: dict) -> None:
         )
     for name in ("drop", "remove"):
         check_patterns(name, settings[name])
-    if settings["paragraphs"] == "keep" and chosen.prompt and settings["delimiters"] == "ids" and not chosen.chat:
-        raise RequestError(
-            "corpus.paragraphs: a newline ends the prompt of this template; set corpus.delimiters to text, or "
-            "paragraphs to join"
-        )
     for unit in ("words", "tokens"):
         fewest, most = settings[f"min_{unit}"], settings[f"max_{unit}"]
         if 0 < most < fewest:

@@ -1,134 +1,91 @@
 """Documents: the token ids of a split as one memory-mapped array."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from copy import copy
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.runs import replacing
 
-CHUNK = 65536  # documents scanned at a time
 
-
+@dataclass
 class Documents:
-    """The documents of one split: ``<split>.bin`` with the ids, ``<split>.idx`` with the start of each document.
+    """The documents of one split; ``documents[i]`` has the ids of one, with the end of text after it."""
 
-    The array of ids is one end of text, then each document followed by an end of text. Both files are memory-mapped.
+    ids: np.ndarray  # an end of text, then each document followed by an end of text
+    starts: np.ndarray  # positions of the documents in ids, and the end of the last one
+    targets: np.ndarray  # in each document, first and end of the ids that the loss counts, shape (documents, 2)
+    tokenizer: Tokenizer
 
-    Parameters
-    ----------
-    path
-        ``<split>.bin``.
-    tokenizer
-        The tokenizer of the ids.
-    has_prompt
-        Whether documents have a prompt, which the loss does not count.
-    separator
-        The ids after the prompt; the last occurrence in a document counts. Default: a newline.
-    context
-        The maximum length of documents that were cut, without their end of text; 0 if none was cut.
-    num_start
-        How many ids begin every document alike, so that the loss does not count them.
-    """
+    @classmethod
+    def open(cls, path: Path, tokenizer: Tokenizer) -> "Documents":
+        """Reads ``<split>.bin`` (``path``) and ``<split>.bounds``, a row for each document: its start and targets."""
+        # A plain array over the map, because slicing a memmap takes as long as packing a document
+        ids = np.asarray(np.memmap(path, _dtype(tokenizer), mode="r"))
+        bounds = np.fromfile(path.with_suffix(".bounds"), np.int64).reshape(-1, 3)
+        return cls(ids, np.append(bounds[:, 0], len(ids)), bounds[:, 1:], tokenizer)
 
-    def __init__(
-        self,
-        path: Path,
-        tokenizer: Tokenizer,
-        has_prompt: bool,
-        separator: Sequence[int] = (),
-        context: int = 0,
-        num_start: int = 0,
-    ):
-        self.path, self.tokenizer, self.has_prompt = path, tokenizer, has_prompt
-        self.context, self.num_start = context, num_start
-        self.separator = np.array(separator or [tokenizer.newline_id])
-        # Plain arrays over the maps, because slicing a memmap takes as long as packing a document
-        self.ids = np.asarray(np.memmap(path, dtype(len(tokenizer)), mode="r"))
-        self.starts = np.asarray(np.memmap(path.with_suffix(".idx"), np.uint64, mode="r"))
+    @classmethod
+    def of(cls, documents: Sequence[Sequence[int]], targets: np.ndarray, tokenizer: Tokenizer) -> "Documents":
+        """Documents in memory, from the ids of each without an end of text, and `targets`."""
+        ids, sizes = _join(documents, tokenizer)
+        return cls(np.append(tokenizer.eos_id, ids), np.cumsum([1, *sizes]), targets, tokenizer)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Ids of document ``i`` with the end of text after it, shape (tokens,)."""
-        return self.ids[int(self.starts[i]) : int(self.starts[i + 1])].astype(np.int32)
+        return self.ids[self.starts[i] : self.starts[i + 1]].astype(np.int32)
 
     def subset(self, chosen: np.ndarray) -> "Documents":
         """The documents with these indices; their ids are in memory unless they are all."""
         if len(chosen) == len(self):
             return self
-        part, documents = copy(self), [self[i] for i in chosen]
-        part.ids = np.concatenate([[self.tokenizer.eos_id], *documents]).astype(self.ids.dtype)
-        part.starts = np.cumsum([1, *map(len, documents)], dtype=np.uint64)
-        return part
+        return Documents.of([self[i][:-1] for i in chosen], self.targets[chosen], self.tokenizer)
 
     @property
     def target_tokens(self) -> int:
         """The number of ids that the loss counts, in all documents."""
-        starts = np.asarray(self.starts, np.int64)
-        total = len(self.ids) - 1 - (np.count_nonzero(np.diff(starts) > self.context) if self.context else 0)
-        if not self.has_prompt:
-            total -= self.num_start * len(self)
-        else:
-            for first in range(0, len(self), CHUNK):
-                bounds = starts[first : first + CHUNK + 1]
-                completions = self._after_separators(self.ids[bounds[0] : bounds[-1]]) + bounds[0]
-                last = completions[np.searchsorted(completions, bounds[1:], "right") - 1]
-                total -= int((last - bounds[:-1]).sum())
-        return total
+        return int((self.targets[:, 1] - self.targets[:, 0]).sum())
 
-    def loss_mask(self, document: np.ndarray) -> np.ndarray:
-        """Which ids of a document the loss counts, float32, shape (tokens,): those of its text, or of its completion.
+    def loss_mask(self, i: int) -> np.ndarray:
+        """Which ids of document ``i`` the loss counts, float32, shape (tokens,): those of its text or completion.
 
         The end of text after a document that was cut does not count, because the text did not end there.
         """
-        mask = np.ones(len(document), np.float32)
-        mask[: self._after_separators(document)[-1] if self.has_prompt else self.num_start] = 0
-        if 0 < self.context < len(document):
-            mask[-1] = 0
+        mask = np.zeros(self.starts[i + 1] - self.starts[i], np.float32)
+        mask[slice(*self.targets[i])] = 1
         return mask
 
-    def _after_separators(self, ids: np.ndarray) -> np.ndarray:
-        """Positions after each separator."""
-        size = len(self.separator)
-        return np.flatnonzero((sliding_window_view(ids, size) == self.separator).all(axis=1)) + size
+
+@contextmanager
+def writing_documents(path: Path, tokenizer: Tokenizer) -> Iterator[Callable]:
+    """In the ``with`` block, a function that writes documents, each without an end of text, and their targets."""
+    bounds, dtype = [np.zeros((0, 3), np.int64)], _dtype(tokenizer)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.array([tokenizer.eos_id], dtype).tofile(file)
+
+        def write(documents: Sequence[Sequence[int]], targets: np.ndarray) -> None:
+            ids, sizes = _join(documents, tokenizer)
+            starts = file.tell() // np.dtype(dtype).itemsize + np.cumsum(sizes) - sizes
+            ids.astype(dtype).tofile(file)
+            bounds.append(np.column_stack([starts, targets]))
+
+        yield write
+    with replacing(path.with_suffix(".bounds")) as temporary:
+        np.concatenate(bounds).tofile(temporary)
 
 
-def dtype(size: int) -> type:
-    """The smallest unsigned type for ids of a vocabulary of ``size`` tokens."""
-    return np.uint16 if size <= 2**16 else np.uint32
+def _join(documents: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of documents, each followed by an end of text, and their sizes with it."""
+    ids = [i for document in documents for i in (*document, tokenizer.eos_id)]
+    return np.array(ids, np.int64), np.array([len(document) + 1 for document in documents], np.int64)
 
 
-class DocumentWriter:
-    """Writes ``<split>.bin`` (``path``) and ``<split>.idx``, batch by batch, in a ``with`` block."""
-
-    def __init__(self, path: Path, tokenizer: Tokenizer):
-        self._eos_id, self._dtype = tokenizer.eos_id, dtype(len(tokenizer))
-        self._files = ExitStack()
-        self._ids, self._starts = (
-            self._files.enter_context(self._files.enter_context(replacing(p)).open("wb"))
-            for p in (path, path.with_suffix(".idx"))
-        )
-        self._next_start = 1
-        np.array([self._eos_id], self._dtype).tofile(self._ids)
-        np.array([self._next_start], np.uint64).tofile(self._starts)
-
-    def __enter__(self) -> "DocumentWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.__exit__(*error)
-
-    def append(self, documents: list[list[int]]) -> None:
-        """Writes documents, lists of ids, each followed by an end of text."""
-        sizes = [len(ids) + 1 for ids in documents]
-        flat = chain.from_iterable((*ids, self._eos_id) for ids in documents)
-        np.fromiter(flat, self._dtype, sum(sizes)).tofile(self._ids)
-        (self._next_start + np.cumsum(sizes, dtype=np.uint64)).tofile(self._starts)
-        self._next_start += sum(sizes)
+def _dtype(tokenizer: Tokenizer) -> type:
+    """The smallest unsigned type for its ids."""
+    return np.uint16 if len(tokenizer) <= 2**16 else np.uint32

@@ -10,6 +10,7 @@ from functools import cache
 
 from pylatexenc.latex2text import LatexNodes2Text, get_default_latex_context_db
 
+known_macros = cache(get_default_latex_context_db)
 # Macros that pylatexenc treats as mathematics or replaces by several characters
 OURS = {"deg": "°", "S": "§", "P": "¶", "copyright": "©", "pounds": "£", "ldots": "…", "dots": "…"}
 MATH = r"\$\$.*?\$\$|\$(?:\\.|[^$\\])*\$|\\\(.*?\\\)|\\\[.*?\\\]"
@@ -49,26 +50,16 @@ def _replace(match: re.Match) -> str:
     return ESCAPED.get(token, token)
 
 
+@cache
 def _character(macro: str) -> str:
-    return _symbols().get(macro[1:], "") if macro[1:].isalpha() else _accented(macro)
-
-
-@cache
-def _accented(macro: str) -> str:
-    """The character of an accent and its letter; "" if Unicode has none."""
-    text = unicodedata.normalize("NFC", LatexNodes2Text().latex_to_text(macro))
-    return text if len(text) == 1 and text.isalpha() else ""
-
-
-@cache
-def _symbols() -> dict[str, str]:
-    """Macros without arguments for letters (Latin, Greek, Cyrillic) and signs of running text."""
-    database = get_default_latex_context_db()
-    macros = [m for category in database.categories() for m in database.iter_macro_specs([category])]
-    replacements = {m.macroname: m.simplify_repl for m in macros if isinstance(m.simplify_repl, str)}
-    return OURS | {
-        name: character
-        for name, character in replacements.items()
-        if len(character) == 1 and not character.isascii() and unicodedata.category(character)[0] in "LPSN"
-        if name.startswith(("text", "guil", "quote")) or (character.isalpha() and ord(character) < 0x530)
-    }
+    """The character of an accent with its letter, or of a macro for a letter or sign of running text; "" if none."""
+    name = macro[1:]
+    if not name.isalpha():
+        text = unicodedata.normalize("NFC", LatexNodes2Text().latex_to_text(macro))
+        return text if len(text) == 1 and text.isalpha() else ""
+    text = OURS.get(name) or getattr(known_macros().get_macro_spec(name), "simplify_repl", None)
+    if not isinstance(text, str) or len(text) != 1 or text.isascii():
+        return ""
+    is_letter = text.isalpha() and ord(text) < 0x530  # Latin, Greek, Cyrillic
+    is_sign = name.startswith(("text", "guil", "quote")) and unicodedata.category(text)[0] in "LPSN"
+    return text if name in OURS or is_letter or is_sign else ""

@@ -1,8 +1,13 @@
 """Token layout: the ids around the texts of a document."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer as Codec
+from tokenizers.processors import TemplateProcessing
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
+from titlesmith.errors import RequestError
 
 MARKERS = {"ids": ("", "\n", ""), "text": ("<|startoftext|>", "<|sep|>", END)}  # start, separator, stop
 
@@ -10,32 +15,29 @@ MARKERS = {"ids": ("", "\n", ""), "text": ("<|startoftext|>", "<|sep|>", END)}  
 class TokenLayout:
     """The order of a document's ids: start, prompt, separator, completion, stop.
 
-    The end-of-text id is between documents in every layout, so that engines need not know the layout.
-
-    Parameters
-    ----------
-    tokenizer
-        Encodes texts and markers.
-    delimiters
-        ``ids``: only a newline id between prompt and completion. ``text``: the markers of `MARKERS`, encoded as text,
-        as in gpt-2-simple's CSV files. ``chat``: the markers of the model's chat template.
-    has_prompt
-        Whether documents have a prompt part. The attribute ``before`` has the ids before a document, and
-        ``completion_tokenizer`` encodes completions and prefixes.
-    bos_ids
-        The first ids of documents, before the start marker. Default: the tokenizer's.
+    The end-of-text id is between documents in every layout, so that engines need not know the layout. ``delimiters``
+    are ``ids`` (only a newline id between prompt and completion), ``text`` (the markers of `MARKERS`, encoded as text,
+    as in gpt-2-simple's CSV files) or ``chat`` (the markers of the model's chat template). ``before`` are the ids
+    before a document; ``completion_tokenizer`` encodes completions and prefixes.
     """
 
-    def __init__(self, tokenizer: Tokenizer, delimiters: str, has_prompt: bool, bos_ids: Sequence[int] | None = None):
+    def __init__(self, tokenizer: Tokenizer, delimiters: str, has_prompt: bool):
         self.tokenizer, self.has_prompt, self.before = tokenizer, has_prompt, [tokenizer.eos_id]
         self.markers = tokenizer.chat_markers() if delimiters == "chat" else MARKERS[delimiters]
-        start, separator, stop = self.markers
         # Markers are encoded separately, so that their ids do not depend on the texts next to them
-        self.start, self.stop = tokenizer.marker_ids(start), tokenizer.marker_ids(stop)
-        self.separator = tokenizer.marker_ids(separator) if has_prompt else []
+        encode = tokenizer.marker_ids if delimiters == "chat" else tokenizer.encode
+        self.start, separator, self.stop = map(encode, self.markers)
+        if delimiters == "ids":
+            separator = [tokenizer.newline_id]
+            if has_prompt and tokenizer.newline_id is None:
+                raise RequestError(
+                    "corpus.delimiters: this model's vocabulary has no newline to put between a prompt and its "
+                    "completion; set it to text"
+                )
+        self.separator = separator if has_prompt else []
         is_after_newline = self.separator and self.separator[-1] == tokenizer.newline_id
         self.completion_tokenizer = tokenizer.after_newline if is_after_newline else tokenizer
-        bos_ids = list(tokenizer.bos_ids if bos_ids is None else bos_ids)
+        bos_ids = list(tokenizer.bos_ids)
         if self.start[: len(bos_ids)] != bos_ids:
             self.start = [*bos_ids, *self.start]
 
@@ -60,3 +62,26 @@ class TokenLayout:
         """A text up to the stop marker, and whether it contains one."""
         before, stop, _ = text.partition(self.markers[2]) if self.markers[2] else (text, "", "")
         return before, bool(stop)
+
+    def save_for_transformers(self, context: int, folder: Path) -> None:
+        """Writes a tokenizer that adds the same ids as `prompt_ids` itself.
+
+        A text is a prompt, or a prefix where documents have no prompt; a pair of texts is a prompt and a prefix, before
+        which SentencePiece adds a space. No text encodes to a special token, unless the model has a chat template,
+        which needs that. ``context`` is the maximum length of the model's input in tokens.
+        """
+        codec, eos_id = Codec.from_str(self.tokenizer.codec.to_str()), self.tokenizer.eos_id
+        added = {"before": [eos_id, *self.start], "between": self.separator}
+        special = [{"id": name, "ids": ids, "tokens": list(map(codec.id_to_token, ids))} for name, ids in added.items()]
+        single = ["before", "$A", *(["between"] if self.separator else [])]
+        codec.post_processor = TemplateProcessing(
+            single=single, pair=[*single, "$B"], special_tokens=[token for token in special if token["ids"]]
+        )
+        settings = {key: value for key, value in self.tokenizer.settings.items() if key != "bos_ids"} | {
+            "eos_token": codec.id_to_token(eos_id),
+            "pad_token": codec.id_to_token(eos_id),
+            "padding_side": "left",
+            "model_max_length": context,
+            "split_special_tokens": "chat_template" not in self.tokenizer.settings,
+        }
+        Tokenizer(codec, settings).save(folder)

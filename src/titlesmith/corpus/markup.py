@@ -3,8 +3,6 @@
 import html
 import re
 
-import polars as pl
-
 # Tags whose text is in a separate line: a space replaces them
 BLOCKS = "p|br|hr|div|h[1-6]|title|sec|section|label|abstract|ul|ol|li|list|list-item|table|tr|td|th|disp-formula"
 INLINE = (
@@ -23,28 +21,22 @@ def strip(text: str) -> str:
     Only tags of HTML, JATS and MathML are removed, so that ``a < b``, ``p<0.05`` and ``<unk>`` stay. One letter in
     angle brackets, as in ``<p>`` for a mean, is a tag only where another tag closes it. Doing it again changes nothing.
     """
-    while (new := _strip_once(text)) != text:
+    while ("<" in text or "&" in text) and (new := _strip_once(text)) != text:
         text = new
     return text
-
-
-def strip_all(texts: pl.Series) -> pl.Series:
-    """`strip` of each text; quick for those that hold no tag or reference."""
-    rows = texts.str.contains(r"<[/!]?[A-Za-z-]|&[#A-Za-z]").fill_null(False).arg_true()
-    return texts.clone().scatter(rows, [strip(text) for text in texts.gather(rows)]) if len(rows) else texts
 
 
 def _strip_once(text: str) -> str:
     text = EXPONENT.sub("^", REFERENCE.sub(lambda match: html.unescape(match[0]), text))
     closed = {name.lower() for name in re.findall(r"</([A-Za-z])\s*>", text)}
-    return TAG.sub(lambda match: _replacement(match, closed), text)
 
+    def replace(tag: re.Match) -> str:
+        namespace, block, inline = tag.groups()
+        name = (block or inline or "").lower()
+        is_letter = len(name) == 1 and not namespace and name not in closed
+        is_letter &= name != "p" or bool(tag.start())  # a text that begins with <p> is a paragraph
+        if is_letter or not (namespace or name or tag[0].startswith("<!--")):
+            return tag[0]
+        return " " if block else ""
 
-def _replacement(tag: re.Match, closed: set[str]) -> str:
-    namespace, block, inline = tag.groups()
-    name = (block or inline or "").lower()
-    is_letter = len(name) == 1 and not namespace and name not in closed
-    is_letter &= name != "p" or bool(tag.start())  # a text that begins with <p> is a paragraph
-    if is_letter or not (namespace or name or tag[0].startswith("<!--")):
-        return tag[0]
-    return " " if block else ""
+    return TAG.sub(replace, text)

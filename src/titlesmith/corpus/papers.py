@@ -6,19 +6,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from titlesmith.corpus.clean import clean, clean_all, clean_paragraphs
-from titlesmith.corpus.markup import strip_all
+from titlesmith.corpus.clean import clean, clean_paragraphs
+from titlesmith.corpus.markup import strip
 from titlesmith.corpus.template import Template
 
-SLICE = 32768  # papers read at a time
 BATCH = 1024  # papers cleaned, formatted and tokenized at a time
 
 
 class Papers:
-    """``papers.parquet`` (``path``), cleaned and formatted as the parameters of the corpus notebook say.
-
-    If the template has a field that the papers lack, it is a RequestError.
-    """
+    """``papers.parquet``, cleaned and formatted by the settings of notebook 02 (RequestError if a field is missing)."""
 
     def __init__(self, path: Path, template: Template, settings: dict):
         self.template, self._settings = template, settings
@@ -36,31 +32,24 @@ class Papers:
         template (the title's column is ``{title}``), ``markup`` (whether some was stripped), ``prompt``,
         ``completion``.
         """
-        for first in range(0, len(self), SLICE):
-            rows = np.arange(first, min(first + SLICE, len(self)), dtype=np.uint32)
-            if wanted is not None:
-                rows = rows[wanted[rows]]
-            if len(rows):
-                columns = ["id", "published", "primary_category"]
-                table = self._scan.slice(first, SLICE).select(*columns, **self._columns).collect()
-                table = table[rows - first].insert_column(0, pl.Series("row", rows))
-                for batch in table.iter_slices(BATCH):
-                    yield self._prepare(batch)
+        table = self._scan.select("id", "published", "primary_category", **self._columns).with_row_index("row")
+        for batch in table.collect_batches(chunk_size=BATCH):
+            some = batch if wanted is None else batch.filter(wanted[batch["row"].to_numpy()])
+            if some.height:
+                yield self._prepare(some)
 
     def _prepare(self, batch: pl.DataFrame) -> pl.DataFrame:
-        fields = {name: batch[name].cast(pl.String).fill_null("") for name in self._columns}
-        stripped = (
-            {name: strip_all(text) for name, text in fields.items()} if self._settings["markup"] == "strip" else fields
-        )
-        markup = pl.any_horizontal(stripped[name] != text for name, text in fields.items())
-        for pattern in self._settings["remove"]:
-            stripped = {name: text.str.replace_all(f"(?i){pattern}", "") for name, text in stripped.items()}
-        keep = self.template.completion_fields if self._settings["paragraphs"] == "keep" else ()
-        cleaned = {
-            name: clean_paragraphs(text) if name[1:-1] in keep else clean_all(text) for name, text in stripped.items()
-        }
-        if self._settings["lowercase"]:
-            cleaned = {name: text.str.to_lowercase() for name, text in cleaned.items()}
+        kept = self.template.completion_fields if self._settings["paragraphs"] == "keep" else ()
+        cleaned, markup = {}, pl.lit(False)
+        for name in self._columns:
+            text = original = batch[name].cast(pl.String).fill_null("")
+            if self._settings["markup"] == "strip":
+                text = text.map_elements(strip, pl.String)
+                markup |= text != original
+            for pattern in self._settings["remove"]:
+                text = text.str.replace_all(f"(?i){pattern}", "")
+            text = text.map_elements(clean_paragraphs if name[1:-1] in kept else clean, pl.String)
+            cleaned[name] = text.str.to_lowercase() if self._settings["lowercase"] else text
         return self.template.format(batch.with_columns(markup=markup, **cleaned))
 
     def examples(self, rows: np.ndarray, count: int = 3) -> list[str]:

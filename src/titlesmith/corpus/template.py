@@ -10,15 +10,15 @@ from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
 
 ARROW = " -> "  # between the parts of a template that is written in the experiment
-PIECE = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<text>[^{}]+)")
+PIECE = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[^{}]+")
 
 
 @dataclass(frozen=True)
 class Template:
     """A prompt part and a completion part; the model learns the completion, given the prompt.
 
-    A completion is one line, so that the last newline of a document is between its two parts. With ``chat``, the prompt
-    is a question in the model's chat template, and the completion the answer.
+    A completion is one line. With ``chat``, the prompt is a question in the model's chat template, and the completion
+    the answer.
     """
 
     prompt: str
@@ -45,16 +45,8 @@ class Template:
         """The fields in both parts, in order of appearance."""
         return list(dict.fromkeys([*self.prompt_fields, *self.completion_fields]))
 
-    @property
-    def texts(self) -> list[str]:
-        """The columns that no two documents may share: title and abstract where they are used, else the completion."""
-        return [f"{{{name}}}" for name in self.fields if name in ("title", "abstract")] or ["completion"]
-
     def columns(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.Expr]:
-        """Expressions that compute the fields from papers of this schema (RequestError if a field is missing).
-
-        Their names are the fields' names in braces, which `format` reads.
-        """
+        """Expressions of the fields, by their names in braces, for papers of a schema (RequestError if one lacks)."""
         derived = {name: expression for name, expression in DERIVED.items() if name not in schema}
         check_fields(self, [*schema, *derived])
         return {f"{{{name}}}": derived.get(name, _text(name, schema.get(name))) for name in self.fields}
@@ -69,18 +61,11 @@ class Template:
         return "".join(text if name is None else fields[name] for text, name in pieces(self.prompt))
 
     def read(self, prompt: str) -> dict[str, str]:
-        """The fields of a prompt, each as short as possible (ValueError if it is not a prompt of this template)."""
-        pattern, names = "", []
-        for text, name in pieces(self.prompt):
-            if name is None:
-                pattern += re.escape(text)
-            elif name in names:
-                pattern += f"(?:\\{names.index(name) + 1})"
-            else:
-                pattern, names = pattern + "(.*?)", [*names, name]
-        if not (match := re.fullmatch(pattern, prompt, re.DOTALL)):
-            raise ValueError(f"{shorten(prompt)} is not a prompt of {shorten(self.prompt)}")
-        return dict(zip(names, match.groups(), strict=True))
+        """The fields of a prompt of this template, each as short as possible."""
+        parts = pieces(self.prompt)
+        pattern = "".join(re.escape(text) if name is None else "(.*?)" for text, name in parts)
+        texts = re.fullmatch(pattern, prompt, re.DOTALL).groups()
+        return dict(zip((name for _, name in parts if name is not None), texts, strict=True))
 
 
 # The prompt of Stanford Alpaca (Taori et al. 2023) and alpaca-lora; a newline is after it
@@ -115,10 +100,7 @@ DERIVED = {
 
 
 def template(name: str) -> Template:
-    """The template with this name, or one written in full: ``{title} -> {abstract}``, or only a completion.
-
-    Other names and texts are a RequestError.
-    """
+    """The template with this name, or written in full: ``{title} -> {abstract}``, or a completion (RequestError)."""
     if "{" not in name:
         if name not in TEMPLATES:
             raise RequestError(
@@ -155,14 +137,11 @@ def pieces(part: str) -> list[tuple[str, str | None]]:
     Any name of a column is a field: unlike in `str.format`, dots, brackets, colons and digits mean nothing in it. A
     single brace and a field without a name are a ValueError.
     """
-    result, end = [], 0
-    while end < len(part):
-        if not (match := PIECE.match(part, end)):
-            raise ValueError(f"a field is a name in braces; double a brace of the text: {shorten(part[end:])}")
-        text = match["text"] or (match["brace"] or "")[:1]
-        result.append((text, match["field"]))
-        end = match.end()
-    return result
+    matches = list(PIECE.finditer(part))
+    if sum(len(match[0]) for match in matches) < len(part):
+        raise ValueError("a field is a name in braces; double a brace of the text")
+    texts = {"{{": "{", "}}": "}"}
+    return [("", match[1]) if match[1] else (texts.get(match[0], match[0]), None) for match in matches]
 
 
 def _fields(part: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import clean, fold
 from titlesmith.corpus.template import Template
-from titlesmith.errors import FetchError, RequestError, RunError
+from titlesmith.errors import FetchError, RequestError
 from titlesmith.generate import GenerationSettings, open_backend
 from titlesmith.harvest import arxiv
 from titlesmith.runs import Run, replacing, root
@@ -27,19 +27,15 @@ TOKENS, MIN_TOKENS = 48, 8  # maximum length of a title, and the minimum room fo
 
 
 def fetch(address: str = "") -> Path:
-    """Writes the titles and abstracts to `FILE`, from arXiv or another service; on a FetchError, nothing."""
-    path, session = root() / FILE, arxiv.new_session()
-    rows = []
+    """Writes the titles and abstracts to `FILE`, from arXiv or another service; on an error, nothing."""
+    session, rows = arxiv.new_session(), []
     for title, query in PAPERS.items():
-        try:
-            papers, _ = arxiv.search(session, address, query)
-        except (RequestError, RunError) as error:
-            raise FetchError(f"arXiv cannot be searched for {title!r}: {error}") from None
-        abstract = next((clean(paper["abstract"]) for paper in papers if fold(paper["title"] or "") == fold(title)), "")
+        papers, _ = arxiv.search(session, address, query)
+        abstract = next((paper["abstract"] for paper in papers if fold(paper["title"] or "") == fold(title)), "")
         if not abstract:
-            raise FetchError(f"arXiv returned no paper {title!r}: write its title and abstract into {path}")
-        rows.append((title, abstract))
-    return _write(path, rows)
+            raise FetchError(f"arXiv returned no paper {title!r}: write its title and abstract into {root() / FILE}")
+        rows.append((title, clean(abstract)))
+    return _write(root() / FILE, rows)
 
 
 def fetch_of(file: Path, address: str = "") -> Path:
@@ -47,19 +43,13 @@ def fetch_of(file: Path, address: str = "") -> Path:
 
     The titles are the file's, because those of arXiv may have changed. Papers without an id are skipped.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            titles = {row["arxiv_id"]: row["title"] for row in csv.DictReader(opened) if row["arxiv_id"]}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{file} is not a CSV file in UTF-8 with columns title, arxiv_id: {error}") from None
-    query = {"id_list": ",".join(titles)}
-    papers, _ = arxiv.search(arxiv.new_session(), address, query, size=len(titles))
+    titles = {number: title for title, number in read(file, "title", "arxiv_id") if number}
+    papers, _ = arxiv.search(arxiv.new_session(), address, {"id_list": ",".join(titles)}, size=len(titles))
     abstracts = {paper["id"]: clean(paper["abstract"] or "") for paper in papers}
     if missing := [number for number in titles if not abstracts.get(number)]:
         raise FetchError(f"arXiv returned no abstract of {', '.join(missing)}: check arxiv_id in {file}")
-    return _write(
-        file.with_name(f"{file.stem}-abstracts.csv"), [(titles[number], abstracts[number]) for number in titles]
-    )
+    rows = [(title, abstracts[number]) for number, title in titles.items()]
+    return _write(file.with_name(f"{file.stem}-abstracts.csv"), rows)
 
 
 def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -68,15 +58,13 @@ def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
-def read(path: Path) -> list[tuple[str, str]]:
-    """Titles and abstracts of a CSV file (RequestError if it is not one); empty if the file does not exist."""
-    if not path.is_file():
-        return []
+def read(path: Path, *columns: str) -> list[tuple[str, ...]]:
+    """The cleaned texts of some columns of a CSV file (RequestError if it has not got them)."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [(clean(row["title"]), clean(row["abstract"])) for row in csv.DictReader(file)]
-    except (KeyError, TypeError, UnicodeDecodeError, csv.Error):
-        raise RequestError(f"evaluate.path: {path} is not a CSV file in UTF-8 with columns title, abstract") from None
+            return [tuple(clean(row[column]) for column in columns) for row in csv.DictReader(file)]
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} is not a CSV file in UTF-8 with columns {', '.join(columns)}: {error}") from None
 
 
 def makes_titles(template: Template) -> bool:
@@ -91,13 +79,13 @@ def titles(run: Run, corpus: Corpus, settings: dict) -> list[dict]:
     Returns for each abstract its real ``title``, and the generated ``titles``, likeliest first, or ``why`` there are
     none. Empty if the template does not make titles from abstracts, or the file does not exist.
     """
-    papers = read(root() / settings["path"]) if makes_titles(corpus.template) else []
-    if not papers:
+    path = root() / settings["path"]
+    if not makes_titles(corpus.template) or not path.is_file():
         return []
-    rows, backend, lower = [], open_backend(run), run.record("corpus")["settings"]["lowercase"]
+    rows, backend = [], open_backend(run)
     own = run.record("generate")["settings"] | {"unique": False, "best_of": 1, "beams": 1, "min_tokens": 0}
-    for title, abstract in papers:
-        prompt = corpus.template.fill_prompt({"abstract": abstract.lower() if lower else abstract})
+    for title, abstract in read(path, "title", "abstract"):
+        prompt = corpus.template.fill_prompt({"abstract": corpus.clean(abstract)})
         opening = corpus.layout.prompt_ids(prompt)
         tokens = min(TOKENS, backend.context - len(opening))
         if tokens < MIN_TOKENS:

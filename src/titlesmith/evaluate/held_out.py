@@ -23,11 +23,7 @@ def held_out_texts(corpus: Corpus, maximum: int) -> list[str]:
 
 def two_samples(corpus: Corpus, maximum: int, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Ids and completions of two random samples of held-out papers, equally many and at most ``maximum`` each."""
-    sizes = [len(corpus.documents(name)) for name in SPLITS]
-    half, papers = min(sum(sizes) // 2, maximum), []
-    chosen = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[: 2 * half])
-    for name, first, size in zip(SPLITS, (0, sizes[0]), sizes, strict=True):
-        own = documents_at(corpus, name, chosen[(chosen >= first) & (chosen < first + size)] - first)
-        papers += zip(own["id"], own["completion"], strict=True)
-    order = np.random.default_rng([seed, 1]).permutation(len(papers))
-    return [papers[i] for i in order[:half]], [papers[i] for i in order[half:]]
+    papers = pl.concat([corpus.scan(name).select("id", "completion") for name in SPLITS]).collect()
+    half = min(len(papers) // 2, maximum)
+    rows = papers.sample(2 * half, shuffle=True, seed=seed).rows()
+    return rows[:half], rows[half:]

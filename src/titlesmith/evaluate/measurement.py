@@ -1,6 +1,5 @@
 """Measurements: values with 95% intervals, or the reasons why they could not be measured."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 
 RESAMPLES = 1000
 LEVEL = 0.95
-BLOCK = 2**22  # counts in memory at once
+NOTHING = "there is nothing to be measured on"
 
 
 class MissingError(Exception):
@@ -35,7 +34,7 @@ class Measurements:
         """Calls ``measure`` and records its result, or why it has none."""
         try:
             measured = measure(*arguments)
-            if not all(map(math.isfinite, (measured.value, *(measured.interval or ())))):
+            if not np.isfinite([measured.value, *(measured.interval or ())]).all():
                 raise MissingError("it is not finite")
         except MissingError as error:
             self.skip(name, str(error))
@@ -48,6 +47,10 @@ class Measurements:
         """Records why a metric is not measured."""
         self.values[name], self.missing[name] = None, reason
 
+    def to_dict(self) -> dict:
+        """The values by name, ``intervals`` and ``missing``, as metrics.json has them."""
+        return {**self.values, "intervals": self.intervals, "missing": self.missing}
+
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measurement:
     """The ratio of two sums over documents, with a percentile bootstrap interval over documents (Efron 1979).
@@ -57,15 +60,12 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measur
     added = np.stack([numerators, denominators], axis=1).astype(np.float64)
     size = len(added)
     if not size or not added[:, 1].sum():
-        raise MissingError("there is nothing to be measured on")
-    # How often each document is in each resample, some resamples at a time, and the ratio of each
-    rng, ratios = np.random.default_rng(seed), []
-    for start in range(0, RESAMPLES, rows := max(1, BLOCK // size)):
-        counts = rng.multinomial(size, np.full(size, 1 / size), size=min(rows, RESAMPLES - start))
-        sums = counts @ added
-        sums = sums[sums[:, 1] > 0]
-        ratios.append(sums[:, 0] / sums[:, 1])
-    low, high = np.quantile(np.concatenate(ratios), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        raise MissingError(NOTHING)
+    # How often each document is in each resample
+    counts = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+    sums = counts @ added
+    sums = sums[sums[:, 1] > 0]
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     above, below = added.sum(axis=0)
     return Measurement(float(above / below), (float(low), float(high)))
 
@@ -80,6 +80,6 @@ def share(flags: list[bool]) -> Measurement:
     from scipy.stats import binomtest  # takes a second to import
 
     if not flags:
-        raise MissingError("there is no text")
+        raise MissingError(NOTHING)
     test = binomtest(sum(flags), len(flags))
     return Measurement(test.statistic, tuple(map(float, test.proportion_ci(LEVEL, "wilson"))))

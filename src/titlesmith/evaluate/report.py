@@ -52,21 +52,19 @@ BEFORE_AFTER = ("perplexity", "bits_per_byte", *STEMMED)
 
 def perplexities(metrics: dict, model: str) -> list[dict]:
     """One row: the model, for each split the perplexity and its interval, and the bits per byte of test."""
-    row, columns = {"model": model}, {name: ("perplexity", name, 2) for name in SPLITS}
-    for column, (key, name, digits) in (columns | {"test, bits per byte": ("bits_per_byte", "test", 3)}).items():
-        why = metrics["missing"].get(f"{key}.{name}")
-        row[column] = shown(metrics[key][name], metrics[f"{key}_interval"][name], why, digits)
-    return [row]
+
+    def cell(name: str, split: str) -> str:
+        interval, why = metrics[f"{name}_interval"][split], metrics["missing"].get(f"{name}.{split}")
+        return _cell({name: metrics[name][split], "intervals": {name: interval}, "missing": {name: why}}, name)
+
+    row = {"model": model} | {split: cell("perplexity", split) for split in SPLITS}
+    return [row | {"test, bits per byte": cell("bits_per_byte", "test")}]
 
 
 def before_after(metrics: dict) -> list[dict]:
     """One row per measure of the validation documents, before training and after; empty for a run without them."""
-    rows = [{"validation documents": NAMES[name]} for name in BEFORE_AFTER if name in metrics.get("before", ())]
-    for row, name in zip(rows, BEFORE_AFTER, strict=False):
-        for side in ("before", "after"):
-            of, digits = metrics[side], 2 if name == "perplexity" else 3
-            row[side] = shown(of.get(name), of["intervals"].get(name), of["missing"].get(name), digits)
-    return rows
+    sides = {side: metrics[side] for side in ("before", "after") if side in metrics}
+    return _rows("validation documents", BEFORE_AFTER, sides)
 
 
 def texts_before_after(metrics: dict) -> list[dict]:
@@ -82,25 +80,25 @@ def published(metrics: dict) -> list[dict]:
     if metrics.get(STEMMED[0]) is None:
         return []
     own = {"this run": metrics, "real text of another paper": metrics["human"]}
-    others = {model: dict(zip(STEMMED, values, strict=True)) | {"intervals": {}} for model, values in PUBLISHED.items()}
+    others = {model: dict(zip(STEMMED, values, strict=True)) for model, values in PUBLISHED.items()}
     return [
         {"model": model, "test set": "this run's" if model in own else "other test set"}
-        | {NAMES[name]: shown(of[name], of["intervals"].get(name), "", 3) for name in STEMMED}
+        | {NAMES[name]: _cell(of, name) for name in STEMMED}
         for model, of in (own | others).items()
     ]
 
 
 def comparison(metrics: dict, names: tuple[str, ...], people: str = "by people") -> list[dict]:
     """One row per metric that was measured: its value for the generated texts, and for texts by ``people``."""
-    rows = []
-    for name in names:
-        row = {"metric": NAMES[name]}
-        for column, of, prefix in (("generated", metrics, ""), (people, metrics["human"], "human.")):
-            why = metrics["missing"].get(f"{prefix}{name}", "")
-            row[column] = shown(of.get(name), of["intervals"].get(name), why, 1 if name.startswith("words") else 3)
-        if metrics.get(name) is not None or metrics["human"].get(name) is not None:
-            rows.append(row)
-    return rows
+    return _rows("metric", names, {"generated": metrics, people: metrics["human"]})
+
+
+def _rows(label: str, names: tuple[str, ...], sides: dict[str, dict]) -> list[dict]:
+    return [
+        {label: NAMES[name]} | {side: _cell(of, name) for side, of in sides.items()}
+        for name in names
+        if any(of.get(name) is not None for of in sides.values())
+    ]
 
 
 def why_missing(metrics: dict, names: tuple[str, ...]) -> str:
@@ -109,9 +107,12 @@ def why_missing(metrics: dict, names: tuple[str, ...]) -> str:
     return f"Not measured: {'; '.join(reasons)}." if reasons else "None."
 
 
-def shown(value: float | None, interval: list[float] | None, why: str | None, digits: int) -> str:
-    """A value with its interval, or why it is unknown."""
+def _cell(of: dict, name: str) -> str:
+    """A value with its interval, or why it is unknown; ``of`` may have ``intervals`` and ``missing``."""
+    value, interval = of.get(name), of.get("intervals", {}).get(name)
     if value is None:
+        why = of.get("missing", {}).get(name)
         return f"unknown: {why}" if why else ""
+    digits = 1 if name.startswith("words") else 2 if name == "perplexity" else 3
     ends = " to ".join(f"{end:,.{digits}f}" for end in interval or ())
     return f"{value:,.{digits}f}" + (f" ({ends})" if ends else "")

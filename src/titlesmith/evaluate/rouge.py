@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from titlesmith.evaluate.measurement import Measurement, ratio
+from titlesmith.evaluate.measurement import Measurements, ratio
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 STEMMED = tuple(f"{kind}_stemmed" for kind in KINDS)
@@ -14,19 +14,18 @@ PUBLISHED = {  # of titles for abstracts: ROUGE-1, -2 and -L, by model and test 
 }
 
 
-def rouge(pairs: list[tuple[str, str, str]], seed: int) -> dict[str, Measurement]:
-    """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) by rouge-score, plain and with Porter's stemmer, by name.
+def add_rouge(measurements: Measurements, pairs: list[tuple[str, str, str]], seed: int) -> None:
+    """Adds the mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), plain and with Porter's stemmer, by rouge-score.
 
     It reads only a to z and digits. ``pairs``: a paper's id, its real text, a generated text; bootstrap over papers.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
     papers, index = np.unique([paper for paper, _, _ in pairs], return_inverse=True)
-    texts, measured = np.bincount(index, minlength=len(papers)), {}
+    texts = np.bincount(index, minlength=len(papers))
     for names, stem in ((KINDS, False), (STEMMED, True)):
         scorer = RougeScorer(KINDS, use_stemmer=stem)
         scores = [scorer.score(real, text) for _, real, text in pairs]
         for kind, name in zip(KINDS, names, strict=True):
             sums = np.bincount(index, [score[kind].fmeasure for score in scores], len(papers))
-            measured[name] = ratio(sums, texts, seed)
-    return measured
+            measurements.add(name, ratio, sums, texts, seed)

@@ -1,14 +1,10 @@
 """Snapshots: a model before and after training, measured alike on the same validation documents."""
 
-import numpy as np
-
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.budget import SHARES, affordable, evenly_spread, tokens_read
-from titlesmith.evaluate.bits_per_byte import bits_per_byte, measured_bytes
 from titlesmith.evaluate.held_out import documents_at
-from titlesmith.evaluate.measurement import Measurements, MissingError
-from titlesmith.evaluate.perplexity import losses, perplexity
-from titlesmith.evaluate.rouge import ROUGE, rouge
+from titlesmith.evaluate.losses import measure_losses
+from titlesmith.evaluate.rouge import add_rouge
 from titlesmith.generate import GenerationSettings, backend_for
 from titlesmith.train import Engine
 
@@ -16,24 +12,10 @@ TEXTS = 10
 MIN_TOKENS, MAX_TOKENS = 8, 256  # minimum room for a text, and its maximum length
 
 
-def measure_losses(engine: Engine, corpus: Corpus, split: str, chosen: np.ndarray, seed: int) -> Measurements:
-    """``perplexity`` and ``bits_per_byte`` of documents of a split, whose indices come in ascending order."""
-    measurements = Measurements()
-    try:
-        nats, tokens = losses(engine, corpus.documents(split), chosen)
-    except MissingError as error:
-        for name in ("perplexity", "bits_per_byte"):
-            measurements.skip(name, str(error))
-        return measurements
-    measurements.add("perplexity", perplexity, nats, tokens, seed)
-    measurements.add("bits_per_byte", bits_per_byte, nats, measured_bytes(corpus, split, chosen, engine.context), seed)
-    return measurements
-
-
 def snapshot_documents(corpus: Corpus, settings: dict) -> int:
     """How many validation documents to measure before and after a training with the parameters of notebook 03."""
     planned = settings["epochs"] * len(corpus.documents("train").ids) or tokens_read(settings, settings["steps"])
-    return affordable(corpus, "valid", SHARES["snapshot"] * planned)
+    return len(affordable(corpus, "valid", SHARES["snapshot"] * planned))
 
 
 def snapshot(engine: Engine, corpus: Corpus, documents: int, seed: int) -> dict:
@@ -45,11 +27,8 @@ def snapshot(engine: Engine, corpus: Corpus, documents: int, seed: int) -> dict:
     measurements = measure_losses(engine, corpus, "valid", chosen, seed)
     texts, real = _sample(engine, corpus, seed)
     if real:
-        scores = rouge([(str(i), *pair) for i, pair in enumerate(zip(real, texts, strict=True))], seed)
-        for name in ROUGE:
-            measurements.add(name, scores.get, name)
-    parts = {"intervals": measurements.intervals, "missing": measurements.missing, "texts": texts, "real": real}
-    return {"documents": len(chosen), **measurements.values, **parts}
+        add_rouge(measurements, [(str(i), *pair) for i, pair in enumerate(zip(real, texts, strict=True))], seed)
+    return {"documents": len(chosen), **measurements.to_dict(), "texts": texts, "real": real}
 
 
 def _sample(engine: Engine, corpus: Corpus, seed: int) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ Sample = list[tuple[str, str]]  # texts, each with the id of its paper, or "" if
 def comparable(rows: list[dict], has_prompt: bool) -> Sample:
     """Texts without a prefix, which would give them away; one per prompt, because texts for one prompt are alike."""
     free = {row["prompt"] if has_prompt else i: row for i, row in enumerate(rows) if not row["prefix"]}
-    return [(row.get("paper") or "", row["text"]) for row in free.values()]
+    return [(row["paper"] or "", row["text"]) for row in free.values()]
 
 
 def classifier_accuracy(first: Sample, second: Sample, seed: int) -> Measurement:

@@ -8,7 +8,6 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.pretrained import save_for_transformers
 from titlesmith.errors import RunError
 from titlesmith.export.card import base_model, card
 from titlesmith.models import gpt2_checkpoint, hub
@@ -28,7 +27,7 @@ def write(run: Run, folder: Path) -> None:
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):  # safetensors lets only this user read them
         shutil.copymode(folder / "config.json", weights)
-    save_for_transformers(corpus.layout, corpus.info["context"], folder)
+    corpus.layout.save_for_transformers(corpus.info["context"], folder)
     _check_tokens(corpus, folder)
     if (adapter := run / "model" / hub.ADAPTER).exists():
         (folder / "adapter").mkdir()

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from titlesmith.corpus import Corpus, DocumentFormat
-from titlesmith.corpus.pretrained import CODEC
 from titlesmith.corpus.template import template
-from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.corpus.tokenizer import CODEC, Tokenizer
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate.backend import Backend, open_adapter, open_backend, open_base
 from titlesmith.generate.nearest import Nearest

@@ -47,7 +47,7 @@ def advice(model: str, bits_per_byte: float | None) -> str:
 
 def write(weights: dict[str, np.ndarray], tokenizer: Tokenizer, folder: Path = FOLDER) -> None:
     """Writes weights with the shapes of gpt-2-simple's variables as 8-bit integers, with the vocabulary."""
-    tokenizer.save(folder)
+    tokenizer.save_gpt2(folder)
     with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **quantize(weights))
 

@@ -187,7 +187,7 @@ class GPT2Engine(Engine):
     def _save(self, path: Path, saver: tf1.train.Saver, size: int, tokenizer: bool = False) -> None:
         with self.reporting_failure(path, size, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
             if tokenizer:
-                self.tokenizer.save(new)
+                self.tokenizer.save_gpt2(new)
             write_json(new / HYPERPARAMETERS, self.hyperparameters)
             saver.save(self._session, str(new / "model"), global_step=self.step, write_meta_graph=False)
         for file in path.glob("model-*"):

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
-from titlesmith.corpus.pretrained import as_pretrained
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.models.weights import STATE, read, read_state, with_adapter
@@ -246,7 +245,7 @@ class HuggingFaceEngine(Engine):
             with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), merging(path, STATE) as folder:
                 self._write(folder, weights, {})
                 if tokenizer:
-                    as_pretrained(self.tokenizer).save(folder)
+                    self.tokenizer.save(folder)
         processes.barrier()
 
     def _complete_weights(self) -> dict:

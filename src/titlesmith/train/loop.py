@@ -87,7 +87,7 @@ class Engine(ABC):
         """Mean loss in nats a token, as `document_losses` measures it (RunError if there is no token to predict)."""
         nats, tokens = self.document_losses(documents)
         if not tokens.sum():
-            raise RunError(f"{documents.path}: no document leaves the model a token to predict; rebuild the corpus")
+            raise RunError("no document leaves the model a token to predict; rebuild the corpus")
         return float(nats.sum() / tokens.sum())
 
     @abstractmethod

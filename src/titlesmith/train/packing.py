@@ -92,16 +92,12 @@ class PackedDataset:
 
     def _pack(self, chunk: np.ndarray) -> list[list[Piece]]:
         """Rows of at most ``block`` predicted ids, by best-fit decreasing."""
-        rows, pieces, context = [], [], self.documents.context
-        lengths = (self.documents.starts[chunk + 1] - self.documents.starts[chunk]).tolist()
-        # Cut what is longer than a row; the end of a document that was cut at the context is not learned
-        for i, length in zip(chunk.tolist(), lengths, strict=True):
-            length -= 0 < context < length
-            starts = range(0, length, self.block)
-            pieces += [(i, start, min(start + self.block, length)) for start in starts]
+        rows, pieces = [], []
+        # Cut what is longer than a row; a long prompt can fill a row, which would have nothing to learn
+        for i, (first, last) in zip(chunk.tolist(), self.documents.targets[chunk].tolist(), strict=True):
+            ends = ((start, min(start + self.block, last)) for start in range(0, last, self.block))
+            pieces += [(i, start, end) for start, end in ends if end > first]
         pieces.sort(key=lambda piece: piece[1] - piece[2])
-        if self.documents.has_prompt:  # a long prompt can fill a row, which would have nothing to learn
-            pieces = [piece for piece in pieces if self._weights(piece).any()]
         # rooms[n]: rows with room for n more ids; bit n of `sizes` is set if there are any
         rooms, sizes = [[] for _ in range(self.block + 1)], 0
         for piece in pieces:
@@ -120,10 +116,6 @@ class PackedDataset:
                 sizes |= 1 << (room - size)
         return rows
 
-    def _weights(self, piece: Piece) -> np.ndarray:
-        i, start, end = piece
-        return self.documents.loss_mask(self.documents[i])[start:end]
-
     def _fill(self, row: list[Piece]) -> list[np.ndarray]:
         """The arrays of one row of a `Batch`."""
         eos = self.documents.tokenizer.eos_id
@@ -134,7 +126,7 @@ class PackedDataset:
             last, document = first + end - start, self.documents[i]
             # A document is read after an end of text, and its own end of text is predicted
             ids[first], ids[first + 1 : last] = document[start - 1] if start else eos, document[start : end - 1]
-            labels[first:last], weights[first:last] = document[start:end], self._weights((i, start, end))
+            labels[first:last], weights[first:last] = document[start:end], self.documents.loss_mask(i)[start:end]
             if self.mask_documents:
                 position_ids[last:] -= position_ids[last : last + 1]
             first = last
@@ -160,7 +152,7 @@ def padded_batches(
 
     Yields indices of documents, their ids after an end of text, (rows, tokens + 1), and weights, (rows, tokens).
     """
-    lengths = np.minimum(np.diff(documents.starts.astype(np.int64)), context)
+    lengths = np.minimum(np.diff(documents.starts), context)
     batch: list[int] = []
     for i in chosen[np.argsort(lengths[chosen], kind="stable")].tolist():
         if batch and (len(batch) + 1) * lengths[i] > tokens:
@@ -176,7 +168,6 @@ def _pad(documents: Documents, batch: list[int], lengths: np.ndarray) -> tuple[n
     ids = np.full((len(batch), width + 1), documents.tokenizer.eos_id, np.int32)
     weights = np.zeros((len(batch), width), np.float32)
     for row, i in enumerate(batch):
-        document = documents[i]
-        ids[row, 1 : lengths[i] + 1] = document[: lengths[i]]
-        weights[row, : lengths[i]] = documents.loss_mask(document)[: lengths[i]]
+        ids[row, 1 : lengths[i] + 1] = documents[i][: lengths[i]]
+        weights[row, : lengths[i]] = documents.loss_mask(i)[: lengths[i]]
     return ids, weights

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evaluate.test_evaluate import ROW, made, measured
-from titlesmith.evaluate.bits_per_byte import bits_per_byte, measured_bytes
 from titlesmith.evaluate.held_out import documents_at
+from titlesmith.evaluate.losses import bits_per_byte, measured_bytes
 
 
 def test_bits_are_nats_divided_by_ln_2_and_bytes_are_of_utf_8():

@@ -92,9 +92,7 @@ def device_name() -> str:
     words = f"GPU: {details.get('device_name', 'unknown name')}"
     if total := gpu_memory():
         words += f", {total / GIB:.0f} GiB"
-    if len(cards) > 1:
-        words += f", the first of {len(cards)} (models hf:NAME use as many as finetune.processes says)"
-    return words
+    return words if len(cards) == 1 else f"{words}, the first of {len(cards)}"
 
 
 def gpu_memory() -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from titlesmith.errors import RunError
-from titlesmith.models import base, gguf, gpt2_checkpoint, hub
+from titlesmith.models import gguf, gpt2_checkpoint, hub
 from titlesmith.models.catalogue import GPT2, PUBLISHED, RANDOM, folder, model_path
 from titlesmith.runs import digest, swapping
 
@@ -24,10 +24,6 @@ WEIGHTS_SHA256 = {
     "82M": "e1ff18884359fe8beb795a5f414feb85a6ce3d929ad019c0d958c039d2b94a1b",
     "124M": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
     "1558M": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
-}
-VOCABULARY_SHA256 = {
-    "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
 
 
@@ -47,13 +43,11 @@ def fetch(name: str) -> Path | None:
         return None
     if name == gguf.SMOLLM2:
         hub.check_installed()
-    if name in ("base", *PUBLISHED):
+    if name in PUBLISHED:
         path = model_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
-            if name == "base":
-                base.unpack(path)
-            elif not path.is_dir():
+            if not path.is_dir():
                 _download(name, path)
             elif (path / CHECKSUMS).is_file():
                 _verify_checksums(path, name)
@@ -67,9 +61,6 @@ def _download(name: str, path: Path) -> None:
     with swapping(path) as new:
         if name == gguf.SMOLLM2:
             gguf.convert(source, new)
-            repository, licence = PUBLISHED[name]
-            front = f"---\nbase_model: {repository}\nlicense: {licence}\n---\n"
-            (new / "README.md").write_text(f"{front}SmolLM2-135M-Instruct. {gguf.ORIGIN}\n", "utf-8")
         else:
             gpt2_checkpoint.convert(source, new, GPT2[name])
         sums = [f"{digest(file)}  {file.name}\n" for file in sorted(new.iterdir())]
@@ -81,12 +72,11 @@ def _download_gpt2(name: str, downloads: Path) -> Path:
     """Downloads a GPT-2 from the hub into a cache and returns the folder with its files."""
     endpoint, repository = os.environ.get(ENDPOINT_VARIABLE) or None, PUBLISHED[name][0]
     print(f"downloading {name} from {endpoint or 'the Hugging Face hub'}: {repository}")
-    sha256 = {gpt2_checkpoint.WEIGHTS: WEIGHTS_SHA256.get(name)} | (VOCABULARY_SHA256 if name != "82M" else {})
     return hub.download(
         f"{hub.PREFIX}{repository}@{REVISIONS[name]}",
         [*gpt2_checkpoint.FILES],
         f"`{ENDPOINT_VARIABLE}` or `HF_ENDPOINT` set a mirror",
-        sha256,
+        WEIGHTS_SHA256.get(name, ""),
         cache_dir=downloads,
         endpoint=endpoint,
     )
@@ -98,6 +88,6 @@ def _verify_checksums(path: Path, name: str) -> None:
         expected, _, file = line.partition("  ")
         if not (path / file).is_file() or digest(path / file) != expected:
             raise RunError(
-                f"{path / file} has changed since its download: its SHA-256 is not {expected}. Remove {path}, and "
-                f"`titlesmith models get {name}` downloads it again"
+                f"{path / file} has changed since its download. Remove {path}, and `titlesmith models get {name}` "
+                "downloads it again"
             )

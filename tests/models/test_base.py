@@ -1,17 +1,14 @@
 import subprocess
 import sys
-from itertools import permutations
 
 import numpy as np
 import pytest
 
-from conftest import corpus_settings, write_archive
+from conftest import corpus_settings
 from titlesmith import corpus as corpora
 from titlesmith import models
-from titlesmith.experiment import Experiment, find
 from titlesmith.harvest import harvest
 from titlesmith.models import BASE, base, shapes
-from titlesmith.notebook import begin
 from titlesmith.runs import Run
 from titlesmith.settings import defaults
 from titlesmith.train import start_engine
@@ -62,25 +59,6 @@ def test_titles_are_generated_without_a_run(project):
     assert len(titles) == 3 and all(title.startswith("Neural") for title in titles)
 
 
-@pytest.mark.parametrize(
-    ("of", "told"),
-    [
-        ("The detective who hid in {} never came home, and the harbour town forgot him.", True),
-        ("Neural Networks for Speech Recognition in {}", False),
-    ],
-)
-def test_texts_unlike_titles_are_told_of_better_models(project, capsys, of, told):
-    words = ["Lyon", "Kyoto", "Malta", "Quito", "Turin", "Oslo", "Perth", "Basel", "Delhi", "Cairo", "Paris", "Rome"]
-    rows = [
-        {"title": of.format(f"{a} and {b}"), "arxiv_id": f"2001.{i:05d}"}
-        for i, (a, b) in enumerate(permutations(words, 2))
-    ]
-    write_archive(project / "papers.tsv", rows)
-    given = ("harvest.path=papers.tsv", "finetune.steps=1", "finetune.batch_size=1", "finetune.warmup_steps=0")
-    experiment, run = Experiment.read(find("archive-titles"), given), Run("told")
-    for stage in ("harvest", "corpus", "finetune"):
-        begun = begin(stage, {"run_name": run.name} | experiment.settings[stage])
-        begun.build_corpus() if stage == "corpus" else getattr(begun, stage)()
-        run.finish(stage)
-    assert ("smollm2 and 124M suit them better" in capsys.readouterr().out) == told
-    assert bool(run.record("finetune")["advice"]) == told
+def test_texts_unlike_titles_are_told_of_better_models():
+    assert "smollm2 and 124M suit them better" in base.advice("base", 2.8)
+    assert base.advice("base", 1.7) == base.advice("base", None) == base.advice("scratch", 2.8) == ""

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from servers.hub import serving
 from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import FetchError, RequestError, RunError
+from titlesmith.errors import FetchError, RequestError
 from titlesmith.experiment import Experiment, find
 from titlesmith.models import catalogue, download, gpt2_checkpoint
 from titlesmith.pipeline import chain
@@ -77,8 +77,6 @@ def test_a_model_is_downloaded_and_converted(hub, folder, repositories):
     assert hyperparameters == TINY and {n: list(v.shape) for n, v in weights.items()} == models.shapes(TINY)
     for name, value in weights.items():
         np.testing.assert_array_equal(value.squeeze(), stored[gpt2_checkpoint.parameter_name(name)])
-    sums = subprocess.run(["sha256sum", "-c", download.CHECKSUMS], cwd=folder, stdout=subprocess.DEVNULL)
-    assert sums.returncode == 0
     assert sorted(path.name for path in folder.parent.iterdir()) == [".124M.lock", "124M"]
     count = len(hub.requests)
     models.fetch("124M")
@@ -192,17 +190,9 @@ def test_a_killed_download_leaves_no_model_and_resumes(hub, folder):
     assert models.fetch("124M") == folder
 
 
-def test_a_changed_file_is_found(hub, folder):
-    models.fetch("124M")
-    (folder / "vocab.bpe").write_text("#version: 0.2\n")
-    with pytest.raises(RunError, match=r"vocab\.bpe has changed since its download.*Remove"):
-        models.fetch("124M")
-
-
 def test_a_folder_made_by_gpt_2_simple_is_used_unchanged(hub, folder):
     models.fetch("124M")
-    (folder / download.CHECKSUMS).unlink()  # which gpt_2_simple.download_gpt2 does not write
-    (folder / "model.ckpt.meta").write_bytes(b"x")
+    (folder / "model.ckpt.meta").write_bytes(b"x")  # which gpt_2_simple.download_gpt2 writes too
     hub.requests.clear()
     assert models.fetch("124M") == folder and not hub.requests
 

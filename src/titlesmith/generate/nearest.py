@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from rapidfuzz import fuzz, process
-from scipy.sparse import csr_array, diags_array
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
@@ -41,9 +40,12 @@ class Nearest:
         self._known = {hash(text) for text in self._folded}
         self._is_long = sum(map(len, self._folded)) > LONG * len(self._folded)
         if self._is_long:
-            words = _count_words(self._folded).T.tocsr()  # shape (NUM_HASHES, texts)
-            frequencies = np.maximum(1, np.diff(words.indptr))
-            self._words = diags_array(np.log(len(self._folded) / frequencies)) @ words
+            from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer  # which takes a second
+
+            options = {"binary": True, "norm": None, "alternate_sign": False, "dtype": np.float32}
+            self._hasher = HashingVectorizer(analyzer=str.split, n_features=NUM_HASHES, **options)
+            words = TfidfTransformer(norm=None).fit_transform(self._hasher.transform(self._folded))
+            self._words = words.T.tocsr()  # shape (NUM_HASHES, texts)
 
     def is_copy(self, text: str) -> bool:
         """Whether a training text equals this one, case and white space folded."""
@@ -66,18 +68,10 @@ class Nearest:
         return best
 
     def _compare_candidates(self, texts: list[str]) -> list[tuple[int, float]]:
-        best, words = [], _count_words(texts)
+        best, words = [], self._hasher.transform(texts)
         for i, text in enumerate(texts):
             shared = words[[i]] @ self._words
             candidates = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]] if shared.nnz else [0]
             scores = process.cdist([text], [self._folded[row] for row in candidates], scorer=fuzz.ratio)[0]
             best.append((int(candidates[scores.argmax()]), float(scores.max())))
         return best
-
-
-def _count_words(texts: list[str]) -> csr_array:
-    """1 for each hashed word of each text, shape (texts, `NUM_HASHES`)."""
-    table = pl.DataFrame({"row": np.arange(len(texts)), "word": pl.Series(texts, dtype=pl.String).str.split(" ")})
-    pairs = table.explode("word").with_columns(pl.col("word").hash() % NUM_HASHES).unique()
-    ones = np.ones(len(pairs), np.float32)
-    return csr_array((ones, (pairs["row"].to_numpy(), pairs["word"].to_numpy())), (len(texts), NUM_HASHES))

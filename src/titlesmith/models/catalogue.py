@@ -94,12 +94,10 @@ def model_path(name: str) -> Path:
 
 
 def missing_files(path: Path) -> list[str]:
-    """The files that a folder lacks to be a model in gpt-2-simple's layout; empty if it is complete.
-
-    The checkpoint must be as long as hparams.json implies, so that an interrupted copy is not taken for a model.
-    """
+    """The files that a folder lacks to be a model in gpt-2-simple's layout; empty if it is complete."""
     if files := [f for f in (HYPERPARAMETERS, *FILES, "checkpoint") if not (path / f).is_file()]:
         return files
+    # The checkpoint must be as long as hparams.json implies: an interrupted copy is no model
     size = sum(file.stat().st_size for file in path.glob("*.data-*"))
     expected = 4 * num_parameters(_read(path))
     return [f"model.ckpt.data-* ({size:,} of {expected:,} bytes)"] if size < expected else []

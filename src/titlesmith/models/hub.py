@@ -31,7 +31,6 @@ SCRATCH = {"n_ctx": 512, "n_embd": 256, "n_head": 4, "n_layer": 4}
 # The names that transformers has for the hyperparameters of all architectures
 CONFIG_KEYS = {
     "n_vocab": "vocab_size",
-    "n_ctx": "max_position_embeddings",
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
     "n_layer": "num_hidden_layers",
@@ -122,18 +121,11 @@ def adapter_base(adapter: Path, base: str = "") -> str:
 
 
 def download(name: str, patterns: list[str], remedy: str, sha256: str = "", **where: object) -> Path:
-    """Downloads the files of a repository that match the patterns into a folder, and verifies their SHA-256.
+    """Downloads the files of a repository that match the patterns, and returns their folder.
 
-    ``remedy`` ends the message if the hub cannot be reached. ``sha256`` is the expected value of its weights; the
-    hub states those of large files. ``where``: ``cache_dir`` and ``endpoint`` of
-    `huggingface_hub.snapshot_download`.
-
-    Raises
-    ------
-    RequestError
-        The model does not exist, or its access is restricted.
-    FetchError
-        The hub cannot be reached, or a file is damaged. Complete files are kept for the next attempt.
+    Large files are compared with the SHA-256 that the hub states, weights with ``sha256``. ``where`` is for
+    `huggingface_hub.snapshot_download`. RequestError if the model does not exist, or its access is restricted.
+    FetchError, which ends with ``remedy``, if the hub cannot be reached, or a file is damaged; complete files are kept.
     """
     source, revision = split_name(name)
     try:
@@ -179,13 +171,12 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
 
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        text = config.get_text_config()
+        result = {key: getattr(text, attribute) for key, attribute in CONFIG_KEYS.items()}
     except Exception as error:  # transformers raises many kinds for damaged files
         raise RequestError(f"model: {path / CONFIG} cannot be read: {explain(error)}") from None
-    text = config.get_text_config()
-    result = {key: getattr(text, attribute, None) for key, attribute in CONFIG_KEYS.items()}
-    result["n_ctx"] = result["n_ctx"] or 2048  # for models without a maximum, such as BLOOM
-    if missing := [CONFIG_KEYS[key] for key, value in result.items() if value is None]:
-        raise RequestError(f"model: {path / CONFIG} is not of a causal language model: no {missing[0]}")
+    # Models without a maximum, such as BLOOM
+    result["n_ctx"] = getattr(text, "max_position_embeddings", None) or 2048
     if stored := num_parameters(path):
         result |= {"parameters": stored, "itemsize": 2 if "16" in str(config.dtype) else 4}
     return result

@@ -13,7 +13,6 @@ import ctranslate2
 import numpy as np
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
-from titlesmith.errors import RunError
 from titlesmith.generate.backend import Completion, Listener
 from titlesmith.generate.settings import GenerationSettings
 from titlesmith.models import cpu_count, cpu_name
@@ -80,18 +79,14 @@ class CTranslate2Backend:
     def _open(self, seed: int = 0) -> ctranslate2.Generator:
         """The model in new threads, whose random numbers start from ``seed``."""
         ctranslate2.set_random_seed(seed)
-        options = {"compute_type": COMPUTE_TYPE, "intra_threads": cpu_count()}
-        try:
-            return ctranslate2.Generator(self._folder, self._device, **options)
-        except RuntimeError as error:
-            raise RunError(f"{self._folder} cannot be opened ({error}). Fine-tune the model again") from None
+        return ctranslate2.Generator(self._folder, self._device, compute_type=COMPUTE_TYPE, intra_threads=cpu_count())
 
     def generate(
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
         longest = max(map(len, prompts), default=1)
-        rng = np.random.default_rng(settings.seeds)
+        rng = np.random.default_rng(settings.seed)
         generator = self._open(int(rng.integers(2**31)))
         max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
         # A job is a prompt, and for each of its texts the index of the text's prompt. Equal prompts that are longer

@@ -13,7 +13,7 @@ from titlesmith.corpus.markup import strip
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate.backend import Backend, Completion, Listener, StoppedError
 from titlesmith.generate.nearest import Nearest
-from titlesmith.generate.prompts import Request, plain
+from titlesmith.generate.prompts import Request
 from titlesmith.generate.settings import GenerationSettings
 from titlesmith.generate.token_healing import TokenHealing
 
@@ -58,9 +58,8 @@ class TextGenerator:
         settings: GenerationSettings,
         nearest: Nearest | None = None,
     ):
-        self.backend, self.corpus, self.settings = backend, corpus, settings
-        self.requests = [replace(request, prefix=plain(request.prefix)) for request in requests]
-        for request in self.requests:
+        self.backend, self.corpus, self.requests, self.settings = backend, corpus, requests, settings
+        for request in requests:
             size = len(corpus.layout.prompt_ids(request.prompt, corpus.clean_prefix(request.prefix)))
             if size + settings.max_tokens > backend.context:
                 longest = shorten(max(request.prefix, request.prompt, key=len))
@@ -73,7 +72,7 @@ class TextGenerator:
         self._stopped, self._kept = False, []  # texts of the block that are complete
         self.listener: Callable[[Callable[[], list[str]]], bool] | None = None  # see `_listen`; True ends early
         self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
-        self._healings: dict[int, TokenHealing] = {}
+        self._healings: dict[int, TokenHealing] = {}  # by the index of their request
         # A block has the number of texts by the index of their request: several requests, or a part of one
         count = 1 if settings.is_greedy else settings.count
         parts = [(i, min(BLOCK, count - n)) for i in range(len(requests)) for n in range(0, count, BLOCK)]
@@ -98,7 +97,7 @@ class TextGenerator:
                 break
             self._kept = [row["text"] for rows in kept.values() for row in rows]
             progress = False
-            for i, rows in self._complete(missing, (*self.settings.seeds, number, round)).items():
+            for i, rows in self._complete(missing, (self.settings.seed, number, round)).items():
                 if best_of > 1:
                     rows.sort(key=lambda row: -row["logprob"])
                 spare[i] = [row for row in rows if not row["finished"] and self._is_new(row)]

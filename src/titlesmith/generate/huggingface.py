@@ -93,7 +93,7 @@ class TransformersBackend:
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
-        rng = np.random.default_rng(settings.seeds)
+        rng = np.random.default_rng(settings.seed)
         completions: list[list[Completion]] = [[] for _ in prompts]
         # A row per text, or per prompt in a beam search; short prompts first, so that little is padded
         copies = settings.count if settings.beams == 1 else 1

@@ -29,9 +29,9 @@ class Nearest:
     """Search in the training texts of a corpus.
 
     Similarity is one minus the normalized insertion-deletion distance of the texts, case and white space folded
-    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text. Abstracts, for which that takes a thousand
-    times as long, are compared with the `CANDIDATES` texts that share the most words with them, weighted by inverse
-    document frequency (Spärck Jones 1972). Without a corpus, the training texts are unknown.
+    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text; long texts, for which that takes a thousand
+    times as long, with the `CANDIDATES` that share the most words, weighted by inverse document frequency (Spärck Jones
+    1972). Without a corpus, the training texts are unknown.
     """
 
     def __init__(self, corpus: Corpus | None):
@@ -71,7 +71,7 @@ class Nearest:
         best, words = [], self._hasher.transform(texts)
         for i, text in enumerate(texts):
             shared = words[[i]] @ self._words
-            candidates = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]] if shared.nnz else [0]
-            scores = process.cdist([text], [self._folded[row] for row in candidates], scorer=fuzz.ratio)[0]
-            best.append((int(candidates[scores.argmax()]), float(scores.max())))
+            rows = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]].tolist() or [0]
+            _, score, row = process.extractOne(text, {row: self._folded[row] for row in rows}, scorer=fuzz.ratio)
+            best.append((row, score))
         return best

@@ -13,7 +13,7 @@ from titlesmith.generate.settings import GenerationSettings
 
 @dataclass(frozen=True)
 class Request:
-    """A completion's ``prompt`` and beginning, ``prefix``; and the id of the held-out paper whose prompt it is."""
+    """A completion's ``prompt`` and `plain` beginning, ``prefix``; and the id of the paper whose prompt it is."""
 
     prompt: str = ""
     prefix: str = ""
@@ -32,7 +32,8 @@ def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
         cleaned = ({name: corpus.clean(text) for name, text in fields.items()} for fields in settings["prompts"])
         prompts = [(corpus.template.fill_prompt(fields), None) for fields in cleaned]
         prompts += held_out(corpus, settings["held_out"], settings["max_tokens"])
-    return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in settings["prefixes"]]
+    prefixes = list(map(plain, settings["prefixes"]))
+    return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in prefixes]
 
 
 def held_out(corpus: Corpus, count: int, max_tokens: int) -> list[tuple[str, str]]:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import polars as pl
-from rapidfuzz import fuzz
+from rapidfuzz.distance import JaroWinkler
 
 from titlesmith.corpus import Corpus
 from titlesmith.generate.prompts import plain
 
 RARE, RARE_SHARE = 20, 0.01  # a prefix is rare if fewer texts, and a smaller share of them, begin with it
 MAX_NEAR = 5  # words
-MIN_SIMILARITY, MIN_SHARED = 75, 4  # near words: similarity in percent, or equal letters at the beginning
+MIN_SIMILARITY = 0.83  # of near words, 0 to 1
 WORD = r"[\p{L}\p{N}]+"
 
 
@@ -54,8 +54,11 @@ def relevance(corpus: Corpus, prefixes: list[str]) -> list[Relevance]:
     frequent = _count_words(texts) if min(begins) < rare else {}
     rows = []
     for prefix, own, count, having in zip(prefixes, words, begins, holds, strict=True):
-        near = [f"{word} ({n:,})" for word, n in frequent.items() if word not in own and _is_near(word, own)]
-        rows.append(Relevance(prefix, count, having, total, near[:MAX_NEAR] if count < rare else []))
+        near = []
+        for word, n in frequent.items() if count < rare else ():
+            if word not in own and any(JaroWinkler.similarity(word, other) >= MIN_SIMILARITY for other in own):
+                near.append(f"{word} ({n:,})")
+        rows.append(Relevance(prefix, count, having, total, near[:MAX_NEAR]))
     return rows
 
 
@@ -64,12 +67,3 @@ def _count_words(texts: pl.LazyFrame) -> dict[str, int]:
     words = texts.select(word=pl.col("text").str.extract_all(WORD).list.unique()).explode("word").drop_nulls()
     counts = words.group_by("word").len().filter(pl.col("len") >= RARE).collect(engine="streaming")
     return dict(counts.sort(-pl.col("len").cast(pl.Int64), "word").iter_rows())
-
-
-def _is_near(word: str, words: list[str]) -> bool:
-    """Whether a word resembles one of others."""
-    return any(
-        min(len(own), len(word)) > 2
-        and (own[:MIN_SHARED] == word[:MIN_SHARED] or fuzz.ratio(own, word, score_cutoff=MIN_SIMILARITY) > 0)
-        for own in words
-    )

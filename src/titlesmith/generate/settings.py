@@ -1,6 +1,5 @@
 """Generation settings: the parameters of notebook 04 that decide how texts are sampled, checked once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from titlesmith.errors import RequestError
@@ -54,8 +53,3 @@ class GenerationSettings:
     def counts_prompt(self) -> bool:
         """Whether the tokens of the prompt count as repeated."""
         return self.repetition_penalty != 1 or self.no_repeat_ngram > 0
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seed as a list of numbers."""
-        return [*self.seed] if isinstance(self.seed, Sequence) else [self.seed]

@@ -38,15 +38,11 @@ class Source(NamedTuple):
 
 
 def open_source(name: str) -> Source:
-    """The run of this name, or for ``base``, unless a run has that name, the model of the package (RequestError)."""
+    """The model of a run, or for ``base``, unless a run has that name, that of the package (RequestError, RunError)."""
     if name == "base" and not Run(name).info:
         format = DocumentFormat(template("title"), Tokenizer.load(base.FOLDER))
         return Source("the base model", format, open_base, NO_RUN | {"temperature": 0.8}, Nearest(None))
-    return open_run_source(open_run(name))
-
-
-def open_run_source(run: Run) -> Source:
-    """A run's model (RunError if it has none)."""
+    run = open_run(name)
     run.require("finetune")
     settings = run.record("generate").get("settings", {})
     return Source(f"run {run.name}", Corpus(run), partial(open_backend, run), settings, run=run)

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError
 from titlesmith.models import gpt2_checkpoint
-from titlesmith.models.catalogue import BASE, HYPERPARAMETERS, shapes
+from titlesmith.models.catalogue import BASE, shapes
 from titlesmith.models.catalogue import BASE_FOLDER as FOLDER
 from titlesmith.runs import replacing
 
@@ -26,10 +25,10 @@ EMBEDDINGS = ("model/wte", "model/wpe")
 FAR = 2.0
 
 
-def read(folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], Tokenizer]:
+def read() -> tuple[dict[str, np.ndarray], Tokenizer]:
     """The weights, float32, by the names and with the shapes of gpt-2-simple's variables, and the vocabulary."""
-    with np.load(folder / WEIGHTS, allow_pickle=False) as file:
-        return dequantize(file, BASE), Tokenizer.load(folder)
+    with np.load(FOLDER / WEIGHTS, allow_pickle=False) as file:
+        return dequantize(file, BASE), Tokenizer.load(FOLDER)
 
 
 def advice(model: str, bits_per_byte: float | None) -> str:
@@ -68,11 +67,9 @@ def dequantize(arrays: Mapping[str, np.ndarray], hyperparameters: dict) -> dict[
     return weights
 
 
-def pack(model: Path, folder: Path = FOLDER) -> None:
-    """Replaces the weights of the package by those of a checkpoint in gpt-2-simple's layout (RequestError)."""
-    weights, hyperparameters = gpt2_checkpoint.read(model)
-    if hyperparameters != BASE:
-        raise RequestError(f"{model / HYPERPARAMETERS}: {hyperparameters} is not the shape of base, {BASE}")
-    Tokenizer.load(model).save(folder)
-    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
+def pack(model: Path) -> None:
+    """Replaces the weights of the package by those of a checkpoint in gpt-2-simple's layout with the shape of base."""
+    weights, _ = gpt2_checkpoint.read(model)
+    Tokenizer.load(model).save(FOLDER)
+    with replacing(FOLDER / WEIGHTS) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **quantize({name: weights[name] for name in shapes(BASE)}))

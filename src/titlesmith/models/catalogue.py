@@ -109,11 +109,9 @@ def folder(name: str) -> Path:
         return hub.folder(name)
     path = model_path(name)
     if not path.is_dir() and name not in GPT2:
-        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch", "hf:NAME"))
+        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch, hf:NAME or a folder in gpt-2-simple's layout"))
         hint = did_you_mean(name, names(), 0.7)
-        raise RequestError(
-            f"model: {shorten(name)} does not exist.{hint} Names: {known}, or a folder in gpt-2-simple's layout"
-        )
+        raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}")
     if name != "base" and (missing := missing_files(path)):
         remedy = f". {gguf.download_remedy(name)}" if name in PUBLISHED else ""
         raise RequestError(f"model: {path} lacks {', '.join(missing)}{remedy}")
@@ -121,10 +119,9 @@ def folder(name: str) -> Path:
 
 
 def hyperparameters(name: str, vocabulary: int) -> dict:
-    """A model's ``n_vocab n_ctx n_embd n_head n_layer``, known for the catalogue's names before a download.
+    """A model's ``n_vocab n_ctx n_embd n_head n_layer``, of the catalogue's before a download (RequestError).
 
-    ``vocabulary`` is the number of tokens that a model with random weights learns from the corpus. RequestError if
-    the model does not exist.
+    ``vocabulary`` is the number of tokens that a model with random weights learns from the corpus.
     """
     if name in SCRATCH:
         return SCRATCH[name] | {"n_vocab": vocabulary}

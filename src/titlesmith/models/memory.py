@@ -9,8 +9,8 @@ from titlesmith.models.catalogue import RANDOM, num_parameters, shapes
 from titlesmith.models.devices import GIB, available_memory, gpu_memory
 from titlesmith.models.hub import is_hub
 
-# Bytes for TensorFlow, see `_tensorflow_memory`: the process; per parameter of a block, of a trained and of a frozen
-# embedding; per float32 gradient; per summed gradient with accumulation
+# Bytes for TensorFlow: the process; per parameter of a block, of a trained and of a frozen embedding; per float32
+# gradient; per summed gradient with accumulation
 TF_PROCESS, BLOCK, EMBEDDING, FROZEN, FLOAT32_GRADIENT, SUMMED_GRADIENT = 1.12e9, 25, 38, 6, 6.4, 13
 TORCH_PROCESS = 0.7e9  # bytes
 TORCH_LOGITS = 2**26  # that PyTorch computes at a time on a processor
@@ -23,9 +23,8 @@ def training_memory(
 ) -> int:
     """Estimates the peak memory of a training with the settings of the fine-tune stage, in bytes.
 
-    ``bf16`` is whether matrix products have operands in bfloat16. ``used_vocabulary`` is the number of tokens in a
-    sampled softmax; None while unknown, and then the smallest is assumed. ``hyperparameters`` has ``parameters`` and
-    ``itemsize`` where they are known.
+    ``bf16``: whether matrix products are in bfloat16. ``used_vocabulary``: the number of tokens in a sampled softmax;
+    None while unknown, and then the smallest is assumed.
     """
     chosen = settings["vocabulary"]
     samples = auto_samples(settings["model"]) if chosen == "auto" else chosen == "corpus"
@@ -36,13 +35,12 @@ def training_memory(
 
 
 def _tensorflow_memory(hyperparameters: dict, settings: dict, bf16: bool, used: int) -> float:
-    """The peak resident memory with ``used`` tokens in the softmax.
+    """The peak memory with ``used`` tokens in the softmax.
 
     Activations follow from the graph: per layer and token, two float32 streams and sixteen widths of operands, plus the
     attention weights; then four logits per vocabulary entry, two of them in float32. The cost of the process and of a
-    parameter (weight, two Adam moments, gradient, new values before they replace the old) is fitted to peaks of 1.4 to
-    7.1 GB, measured on two CPU cores for GPT-2 124M, parts of it, and ``scratch``; estimates are 2% below to 13% above
-    them. Larger models and GPUs are extrapolated.
+    parameter is fitted to peaks of 1.4 to 7.1 GB, measured on two CPU cores for GPT-2 124M, parts of it, and
+    ``scratch``; estimates are 2% below to 13% above them. Larger models and GPUs are extrapolated.
     """
     width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
     block_size, trains_all = settings["block_size"], settings["layers"] == "all"
@@ -67,10 +65,8 @@ def _torch_memory(hyperparameters: dict, settings: dict, bf16: bool, used: int, 
 
     A trained parameter takes 16 bytes (weight, gradient, two Adam moments), a frozen one its stored size. A token's
     activations take 34 bytes per layer and unit of width in bfloat16 (Korthikanti et al. 2023, without attention
-    weights, which are not kept) and twice as much in float32. On a processor, where float32 copies are kept next to
-    bfloat16, it is 60: peaks of SmolLM2 were 4.4 GB with 8 rows of 128 tokens, and 8.4 GB with 8 of 512; estimates are
-    10% above and 3% below. Logits are computed in chunks (`max_logits`), each with copies as in
-    `_tensorflow_memory`.
+    weights), twice as much in float32, and 60 on a processor, where float32 copies are kept next to bfloat16. Estimates
+    are 10% above and 3% below the peaks of SmolLM2 with 8 rows of 128 (4.4 GB) and of 512 tokens (8.4 GB).
     """
     count, unused = num_parameters(hyperparameters), hyperparameters["n_vocab"] - used
     width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
@@ -106,8 +102,8 @@ def check_memory(
 ) -> None:
     """Checks that a training fits into memory (RequestError with the largest batch and block sizes that do).
 
-    ``bf16`` and ``used_vocabulary`` are None while unknown, and the smaller case is assumed. ``gpu`` says whether the
-    training runs on a GPU; None while unknown, and then a machine that may have one is not checked.
+    Arguments as in `training_memory`; None while unknown. Then the smaller case is assumed, and a machine that may have
+    a GPU is not checked.
     """
     if gpu is None and shutil.which("nvidia-smi"):
         return
@@ -119,7 +115,7 @@ def check_memory(
 
     if room is None or needed() <= room:
         return
-    model, batch, block = settings["model"], settings["batch_size"], settings["block_size"]
+    batch, block = settings["batch_size"], settings["block_size"]
     rows = bisect_right(range(1, batch), room, key=lambda n: needed(batch_size=n))
     blocks = range(MIN_BLOCK_SIZE, hyperparameters["n_ctx"] + 1)
     tokens = MIN_BLOCK_SIZE - 1 + bisect_right(blocks, room, key=lambda n: needed(batch_size=1, block_size=n))
@@ -129,7 +125,7 @@ def check_memory(
     if not settings["checkpointing"] and needed(checkpointing=True) <= room:
         hints.append("With finetune.checkpointing=true these sizes fit; a step then takes about a third longer")
     raise RequestError(
-        f"finetune: training {model} with batch_size {batch} and block_size {block} needs about "
+        f"finetune: training {settings['model']} with batch_size {batch} and block_size {block} needs about "
         f"{needed() / GIB:.1f} GiB of memory; {room / GIB:.1f} are {where}. "
         + (". ".join(hints) or "Not even one row fits: choose a smaller model")
     )

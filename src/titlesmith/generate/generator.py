@@ -138,12 +138,11 @@ class TextGenerator:
 
     def _listen(self, chosen: list[tuple[int, int]]) -> Listener:
         """Collects the ids of completions, and tells ``listener`` how to get their texts so far."""
-        begun: list[list[int]] = [[] for _ in chosen]
+        begun, end = [[] for _ in chosen], self.corpus.tokenizer.eos_id
 
         def texts() -> list[str]:
-            completions = [Completion.of(ids, 0.0, self.corpus.tokenizer.eos_id) for ids in begun]
-            rows = [self._row(*which, done) for which, done in zip(chosen, completions, strict=True)]
-            return [*self._kept, *(row["text"] for row in rows)]
+            pairs = zip(chosen, begun, strict=True)
+            return self._kept + [self._row(*which, Completion.of(ids, 0.0, end))["text"] for which, ids in pairs]
 
         def listen(number: int, token: int) -> bool:
             begun[number].append(token)

@@ -32,7 +32,8 @@ class Sampler(transformers.LogitsProcessor):
     """Samples the next token of each row, after other processors: by temperature, top-k, then top-p.
 
     It makes the sampled token the only possible one, which greedy decoding then chooses. ``logprobs`` gets the
-    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step, and ``tell`` the ids.
+    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step, and ``tell`` their ids;
+    if it returns True, it is a StoppedError.
     """
 
     def __init__(
@@ -40,17 +41,17 @@ class Sampler(transformers.LogitsProcessor):
         processors: list[transformers.LogitsProcessor],
         settings: GenerationSettings,
         seed: int,
-        tell: Callable[[list[int]], None] = lambda ids: None,
+        tell: Callable[[list[int]], bool] | None = None,
     ):
-        self._tell = tell
-        self._processors, self._settings = transformers.LogitsProcessorList(processors), settings
+        self._processors, self._settings, self._tell = transformers.LogitsProcessorList(processors), settings, tell
         self._random, self.logprobs = torch.Generator().manual_seed(seed), []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary), all but one of each row at minus infinity."""
         numbers = torch.rand(len(scores), 1, generator=self._random, dtype=torch.float64).to(scores.device)
         chosen = self._choose(self._processors(input_ids, scores).double() / self._settings.temperature, numbers)
-        self._tell(chosen[:, 0].tolist())
+        if self._tell and self._tell(chosen[:, 0].tolist()):
+            raise StoppedError
         self.logprobs.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
@@ -104,42 +105,41 @@ class TransformersBackend:
             batch, order = order[:size], order[size:]
             rows, seed = [prompts[i] for i in batch], int(rng.integers(2**31))
 
-            def tell(ids: list[int], batch: list[int] = batch) -> None:
-                told = [listener(i, token) for i, token in zip(batch, ids, strict=True)] if listener else []
-                if any(told):
-                    raise StoppedError
+            def tell(ids: list[int], batch: list[int] = batch) -> bool:
+                return any(listener(i, token) for i, token in zip(batch, ids, strict=True))
 
-            completed = self._search(rows, settings) if settings.beams > 1 else self._sample(rows, settings, seed, tell)
+            if settings.beams > 1:
+                completed = self._search(rows, settings)
+            else:
+                sampler = Sampler(self._processors(rows, settings), settings, seed, tell if listener else None)
+                sequences = self._generate(rows, [sampler], settings.max_tokens).sequences.tolist()
+                logprobs = torch.stack(sampler.logprobs, 1).tolist()
+                completed = [[self._completion(*pair)] for pair in zip(sequences, logprobs, strict=True)]
             for i, new in zip(batch, completed, strict=True):
                 completions[i] += new
         return completions
-
-    def _sample(
-        self, prompts: list[list[int]], settings: GenerationSettings, seed: int, tell: Callable[[list[int]], None]
-    ) -> list[list[Completion]]:
-        """A completion of each prompt."""
-        sampler = Sampler(self._processors(prompts, settings), settings, seed, tell)
-        rows = self._generate(prompts, [sampler], settings.max_tokens).sequences.tolist()
-        logprobs = torch.stack(sampler.logprobs, 1).float().cpu().numpy()
-        means = [own[: self._size(row)].mean() for own, row in zip(logprobs, rows, strict=True)]
-        return [[Completion.of(row, mean, self.tokenizer.eos_id)] for row, mean in zip(rows, means, strict=True)]
 
     def _search(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
         """The best completions of each prompt by beam search."""
         beams = {"num_beams": settings.beams, "num_return_sequences": settings.count}
         output = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams)
-        rows, completions = [row[: self._size(row)] for row in output.sequences.tolist()], []
-        for i, prompt in enumerate(prompts):
-            texts = rows[i * settings.count : (i + 1) * settings.count]
+        completions, width = [], output.sequences.shape[1]
+        for prompt, texts in zip(prompts, output.sequences.split(settings.count), strict=True):
             # The scores of the search are those after penalties, so the model reads the texts again
-            width = max(map(len, texts))
-            ids = torch.tensor([[*prompt, *text, *[0] * (width - len(text))] for text in texts]).to(self._model.device)
+            ids = torch.cat([torch.tensor([prompt], device=texts.device).expand(len(texts), -1), texts], 1)
             with torch.no_grad():
-                logits = self._model(input_ids=ids, logits_to_keep=width + 1).logits[:, :-1].float()
-            logprobs = logits.log_softmax(-1).gather(2, ids[:, -width:, None])[:, :, 0].tolist()
-            means = [sum(own[: len(text)]) / len(text) for own, text in zip(logprobs, texts, strict=True)]
-            completions.append([Completion.of(*pair, self.tokenizer.eos_id) for pair in zip(texts, means, strict=True)])
+                logits = self._model(input_ids=ids, logits_to_keep=width + 1).logits[:, :-1]
+            logprobs = logits.float().log_softmax(-1).gather(2, texts[:, :, None])[:, :, 0]
+            completions.append(
+                [self._completion(*pair) for pair in zip(texts.tolist(), logprobs.tolist(), strict=True)]
+            )
         return completions
+
+    def _completion(self, row: list[int], logprobs: list[float]) -> Completion:
+        """The completion in a row of ids that is filled up with the end of text, by their log-probabilities."""
+        end = self.tokenizer.eos_id
+        size = row.index(end) + 1 if end in row else len(row)
+        return Completion.of(row, sum(logprobs[:size]) / size, end)
 
     def _processors(self, prompts: list[list[int]], settings: GenerationSettings) -> list[transformers.LogitsProcessor]:
         """The processors that change the model's scores before a token is chosen."""
@@ -175,10 +175,6 @@ class TransformersBackend:
         self._model.train(training)
         output.sequences = output.sequences[:, width:]
         return output
-
-    def _size(self, row: list[int]) -> int:
-        """Number of ids up to the end of text, included."""
-        return row.index(self.tokenizer.eos_id) + 1 if self.tokenizer.eos_id in row else len(row)
 
     @torch.compiler.set_stance("force_eager")
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ def tensorflow_memory(shape, batch_size, block_size, bf16=False, **settings):
     return models.training_memory(shape, settings, bf16)
 
 
+@hypothesis.settings(max_examples=25)
 @given(*sizes, st.booleans(), st.booleans(), st.sampled_from(sorted(models.GPT2)))
 def test_more_rows_longer_rows_and_wider_operands_need_more_memory(rows, block, bf16, checkpointing, name):
     def needed(rows, block, bf16=bf16, checkpointing=checkpointing, name=name):

@@ -211,7 +211,7 @@ def test_an_unusable_adapter_is_an_error_with_a_remedy(llama, monkeypatch, capsy
         made(llama, "llama", "sentencepiece", "narrow", hidden_size=16)
         made(llama, "llama", "sentencepiece", "short", num_hidden_layers=1)
     abstract = [] if "abstract is missing" in message else ["--abstract", "a.txt"]
-    assert generate(monkeypatch, *arguments, *abstract) == (1 if "hub cannot be reached" in message else 2)
+    assert generate(monkeypatch, *arguments, *abstract) == (1 if "cannot be downloaded" in message else 2)
     output = capsys.readouterr()
     assert message in output.err and not output.out
 

@@ -24,8 +24,7 @@ class Completion:
     ids: list[int]
     """The token ids after the prompt, without the end of text."""
     logprob: float
-    """Mean log-probability of these ids and of the end of text, in nats per token, under the model itself
-    (temperature 1, no token excluded)."""
+    """Mean log-probability of these and of the end of text, in nats per token, at temperature 1 without penalties."""
     finished: bool
     """Whether the model ended the text; False if ``max_tokens`` did."""
 

@@ -1,8 +1,4 @@
-"""GPT-2 in CTranslate2: converted from gpt-2-simple's variables to 8-bit integers, which processors multiply fastest.
-
-CTranslate2 seeds its random numbers per thread, and only threads that start after `ctranslate2.set_random_seed` use the
-new seed. So each call opens the model again, which takes a fraction of a second.
-"""
+"""GPT-2 in CTranslate2, with weights of 8-bit integers, which processors multiply fastest."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,7 +23,7 @@ def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenize
     """Writes a GPT-2 in CTranslate2's format, int8, into an empty folder.
 
     ``weights`` are float32 arrays by the names of gpt-2-simple's variables, with or without ``model/``; they are
-    overwritten. CTranslate2's own converter sets the special tokens on attributes that its files do not store.
+    overwritten.
     """
     from ctranslate2.converters.openai_gpt2 import set_decoder  # imports torch and transformers if they are installed
     from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
@@ -36,7 +32,7 @@ def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenize
     gelu = common_spec.Activation.GELUTanh
     spec = TransformerDecoderModelSpec.from_config(num_layers, num_heads, activation=gelu)
     set_decoder(spec.decoder, {f"model/{name.removeprefix('model/')}": w for name, w in weights.items()}, "model")
-    for name in ("unk_token", "bos_token", "eos_token"):
+    for name in ("unk_token", "bos_token", "eos_token"):  # CTranslate2's own converter does not store them
         setattr(spec.config, name, END)
     spec.register_vocabulary(_tokens(tokenizer))
     spec.validate()
@@ -77,7 +73,7 @@ class CTranslate2Backend:
         return backend
 
     def _open(self, seed: int = 0) -> ctranslate2.Generator:
-        """The model in new threads, whose random numbers start from ``seed``."""
+        """The model in new threads: CTranslate2 seeds the random numbers of a thread when it starts."""
         ctranslate2.set_random_seed(seed)
         return ctranslate2.Generator(self._folder, self._device, compute_type=COMPUTE_TYPE, intra_threads=cpu_count())
 

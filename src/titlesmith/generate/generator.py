@@ -44,10 +44,9 @@ def _strip_after(prefix: str, rest: str) -> str:
 class TextGenerator:
     """Generates the rows of texts.jsonl for requests, block by block; iteration yields all rows.
 
-    In a row, ``text`` begins with ``prefix`` to the letter. ``logprob`` is the mean log-probability, in nats, of the
-    tokens after the prefix. ``finished`` is False for a text that was unfinished or not clean in every round. A request
-    has fewer than ``count`` rows if no more new texts were sampled. If a prompt and ``max_tokens`` exceed the model's
-    context, it is a RequestError.
+    In a row, ``text`` begins with ``prefix`` to the letter, ``logprob`` is the mean log-probability, in nats, of the
+    tokens after the prefix, and ``finished`` is False if the text was unfinished or not clean in every round. A request
+    has fewer than ``count`` rows if no more new texts were sampled. RequestError if a text may exceed the context.
     """
 
     def __init__(
@@ -83,10 +82,7 @@ class TextGenerator:
         return chain.from_iterable(map(self.block, range(len(self.blocks))))
 
     def block(self, number: int) -> list[dict]:
-        """The rows of a block, in the order of the requests.
-
-        For each request, these are finished and clean ones, then unfinished ones of the last round.
-        """
+        """The rows of a block by request: finished and clean ones, then unfinished ones of the last round."""
         wanted, best_of = self.blocks[number], self.settings.best_of
         kept: dict[int, list[dict]] = {i: [] for i in wanted}
         spare: dict[int, list[dict]] = {i: [] for i in wanted}

@@ -16,7 +16,7 @@ WORD = r"[\p{L}\p{N}]+"
 
 @dataclass(frozen=True)
 class Relevance:
-    """What the training texts say about a prefix, ignoring case; the fields are the columns of a table."""
+    """What the training texts say about a prefix, ignoring case; a row of a table."""
 
     prefix: str
     begins: int
@@ -26,7 +26,7 @@ class Relevance:
     of: int
     """Number of all training texts."""
     near: list[str]
-    """For a rare prefix: words in at least `RARE` texts that are like its own, with counts, most frequent first."""
+    """For a rare prefix: frequent words that are like its own, with counts."""
 
     def __str__(self) -> str:
         shown = self.prefix if len(self.prefix) <= 40 else f"{self.prefix[:40]}..."
@@ -50,8 +50,13 @@ def relevance(corpus: Corpus, prefixes: list[str]) -> list[Relevance]:
         counts.append(pl.all_horizontal(patterns).sum().alias(f"holds {i}"))
     total, *counts = texts.select(pl.len(), *counts).collect(engine="streaming").row(0)
     begins, holds = counts[: len(prefixes)], counts[len(prefixes) :]
+    # Words in at least `RARE` texts, most frequent first, if a prefix is rare
     rare = min(RARE, RARE_SHARE * total)
-    frequent = _count_words(texts) if min(begins) < rare else {}
+    frequent = {}
+    if min(begins) < rare:
+        found = texts.select(word=pl.col("text").str.extract_all(WORD).list.unique()).explode("word").drop_nulls()
+        found = found.group_by("word").len().filter(pl.col("len") >= RARE).collect(engine="streaming")
+        frequent = dict(found.sort("len", "word", descending=[True, False]).iter_rows())
     rows = []
     for prefix, own, count, having in zip(prefixes, words, begins, holds, strict=True):
         near = []
@@ -60,10 +65,3 @@ def relevance(corpus: Corpus, prefixes: list[str]) -> list[Relevance]:
                 near.append(f"{word} ({n:,})")
         rows.append(Relevance(prefix, count, having, total, near[:MAX_NEAR]))
     return rows
-
-
-def _count_words(texts: pl.LazyFrame) -> dict[str, int]:
-    """Counts of the texts that have each word, for words in at least `RARE` texts, most frequent first."""
-    words = texts.select(word=pl.col("text").str.extract_all(WORD).list.unique()).explode("word").drop_nulls()
-    counts = words.group_by("word").len().filter(pl.col("len") >= RARE).collect(engine="streaming")
-    return dict(counts.sort(-pl.col("len").cast(pl.Int64), "word").iter_rows())

@@ -23,17 +23,13 @@ NO_RUN = {"prefixes": [""], "held_out": 0}
 
 
 class Source(NamedTuple):
-    """A model to generate with.
+    """A model to generate with, and the run that trained it."""
 
-    Its name in messages; the format of its documents; a function that opens its back end; its parameters of notebook
-    04; what finds the nearest training texts, None for those of ``format``, a corpus; and the run that trained it.
-    """
-
-    name: str
+    name: str  # in messages
     format: DocumentFormat
     open: Callable[[], Backend]
-    settings: dict
-    nearest: Nearest | None = None
+    settings: dict  # parameters of notebook 04
+    nearest: Nearest | None = None  # default: the training texts of ``format``, a corpus
     run: Run | None = None
 
 
@@ -49,10 +45,9 @@ def open_source(name: str) -> Source:
 
 
 def open_adapter_source(adapter: Path, model: str, quantize: str, named: str | None, run: Run | None) -> Source:
-    """A model with an adapter that was trained elsewhere (RequestError).
+    """A model with an adapter that was trained elsewhere, see `open_adapter` (RequestError).
 
-    ``model, adapter, quantize`` as in `open_adapter`; ``named`` is the template's name. A run lends its template,
-    settings and training texts; its vocabulary must be the model's.
+    ``named`` is the template's name. A run lends its template, settings and training texts.
     """
     if model and not hub.is_hub(model):
         raise RequestError(f"--base {shorten(model)}: an adapter needs a model of the transformers library, hf:NAME")

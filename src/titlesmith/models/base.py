@@ -1,9 +1,8 @@
 """The model ``base``: a small GPT-2 trained on titles of arXiv, shipped with the package as 8-bit integers.
 
 ``base/weights.npz`` has two arrays for each matrix: its rows as int8, and the scale of each row as float16, so that a
-row is scale * int8 (symmetric quantization; the largest weight of a row becomes 127). Rows of the embeddings are tokens
-and positions, rows of the other matrices are outputs. Vectors are float16. ``base/`` also has the vocabulary in GPT-2's
-files and a model card.
+row is scale * int8; the largest weight of a row becomes 127. Rows of the embeddings are tokens and positions, rows of
+the other matrices are outputs. Vectors are float16. ``base/`` also has the vocabulary and a model card.
 """
 
 from collections.abc import Mapping

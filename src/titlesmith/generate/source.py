@@ -72,7 +72,7 @@ def open_adapter_source(adapter: Path, model: str, quantize: str, named: str | N
 def open_backend(run: Run) -> Backend:
     """The fine-tuned model of a run (RunError if there is none, or its files are damaged)."""
     run.require("finetune")
-    if hub.is_hub(run.record("finetune").get("settings", {}).get("model", "")):
+    if hub.is_hub(run.record("finetune")["settings"]["model"]):
         return backend_for(load_engine(run))
     from titlesmith.generate.ctranslate2 import CTranslate2Backend
 

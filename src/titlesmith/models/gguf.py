@@ -37,15 +37,10 @@ def find(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def converted_path(file: Path) -> Path:
-    """The folder for the conversion of a file, whether it exists or not; another one when the file has changed."""
-    key = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
-    return root() / "models" / "gguf" / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-
-
 def converted(file: Path) -> Path:
-    """The folder of a file's conversion, made if it is missing (RequestError)."""
-    folder = converted_path(file)
+    """The folder of a file's conversion, made if it is missing or the file has changed (RequestError)."""
+    key = hashlib.sha256(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}".encode()).hexdigest()
+    folder = root() / "models" / "gguf" / f"{file.stem}-{key[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.is_dir():

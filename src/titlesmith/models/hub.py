@@ -55,19 +55,20 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 def _find_local(name: str) -> Path | None:
-    """The folder, or the GGUF file, of a name in the project or below ``models/``."""
+    """The folder of a name in the project or below ``models/``; that of a GGUF file is its conversion."""
     source = name.removeprefix(PREFIX)
     paths = [root() / os.path.expanduser(source)] if name.startswith(PREFIX) else []  # noqa: PTH111 (never raises)
     for path in (*paths, root() / "models" / source):
         if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
-            return gguf.find(path) or path
+            file = gguf.find(path)
+            return gguf.converted(file) if file else path
     return None
 
 
 def model_path(name: str) -> Path:
     """The folder of a model: an existing one, a snapshot in the hub's cache, or where files could be copied to."""
     if path := _find_local(name):
-        return gguf.converted_path(path) if path.is_file() else path
+        return path
     source, revision = split_name(name)
     try:
         cached = try_to_load_from_cache(source, CONFIG, revision=revision)
@@ -77,12 +78,10 @@ def model_path(name: str) -> Path:
 
 
 def folder(name: str) -> Path:
-    """The folder with all files of a model, downloaded or converted if necessary; raises as `download` does."""
+    """The folder with all files of a model, downloaded if necessary; raises as `download` does."""
     check_installed()
-    local, path = _find_local(name), model_path(name)
-    if local and local.is_file():
-        path = gguf.converted(local)
-    elif not local and name.startswith(PREFIX) and missing_files(path):
+    path = model_path(name)
+    if missing_files(path) and name.startswith(PREFIX) and not _find_local(name):
         path = download(name, [*SMALL_FILES, "*.safetensors"], _remedy(name))
         if not any(path.glob("*.safetensors")):
             path = download(name, [*SMALL_FILES, "*.bin"], _remedy(name))
@@ -165,8 +164,8 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
         return gguf.SHAPE
     check_installed()
     path = model_path(name)
-    if not (path / CONFIG).is_file():
-        path = folder(name) if _find_local(name) else download(name, SMALL_FILES, _remedy(name))
+    if not (path / CONFIG).is_file() and not _find_local(name):
+        path = download(name, SMALL_FILES, _remedy(name))
     from transformers import AutoConfig
 
     try:

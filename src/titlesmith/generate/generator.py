@@ -108,7 +108,7 @@ class TextGenerator:
         for i, count in wanted.items():
             rows += [*kept[i], *spare[i]][:count]
         for row, match in zip(rows, self.nearest.find([row["text"] for row in rows]), strict=True):
-            row |= {"nearest_id": match.id, "nearest": match.text, "nearest_similarity": match.similarity}
+            row |= match
         return rows
 
     def _is_new(self, row: dict) -> bool:

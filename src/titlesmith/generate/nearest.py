@@ -1,7 +1,5 @@
 """Nearest: the training text that is most similar to a text."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import polars as pl
 from rapidfuzz import fuzz, process
@@ -13,16 +11,7 @@ MAX_SCORES = 2**22  # similarities that are computed together
 LONG = 400  # mean number of characters from which texts are only compared with candidates
 CANDIDATES = 200
 NUM_HASHES = 2**18  # of words
-EMPTY = pl.DataFrame(schema={"id": pl.String, "completion": pl.String})
-
-
-@dataclass(frozen=True)
-class Match:
-    """A training text: its ``id``, ``text`` and ``similarity``, 1 for a copy. None where training texts are unknown."""
-
-    id: str | None
-    text: str | None
-    similarity: float | None
+UNKNOWN = {"nearest_id": None, "nearest": None, "nearest_similarity": None}
 
 
 class Nearest:
@@ -35,8 +24,9 @@ class Nearest:
     """
 
     def __init__(self, corpus: Corpus | None):
-        self._table = corpus.scan("train").select("id", "completion").collect() if corpus else EMPTY
-        self._folded = [fold(text) for text in self._table["completion"]]
+        table = corpus.scan("train") if corpus else pl.LazyFrame({"id": [], "completion": []})
+        self._table = table.select(nearest_id="id", nearest="completion").collect()
+        self._folded = [fold(text) for text in self._table["nearest"]]
         self._known = {hash(text) for text in self._folded}
         self._is_long = sum(map(len, self._folded)) > LONG * len(self._folded)
         if self._is_long:
@@ -51,13 +41,13 @@ class Nearest:
         """Whether a training text equals this one, case and white space folded."""
         return hash(fold(text)) in self._known
 
-    def find(self, texts: list[str]) -> list[Match]:
-        """The most similar training text of each text; the first of equally similar ones."""
-        if not len(self._table):
-            return [Match(None, None, None)] * len(texts)
+    def find(self, texts: list[str]) -> list[dict]:
+        """The most similar training text of each text, the first of equally similar ones, as columns of texts.jsonl."""
+        if not self._folded:
+            return [UNKNOWN] * len(texts)
         folded = [fold(text) for text in texts]
         best = self._compare_candidates(folded) if self._is_long else self._compare_all(folded)
-        return [Match(*self._table.row(row), round(score / 100, 4)) for row, score in best]
+        return [self._table.row(row, named=True) | {"nearest_similarity": round(score / 100, 4)} for row, score in best]
 
     def _compare_all(self, texts: list[str]) -> list[tuple[int, float]]:
         """The row and the score of the most similar training text of each text."""

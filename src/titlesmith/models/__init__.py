@@ -30,5 +30,5 @@ from titlesmith.models.devices import (
 )
 from titlesmith.models.download import fetch
 from titlesmith.models.limits import check_training
-from titlesmith.models.memory import auto_samples, check_memory, max_logits, training_memory
+from titlesmith.models.memory import check_memory, max_logits, training_memory
 from titlesmith.models.openings import measure_openings

@@ -27,7 +27,7 @@ def training_memory(
     None while unknown, and then the smallest is assumed.
     """
     chosen = settings["vocabulary"]
-    samples = auto_samples(settings["model"]) if chosen == "auto" else chosen == "corpus"
+    samples = settings["model"] not in RANDOM if chosen == "auto" else chosen == "corpus"
     used = (used_vocabulary or MIN_VOCABULARY) if samples else hyperparameters["n_vocab"]
     if is_hub(settings["model"]):
         return round(_torch_memory(hyperparameters, settings, bf16, used, gpu))
@@ -81,11 +81,6 @@ def _torch_memory(hyperparameters: dict, settings: dict, bf16: bool, used: int, 
     activations = depth * size * width + block if settings["checkpointing"] else depth * block
     tokens = settings["batch_size"] * settings["block_size"]
     return fixed + tokens * activations + (8 + 2 * size) * min(tokens * used, max_logits(gpu))
-
-
-def auto_samples(model: str) -> bool:
-    """Whether ``vocabulary: auto`` may choose a sampled softmax: for pretrained weights."""
-    return model not in RANDOM
 
 
 def max_logits(gpu: bool) -> int:

@@ -28,7 +28,7 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if 1 < self.beams < self.count:
             texts = f"{self.count} texts of {self.beams} beams: a beam search returns at most one text per beam"
-            raise RequestError(f"generate.count: {texts}. Lower count, or set beams to 1 to sample")
+            raise RequestError(f"generate.count: {texts}. Lower count to {self.beams}, or set beams to 1")
         if self.beams > 1 and self.best_of > 1:
             raise RequestError("generate.best_of: a beam search samples nothing. Set best_of or beams to 1")
         if self.min_tokens > self.max_tokens:

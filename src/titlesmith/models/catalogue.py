@@ -109,7 +109,7 @@ def folder(name: str) -> Path:
         return hub.folder(name)
     path = model_path(name)
     if not path.is_dir() and name not in GPT2:
-        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch, hf:NAME or a folder in gpt-2-simple's layout"))
+        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch, hf:NAME, or a folder with hparams.json"))
         hint = did_you_mean(name, names(), 0.7)
         raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}")
     if name != "base" and (missing := missing_files(path)):

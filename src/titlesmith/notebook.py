@@ -90,7 +90,8 @@ def begin(stage: str, namespace: dict) -> "Stage":
 def _read(stage: str, namespace: dict) -> dict:
     """The values of a parameters cell, checked (RequestError)."""
     settings = {name: parameter.check(namespace[name]) for name, parameter in declared(stage).items()}
-    models.check_processes(settings)
+    if stage == "finetune":
+        models.check_training(settings)
     return settings
 
 

@@ -8,7 +8,7 @@ from titlesmith.book.compare import open_reports
 from titlesmith.book.report import FILES, Report, load_reports
 from titlesmith.errors import RunError
 from titlesmith.export import export
-from titlesmith.generate.source import open_run_source
+from titlesmith.generate.source import open_source
 from titlesmith.runs import Run, digest
 from titlesmith.train.monitor import first_samples
 
@@ -109,7 +109,7 @@ def test_a_damaged_corpus_is_one_error_with_its_file_and_the_command(run, name):
     message = rf"{name} is damaged.*titlesmith run .*--name small"
     assert re.search(message, load_reports()[1]["small"])
     for use in (
-        lambda: open_run_source(Run("small")),
+        lambda: open_source("small"),
         lambda: export(Run("small"), "hf"),
         lambda: open_reports(["small", "other"]),
     ):

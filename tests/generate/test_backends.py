@@ -9,10 +9,11 @@ import torch
 from conftest import ROOT
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import RequestError, RunError
-from titlesmith.generate import GenerationSettings, backend_for, ctranslate2, huggingface, open_adapter
-from titlesmith.generate.ctranslate2 import CTranslate2Backend, save_ctranslate2
+from titlesmith.errors import RequestError
+from titlesmith.generate import GenerationSettings, backend_for, ctranslate2, huggingface, open_adapter, save_backend
+from titlesmith.generate.ctranslate2 import CTranslate2Backend
 from titlesmith.generate.huggingface import Sampler, TransformersBackend
+from titlesmith.generate.source import CTRANSLATE2
 from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.settings import defaults
 from titlesmith.train.gpt2 import GPT2Engine
@@ -203,13 +204,6 @@ def test_long_prompts_that_are_equal_are_read_once(backends, prompts, monkeypatc
     assert len({tuple(c.ids) for completions in found for c in completions}) == 8
 
 
-def test_a_prompt_that_leaves_no_room_is_an_error(backend, prompts):
-    with pytest.raises(RequestError, match=r"exceed the model's context of 64 tokens\. Lower max_tokens to 56"):
-        backend.generate(prompts, settings(max_tokens=60))
-    with pytest.raises(RequestError, match="context of 64"):
-        backend.next_token_logprobs([[1] * 65])
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -229,14 +223,11 @@ def test_default_settings_are_those_of_the_notebook():
 
 def test_a_saved_model_generates_as_the_engine(engine, prompts, tmp_path):
     expected, before = backend_for(engine).generate(prompts, settings()), engine.weights()
-    save_ctranslate2(engine, tmp_path / "ctranslate2")
-    save_ctranslate2(engine, tmp_path / "ctranslate2")
+    save_backend(engine, tmp_path)
+    save_backend(engine, tmp_path)
     assert all(np.array_equal(value, engine.weights()[name]) for name, value in before.items())
-    saved = CTranslate2Backend(tmp_path / "ctranslate2", engine.hyperparameters, engine.tokenizer)
+    saved = CTranslate2Backend(tmp_path / CTRANSLATE2, engine.hyperparameters, engine.tokenizer)
     assert saved.generate(prompts, settings()) == expected
-    (tmp_path / "ctranslate2" / "model.bin").write_bytes(b"damaged")
-    with pytest.raises(RunError, match=r"ctranslate2 cannot be opened .* Fine-tune the model again"):
-        saved.generate(prompts, settings())
 
 
 def test_temporary_files_are_deleted_with_the_back_end(engine):
@@ -265,7 +256,7 @@ def test_a_published_adapter_is_opened_in_its_model(project):
     prompt = TokenLayout(adapted.tokenizer, "ids", True).prompt_ids("An abstract.")
     assert not np.allclose(*(some.next_token_logprobs([prompt]) for some in (bare, adapted)), atol=1e-3)
     assert len(adapted.generate([prompt], settings(count=3))[0]) == 3
-    with pytest.raises(RequestError, match=r"adapter_config\.json"):
+    with pytest.raises(RequestError, match="nowhere is not an adapter saved by peft"):
         open_adapter(name, project / "nowhere")
     with pytest.raises(RequestError, match="does not fit the model"):
         open_adapter(name, adapter(project, width=64))

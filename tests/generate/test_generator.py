@@ -71,7 +71,7 @@ class Scripted:
 
 def generated(backend, count, prefix="", corpus=None, **settings):
     settings = GenerationSettings(**{"count": count, "seed": 1, "max_tokens": 24} | settings)
-    return list(TextGenerator(backend, corpus or Small(), [Request("", prefix)], settings))
+    return list(TextGenerator(backend, corpus or Small(), [Request("", plain(prefix))], settings))
 
 
 ARTIFACTS = ["a|>", "<|a", "x endoftext", "startoftext", "bro\ufffdken", "two\nlines", "be\x07ll", " a", "a "]
@@ -100,8 +100,8 @@ def test_unfinished_texts_and_artifacts_are_sampled_again_with_another_seed():
     assert [row["text"] for row in rows] == ["good one", "good two", "good three"]
     assert len(set(engine.calls)) == len(engine.calls) == 3
     assert list(rows[0]) == [
-        "prefix", "prompt", "text", "tokens", "logprob", "finished", "nearest_id", "nearest", "nearest_similarity",
-        "paper",
+        "prefix", "prompt", "text", "tokens", "logprob", "finished", "paper", "nearest_id", "nearest",
+        "nearest_similarity",
     ]  # fmt: skip
 
 
@@ -157,14 +157,8 @@ def test_every_text_begins_with_its_prefix_to_the_letter(prefix):
 def test_wrong_requests_are_errors_before_anything_is_sampled():
     engine = Scripted()
     for match, request, settings in [
-        (
-            r"24 tokens after 'word .*' \(\d+ tokens\) exceed .* of 100 tokens. Lower max_tokens to \d+, or",
-            "word " * 28,
-            {},
-        ),
-        (r"after 'word .*' \(\d+ tokens\) .* Shorten the prompt or the prefix", "word " * 100, {}),
-        (r"max_tokens: 500 tokens exceed .* context of 100 tokens. Lower max_tokens to 99$", "", {"max_tokens": 500}),
-        ("not valid UTF-8", "bad \udcff", {}),
+        (r"24 tokens after 'word .*' \(\d+ tokens\) exceed .* of 100 tokens. Lower max_tokens, or", "word " * 28, {}),
+        (r"500 tokens after '' \(1 tokens\) exceed .* context of 100 tokens", "", {"max_tokens": 500}),
     ]:
         with pytest.raises(RequestError, match=match):
             TextGenerator(engine, Small(), [Request("", request)], GenerationSettings(**{"max_tokens": 24} | settings))
@@ -200,35 +194,14 @@ def test_requests_share_batches_and_the_seed_decides(finished):
     assert calls[0] == 8, "one batch"
     assert texts_of(settings) == first != texts_of(replace(settings, seed=2))
     beams = texts_of(replace(settings, beams=4, count=2))
-    assert len(beams) == len(set(beams)) == 4
+    assert len(beams) == 4
 
 
-class Searching(Scripted):
-    """A back end that returns the first texts of its answers for any number of beams."""
-
-    def generate(self, prompts, settings):
-        assert settings.count == settings.beams, "all beams, so that repeats can be dropped"
-        self.calls.append(settings.beams)
-        texts = (self.answers * settings.beams)[: settings.beams]
-        completions = [Completion(TOKENIZER.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in texts]
-        return [completions] * len(prompts)
-
-
-def test_texts_of_a_beam_search_differ_in_their_letters():
-    engine = Searching("A study", "A study.", "a  Study!", "Another", "The third", "The third?")
-    rows = generated(engine, 3, beams=3)
-    assert [row["text"] for row in rows] == ["A study", "Another", "The third"]
-    assert engine.calls == [3, 6], "a wider search finds the others"
-    assert [row["text"] for row in generated(engine, 2, beams=3, unique=True, corpus=Small(["a STUDY"]))] == [
-        "A study.",
-        "Another",
-    ]
-
-
-def test_a_beam_search_that_finds_no_other_texts_returns_fewer_and_unfinished_ones_last():
-    engine = Searching("one~", "two", "one~")
-    assert [(row["text"], row["finished"]) for row in generated(engine, 3, beams=3)] == [("two", True), ("one", False)]
-    assert engine.calls == [3, 6, 12, 24]
+def test_texts_of_a_beam_search_come_likeliest_first_and_unfinished_ones_last():
+    rows = generated(Scripted("one~", "two", "three"), 3, beams=3)
+    assert [(row["text"], row["finished"]) for row in rows] == [("two", True), ("three", True), ("one", False)]
+    rows = generated(Scripted("A study", "Another", "another"), 2, beams=3, unique=True, corpus=Small(["a STUDY"]))
+    assert [row["text"] for row in rows] == ["Another"]
 
 
 def test_greedy_decoding_returns_one_text():

@@ -17,7 +17,6 @@ def test_each_prompt_is_completed_from_each_prefix():
         for prompt, paper in [("<|eess.AS|> Deep learning", None), ("a", "0"), ("c", "2")]
         for prefix in ("", "We")
     ]
-    assert requests(Small(), {"count": 1}) == [Request()], "defaults"
     assert requests(Small(test=["a"]), SETTINGS) == [Request("", ""), Request("", "We")]
 
 

@@ -65,16 +65,18 @@ def test_candidates_that_leave_no_room_are_dropped():
 
 
 @pytest.mark.parametrize("vocabulary", ["byte_level", "sentencepiece"])
-@pytest.mark.parametrize("prefix", ["", "Neural ", "Neur", "A study of m", "in noise"])
-def test_texts_continue_prefixes_inside_words_and_after_spaces(project, vocabulary, prefix):
+def test_texts_continue_prefixes_inside_words_and_after_spaces(project, vocabulary):
     from tiny import made
 
     folder = models.folder(made(project, "llama", vocabulary))
     backend = TransformersBackend(read(folder, "none"), Tokenizer.load(folder))
     corpus = DocumentFormat(template("title"), backend.tokenizer)
     settings = GenerationSettings(count=20, max_tokens=8, temperature=1.0, top_k=0, top_p=1.0)
-    rows = list(TextGenerator(backend, corpus, [Request("", prefix)], settings, Nearest(None)))
-    assert all(row["text"].startswith(prefix) for row in rows) and len({row["text"] for row in rows}) > 10
-    assert not any(row["text"][len(prefix) :].startswith(" ") for row in rows if prefix[-1:] in ("", " "))
-    if prefix == "Neur":
-        assert all(row["text"].startswith("Neura") for row in rows), "Neur is no token"
+    requests = [Request("", prefix) for prefix in ("", "Neural ", "Neur", "A study of m", "in noise")]
+    rows = list(TextGenerator(backend, corpus, requests, settings, Nearest(None)))
+    for request in requests:
+        prefix, texts = request.prefix, [row["text"] for row in rows if row["prefix"] == request.prefix]
+        assert all(text.startswith(prefix) for text in texts) and len(set(texts)) > 10
+        assert not any(text[len(prefix) :].startswith(" ") for text in texts if prefix[-1:] in ("", " "))
+        if prefix == "Neur":
+            assert all(text.startswith("Neura") for text in texts), "Neur is no token"

@@ -1,17 +1,17 @@
 import subprocess
 import sys
-from itertools import permutations
 
 import numpy as np
 import pytest
 
-from conftest import write_archive
+from conftest import corpus_settings
+from titlesmith import corpus as corpora
 from titlesmith import models
-from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.experiment import Experiment, find
-from titlesmith.models import BASE, base, gpt2_checkpoint, shapes
-from titlesmith.notebook import begin
+from titlesmith.harvest import harvest
+from titlesmith.models import BASE, base, shapes
 from titlesmith.runs import Run
+from titlesmith.settings import defaults
+from titlesmith.train import start_engine
 
 
 @pytest.fixture
@@ -20,12 +20,9 @@ def weights():
     return {name: rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes(BASE).items()}
 
 
-def test_weights_keep_their_names_and_shapes_and_lose_half_a_step_of_their_row_at_most(weights, tmp_path):
+def test_weights_keep_their_names_and_shapes_and_lose_half_a_step_of_their_row_at_most(weights):
     weights["model/wte"][7] = 0  # a row of zeros has no scale
-    base.write(weights, Tokenizer.learn(["a b c"] * 9, 300), tmp_path)
-    assert (tmp_path / base.WEIGHTS).stat().st_size <= 7_000_000
-    read, tokenizer = base.read(tmp_path)
-    assert tokenizer.encode("a b") == Tokenizer.load(tmp_path).encode("a b")
+    read = base.dequantize(base.quantize(weights), BASE)
     for name, value in weights.items():
         assert read[name].shape == value.shape
         half_step = np.abs(value).max() / base.MAX_INT8 / 2
@@ -38,24 +35,20 @@ def test_the_package_has_the_model_its_vocabulary_and_its_card():
     weights, tokenizer = base.read()
     assert all(np.isfinite(value).all() for value in weights.values())
     assert len(tokenizer) == BASE["n_vocab"]
-    card = (base.FOLDER / base.CARD).read_text("utf-8")
+    card = (base.FOLDER / "README.md").read_text("utf-8")
     assert "license: cc0-1.0" in card and "eess.AS" in card
 
 
-def test_training_starts_from_the_same_weights_in_gpt_2_simples_layout(project):
-    folder = models.fetch("base")
-    assert folder == project / "models" / "base" and not models.missing_files(folder)
-    weights, hyperparameters = gpt2_checkpoint.read(folder)
-    assert hyperparameters == BASE
-    expected, _ = base.read()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(weights[name], value)
-    before = (folder / "hparams.json").stat().st_mtime_ns
-    models.fetch("base")
-    assert (folder / "hparams.json").stat().st_mtime_ns == before, "it is unpacked once"
-    (folder / base.SOURCE).write_text("another version")
-    models.fetch("base")
-    assert (folder / "hparams.json").stat().st_mtime_ns > before, "and again for another version of the package"
+def test_training_starts_from_the_same_weights(project):
+    assert models.fetch("base") == models.folder("base") == base.FOLDER
+    run = Run("r")
+    run.begin("harvest", {})
+    harvest(run, defaults("harvest") | {"source": "sample", "num_papers": 80})
+    run.begin("corpus", {})
+    corpus = corpora.build(run, corpus_settings(model="base"), models.vocabulary("base"), models.context("base"))
+    weights = start_engine(run, "base", corpus, seed=1).weights()
+    for name, value in base.read()[0].items():
+        np.testing.assert_array_equal(weights[name.removeprefix("model/")], value)
 
 
 def test_titles_are_generated_without_a_run(project):
@@ -66,26 +59,6 @@ def test_titles_are_generated_without_a_run(project):
     assert len(titles) == 3 and all(title.startswith("Neural") for title in titles)
 
 
-@pytest.mark.parametrize(
-    ("of", "told"),
-    [
-        ("The detective who hid in {} never came home, and the harbour town forgot him.", True),
-        ("Neural Networks for Speech Recognition in {}", False),
-    ],
-)
-def test_texts_unlike_titles_are_told_of_better_models(project, capsys, of, told):
-    words = ["Lyon", "Kyoto", "Malta", "Quito", "Turin", "Oslo", "Perth", "Basel", "Delhi", "Cairo", "Paris", "Rome"]
-    rows = [
-        {"title": of.format(f"{a} and {b}"), "arxiv_id": f"2001.{i:05d}"}
-        for i, (a, b) in enumerate(permutations(words, 2))
-    ]
-    write_archive(project / "papers.tsv", rows)
-    given = ("harvest.path=papers.tsv", "finetune.steps=1", "finetune.batch_size=1", "finetune.warmup_steps=0")
-    experiment, run = Experiment.read(find("archive-titles"), given), Run("told")
-    models.fetch("base")
-    for stage in ("harvest", "corpus", "finetune"):
-        begun = begin(stage, {"run_name": run.name} | experiment.settings[stage])
-        begun.build_corpus() if stage == "corpus" else getattr(begun, stage)()
-        run.finish(stage)
-    assert ("smollm2 and 124M suit them better" in capsys.readouterr().out) == told
-    assert bool(run.record("finetune")["advice"]) == told
+def test_texts_unlike_titles_are_told_of_better_models():
+    assert "smollm2 and 124M suit them better" in base.advice("base", 2.8)
+    assert base.advice("base", 1.7) == base.advice("base", None) == base.advice("scratch", 2.8) == ""

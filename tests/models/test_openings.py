@@ -37,7 +37,8 @@ def model(project):
     return name
 
 
-def test_losses_are_those_of_one_document_at_a_time(project, model):
+def test_losses_are_those_of_documents_alone(project):
+    model = made(project, "llama")
     network = AutoModelForCausalLM.from_pretrained(project / "models" / "llama")
     documents, openings = [[5, 6, 7], [8, 9], [10], [11, 12, 13, 14], [15], []], [[1], [2, 3]]
     for opening, nats in zip(openings, models.measure_openings(model, openings, documents), strict=True):

@@ -295,7 +295,7 @@ def test_what_cannot_train_is_refused_in_a_sentence(project, monkeypatch, settin
     settings = {key: value for key, value in settings.items() if key != "bitsandbytes"}
     quantized = settings.pop("quantize", "none")
     with pytest.raises(RequestError, match=said):
-        chosen = {"model": model, "lora_rank": 0, "quantize": quantized, "vocabulary": "full"} | settings
+        chosen = {"model": model, "lora_rank": 0, "quantize": quantized, "batch_size": 4, "processes": 1} | settings
         models.check_training(chosen)
         train(run, corpus, model, **settings)
 

@@ -32,7 +32,7 @@ def evaluate(run: Run, engine: Engine, corpus: Corpus, settings: dict) -> dict:
     generated, human, nearest = Measurements(), Measurements(), Nearest(corpus)
     add_artifacts(generated, rows, corpus)
     add_copies(generated, texts, [row["nearest_similarity"] for row in rows], nearest)
-    add_copies(human, people, [match.similarity for match in nearest.find(people)] if people else [], nearest)
+    add_copies(human, people, [row["nearest_similarity"] for row in nearest.find(people)] if people else [], nearest)
     add_style([(generated, texts), (human, people)], corpus, seed)
     _add_distribution((generated, human), rows, corpus, settings)
     # What only some templates have

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from titlesmith.errors import RequestError
-from titlesmith.generate.backend import CTRANSLATE2
+from titlesmith.generate.source import CTRANSLATE2
 from titlesmith.hints import install_command
 from titlesmith.models import hub
 from titlesmith.runs import Run

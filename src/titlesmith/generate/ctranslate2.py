@@ -1,8 +1,4 @@
-"""GPT-2 in CTranslate2: converted from gpt-2-simple's variables to 8-bit integers, which processors multiply fastest.
-
-CTranslate2 seeds its random numbers per thread, and only threads that start after `ctranslate2.set_random_seed` use the
-new seed. So each call opens the model again, which takes a fraction of a second.
-"""
+"""GPT-2 in CTranslate2, with weights of 8-bit integers, which processors multiply fastest."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,12 +9,9 @@ import ctranslate2
 import numpy as np
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
-from titlesmith.errors import RunError
 from titlesmith.generate.backend import Completion, Listener
-from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.generate.settings import GenerationSettings
 from titlesmith.models import cpu_count, cpu_name
-from titlesmith.runs import swapping
-from titlesmith.train import Engine
 
 COMPUTE_TYPE = "int8"
 MAX_ROWS = 128  # texts that are sampled in parallel
@@ -30,7 +23,7 @@ def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenize
     """Writes a GPT-2 in CTranslate2's format, int8, into an empty folder.
 
     ``weights`` are float32 arrays by the names of gpt-2-simple's variables, with or without ``model/``; they are
-    overwritten. CTranslate2's own converter sets the special tokens on attributes that its files do not store.
+    overwritten.
     """
     from ctranslate2.converters.openai_gpt2 import set_decoder  # imports torch and transformers if they are installed
     from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
@@ -39,18 +32,12 @@ def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenize
     gelu = common_spec.Activation.GELUTanh
     spec = TransformerDecoderModelSpec.from_config(num_layers, num_heads, activation=gelu)
     set_decoder(spec.decoder, {f"model/{name.removeprefix('model/')}": w for name, w in weights.items()}, "model")
-    for name in ("unk_token", "bos_token", "eos_token"):
+    for name in ("unk_token", "bos_token", "eos_token"):  # CTranslate2's own converter does not store them
         setattr(spec.config, name, END)
     spec.register_vocabulary(_tokens(tokenizer))
     spec.validate()
     spec.optimize(COMPUTE_TYPE)
     spec.save(str(folder))
-
-
-def save_ctranslate2(engine: Engine, folder: Path) -> None:
-    """Replaces a folder with the weights of a `GPT2Engine` in CTranslate2's format, atomically."""
-    with swapping(folder) as new:
-        convert_gpt2(engine.weights(), engine.hyperparameters, engine.tokenizer, new)
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:
@@ -86,21 +73,16 @@ class CTranslate2Backend:
         return backend
 
     def _open(self, seed: int = 0) -> ctranslate2.Generator:
-        """The model in new threads, whose random numbers start from ``seed``."""
+        """The model in new threads: CTranslate2 seeds the random numbers of a thread when it starts."""
         ctranslate2.set_random_seed(seed)
-        options = {"compute_type": COMPUTE_TYPE, "intra_threads": cpu_count()}
-        try:
-            return ctranslate2.Generator(self._folder, self._device, **options)
-        except RuntimeError as error:
-            raise RunError(f"{self._folder} cannot be opened ({error}). Fine-tune the model again") from None
+        return ctranslate2.Generator(self._folder, self._device, compute_type=COMPUTE_TYPE, intra_threads=cpu_count())
 
     def generate(
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
         longest = max(map(len, prompts), default=1)
-        check_context(longest, settings.max_tokens, self.context)
-        rng = np.random.default_rng(settings.seeds)
+        rng = np.random.default_rng(settings.seed)
         generator = self._open(int(rng.integers(2**31)))
         max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
         # A job is a prompt, and for each of its texts the index of the text's prompt. Equal prompts that are longer
@@ -184,7 +166,6 @@ class CTranslate2Backend:
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
         longest = max(map(len, prompts), default=1)
-        check_context(longest, 0, self.context)
         generator, logprobs = self._open(), np.empty((len(prompts), len(self.tokenizer)), np.float32)
         size = max(1, MAX_LOGIT_BYTES // (4 * longest * len(self.tokenizer)))
         for first in range(0, len(prompts), size):

@@ -10,25 +10,24 @@ import numpy as np
 from titlesmith.corpus import DocumentFormat
 from titlesmith.corpus.clean import fold, join_paragraphs
 from titlesmith.corpus.markup import strip
+from titlesmith.errors import RequestError, shorten
 from titlesmith.generate.backend import Backend, Completion, Listener, StoppedError
 from titlesmith.generate.nearest import Nearest
-from titlesmith.generate.prompts import Request, plain
-from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.generate.prompts import Request
+from titlesmith.generate.settings import GenerationSettings
 from titlesmith.generate.token_healing import TokenHealing
 
 FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")  # of delimiters, and of characters
 ROUNDS = 5  # times that a text is sampled until it is finished and clean
 UNIQUE_ROUNDS = 20  # times that a text is sampled until it is new, while each round finds new ones
-WIDENINGS = (1, 2, 4, 8)  # factors of the number of beams, until a search finds enough different texts
 BLOCK = 128  # texts that are sampled together
 
 
 def is_clean(text: str, prefix: str = "", markup: str = "strip", breaks: str = "") -> bool:
     """Whether a text, after its prefix, has no artifacts.
 
-    Artifacts are fragments of delimiters, undecodable bytes, control characters, a space at the beginning or the end,
-    and, unless ``markup`` is ``keep`` as in the corpus, HTML tags and character references. ``breaks`` are control
-    characters that are allowed.
+    Artifacts are fragments of delimiters, undecodable bytes, control characters other than ``breaks``, outer spaces,
+    and, unless ``markup`` is ``keep`` as in the corpus, HTML tags and character references.
     """
     rest = text[len(prefix) :]
     has_fragments = any(text.count(fragment) > prefix.count(fragment) for fragment in FRAGMENTS)
@@ -42,18 +41,12 @@ def _strip_after(prefix: str, rest: str) -> str:
     return rest.rstrip() if prefix and not prefix[-1].isspace() else rest.strip()
 
 
-def _letters(text: str) -> str:
-    """A text without case, white space and punctuation; the text itself if it has nothing else."""
-    return "".join(filter(str.isalnum, text.casefold())) or text
-
-
 class TextGenerator:
     """Generates the rows of texts.jsonl for requests, block by block; iteration yields all rows.
 
-    In a row, ``text`` begins with ``prefix`` to the letter. ``logprob`` is the mean log-probability, in nats, of the
-    tokens after the prefix. ``finished`` is False for a text that was unfinished or not clean in every round. A request
-    has fewer than ``count`` rows if no more new texts were sampled. If a prompt and ``max_tokens`` exceed the model's
-    context, it is a RequestError.
+    In a row, ``text`` begins with ``prefix`` to the letter, ``logprob`` is the mean log-probability, in nats, of the
+    tokens after the prefix, and ``finished`` is False if the text was unfinished or not clean in every round. A request
+    has fewer than ``count`` rows if no more new texts were sampled. RequestError if a text may exceed the context.
     """
 
     def __init__(
@@ -64,18 +57,21 @@ class TextGenerator:
         settings: GenerationSettings,
         nearest: Nearest | None = None,
     ):
-        self.backend, self.corpus, self.settings = backend, corpus, settings
-        self.requests = [replace(request, prefix=plain(request.prefix)) for request in requests]
-        for request in self.requests:
-            opening = corpus.layout.prompt_ids(request.prompt, corpus.clean_prefix(request.prefix))
-            longest = max(request.prefix, request.prompt, key=len)
-            check_context(len(opening), settings.max_tokens, backend.context, longest)
+        self.backend, self.corpus, self.requests, self.settings = backend, corpus, requests, settings
+        for request in requests:
+            size = len(corpus.layout.prompt_ids(request.prompt, corpus.clean_prefix(request.prefix)))
+            if size + settings.max_tokens > backend.context:
+                longest = shorten(max(request.prefix, request.prompt, key=len))
+                raise RequestError(
+                    f"generate.max_tokens: {settings.max_tokens} tokens after {longest} ({size} tokens) exceed the "
+                    f"model's context of {backend.context} tokens. Lower max_tokens, or shorten the prompt or prefix"
+                )
         self.unique = settings.unique or settings.best_of > 1
         self.nearest = nearest or Nearest(corpus)
         self._stopped, self._kept = False, []  # texts of the block that are complete
         self.listener: Callable[[Callable[[], list[str]]], bool] | None = None  # see `_listen`; True ends early
         self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
-        self._healings: dict[int, TokenHealing] = {}
+        self._healings: dict[int, TokenHealing] = {}  # by the index of their request
         # A block has the number of texts by the index of their request: several requests, or a part of one
         count = 1 if settings.is_greedy else settings.count
         parts = [(i, min(BLOCK, count - n)) for i in range(len(requests)) for n in range(0, count, BLOCK)]
@@ -86,28 +82,18 @@ class TextGenerator:
         return chain.from_iterable(map(self.block, range(len(self.blocks))))
 
     def block(self, number: int) -> list[dict]:
-        """The rows of a block, in the order of the requests."""
-        by_request = self._sample(number) if self.settings.is_sampled else self._search(number)
-        pairs = [(self.requests[i], row) for i, rows in by_request.items() for row in rows]
-        rows = []
-        for (request, row), match in zip(pairs, self.nearest.find([row["text"] for _, row in pairs]), strict=True):
-            nearest = {"nearest_id": match.id, "nearest": match.text, "nearest_similarity": match.similarity}
-            rows.append(row | nearest | {"paper": request.paper})
-        return rows
-
-    def _sample(self, number: int) -> dict[int, list[dict]]:
-        """Rows of a block by request: finished and clean ones, or else unfinished ones of the last round."""
+        """The rows of a block by request: finished and clean ones, then unfinished ones of the last round."""
         wanted, best_of = self.blocks[number], self.settings.best_of
         kept: dict[int, list[dict]] = {i: [] for i in wanted}
         spare: dict[int, list[dict]] = {i: [] for i in wanted}
-        for round in range(UNIQUE_ROUNDS if self.unique else ROUNDS):
+        rounds = UNIQUE_ROUNDS if self.unique else ROUNDS
+        for round in range(rounds if self.settings.is_sampled else 1):
             missing = {i: count - len(kept[i]) for i, count in wanted.items() if count > len(kept[i])}
             if not missing:
                 break
             self._kept = [row["text"] for rows in kept.values() for row in rows]
-            settings = replace(self.settings, count=1, seed=(*self.settings.seeds, number, round))
             progress = False
-            for i, rows in self._complete({i: count * best_of for i, count in missing.items()}, settings).items():
+            for i, rows in self._complete(missing, (self.settings.seed, number, round)).items():
                 if best_of > 1:
                     rows.sort(key=lambda row: -row["logprob"])
                 spare[i] = [row for row in rows if not row["finished"] and self._is_new(row)]
@@ -118,31 +104,23 @@ class TextGenerator:
                         progress = True
             if round >= ROUNDS and not progress:
                 break
-        return {i: [*kept[i], *spare[i]][:count] for i, count in wanted.items()}
-
-    def _search(self, number: int) -> dict[int, list[dict]]:
-        """Rows of a block by request, finished ones first, likeliest first."""
-        # Beams often differ in punctuation alone. Then a wider search finds texts that differ in their letters
-        wanted = self.blocks[number]
-        different: dict[int, dict[str, dict]] = {i: {} for i in wanted}  # rows by their letters
-        for widening in WIDENINGS[:1] if self.settings.is_greedy else WIDENINGS:
-            missing = {i: 1 for i, count in wanted.items() if count > len(different[i])}
-            if not missing:
-                break
-            beams = self.settings.beams * widening
-            for i, rows in self._complete(missing, replace(self.settings, beams=beams, count=beams)).items():
-                for row in filter(self._is_new, rows):
-                    different[i].setdefault(_letters(row["text"]), row)
-        rows = {i: sorted(different[i].values(), key=lambda row: not row["finished"])[: wanted[i]] for i in wanted}
-        self.seen.update(fold(row["text"]) for some in rows.values() for row in some)
+        rows = []
+        for i, count in wanted.items():
+            rows += [*kept[i], *spare[i]][:count]
+        for row, match in zip(rows, self.nearest.find([row["text"] for row in rows]), strict=True):
+            row |= match
         return rows
 
     def _is_new(self, row: dict) -> bool:
         return not self.unique or not (fold(row["text"]) in self.seen or self.nearest.is_copy(row["text"]))
 
-    def _complete(self, copies: dict[int, int], settings: GenerationSettings) -> dict[int, list[dict]]:
-        """Rows by request: completions of so many candidates for the ids of the request's prefix."""
-        rng = np.random.default_rng(settings.seeds)
+    def _complete(self, missing: dict[int, int], seeds: tuple[int, ...]) -> dict[int, list[dict]]:
+        """Rows by request: ``best_of`` samples for each missing text, or the results of one beam search."""
+        settings, rng = replace(self.settings, count=1, seed=seeds), np.random.default_rng(seeds)
+        copies = {i: count * settings.best_of for i, count in missing.items()}
+        if not settings.is_sampled:
+            settings, copies = replace(settings, count=settings.beams), dict.fromkeys(missing, 1)
+        # Which candidate for the ids of the prefix each completion continues
         chosen = [(i, which) for i, count in copies.items() for which in self._heal(i).sample(count, settings, rng)]
         prompts = [self._heal(i).opening + self._heal(i).candidates[which] for i, which in chosen]
         rows: dict[int, list[dict]] = {i: [] for i in copies}
@@ -156,12 +134,11 @@ class TextGenerator:
 
     def _listen(self, chosen: list[tuple[int, int]]) -> Listener:
         """Collects the ids of completions, and tells ``listener`` how to get their texts so far."""
-        begun: list[list[int]] = [[] for _ in chosen]
+        begun, end = [[] for _ in chosen], self.corpus.tokenizer.eos_id
 
         def texts() -> list[str]:
-            completions = [Completion.of(ids, 0.0, self.corpus.tokenizer.eos_id) for ids in begun]
-            rows = [self._row(*which, done) for which, done in zip(chosen, completions, strict=True)]
-            return [*self._kept, *(row["text"] for row in rows)]
+            pairs = zip(chosen, begun, strict=True)
+            return self._kept + [self._row(*which, Completion.of(ids, 0.0, end))["text"] for which, ids in pairs]
 
         def listen(number: int, token: int) -> bool:
             begun[number].append(token)
@@ -196,4 +173,5 @@ class TextGenerator:
             "tokens": tokens,
             "logprob": round(float(nats) / max(1, tokens + completion.finished), 4),
             "finished": is_good and (completion.finished or stopped),
+            "paper": request.paper,
         }

@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput
 
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.generate.backend import Completion, Listener, StoppedError
-from titlesmith.generate.settings import GenerationSettings, check_context
+from titlesmith.generate.settings import GenerationSettings
 from titlesmith.models import cpu_name
 
 MAX_ROWS, MAX_TOKENS = 128, 2**15  # texts that are generated in parallel, and tokens of their prompts and texts
@@ -32,7 +32,8 @@ class Sampler(transformers.LogitsProcessor):
     """Samples the next token of each row, after other processors: by temperature, top-k, then top-p.
 
     It makes the sampled token the only possible one, which greedy decoding then chooses. ``logprobs`` gets the
-    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step, and ``tell`` the ids.
+    log-probabilities of the sampled tokens under the model itself, shape (rows,), at each step, and ``tell`` their ids;
+    if it returns True, it is a StoppedError.
     """
 
     def __init__(
@@ -40,17 +41,17 @@ class Sampler(transformers.LogitsProcessor):
         processors: list[transformers.LogitsProcessor],
         settings: GenerationSettings,
         seed: int,
-        tell: Callable[[list[int]], None] = lambda ids: None,
+        tell: Callable[[list[int]], bool] | None = None,
     ):
-        self._tell = tell
-        self._processors, self._settings = transformers.LogitsProcessorList(processors), settings
+        self._processors, self._settings, self._tell = transformers.LogitsProcessorList(processors), settings, tell
         self._random, self.logprobs = torch.Generator().manual_seed(seed), []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary), all but one of each row at minus infinity."""
         numbers = torch.rand(len(scores), 1, generator=self._random, dtype=torch.float64).to(scores.device)
         chosen = self._choose(self._processors(input_ids, scores).double() / self._settings.temperature, numbers)
-        self._tell(chosen[:, 0].tolist())
+        if self._tell and self._tell(chosen[:, 0].tolist()):
+            raise StoppedError
         self.logprobs.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
@@ -93,8 +94,7 @@ class TransformersBackend:
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
-        check_context(max(map(len, prompts), default=1), settings.max_tokens, self.context)
-        rng = np.random.default_rng(settings.seeds)
+        rng = np.random.default_rng(settings.seed)
         completions: list[list[Completion]] = [[] for _ in prompts]
         # A row per text, or per prompt in a beam search; short prompts first, so that little is padded
         copies = settings.count if settings.beams == 1 else 1
@@ -105,37 +105,41 @@ class TransformersBackend:
             batch, order = order[:size], order[size:]
             rows, seed = [prompts[i] for i in batch], int(rng.integers(2**31))
 
-            def tell(ids: list[int], batch: list[int] = batch) -> None:
-                told = [listener(i, token) for i, token in zip(batch, ids, strict=True)] if listener else []
-                if any(told):
-                    raise StoppedError
+            def tell(ids: list[int], batch: list[int] = batch) -> bool:
+                return any(listener(i, token) for i, token in zip(batch, ids, strict=True))
 
-            completed = self._search(rows, settings) if settings.beams > 1 else self._sample(rows, settings, seed, tell)
+            if settings.beams > 1:
+                completed = self._search(rows, settings)
+            else:
+                sampler = Sampler(self._processors(rows, settings), settings, seed, tell if listener else None)
+                sequences = self._generate(rows, [sampler], settings.max_tokens).sequences.tolist()
+                logprobs = torch.stack(sampler.logprobs, 1).tolist()
+                completed = [[self._completion(*pair)] for pair in zip(sequences, logprobs, strict=True)]
             for i, new in zip(batch, completed, strict=True):
                 completions[i] += new
         return completions
-
-    def _sample(
-        self, prompts: list[list[int]], settings: GenerationSettings, seed: int, tell: Callable[[list[int]], None]
-    ) -> list[list[Completion]]:
-        """A completion of each prompt."""
-        sampler = Sampler(self._processors(prompts, settings), settings, seed, tell)
-        rows = self._generate(prompts, [sampler], settings.max_tokens).sequences.tolist()
-        logprobs = torch.stack(sampler.logprobs, 1).float().cpu().numpy()
-        means = [own[: self._size(row)].mean() for own, row in zip(logprobs, rows, strict=True)]
-        return [[Completion.of(row, mean, self.tokenizer.eos_id)] for row, mean in zip(rows, means, strict=True)]
 
     def _search(self, prompts: list[list[int]], settings: GenerationSettings) -> list[list[Completion]]:
         """The best completions of each prompt by beam search."""
         beams = {"num_beams": settings.beams, "num_return_sequences": settings.count}
         output = self._generate(prompts, self._processors(prompts, settings), settings.max_tokens, **beams)
-        rows = [row[: self._size(row)] for row in output.sequences.tolist()]
-        completions = []
-        for i, prompt in enumerate(prompts):
-            texts = rows[i * settings.count : (i + 1) * settings.count]
-            means = self._mean_logprobs(prompt, texts)
-            completions.append([Completion.of(*pair, self.tokenizer.eos_id) for pair in zip(texts, means, strict=True)])
+        completions, width = [], output.sequences.shape[1]
+        for prompt, texts in zip(prompts, output.sequences.split(settings.count), strict=True):
+            # The scores of the search are those after penalties, so the model reads the texts again
+            ids = torch.cat([torch.tensor([prompt], device=texts.device).expand(len(texts), -1), texts], 1)
+            with torch.no_grad():
+                logits = self._model(input_ids=ids, logits_to_keep=width + 1).logits[:, :-1]
+            logprobs = logits.float().log_softmax(-1).gather(2, texts[:, :, None])[:, :, 0]
+            completions.append(
+                [self._completion(*pair) for pair in zip(texts.tolist(), logprobs.tolist(), strict=True)]
+            )
         return completions
+
+    def _completion(self, row: list[int], logprobs: list[float]) -> Completion:
+        """The completion in a row of ids that is filled up with the end of text, by their log-probabilities."""
+        end = self.tokenizer.eos_id
+        size = row.index(end) + 1 if end in row else len(row)
+        return Completion.of(row, sum(logprobs[:size]) / size, end)
 
     def _processors(self, prompts: list[list[int]], settings: GenerationSettings) -> list[transformers.LogitsProcessor]:
         """The processors that change the model's scores before a token is chosen."""
@@ -172,27 +176,9 @@ class TransformersBackend:
         output.sequences = output.sequences[:, width:]
         return output
 
-    def _size(self, row: list[int]) -> int:
-        """Number of ids up to the end of text, included."""
-        return row.index(self.tokenizer.eos_id) + 1 if self.tokenizer.eos_id in row else len(row)
-
-    def _mean_logprobs(self, prompt: list[int], texts: list[list[int]]) -> list[float]:
-        """The mean log-probability of the ids of each text after a prompt, which is computed once for all of them."""
-        width, device = max(map(len, texts)), self._model.device
-        ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
-        with torch.no_grad():
-            before = self._model(input_ids=torch.tensor([prompt], device=device), logits_to_keep=1)
-            before.past_key_values.batch_repeat_interleave(len(texts))
-            after = self._model(input_ids=ids[:, :-1], past_key_values=before.past_key_values) if width > 1 else None
-        first = before.logits.repeat(len(texts), 1, 1)
-        logits = first if after is None else torch.cat([first, after.logits], 1)
-        logprobs = logits.float().log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0].tolist()
-        return [sum(own[: len(text)]) / len(text) for own, text in zip(logprobs, texts, strict=True)]
-
     @torch.compiler.set_stance("force_eager")
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
-        check_context(max(map(len, prompts), default=1), 0, self.context)
         logprobs, size = np.empty((len(prompts), len(self.tokenizer)), np.float32), len(self.tokenizer)
         for first in range(0, len(prompts), MAX_ROWS):
             (logits,) = self._generate(prompts[first : first + MAX_ROWS], [], 1, output_logits=True).logits

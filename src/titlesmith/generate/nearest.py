@@ -1,11 +1,8 @@
 """Nearest: the training text that is most similar to a text."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import polars as pl
 from rapidfuzz import fuzz, process
-from scipy.sparse import csr_array, diags_array
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
@@ -14,48 +11,43 @@ MAX_SCORES = 2**22  # similarities that are computed together
 LONG = 400  # mean number of characters from which texts are only compared with candidates
 CANDIDATES = 200
 NUM_HASHES = 2**18  # of words
-EMPTY = pl.DataFrame(schema={"id": pl.String, "completion": pl.String})
-
-
-@dataclass(frozen=True)
-class Match:
-    """A training text: its ``id``, ``text`` and ``similarity``, 1 for a copy. None where training texts are unknown."""
-
-    id: str | None
-    text: str | None
-    similarity: float | None
+UNKNOWN = {"nearest_id": None, "nearest": None, "nearest_similarity": None}
 
 
 class Nearest:
     """Search in the training texts of a corpus.
 
     Similarity is one minus the normalized insertion-deletion distance of the texts, case and white space folded
-    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text. Abstracts, for which that takes a thousand
-    times as long, are compared with the `CANDIDATES` texts that share the most words with them, weighted by inverse
-    document frequency (Spärck Jones 1972). Without a corpus, the training texts are unknown.
+    (`rapidfuzz.fuzz.ratio`). Titles are compared with every training text; long texts, for which that takes a thousand
+    times as long, with the `CANDIDATES` that share the most words, weighted by inverse document frequency (Spärck Jones
+    1972). Without a corpus, the training texts are unknown.
     """
 
     def __init__(self, corpus: Corpus | None):
-        self._table = corpus.scan("train").select("id", "completion").collect() if corpus else EMPTY
-        self._folded = [fold(text) for text in self._table["completion"]]
+        table = corpus.scan("train") if corpus else pl.LazyFrame({"id": [], "completion": []})
+        self._table = table.select(nearest_id="id", nearest="completion").collect()
+        self._folded = [fold(text) for text in self._table["nearest"]]
         self._known = {hash(text) for text in self._folded}
         self._is_long = sum(map(len, self._folded)) > LONG * len(self._folded)
         if self._is_long:
-            words = _count_words(self._folded).T.tocsr()  # shape (NUM_HASHES, texts)
-            frequencies = np.maximum(1, np.diff(words.indptr))
-            self._words = diags_array(np.log(len(self._folded) / frequencies)) @ words
+            from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer  # which takes a second
+
+            options = {"binary": True, "norm": None, "alternate_sign": False, "dtype": np.float32}
+            self._hasher = HashingVectorizer(analyzer=str.split, n_features=NUM_HASHES, **options)
+            words = TfidfTransformer(norm=None).fit_transform(self._hasher.transform(self._folded))
+            self._words = words.T.tocsr()  # shape (NUM_HASHES, texts)
 
     def is_copy(self, text: str) -> bool:
         """Whether a training text equals this one, case and white space folded."""
         return hash(fold(text)) in self._known
 
-    def find(self, texts: list[str]) -> list[Match]:
-        """The most similar training text of each text; the first of equally similar ones."""
-        if not len(self._table):
-            return [Match(None, None, None)] * len(texts)
+    def find(self, texts: list[str]) -> list[dict]:
+        """The most similar training text of each text, the first of equally similar ones, as columns of texts.jsonl."""
+        if not self._folded:
+            return [UNKNOWN] * len(texts)
         folded = [fold(text) for text in texts]
         best = self._compare_candidates(folded) if self._is_long else self._compare_all(folded)
-        return [Match(*self._table.row(row), round(score / 100, 4)) for row, score in best]
+        return [self._table.row(row, named=True) | {"nearest_similarity": round(score / 100, 4)} for row, score in best]
 
     def _compare_all(self, texts: list[str]) -> list[tuple[int, float]]:
         """The row and the score of the most similar training text of each text."""
@@ -66,18 +58,10 @@ class Nearest:
         return best
 
     def _compare_candidates(self, texts: list[str]) -> list[tuple[int, float]]:
-        best, words = [], _count_words(texts)
+        best, words = [], self._hasher.transform(texts)
         for i, text in enumerate(texts):
             shared = words[[i]] @ self._words
-            candidates = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]] if shared.nnz else [0]
-            scores = process.cdist([text], [self._folded[row] for row in candidates], scorer=fuzz.ratio)[0]
-            best.append((int(candidates[scores.argmax()]), float(scores.max())))
+            rows = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]].tolist() or [0]
+            _, score, row = process.extractOne(text, {row: self._folded[row] for row in rows}, scorer=fuzz.ratio)
+            best.append((row, score))
         return best
-
-
-def _count_words(texts: list[str]) -> csr_array:
-    """1 for each hashed word of each text, shape (texts, `NUM_HASHES`)."""
-    table = pl.DataFrame({"row": np.arange(len(texts)), "word": pl.Series(texts, dtype=pl.String).str.split(" ")})
-    pairs = table.explode("word").with_columns(pl.col("word").hash() % NUM_HASHES).unique()
-    ones = np.ones(len(pairs), np.float32)
-    return csr_array((ones, (pairs["row"].to_numpy(), pairs["word"].to_numpy())), (len(texts), NUM_HASHES))

@@ -2,8 +2,8 @@
 
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
-from titlesmith.generate.backend import backend_for
 from titlesmith.generate.settings import GenerationSettings
+from titlesmith.generate.source import backend_for
 from titlesmith.train import Engine
 
 MAX_TOKENS = 48  # of a text

@@ -13,7 +13,7 @@ from titlesmith.generate.settings import GenerationSettings
 
 @dataclass(frozen=True)
 class Request:
-    """A completion's ``prompt`` and beginning, ``prefix``; and the id of the held-out paper whose prompt it is."""
+    """A completion's ``prompt`` and `plain` beginning, ``prefix``; and the id of the paper whose prompt it is."""
 
     prompt: str = ""
     prefix: str = ""
@@ -24,16 +24,16 @@ def requests(corpus: DocumentFormat, settings: dict) -> list[Request]:
     """Each prompt with each prefix (RequestError if the template needs other fields, or has no prompt).
 
     ``settings`` are parameters of notebook 04: ``prefixes``, and for templates with a prompt, ``prompts`` (fields by
-    name) and ``held_out`` (the number of papers of the test split). Default: one empty prefix, no prompts.
+    name) and ``held_out`` (the number of papers of the test split).
     """
-    settings = {"prefixes": [""], "prompts": [], "held_out": 0} | settings
     check(corpus.template, settings)
     prompts = [("", None)]
     if corpus.has_prompt:
         cleaned = ({name: corpus.clean(text) for name, text in fields.items()} for fields in settings["prompts"])
         prompts = [(corpus.template.fill_prompt(fields), None) for fields in cleaned]
-        prompts += held_out(corpus, settings["held_out"], GenerationSettings.of(settings).max_tokens)
-    return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in settings["prefixes"]]
+        prompts += held_out(corpus, settings["held_out"], settings["max_tokens"])
+    prefixes = list(map(plain, settings["prefixes"]))
+    return [Request(prompt, prefix, paper) for prompt, paper in prompts for prefix in prefixes]
 
 
 def held_out(corpus: Corpus, count: int, max_tokens: int) -> list[tuple[str, str]]:
@@ -54,18 +54,17 @@ def held_out(corpus: Corpus, count: int, max_tokens: int) -> list[tuple[str, str
 
 def check(template: Template, settings: dict) -> None:
     """Checks prompts against the template, and settings against one another (RequestError)."""
-    needed = template.prompt_fields
-    if settings["prompts"] and not needed:
+    needed = ", ".join(template.required_fields)
+    if settings["prompts"] and not template.prompt_fields:
         raise RequestError(f"generate.prompts: the template {shorten(template.completion)} has no prompt; use prefixes")
     for fields in settings["prompts"]:
         if not set(fields) >= set(template.required_fields):
             given = ", ".join(shorten(name)[1:-1] for name in fields) or "nothing"
-            needs = f"the prompt is {shorten(template.prompt)} and needs {', '.join(template.required_fields)}"
-            raise RequestError(f"generate.prompts: {needs}; given is {given}")
-    if needed and not settings["prompts"] and not settings["held_out"]:
+            raise RequestError(f"generate.prompts: the template's prompt needs {needed}; given is {given}")
+    if template.prompt_fields and not settings["prompts"] and not settings["held_out"]:
         raise RequestError(
-            f"generate.held_out: there is nothing to complete: the template needs {', '.join(needed)}. Set prompts, or "
-            "held_out above 0 for those of test papers"
+            f"generate.held_out: there is nothing to complete: the template needs {needed}. Set prompts, or held_out "
+            "above 0 for those of test papers"
         )
     GenerationSettings.of(settings)
 

@@ -1,5 +1,6 @@
-"""Sources: what the commands and the web page generate with, a run's model, the package's, or an adapter."""
+"""Sources: the models that the commands and the web page generate with: a run's, the package's, or an adapter."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,76 +10,111 @@ from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import template
 from titlesmith.corpus.tokenizer import CODEC, Tokenizer
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate.backend import Backend, open_adapter, open_backend, open_base
+from titlesmith.generate.backend import Backend
 from titlesmith.generate.nearest import Nearest
-from titlesmith.models import base as base_model
-from titlesmith.models import hub, limits
-from titlesmith.runs import Run, open_run
+from titlesmith.models import BASE, HYPERPARAMETERS, base, folder, hub, limits
+from titlesmith.runs import Run, open_run, swapping
+from titlesmith.train import Engine, load_engine
 
-BASE = "base"
+CTRANSLATE2 = "model/ctranslate2"  # in a run's directory: the model of GPT-2 and scratch in CTranslate2's format
 ADAPTER_TEMPLATE = "chatgentitle"  # a prompt of alpaca-lora
+NO_RUN = {"prefixes": [""], "held_out": 0}
 
 
 class Source(NamedTuple):
-    """A model to generate with.
+    """A model to generate with, and the run that trained it."""
 
-    Its name in messages; the format of its documents; a function that opens its back end; its parameters of notebook
-    04; what finds the nearest training texts, None for those of ``format``, a corpus; and the run that trained it.
-    """
-
-    name: str
+    name: str  # in messages
     format: DocumentFormat
     open: Callable[[], Backend]
-    settings: dict
-    nearest: Nearest | None = None
+    settings: dict  # parameters of notebook 04
+    nearest: Nearest | None = None  # default: the training texts of ``format``, a corpus
     run: Run | None = None
 
 
 def open_source(name: str) -> Source:
-    """The run of this name, or for ``base``, unless a run has that name, the model of the package (RequestError)."""
-    if name == BASE and not Run(name).info:
-        settings = {"prefixes": [""], "held_out": 0, "temperature": 0.8}
-        format = DocumentFormat(template("title"), Tokenizer.load(base_model.FOLDER))
-        return Source("the base model", format, open_base, settings, Nearest(None))
-    return open_run_source(open_run(name))
-
-
-def open_run_source(run: Run) -> Source:
-    """A run's model (RunError if it has none)."""
+    """The model of a run, or for ``base``, unless a run has that name, that of the package (RequestError, RunError)."""
+    if name == "base" and not Run(name).info:
+        format = DocumentFormat(template("title"), Tokenizer.load(base.FOLDER))
+        return Source("the base model", format, open_base, NO_RUN | {"temperature": 0.8}, Nearest(None))
+    run = open_run(name)
     run.require("finetune")
     settings = run.record("generate").get("settings", {})
     return Source(f"run {run.name}", Corpus(run), partial(open_backend, run), settings, run=run)
 
 
-def open_adapter_source(adapter: Path, base: str, quantize: str, named: str | None, run: Run | None) -> Source:
-    """A model with an adapter that was trained elsewhere (RequestError).
+def open_adapter_source(adapter: Path, model: str, quantize: str, named: str | None, run: Run | None) -> Source:
+    """A model with an adapter that was trained elsewhere, see `open_adapter` (RequestError).
 
-    ``adapter, base, quantize`` as in `titlesmith.generate.open_adapter`; ``named`` is the template's name. A run lends
-    its template, settings and training texts; its vocabulary must be the model's.
+    ``named`` is the template's name. A run lends its template, settings and training texts.
     """
-    if base and not hub.is_hub(base):
-        raise RequestError(f"--base {shorten(base)}: an adapter needs a model of the transformers library, hf:NAME")
+    if model and not hub.is_hub(model):
+        raise RequestError(f"--base {shorten(model)}: an adapter needs a model of the transformers library, hf:NAME")
     if run and named:
         raise RequestError(f"--template {shorten(named)}: run {run.name} has its own template; omit one of the two")
-    hub.check_installed()
-    hub.check_adapter(adapter)
     limits.check_quantize(quantize)
-    chosen = template(named or ADAPTER_TEMPLATE)
-    base = base or hub.base_of(adapter)
-    tokenizer = Tokenizer.load(hub.folder(base))
-    if (adapter / CODEC).exists():  # the adapter was trained with this end of text
+    model, chosen = hub.adapter_base(adapter, model), template(named or ADAPTER_TEMPLATE)
+    tokenizer, has_codec = Tokenizer.load(hub.folder(model)), (adapter / CODEC).exists()
+    if has_codec:  # the adapter was trained with this end of text
         tokenizer = tokenizer.with_end(Tokenizer.load(adapter).eos_id)
     corpus = Corpus(run) if run else DocumentFormat(chosen, tokenizer)
-    if not run and not (adapter / CODEC).exists() and tokenizer.bos_ids:
+    if not run and not has_codec and tokenizer.bos_ids:
         corpus.layout.before = []  # other programs put no end of text before the first document
     if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
-        raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {base}: omit the run")
-
-    def open() -> Backend:
-        backend = open_adapter(base, adapter, quantize)
-        backend.tokenizer = corpus.tokenizer
-        return backend
-
+        raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {model}: omit the run")
+    open = partial(open_adapter, model, adapter, quantize, corpus.tokenizer)
     if run:
         return Source(f"run {run.name}", corpus, open, run.record("generate").get("settings", {}))
-    return Source(f"the adapter in {adapter}", corpus, open, {"prefixes": [""], "held_out": 0}, Nearest(None))
+    return Source(f"the adapter in {adapter}", corpus, open, NO_RUN, Nearest(None))
+
+
+def open_backend(run: Run) -> Backend:
+    """The fine-tuned model of a run (RunError if there is none, or its files are damaged)."""
+    run.require("finetune")
+    if hub.is_hub(run.record("finetune")["settings"]["model"]):
+        return backend_for(load_engine(run))
+    from titlesmith.generate.ctranslate2 import CTranslate2Backend
+
+    run.verify("finetune")
+    hyperparameters = json.loads((run / "model" / HYPERPARAMETERS).read_text("utf-8"))
+    return CTranslate2Backend(run / CTRANSLATE2, hyperparameters, Tokenizer.load(run / "model"))
+
+
+def open_base() -> Backend:
+    """The model ``base`` of the package, unchanged."""
+    from titlesmith.generate.ctranslate2 import CTranslate2Backend
+
+    weights, tokenizer = base.read()
+    return CTranslate2Backend.of_weights(weights, BASE, tokenizer)
+
+
+def open_adapter(model: str, adapter: Path, quantize: str = "none", tokenizer: Tokenizer | None = None) -> Backend:
+    """A model with an adapter of peft's format that was trained elsewhere (RequestError).
+
+    ``model`` is ``hf:NAME-OR-PATH``, by default the one that the adapter names; ``quantize`` is ``none 8bit 4bit``.
+    """
+    path = folder(hub.adapter_base(adapter, model))
+    from titlesmith.generate.huggingface import TransformersBackend
+    from titlesmith.models.weights import read, with_adapter
+
+    return TransformersBackend(with_adapter(read(path, quantize), adapter), tokenizer or Tokenizer.load(path))
+
+
+def save_backend(engine: Engine, run: Run) -> None:
+    """Writes what `open_backend` reads, if that is not the checkpoint itself."""
+    if hasattr(engine, "hyperparameters"):  # a GPT-2; importing its class takes seconds
+        from titlesmith.generate.ctranslate2 import convert_gpt2
+
+        with swapping(run / CTRANSLATE2) as new:
+            convert_gpt2(engine.weights(), engine.hyperparameters, engine.tokenizer, new)
+
+
+def backend_for(engine: Engine) -> Backend:
+    """The current weights of an engine."""
+    if hasattr(engine, "hyperparameters"):
+        from titlesmith.generate.ctranslate2 import CTranslate2Backend
+
+        return CTranslate2Backend.of_weights(engine.weights(), engine.hyperparameters, engine.tokenizer)
+    from titlesmith.generate.huggingface import TransformersBackend
+
+    return TransformersBackend(engine.model, engine.tokenizer)

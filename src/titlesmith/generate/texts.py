@@ -8,7 +8,7 @@ from titlesmith.corpus.clean import fold
 from titlesmith.errors import shorten
 from titlesmith.generate.backend import Backend
 from titlesmith.generate.generator import TextGenerator
-from titlesmith.generate.prompts import Request, plain, requests
+from titlesmith.generate.prompts import Request, requests
 from titlesmith.generate.settings import GenerationSettings
 from titlesmith.runs import Run, replacing
 
@@ -25,23 +25,15 @@ def write_texts(run: Run, backend: Backend, corpus: Corpus, parameters: dict) ->
     path, requested = run / "texts.jsonl", requests(corpus, parameters)
     settings = GenerationSettings.of(parameters)
     generator = TextGenerator(backend, corpus, requested, settings)
-    # Keep the complete blocks of an interrupted call, and cut the file after them
-    blocks, size = run.record("generate").get("written", (0, 0))
-    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
-    rows = [json.loads(line) for line in lines[:size]]
-    if len(rows) < size:  # it is another file than the one that the record describes
-        blocks, rows = 0, []
+    # Keep the complete blocks of an interrupted call, and write the others
+    blocks, size = run.record("generate").get("written", (0, 0)) if path.exists() else (0, 0)
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:size]] if size else []
     generator.seen.update(fold(row["text"]) for row in rows)
-    with replacing(path) as temporary:
-        temporary.write_text("".join(map(line, rows)), "utf-8")
-    # Write the others
-    with path.open("a", encoding="utf-8") as file:
-        for number in range(blocks, len(generator.blocks)):
-            new = generator.block(number)
-            file.write("".join(map(line, new)))
-            file.flush()
-            rows += new
-            run.update_stage("generate", written=(number + 1, len(rows)))
+    for number in range(blocks, len(generator.blocks)):
+        rows += generator.block(number)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(map(line, rows)), "utf-8")
+        run.update_stage("generate", written=(number + 1, len(rows)))
     with replacing(run / "texts.txt") as temporary:
         temporary.write_text("\n\n".join(row["text"] for row in rows) + "\n", "utf-8")
     print(*lacking(requested, rows, settings.count), sep="\n", end="")
@@ -63,7 +55,7 @@ def columns(rows: list[dict]) -> dict[str, str]:
 def lacking(requests: list[Request], rows: list[dict], count: int) -> list[str]:
     """A sentence for each request that has fewer than ``count`` texts."""
     written = Counter((row["prompt"], row["prefix"]) for row in rows)
-    counts = {request: written[request.prompt, plain(request.prefix)] for request in requests}
+    counts = {request: written[request.prompt, request.prefix] for request in requests}
     return [
         f"{shorten(r.prefix or r.prompt)}: {n:,} of {count:,} texts; all others were repeats or copies of training "
         "texts. Raise temperature, top_k or beams\n"

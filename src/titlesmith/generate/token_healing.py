@@ -36,8 +36,6 @@ class TokenHealing:
         head, endings = corpus.layout.completion_tokenizer.cover_encodings(prefix)
         endings = {begun: ids for begun, ids in endings.items() if len(opening) + len(head) + len(begun) < max_size}
         candidates = [[*head, *begun, last] for begun, ids in endings.items() for last in ids]
-        if len(candidates) == 1:
-            return cls(opening, candidates, np.zeros(1))
         # The probability of a candidate is the product of those of its ids after the head
         states = sorted({begun[:size] for begun in endings for size in range(len(begun) + 1)})
         prompts = [opening + head + [*begun] for begun in states]

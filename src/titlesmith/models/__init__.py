@@ -29,6 +29,6 @@ from titlesmith.models.devices import (
     release_memory,
 )
 from titlesmith.models.download import fetch
-from titlesmith.models.limits import check_processes, check_training
-from titlesmith.models.memory import auto_samples, check_memory, max_logits, training_memory
+from titlesmith.models.limits import check_training
+from titlesmith.models.memory import check_memory, max_logits, training_memory
 from titlesmith.models.openings import measure_openings

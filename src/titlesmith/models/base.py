@@ -1,27 +1,22 @@
 """The model ``base``: a small GPT-2 trained on titles of arXiv, shipped with the package as 8-bit integers.
 
 ``base/weights.npz`` has two arrays for each matrix: its rows as int8, and the scale of each row as float16, so that a
-row is scale * int8 (symmetric quantization; the largest weight of a row becomes 127). Rows of the embeddings are tokens
-and positions, rows of the other matrices are outputs. Vectors are float16. ``base/`` also has the vocabulary in GPT-2's
-files and a model card.
+row is scale * int8; the largest weight of a row becomes 127. Rows of the embeddings are tokens and positions, rows of
+the other matrices are outputs. Vectors are float16. ``base/`` also has the vocabulary and a model card.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from titlesmith.corpus.tokenizer import FILES, Tokenizer
-from titlesmith.errors import RequestError
+from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.models import gpt2_checkpoint
-from titlesmith.models.catalogue import BASE, HYPERPARAMETERS, shapes
-from titlesmith.runs import digest, replacing, swapping, write_json
+from titlesmith.models.catalogue import BASE, shapes
+from titlesmith.models.catalogue import BASE_FOLDER as FOLDER
+from titlesmith.runs import replacing
 
-FOLDER = Path(__file__).with_name("base")
 WEIGHTS = "weights.npz"
-CARD = "README.md"
-SOURCE = "base.sha256"  # in an unpacked folder: the digest of the weights that it was unpacked from
 MAX_INT8 = 127
 EMBEDDINGS = ("model/wte", "model/wpe")
 # Bits per byte of texts before any fine-tuning. Measured: titles of arXiv 1.6 to 1.7, abstracts of cs.CL 2.0, five
@@ -29,10 +24,10 @@ EMBEDDINGS = ("model/wte", "model/wpe")
 FAR = 2.0
 
 
-def read(folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], Tokenizer]:
+def read() -> tuple[dict[str, np.ndarray], Tokenizer]:
     """The weights, float32, by the names and with the shapes of gpt-2-simple's variables, and the vocabulary."""
-    with np.load(folder / WEIGHTS, allow_pickle=False) as file:
-        return dequantize(file, BASE), Tokenizer.load(folder)
+    with np.load(FOLDER / WEIGHTS, allow_pickle=False) as file:
+        return dequantize(file, BASE), Tokenizer.load(FOLDER)
 
 
 def advice(model: str, bits_per_byte: float | None) -> str:
@@ -43,13 +38,6 @@ def advice(model: str, bits_per_byte: float | None) -> str:
         f"base expects titles of papers (1.7 bits per byte), and these texts are unlike them ({bits_per_byte:.1f} bits "
         "per byte before training). smollm2 and 124M suit them better: set model"
     )
-
-
-def write(weights: dict[str, np.ndarray], tokenizer: Tokenizer, folder: Path = FOLDER) -> None:
-    """Writes weights with the shapes of gpt-2-simple's variables as 8-bit integers, with the vocabulary."""
-    tokenizer.save_gpt2(folder)
-    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **quantize(weights))
 
 
 def quantize(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -78,26 +66,9 @@ def dequantize(arrays: Mapping[str, np.ndarray], hyperparameters: dict) -> dict[
     return weights
 
 
-def unpack(path: Path) -> None:
-    """Writes the model as a folder in gpt-2-simple's layout, which training starts from, unless it is there.
-
-    The folder of another version of the package is replaced, one that somebody else made is not.
-    """
-    source, marker = digest(FOLDER / WEIGHTS), path / SOURCE
-    if path.is_dir() and (not marker.is_file() or marker.read_text("utf-8") == source):
-        return
-    weights, _ = read()
-    with swapping(path) as new:
-        for name in (*FILES, CARD):
-            shutil.copyfile(FOLDER / name, new / name)
-        write_json(new / HYPERPARAMETERS, BASE)
-        gpt2_checkpoint.save_folder(new, weights)
-        (new / SOURCE).write_text(source, "utf-8")
-
-
 def pack(model: Path) -> None:
-    """Replaces the weights of the package by those of a checkpoint in gpt-2-simple's layout (RequestError)."""
-    weights, hyperparameters = gpt2_checkpoint.read(model)
-    if hyperparameters != BASE:
-        raise RequestError(f"{model / HYPERPARAMETERS}: {hyperparameters} is not the shape of base, {BASE}")
-    write({name: weights[name] for name in shapes(BASE)}, Tokenizer.load(model))
+    """Replaces the weights of the package by those of a checkpoint in gpt-2-simple's layout with the shape of base."""
+    weights, _ = gpt2_checkpoint.read(model)
+    Tokenizer.load(model).save_gpt2(FOLDER)
+    with replacing(FOLDER / WEIGHTS) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **quantize({name: weights[name] for name in shapes(BASE)}))

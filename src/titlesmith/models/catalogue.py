@@ -9,7 +9,6 @@ layout. ``hf:NAME-OR-PATH`` is a causal model of the transformers library (`titl
 
 import json
 import math
-import re
 from pathlib import Path
 
 from titlesmith.corpus.tokenizer import FILES
@@ -19,6 +18,7 @@ from titlesmith.models import gguf, hub
 from titlesmith.runs import root
 
 HYPERPARAMETERS = "hparams.json"
+BASE_FOLDER = Path(__file__).with_name("base")
 # GPT-2 with random weights: 2.8 million parameters with a vocabulary of 5,000, and 6.9 million with one of 8,192
 SCRATCH = {
     "scratch": {"n_ctx": 256, "n_embd": 192, "n_head": 6, "n_layer": 4},
@@ -45,42 +45,38 @@ PUBLISHED = {
     "774M": ("openai-community/gpt2-large", "mit"),
     "1558M": ("openai-community/gpt2-xl", "mit"),
 }
+OWN = {
+    "scratch": "a small GPT-2 with random weights",
+    "scratch-base": "a GPT-2 of 7 million parameters with random weights",
+    "base": "titlesmith's base model, a GPT-2 of 7 million parameters trained on titles of arXiv (licence cc0-1.0)",
+    "hf:scratch": "a small LLaMA with random weights",
+}
 
 
 def describe(name: str) -> str:
     """A model in words, with the licence of published weights."""
     if name in PUBLISHED:
         return f"the model {name} ({', licence '.join(PUBLISHED[name])})"
-    ours = {
-        "scratch": "a small GPT-2 with random weights",
-        "scratch-base": "a GPT-2 of 7 million parameters with random weights",
-        "base": "titlesmith's base model, a GPT-2 of 7 million parameters trained on titles of arXiv (licence cc0-1.0)",
-        "hf:scratch": "a small LLaMA with random weights",
-    }
-    return ours.get(name, f"the model {name}")
+    return OWN.get(name, f"the model {name}")
 
 
 def shapes(hyperparameters: dict) -> dict[str, list[int]]:
     """The variables of a GPT-2 by name, with their shapes in gpt-2-simple's checkpoints."""
-    width, result = hyperparameters["n_embd"], {}
-    norm = {"g": [width], "b": [width]}
+    width = hyperparameters["n_embd"]
+    result = {"model/wpe": [hyperparameters["n_ctx"], width], "model/wte": [hyperparameters["n_vocab"], width]}
 
-    def linear(inputs: int, outputs: int) -> dict[str, list[int]]:
-        return {"w": [1, inputs, outputs], "b": [outputs]}
+    def norm(name: str) -> dict[str, list[int]]:
+        return {f"model/{name}/g": [width], f"model/{name}/b": [width]}
 
-    block = {
-        "ln_1": norm,
-        "attn/c_attn": linear(width, 3 * width),
-        "attn/c_proj": linear(width, width),
-        "ln_2": norm,
-        "mlp/c_fc": linear(width, 4 * width),
-        "mlp/c_proj": linear(4 * width, width),
-    }
-    groups = {f"h{i}/{part}": own for i in range(hyperparameters["n_layer"]) for part, own in block.items()}
-    result["model/wpe"], result["model/wte"] = [hyperparameters["n_ctx"], width], [hyperparameters["n_vocab"], width]
-    for group, own in (groups | {"ln_f": norm}).items():
-        result |= {f"model/{group}/{name}": shape for name, shape in own.items()}
-    return result
+    def linear(name: str, inputs: int, outputs: int) -> dict[str, list[int]]:
+        return {f"model/{name}/w": [1, inputs, outputs], f"model/{name}/b": [outputs]}
+
+    for i in range(hyperparameters["n_layer"]):
+        result |= norm(f"h{i}/ln_1")
+        result |= linear(f"h{i}/attn/c_attn", width, 3 * width) | linear(f"h{i}/attn/c_proj", width, width)
+        result |= norm(f"h{i}/ln_2")
+        result |= linear(f"h{i}/mlp/c_fc", width, 4 * width) | linear(f"h{i}/mlp/c_proj", 4 * width, width)
+    return result | norm("ln_f")
 
 
 def num_parameters(hyperparameters: dict) -> int:
@@ -92,25 +88,19 @@ def model_path(name: str) -> Path:
     """The folder of a model, whether it exists or not."""
     if hub.is_hub(name):
         return hub.model_path(name)
+    if name == "base":
+        return BASE_FOLDER
     return root() / "models" / name if name in GPT2 else root() / name
 
 
 def missing_files(path: Path) -> list[str]:
-    """The files that a folder lacks to be a model in gpt-2-simple's layout; empty if it is complete.
-
-    The checkpoint must be as long as hparams.json implies, so that an interrupted copy is not taken for a model.
-    """
+    """The files that a folder lacks to be a model in gpt-2-simple's layout; empty if it is complete."""
     if files := [f for f in (HYPERPARAMETERS, *FILES, "checkpoint") if not (path / f).is_file()]:
         return files
-    named = re.search(r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text("utf-8"), re.MULTILINE)
-    if not named:
-        return ["checkpoint (the file names no model.ckpt)"]
-    prefix = path / named[1]  # which may be absolute
-    if not prefix.with_name(f"{prefix.name}.index").is_file():
-        return [f"{prefix.name}.index"]
-    size = sum(shard.stat().st_size for shard in prefix.parent.glob(f"{prefix.name}.data-*"))
+    # The checkpoint must be as long as hparams.json implies: an interrupted copy is no model
+    size = sum(file.stat().st_size for file in path.glob("*.data-*"))
     expected = 4 * num_parameters(_read(path))
-    return [f"{prefix.name}.data-* ({size:,} of {expected:,} bytes)"] if size < expected else []
+    return [f"model.ckpt.data-* ({size:,} of {expected:,} bytes)"] if size < expected else []
 
 
 def folder(name: str) -> Path:
@@ -118,24 +108,20 @@ def folder(name: str) -> Path:
     if hub.is_hub(name):
         return hub.folder(name)
     path = model_path(name)
-    layout = f"{HYPERPARAMETERS}, {', '.join(FILES)}, checkpoint and the model.ckpt files that it names"
-    remedy = f"It needs {layout}, in gpt-2-simple's layout"
-    if name in GPT2:
-        remedy = f"`titlesmith models get {name}` downloads them. {gguf.copy_remedy(name)}: {layout}"
-    elif not path.is_dir():
-        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch", "hf:NAME"))
+    if not path.is_dir() and name not in GPT2:
+        known = ", ".join((*SCRATCH, "base", *PUBLISHED, "hf:scratch, hf:NAME, or a folder with hparams.json"))
         hint = did_you_mean(name, names(), 0.7)
-        raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}, or a folder. {remedy}")
-    if missing := missing_files(path):
-        raise RequestError(f"model: {path} lacks {', '.join(missing)}. {remedy}")
+        raise RequestError(f"model: {shorten(name)} does not exist.{hint} Names: {known}")
+    if name != "base" and (missing := missing_files(path)):
+        remedy = f". {gguf.download_remedy(name)}" if name in PUBLISHED else ""
+        raise RequestError(f"model: {path} lacks {', '.join(missing)}{remedy}")
     return path
 
 
 def hyperparameters(name: str, vocabulary: int) -> dict:
-    """A model's ``n_vocab n_ctx n_embd n_head n_layer``, known for the catalogue's names before a download.
+    """A model's ``n_vocab n_ctx n_embd n_head n_layer``, of the catalogue's before a download (RequestError).
 
-    ``vocabulary`` is the number of tokens that a model with random weights learns from the corpus. RequestError if
-    the model does not exist.
+    ``vocabulary`` is the number of tokens that a model with random weights learns from the corpus.
     """
     if name in SCRATCH:
         return SCRATCH[name] | {"n_vocab": vocabulary}
@@ -149,10 +135,9 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
 def _read(path: Path) -> dict:
     try:
         content = json.loads((path / HYPERPARAMETERS).read_text("utf-8"))
-        return {key: int(content[key]) for key in GPT2["124M"]}
+        return {key: int(content[key]) for key in BASE}
     except (ValueError, KeyError, TypeError) as error:
-        keys = ", ".join(GPT2["124M"])
-        raise RequestError(f"{path / HYPERPARAMETERS} is damaged ({error!r}): it needs {keys}") from None
+        raise RequestError(f"{path / HYPERPARAMETERS} is damaged ({error!r}): it needs {', '.join(BASE)}") from None
 
 
 def vocabulary(name: str) -> Path | None:

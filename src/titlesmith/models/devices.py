@@ -18,10 +18,7 @@ CGROUP_ROOT, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 @contextmanager
 def silence_stderr() -> Iterator[None]:
-    """Discards what C++ code writes to standard error.
-
-    TensorFlow reports instruction sets and missing GPUs when it is imported, whatever TF_CPP_MIN_LOG_LEVEL says.
-    """
+    """Discards what C++ code writes to standard error, such as TensorFlow's reports on instruction sets and GPUs."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:
@@ -68,10 +65,7 @@ def peak_memory() -> int | None:
 
 
 def release_memory() -> None:
-    """Returns freed memory to the system.
-
-    glibc keeps it in pieces, which do not fit later tensors: SmolLM2 grew from 8 to 13 GB in 150 steps of 8x512 tokens.
-    """
+    """Returns freed memory to the system. Without it, SmolLM2 grew from 8 to 13 GB in 150 steps of 8x512 tokens."""
     with suppress(OSError, AttributeError):  # another system, or another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -92,17 +86,14 @@ def device_name() -> str:
     words = f"GPU: {details.get('device_name', 'unknown name')}"
     if total := gpu_memory():
         words += f", {total / GIB:.0f} GiB"
-    if len(cards) > 1:
-        words += f", the first of {len(cards)} (models hf:NAME use as many as finetune.processes says)"
-    return words
+    return words if len(cards) == 1 else f"{words}, the first of {len(cards)}"
 
 
 def gpu_memory() -> int | None:
     """Memory of the first visible NVIDIA GPU in bytes; None without nvidia-smi."""
-    tool = shutil.which("nvidia-smi")
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    if not tool:
+    if not (tool := shutil.which("nvidia-smi")):
         return None
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits", f"--id={first}"]
     answer = subprocess.run(query, capture_output=True, text=True)
     return int(answer.stdout) * 2**20 if answer.stdout.strip().isdigit() else None

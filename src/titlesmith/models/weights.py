@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from titlesmith.errors import RequestError, RunError
-from titlesmith.models import folder, hub, limits
+from titlesmith.models import folder, hub
 
 STATE = "titlesmith.pt"  # the file of a checkpoint that says what the others belong to
 set_verbosity_error()
@@ -25,7 +25,6 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, 
 
 def read(path: Path, quantize: str) -> PreTrainedModel:
     """The model of a folder, in its stored type (float32 instead of float16 without a GPU)."""
-    limits.check_quantize(quantize)
     options: dict = {"dtype": "auto"}
     if quantize != "none":
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for each product
@@ -48,7 +47,6 @@ def read(path: Path, quantize: str) -> PreTrainedModel:
 
 def with_adapter(model: PreTrainedModel, path: Path, train: bool = False) -> PeftModel:
     """A model with the adapter of a folder in peft's layout (RequestError if it is another model's)."""
-    hub.check_adapter(path)
     try:
         with warnings.catch_warnings():  # of unknown settings, and of missing matrices, which are an error below
             warnings.simplefilter("ignore")

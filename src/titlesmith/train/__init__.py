@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from titlesmith.errors import RequestError
-from titlesmith.models import SCRATCH, folder, hub
+from titlesmith.models import BASE, SCRATCH, base, folder, hub
 from titlesmith.runs import Run, swapped
 from titlesmith.train.loop import Engine, finetune
 
@@ -24,7 +24,11 @@ def start_engine(run: Run, model: str, corpus: "Corpus", seed: int, quantize: st
         return kind(corpus.tokenizer, SCRATCH[model] | {"n_vocab": len(corpus.tokenizer)}, seed)
     if model == "hf:scratch":
         return kind.scratch(corpus.tokenizer, hub.SCRATCH | {"n_vocab": len(corpus.tokenizer)}, seed)
-    engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)
+    if model == "base":
+        weights, tokenizer = base.read()
+        engine = kind.of_weights(weights, BASE, tokenizer)
+    else:
+        engine = kind.open(model, quantize) if hub.is_hub(model) else kind.load(folder(model), resume=False)
     if engine.tokenizer.vocabulary != corpus.tokenizer.vocabulary:
         raise RequestError(f"model: the corpus was not tokenized for {model}: run notebook 02 with model={model!r}")
     engine.tokenizer = corpus.tokenizer  # whose end of text may be another

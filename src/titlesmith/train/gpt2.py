@@ -65,6 +65,14 @@ class GPT2Engine(Engine):
                 self._session.run(tf1.variables_initializer([*random, self._steps]))
 
     @classmethod
+    def of_weights(cls, weights: dict[str, np.ndarray], hyperparameters: dict, tokenizer: Tokenizer) -> "GPT2Engine":
+        """A model with these variables, by gpt-2-simple's names."""
+        engine = cls(tokenizer, hyperparameters, None)
+        for variable in engine._variables:
+            variable.load(weights[variable.op.name], engine._session)
+        return engine
+
+    @classmethod
     def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "GPT2Engine":
         """Reads a checkpoint in gpt-2-simple's layout: this engine's, OpenAI's, or one of `gpt_2_simple.finetune`.
 

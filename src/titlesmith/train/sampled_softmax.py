@@ -50,7 +50,7 @@ def trained_ids(corpus: "Corpus", settings: dict) -> np.ndarray | None:
     validation loss of 3.836 nats a token, against 3.837 with the full vocabulary.
     """
     setting = settings["vocabulary"]
-    if setting == "full" or (setting == "auto" and not models.auto_samples(settings["model"])):
+    if setting == "full" or (setting == "auto" and settings["model"] in models.RANDOM):
         return None
     used = used_ids(corpus.documents("train").ids, corpus.tokenizer)
     return used if len(used) * (1 if setting == "corpus" else 2) < len(corpus.tokenizer) else None

@@ -1,16 +1,9 @@
 """Several processes that train one model: the same program in each (SPMD), with a share of every batch.
 
-`launch` starts ``python -m titlesmith.finetune RUN`` in N processes through ``torchrun`` on this machine. Each process
-builds corpus, engine and loop; rank 0 alone writes files. Gradients are averaged, of complete models (DDP; Li et al.
-2020) or of weights that are sharded over the processes (FSDP; Zhao et al. 2023). Collectives use gloo for processors
-and NCCL for GPUs.
-
-On several machines with a shared project folder, set ``TITLESMITH_TORCHRUN`` to torchrun's options on the machine of
-the notebook, and start the same program with the same options on the others::
-
-    TITLESMITH_TORCHRUN="--nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500" \
-        titlesmith run EXPERIMENT --processes 16
-    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m titlesmith.finetune RUN
+`launch` starts ``python -m titlesmith.finetune RUN`` in N processes through ``torchrun``, on this machine or on several
+(with options in ``TITLESMITH_TORCHRUN``, see ``book/devices.md``). Each process builds corpus, engine and loop; rank 0
+alone writes files. Gradients are averaged, of complete models (DDP; Li et al. 2020) or of weights that are sharded over
+the processes (FSDP; Zhao et al. 2023). Collectives use gloo for processors and NCCL for GPUs.
 """
 
 import os
@@ -20,26 +13,24 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
 from torch.distributed.checkpoint import state_dict as states
-from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from titlesmith import models
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import InterruptError, RequestError, RunError
 from titlesmith.runs import Run, root
 from titlesmith.train import architectures
 from titlesmith.train.monitor import BAR
@@ -50,6 +41,8 @@ COLLECTIVE_TIMEOUT = timedelta(hours=1)  # others wait while rank 0 writes; torc
 EXIT_TIMEOUT = 5  # seconds for torchrun to exit after its processes
 STOP_TIMEOUT = 40  # seconds for an interrupted training to save a checkpoint; torchrun kills it after 30
 POLL_INTERVAL = 0.5  # seconds between two readings of the history
+# Complete tensors, in rank 0, whatever the sharding: each kind of training resumes the others' checkpoints
+COMPLETE = states.StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 def join() -> None:
@@ -82,23 +75,11 @@ def barrier() -> None:
         dist.barrier()
 
 
-def share(count: int) -> np.ndarray:
-    """Indices of the rows, of ``count``, that this process computes."""
-    return np.array_split(np.arange(count), size())[rank()]
-
-
-def mean(value: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over the processes."""
+def total(value: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over the processes, in place."""
     if size() > 1:
         dist.all_reduce(value)
-    return value / size()
-
-
-def total(values: np.ndarray) -> np.ndarray:
-    """Sum of an array over the processes, in place."""
-    if size() > 1:
-        dist.all_reduce(torch.from_numpy(values))
-    return values
+    return value
 
 
 def wrap(model: nn.Module, sharding: str) -> nn.Module:
@@ -119,48 +100,39 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
-@contextmanager
-def averaging(wrapped: nn.Module, now: bool) -> Iterator[None]:
+def averaging(wrapped: nn.Module, now: bool) -> AbstractContextManager:
     """Forward and backward of one call; gradients are averaged now, or accumulated for a later call."""
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(now, recurse=False)
-    accumulates = isinstance(wrapped, DistributedDataParallel) and not now
-    with wrapped.no_sync() if accumulates else nullcontext():
-        yield
-
-
-def _options(model: nn.Module) -> StateDictOptions:
-    # Complete tensors, in rank 0, whatever the sharding: each kind of training resumes the others' checkpoints
-    return StateDictOptions(full_state_dict=True, cpu_offload=True) if is_sharded(model) else StateDictOptions()
+    return nullcontext() if now or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
 
 
 def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The complete weights by name; empty in other ranks if the weights are sharded."""
-    return states.get_model_state_dict(model, options=_options(model))
+    """The complete weights by name, in rank 0; empty in the others."""
+    return states.get_model_state_dict(model, options=COMPLETE)
 
 
 def load_model_state(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Loads complete weights, of all or some parameters, into a model whose weights may be sharded."""
-    states.set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+    states.set_model_state_dict(model, weights, options=COMPLETE)
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """The complete state of an optimizer by parameter name; empty in other ranks if the weights are sharded."""
-    return states.get_optimizer_state_dict(model, optimizer, options=_options(model))
+    """The complete state of an optimizer by parameter name, in rank 0; empty in the others."""
+    return states.get_optimizer_state_dict(model, optimizer, options=COMPLETE)
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Loads what `optimizer_state` returned."""
-    options = StateDictOptions(full_state_dict=is_sharded(model))
-    states.set_optimizer_state_dict(model, optimizer, state, options=options)
+    states.set_optimizer_state_dict(model, optimizer, state, options=COMPLETE)
 
 
 def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
     """Trains a run whose fine-tune stage has begun in several processes, and shows their progress.
 
     Raises what one process raised (RequestError, RunError), or a RunError with the last log line of a process that
-    ended or was killed.
+    ended or was killed; InterruptError after an interrupt.
     """
     count, options = settings["processes"], shlex.split(os.environ.get("TITLESMITH_TORCHRUN", ""))
     environment = {"TITLESMITH_ROOT": str(root()), CHILD: "1"}
@@ -191,7 +163,8 @@ def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
             process.terminate()  # torchrun passes it on: all processes stop after the same step
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_TIMEOUT)
-            raise
+            stopped = run.record("finetune").get("stopped") or "interrupted"
+            raise InterruptError(f"{stopped}; {run.how_to_resume}") from None
         finally:
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
@@ -219,24 +192,23 @@ def _follow(history: Path, process: subprocess.Popen, bar: tqdm) -> None:
 def _raise_failure(logs: Path) -> NoReturn:
     """Raises what made the training end, from torchrun's report and the logs of its processes."""
     report = (logs / "torchrun.log").read_text("utf-8", "replace")
-    pattern = r"rank\s*: (\d+) \(local_rank: (\d+)\)\s*exitcode\s*: (-?\d+)"
-    failures = [tuple(map(int, match)) for match in re.findall(pattern, report)]
+    failures = re.findall(r"rank\s*: (\d+) \(local_rank: (\d+)\)\s*exitcode\s*: (-?\d+)", report)
     if not failures:
-        raise RunError(f"finetune: torchrun failed: {_last_log_line(logs / 'torchrun.log')}")
+        raise RunError(f"finetune: torchrun failed: {_last_line(logs / 'torchrun.log')}")
     # Others fail because the first one is gone; torchrun ends them with SIGTERM (15). Its root cause is its last.
-    failures.sort(key=lambda failure: failure[2] < 0 and failure[2] != -15)
+    failures.sort(key=lambda failure: failure[2].startswith("-") and failure[2] != "-15")
     number, local, code = failures[-1]
-    line = next((_last_log_line(log) for log in logs.glob(f"*/attempt_*/{local}/stderr.log")), "")
+    line = next(map(_last_line, logs.glob(f"*/attempt_*/{local}/stderr.log")), "")
     kind, _, message = line.partition(": ")
     for error in (RequestError, RunError):
         if kind == error.__name__:
             raise error(message)
-    ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    ended = f"was killed by signal {code[1:]}" if code.startswith("-") else f"ended with code {code}"
     raise RunError(
         f"finetune: process {number} {ended}{': ' if line else ''}{line}. The last checkpoint is complete: run "
         "the same command again, and training resumes from it"
     )
 
 
-def _last_log_line(log: Path) -> str:
+def _last_line(log: Path) -> str:
     return re.split(r"[\r\n]+", log.read_text("utf-8", "replace").strip())[-1].strip()

@@ -6,7 +6,6 @@ from gpt-2-simple's graph in float32; training has a faster one of the same func
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +115,7 @@ class GPT2Engine(Engine):
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
             saved = [*self._variables, self._steps, *self._trainer.moments]
             self._full_saver = tf1.train.Saver(saved, save_relative_paths=True, max_to_keep=1)
-            self.checkpoint_bytes = num_bytes(saved)
+            self.checkpoint_bytes = sum(4 * v.shape.num_elements() for v in saved)
             if self._checkpoint:
                 self._full_saver.restore(self._session, self._checkpoint)
             if self._sampled:
@@ -171,12 +170,12 @@ class GPT2Engine(Engine):
     def save_weights(self, path: Path, tokenizer: bool = True) -> None:
         """See `Engine.save_weights`."""
         self._write_back()
-        self._save(path, self._saver, num_bytes(self._variables), tokenizer)
+        self._save(path, self._saver, tokenizer)
 
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`."""
         self._write_back()
-        self._save(path, self._full_saver, self.checkpoint_bytes)
+        self._save(path, self._full_saver)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The model's variables, float32, by gpt-2-simple's names without ``model/``."""
@@ -184,8 +183,8 @@ class GPT2Engine(Engine):
         values = self._session.run(self._variables)
         return {v.op.name.removeprefix("model/"): value for v, value in zip(self._variables, values, strict=True)}
 
-    def _save(self, path: Path, saver: tf1.train.Saver, size: int, tokenizer: bool = False) -> None:
-        with self.reporting_failure(path, size, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
+    def _save(self, path: Path, saver: tf1.train.Saver, tokenizer: bool = False) -> None:
+        with self.reporting_failure(path, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
             if tokenizer:
                 self.tokenizer.save(new)
             write_json(new / HYPERPARAMETERS, self.hyperparameters)
@@ -193,11 +192,6 @@ class GPT2Engine(Engine):
         for file in path.glob("model-*"):
             if file.stem != f"model-{self.step}":
                 file.unlink()
-
-
-def num_bytes(variables: list) -> int:
-    """Bytes of float32 variables."""
-    return sum(4 * math.prod(v.shape.as_list()) for v in variables)
 
 
 def precision(settings: dict) -> str:

@@ -9,11 +9,10 @@ from transformers import PreTrainedModel
 
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
+from titlesmith.train.loop import ADAM_EPSILON, BETAS, CLIP
 from titlesmith.train.packing import Batch
 from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE
 from titlesmith.train.target_losses import SampledHead, TargetLosses, linear_nats, to_device
-
-BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
 
 
 class Step:
@@ -90,7 +89,7 @@ class Step:
             nats += loss.detach()
 
         # Clip, and update if loss and gradient are finite
-        nats = processes.mean(nats)
+        nats = processes.total(nats) / size
         norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
         norm = norm.full_tensor() if processes.is_sharded(model) else norm
         loss, norm = torch.stack([nats, norm.float()]).tolist()  # the only wait for a GPU in a step

@@ -37,56 +37,41 @@ class Monitor:
         self.run, self.settings, self.writes, self.reason, self._create_bar = run, settings, writes, "", bar
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
-    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> dict | None:
+    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> None:
         """Begins after ``step``, that of the model's checkpoint; rows of later steps are removed from the history.
 
         ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch, ``step_tokens`` the number of all
-        tokens that a step reads. If the run's record says that the training is ``ended``, this step is the last one.
-
-        Returns the row of this step, as `step` records it, if an interrupt came before its measurements.
+        tokens that a step reads. If the run's record says that the training is ``ended``, it stops at once.
         """
         from tensorboardX import SummaryWriter  # it imports torch for seconds, and only training needs it
 
         # Earlier rows are copied unchanged, so that a resumed history equals an uninterrupted one to the letter
+        header = ",".join(COLUMNS) + "\n"
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
-        rows = _parse([",".join(COLUMNS) + "\n", *kept])
-        # What the stop rules and the progress bar need from earlier rows
-        self._ended = f"it was ended at step {step} of {steps}" if self.run.record("finetune").get("ended") else ""
-        self._steps, self._epoch, self._best, self._waited = step if self._ended else steps, epoch, math.inf, 0
-        self._smoothed, self._tokens, self._seconds = 0.0, 0, 0.0
-        pending = None
-        for row in rows:
-            if row is rows[-1] and self._lacks_measurements(row):
-                pending = {name: row[name] for name in ("loss", "grad_norm", "learning_rate")}
-                pending |= {"step": step, "tokens": int(row["tokens"]) - self._tokens}
-                kept.pop()
-                break
-            self._count(row)
-            self._tokens, self._seconds = int(row["tokens"]), row["seconds"]
         if self.writes:
             with replacing(self.history) as temporary:
-                temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
-        first = step - bool(pending)
-        self._first_step, self._step_tokens, self._started = first, step_tokens, time.monotonic()
+                temporary.write_text(header + "".join(kept), "utf-8")
+
+        # What the stop rules and the progress bar need from earlier rows
+        self._steps, self._epoch, self._step_tokens, self._first_step = steps, epoch, step_tokens, step
+        self._best, self._waited, self._smoothed, self._tokens, self._seconds = math.inf, 0, 0.0, 0, 0.0
+        for row in _parse([header, *kept]):
+            self._count(row)
+            self._tokens, self._seconds = int(row["tokens"]), row["seconds"]
+        if not self.reason and self.run.record("finetune").get("ended"):
+            self.reason = f"it was ended at step {step} of {steps}"
+
+        self._started = time.monotonic()
         self._file = (self.history if self.writes else Path(os.devnull)).open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=first + 1, write_to_disk=self.writes)
-        self._bar = self._create_bar(total=steps, initial=first, disable=not self.writes, **BAR)
-        return pending
-
-    def _lacks_measurements(self, row: dict) -> bool:
-        """Whether a step was interrupted before it was validated, or texts sampled."""
-        at_end = bool(self.stop_reason(row))
-        return is_finite(row) and (
-            (row["valid_loss"] is None and (at_end or self.due("validate", int(row["step"]))))
-            or (row["copy_rate"] is None and (at_end or self.due("sample", int(row["step"]))))
-        )
+        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
+        self._bar = self._create_bar(total=steps, initial=step, disable=not self.writes, **BAR)
 
     def due(self, what: str, step: int) -> bool:
-        """Whether to ``save``, ``sample`` or ``validate`` after this step; all three at the end."""
+        """Whether to ``save``, ``sample`` or ``validate`` after this step, if it is not the last one."""
         every = self.settings[f"{what}_every"]
-        return step >= self._steps or bool(every and step % every == 0)
+        return bool(every) and step % every == 0
 
     def improves(self, row: dict) -> bool:
         """Whether the validation loss of this row, if it has one, is lower than all before."""
@@ -105,9 +90,7 @@ class Monitor:
             return f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
         if 0 < self.settings["patience"] <= waited:
             return f"the validation loss had not improved for {waited} validations at step {step}"
-        if step >= self._steps:
-            return self._ended or f"all {step} steps were done"
-        return ""
+        return f"all {step} steps were done" if step >= self._steps else ""
 
     def step(self, **row: float | None) -> None:
         """Records a step: the columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``.
@@ -190,12 +173,6 @@ def read(path: Path) -> list[dict[str, float | None]]:
         return []
     with path.open(newline="") as file:
         return _parse([line for line in file if line.endswith("\n")])
-
-
-def parse(text: str, has_header: bool) -> list[dict[str, float | None]]:
-    """Rows of complete lines of a history, the first of which may be its header."""
-    lines = text.splitlines()
-    return _parse([",".join(COLUMNS), *lines[has_header:]])
 
 
 def _parse(lines: list[str]) -> list[dict[str, float | None]]:

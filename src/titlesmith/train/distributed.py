@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
-from torch.distributed.checkpoint import state_dict as states
+from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -32,17 +32,16 @@ from tqdm import tqdm
 from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, RunError
 from titlesmith.runs import Run, root
-from titlesmith.train import architectures
-from titlesmith.train.monitor import BAR
+from titlesmith.train import architectures, monitor
 
 PROGRAM = "titlesmith.finetune"
 CHILD = "TITLESMITH_CHILD"  # set for processes that exit when their standard input is closed
 COLLECTIVE_TIMEOUT = timedelta(hours=1)  # others wait while rank 0 writes; torchrun ends them when one fails
 EXIT_TIMEOUT = 5  # seconds for torchrun to exit after its processes
 STOP_TIMEOUT = 40  # seconds for an interrupted training to save a checkpoint; torchrun kills it after 30
-POLL_INTERVAL = 0.5  # seconds between two readings of the history
+POLL_INTERVAL = 1  # seconds between two readings of the history
 # Complete tensors, in rank 0, whatever the sharding: each kind of training resumes the others' checkpoints
-COMPLETE = states.StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+COMPLETE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 def join() -> None:
@@ -67,12 +66,6 @@ def rank() -> int:
 def size() -> int:
     """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def barrier() -> None:
-    """Waits for all processes."""
-    if size() > 1:
-        dist.barrier()
 
 
 def total(value: torch.Tensor) -> torch.Tensor:
@@ -108,26 +101,6 @@ def averaging(wrapped: nn.Module, now: bool) -> AbstractContextManager:
     return nullcontext() if now or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
 
 
-def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The complete weights by name, in rank 0; empty in the others."""
-    return states.get_model_state_dict(model, options=COMPLETE)
-
-
-def load_model_state(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Loads complete weights, of all or some parameters, into a model whose weights may be sharded."""
-    states.set_model_state_dict(model, weights, options=COMPLETE)
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """The complete state of an optimizer by parameter name, in rank 0; empty in the others."""
-    return states.get_optimizer_state_dict(model, optimizer, options=COMPLETE)
-
-
-def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Loads what `optimizer_state` returned."""
-    states.set_optimizer_state_dict(model, optimizer, state, options=COMPLETE)
-
-
 def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
     """Trains a run whose fine-tune stage has begun in several processes, and shows their progress.
 
@@ -158,7 +131,7 @@ def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
                 env=os.environ | environment,
             )
         try:
-            _follow(run / "history.csv", process, bar(total=settings["steps"], **BAR))
+            _follow(run / "history.csv", process, bar(total=settings["steps"], **monitor.BAR))
         except KeyboardInterrupt:
             process.terminate()  # torchrun passes it on: all processes stop after the same step
             with suppress(subprocess.TimeoutExpired):
@@ -181,12 +154,9 @@ def _follow(history: Path, process: subprocess.Popen, bar: tqdm) -> None:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_INTERVAL)
-            # The last complete line
-            lines = history.read_text("utf-8").split("\n")[:-1] if history.exists() else []
-            if len(lines) > 1:
-                row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
-                bar.set_postfix_str(f"loss {float(row['loss']):.3f}", refresh=False)
-                bar.update(int(row["step"]) - bar.n)
+            if rows := monitor.read(history):
+                bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}", refresh=False)
+                bar.update(int(rows[-1]["step"]) - bar.n)
 
 
 def _raise_failure(logs: Path) -> NoReturn:

@@ -12,14 +12,13 @@ import numpy as np
 
 from titlesmith import models
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
 from titlesmith.runs import merging, write_json
 from titlesmith.train.loop import Engine, choose_precision
-from titlesmith.train.packing import Batch, PackedDataset
+from titlesmith.train.packing import Batch
 from titlesmith.train.sampled_softmax import describe_softmax, trained_ids
 
 with silence_stderr():
@@ -85,15 +84,12 @@ class GPT2Engine(Engine):
         checkpoint = tf.train.latest_checkpoint(path)
         if not checkpoint:
             raise RequestError(f"{path} has no checkpoint: `checkpoint` or the files that it names are missing")
-        stored = dict(tf.train.list_variables(checkpoint))
-        for variable in self._variables:
-            if stored.get(variable.op.name) != variable.shape.as_list():
-                raise RequestError(
-                    f"{checkpoint}: {variable.op.name} is {stored.get(variable.op.name, 'missing')}; "
-                    f"{HYPERPARAMETERS} says {variable.shape.as_list()}. The two are of different models"
-                )
         with self._session.graph.as_default():
-            tf1.train.Saver(self._variables).restore(self._session, checkpoint)
+            try:
+                tf1.train.Saver(self._variables).restore(self._session, checkpoint)
+            except tf.errors.OpError as error:  # a variable is missing, damaged, or of another shape
+                reason = error.message.split("Original error:")[-1].split("\n[[")[0].strip()
+                raise RequestError(f"{checkpoint} does not fit {HYPERPARAMETERS}: {reason}") from None
         return checkpoint
 
     def device(self, settings: dict) -> str:
@@ -129,7 +125,7 @@ class GPT2Engine(Engine):
         if sampled:  # the same for all calls of a step, so that they add up to one large batch
             feed[sampled.others] = sampled.sample([self._seed, self.step])
         for call, part in enumerate(batch.split(self._calls)):
-            feed |= self._feed(part)
+            feed |= {getattr(step, name): value for name, value in vars(part).items()}
             if sampled:
                 feed |= {step.ids: sampled.rows(part.ids), step.labels: sampled.rows(part.labels)}
             feed[step.seed] = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
@@ -138,23 +134,6 @@ class GPT2Engine(Engine):
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
         self._changed = True
         return float(nats + loss), float(norm)
-
-    def _feed(self, batch: Batch) -> dict:
-        return {getattr(self._trainer, name): value for name, value in vars(batch).items()}
-
-    def mean_loss(self, documents: Documents) -> float:
-        """See `Engine.mean_loss`; during training in packed rows, with the matrix products of training."""
-        step, tokens = self._trainer, documents.target_tokens
-        if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
-            return super().mean_loss(documents)
-        self._write_back()
-        (height, block), nats = step.ids.shape, 0.0
-        rows = PackedDataset(documents, height, block, 0, mask_documents=True)
-        for first in range(0, rows.num_rows, height):
-            batch = rows[first // height + 1]
-            batch.weights[rows.num_rows - first :] = 0  # rows of a second epoch
-            nats += float(self._session.run(step.nats, self._feed(batch) | {step.seed: [0, 0]}))
-        return nats / tokens
 
     def _write_back(self) -> None:
         """Brings the model's embeddings up to date with those of the sampled softmax."""

@@ -14,12 +14,11 @@ import tensorflow as tf
 
 from titlesmith.train import kernels as xla
 from titlesmith.train.kernels import Kernels, drop, f32, sum_in_blocks, token_nats
+from titlesmith.train.loop import ADAM_EPSILON, BETAS, CLIP
 from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE, SampledVocabulary
 
 tf1 = tf.compat.v1
 LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd widths take up to a third longer
-MAX_LOGITS = 2**26  # that validation computes at a time
-BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
 
 
 class SampledSoftmax(SampledVocabulary):
@@ -68,9 +67,6 @@ class Step:
         Variables of the optimizer to save, and of the accumulation, which are zero between steps.
     loss, norm, accumulate, apply
         To run: a call's part of the step's loss, the gradient's norm before clipping, and the two ways to end a call.
-    nats
-        To run in validation: the weighted sum of the rows' nats, over the full vocabulary (``ids`` and ``labels`` are
-        ids) and without dropout.
     """
 
     def __init__(
@@ -93,9 +89,6 @@ class Step:
         kernels = Kernels(rows, block, hyperparameters, settings["dropout"], kind)
         trained = [n for n in self.variables if n.startswith("h") or settings["layers"] == "all"]
         self.loss, gradients = self._gradients(trained, kernels, model, variables["wte"], sampled)
-        if settings["dropout"]:
-            kernels = Kernels(rows, block, hyperparameters, 0.0, kind)
-        self.nats = self._validation(kernels, model | {"wte": variables["wte"]})
         self._update({n: gradients[n] for n in trained})
 
     def _gradients(self, trained, kernels, model, wte, sampled) -> tuple[tf.Tensor, dict]:
@@ -129,20 +122,6 @@ class Step:
                 gradients["shift"] = tf.reduce_sum(f32(dhead[first : first + sampled.others.shape[0]]), 0)
             gradients["wte"] = tf.tensor_scatter_nd_add(dhead, ids[:, None], tf.cast(sums, self.kind))
         return loss, gradients
-
-    def _validation(self, kernels, model) -> tf.Tensor:
-        wte = model["wte"]
-        padding = -wte.shape[0] % LANES
-        offsets = np.repeat(np.float32([0, -np.inf]), [wte.shape[0], padding])
-        head = tf.pad(tf.cast(wte, self.kind), [[0, padding], [0, 0]])
-        x, (rows, block) = self._hidden(kernels, model)[1], self.ids.shape
-        divisors = [n for n in range(1, rows + 1) if rows % n == 0]
-        parts = next((n for n in divisors if rows // n * block * head.shape[0] <= MAX_LOGITS), rows)
-        nats, measure, labels = [], xla.compiled(token_nats), tf.split(tf.reshape(self.labels, [-1]), parts)
-        for some, expected in zip(tf.split(x, parts), labels, strict=True):
-            with tf.control_dependencies(nats[-1:]):  # one after the other, so that only one's logits are in memory
-                nats.append(measure(tf.matmul(some, head, transpose_b=True), expected, offsets))
-        return tf.reduce_sum(tf.concat(nats, 0) * tf.reshape(self.weights, [-1]))
 
     def _hidden(self, kernels, model) -> tuple[tf.Tensor, tf.Tensor]:
         """The embedded tokens, and the normalized output of the last block, (N, D)."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from peft import PeftModel, load_peft_weights
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
@@ -224,7 +225,7 @@ class HuggingFaceEngine(Engine):
     def _save(self, path: Path, writing: AbstractContextManager, resumed: dict, tokenizer: bool = False) -> None:
         model, options = self.model, {}
         if processes.is_sharded(model):
-            options["state_dict"] = processes.model_state(model)
+            options["state_dict"] = get_model_state_dict(model, options=processes.COMPLETE)
         if isinstance(model, PeftModel):
             options["save_embedding_layers"] = False
         if processes.rank() == 0:
@@ -235,7 +236,7 @@ class HuggingFaceEngine(Engine):
                 torch.save(state | resumed, folder / STATE)
                 if tokenizer:
                     as_pretrained(self.tokenizer).save(folder)
-        processes.barrier()
+        processes.total(torch.zeros(1))  # the others wait
 
     def load_weights(self, path: Path) -> None:
         """See `Engine.load_weights`."""
@@ -245,7 +246,7 @@ class HuggingFaceEngine(Engine):
             weights = {re.sub(r"\.(lora_[AB])\.", r".\1.default.", name): value for name, value in weights.items()}
         else:
             weights = read(path, "none").state_dict()
-        processes.load_model_state(self.model, weights)
+        set_model_state_dict(self.model, weights, options=processes.COMPLETE)
 
 
 def is_worth_compiling(model: PreTrainedModel | PeftModel, settings: dict) -> bool:

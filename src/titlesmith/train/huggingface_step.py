@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from peft import PeftModel
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from transformers import PreTrainedModel
 
 from titlesmith.train import architectures
@@ -102,8 +103,8 @@ class Step:
         """The complete state of the optimizer, to save."""
         if self.sampled:
             self.sampled.train()
-        return processes.optimizer_state(self._model, self._optimizer)
+        return get_optimizer_state_dict(self._model, self._optimizer, options=processes.COMPLETE)
 
     def load_state(self, state: dict) -> None:
         """Reads what `state` returned."""
-        processes.load_optimizer_state(self._model, self._optimizer, state)
+        set_optimizer_state_dict(self._model, self._optimizer, state, options=processes.COMPLETE)

@@ -25,19 +25,14 @@ def can_compile() -> bool:
     if not models.gpus():
         return True
     try:
-        try_to_compile()
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            x = tf.compat.v1.placeholder(tf.float32, [64])  # a constant would be folded on the processor
+            session.run(tf.function(tf.tanh, jit_compile=True, autograph=False)(x), {x: np.ones(64)})
     except tf.errors.OpError as error:
         reason = error.message.strip().partition("\n")[0][:200]
         print(f"XLA cannot compile for this GPU ({reason}): training uses TensorFlow's plain graph, which is slower")
         return False
     return True
-
-
-def try_to_compile() -> None:
-    """Compiles and runs a small function on the device (OpError)."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        x = tf.compat.v1.placeholder(tf.float32, [64])  # a constant would be folded on the processor
-        session.run(tf.function(lambda x: tf.tanh(tf.exp(x)), jit_compile=True, autograph=False)(x), {x: np.ones(64)})
 
 
 def compiled(function: Callable) -> Callable:

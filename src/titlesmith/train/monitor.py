@@ -55,7 +55,7 @@ class Monitor:
 
         # What the stop rules and the progress bar need from earlier rows
         self._steps, self._epoch, self._step_tokens, self._first_step = steps, epoch, step_tokens, step
-        self._best, self._waited, self._smoothed, self._tokens, self._seconds = math.inf, 0, 0.0, 0, 0.0
+        self._smoothed, self._valid, self._tokens, self._seconds = 0.0, [], 0, 0.0  # _valid: all validation losses
         for row in _parse([header, *kept]):
             self._count(row)
             self._tokens, self._seconds = int(row["tokens"]), row["seconds"]
@@ -75,19 +75,19 @@ class Monitor:
 
     def improves(self, row: dict) -> bool:
         """Whether the validation loss of this row, if it has one, is lower than all before."""
-        return row.get("valid_loss") is not None and row["valid_loss"] < self._best
+        return row.get("valid_loss") is not None and row["valid_loss"] < min(self._valid, default=math.inf)
 
     def stop_reason(self, row: dict) -> str:
         """Why training stops with this row, which `step` records later; empty if it continues."""
-        step, smoothed, waited = int(row["step"]), self._smooth(row), self._count_waited(row)
+        step, smoothed, valid = int(row["step"]), self._smooth(row), self._validations(row)
         if not is_finite(row):
             return (
                 f"the loss was {row['loss']} and its gradient's norm {row['grad_norm']} at step {step}; "
                 "that step was not applied. A lower learning_rate usually cures it"
             )
-        if smoothed < self.settings["loss_floor"]:
-            floor = self.settings["loss_floor"]
+        if smoothed < (floor := self.settings["loss_floor"]):
             return f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
+        waited = len(valid) - 1 - valid.index(min(valid)) if valid else 0
         if 0 < self.settings["patience"] <= waited:
             return f"the validation loss had not improved for {waited} validations at step {step}"
         return f"all {step} steps were done" if step >= self._steps else ""
@@ -112,23 +112,20 @@ class Monitor:
                 self._board.add_scalar(name, row[name], row["step"])
         speed = (row["step"] - self._first_step) * self._step_tokens / elapsed
         losses = f"loss {row['loss']:.3f}, smoothed {self._smoothed:.3f}"
-        losses += f", best valid {self._best:.3f}" * math.isfinite(self._best)
+        losses += f", best valid {min(self._valid):.3f}" if self._valid else ""
         self._bar.set_postfix_str(f"{losses}, {speed:,.0f} tokens read/s", refresh=False)
         self._bar.update()
 
     def _count(self, row: dict) -> None:
         """Updates what the stop rules know by a row, new or read from the history."""
-        self.reason = self.stop_reason(row)
-        self._smoothed, self._waited = self._smooth(row), self._count_waited(row)
-        if self.improves(row):
-            self._best = row["valid_loss"]
+        self.reason, self._smoothed, self._valid = self.stop_reason(row), self._smooth(row), self._validations(row)
 
     def _smooth(self, row: dict) -> float:
         # Exponential moving average, corrected for its start at zero (Kingma and Ba 2015, section 3)
         return self._smoothed + (row["loss"] - self._smoothed) * (1 - DECAY) / (1 - DECAY ** row["step"])
 
-    def _count_waited(self, row: dict) -> int:
-        return 0 if self.improves(row) else self._waited + (row.get("valid_loss") is not None)
+    def _validations(self, row: dict) -> list[float]:
+        return self._valid if row.get("valid_loss") is None else [*self._valid, row["valid_loss"]]
 
     def sample(self, step: int, texts: list[str]) -> None:
         """Writes texts that the model generated at this step to ``samples/``."""

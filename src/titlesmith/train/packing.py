@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 
@@ -40,17 +40,10 @@ class PackedDataset:
     In each epoch the documents are shuffled, divided into chunks, and each chunk is packed by best-fit decreasing (Ding
     et al. 2024): in order of decreasing length, each into the fullest row that has room for it. Every document is
     learned once an epoch. A document longer than a row fills rows; its rest is packed as a document that begins with
-    the last id of the row before. ``dataset[step]`` is the `Batch` of a step, counted from 1.
+    the last id of the row before.
 
-    Parameters
-    ----------
-    documents, seed
-        The split, and the seed of its order.
-    batch, block
-        Rows a batch, tokens a row.
-    mask_documents
-        Whether position ids restart with each document, so that attention is masked to it; else a token attends to all
-        tokens before it in the row.
+    ``batch`` is in rows and ``block`` in tokens. With ``mask_documents``, position ids restart with each document, so
+    that attention is masked to it; else a token attends to all tokens before it in the row.
 
     Attributes
     ----------
@@ -62,23 +55,17 @@ class PackedDataset:
         self.documents, self.batch, self.block, self.seed = documents, batch, block, seed
         self.mask_documents, self.num_targets = mask_documents, documents.target_tokens
         self.num_rows = sum(map(len, self._epoch(0)))
-        self._restart()
 
-    def _restart(self) -> None:
-        self._chunks = (rows for epoch in count() for rows in self._epoch(epoch))
-        self._first, self._rows = 0, []  # number of the first row in memory, and the rows in memory
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of the steps from ``step`` on, counted from 1."""
+        rows = (row for epoch in count() for chunk in self._epoch(epoch) for row in chunk)
+        rows = islice(rows, (step - 1) * self.batch, None)
+        while True:
+            filled = [self._fill(row) for row in islice(rows, self.batch)]
+            yield Batch(*map(np.stack, zip(*filled, strict=True)))
 
     def __getitem__(self, step: int) -> Batch:
-        first = (step - 1) * self.batch
-        if first < self._first:
-            self._restart()
-        # Rows before the step's are dropped, chunk by chunk
-        while len(self._rows) < first - self._first + self.batch:
-            done = min(first - self._first, len(self._rows))
-            self._rows, self._first = self._rows[done:] + next(self._chunks), self._first + done
-        first -= self._first
-        rows = [self._fill(row) for row in self._rows[first : first + self.batch]]
-        return Batch(*map(np.stack, zip(*rows, strict=True)))
+        return next(self.batches(step))
 
     def _epoch(self, epoch: int) -> Iterator[list[list[Piece]]]:
         """The rows of an epoch, chunk by chunk, in random order."""
@@ -143,11 +130,11 @@ class PackedDataset:
 
 def prefetch(dataset: PackedDataset, step: int) -> Iterator[tuple[int, Batch]]:
     """Steps from ``step`` on and their batches; the next batch is packed while the current one trains."""
-    pool = ThreadPoolExecutor(1)
+    pool, batches = ThreadPoolExecutor(1), dataset.batches(step)
     try:
-        coming = pool.submit(dataset.__getitem__, step)
+        coming = pool.submit(next, batches)
         for number in count(step):
-            batch, coming = coming.result(), pool.submit(dataset.__getitem__, number + 1)
+            batch, coming = coming.result(), pool.submit(next, batches)
             yield number, batch
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

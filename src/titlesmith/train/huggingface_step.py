@@ -19,15 +19,8 @@ from titlesmith.train.target_losses import SampledHead, TargetLosses, linear_nat
 class Step:
     """One step of AdamW (Loshchilov and Hutter 2019) on the parameters that require gradients.
 
-    ``settings`` are those of notebook 03: ``sharding weight_decay accumulate seed``. ``used`` are the ids of a sampled
-    softmax, None for the full vocabulary; ``compiles`` says whether blocks and loss are compiled.
-
-    Attributes
-    ----------
-    sampled
-        The embeddings of a sampled softmax, which are in the model during a step; None for the full vocabulary.
-    used
-        Their ids, to save.
+    ``settings`` are those of notebook 03; ``compiles`` says whether blocks and loss are compiled. ``used`` are the ids
+    of a sampled softmax, and ``sampled`` its embeddings, which are in the model during a step; None for all ids.
     """
 
     def __init__(

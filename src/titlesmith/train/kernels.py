@@ -3,7 +3,7 @@
 XLA compiles each of them, forward and backward, into a few loops, so that memory is read and written once instead of a
 dozen times. Gradients are TensorFlow's, of the recomputed function (`recomputed`), except for one derivative.
 
-Shapes: N tokens (rows times block), D width, H heads, V vocabulary.
+Shapes: N tokens (rows times block), D width, H heads.
 """
 
 import math
@@ -81,14 +81,8 @@ def f32(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32)
 
 
-def sum_in_blocks(x: tf.Tensor) -> tf.Tensor:
-    """Sums of 32 rows each of ``x`` (N, D), (N / 32 rounded up, D): XLA sums all rows at once on one core only."""
-    x = tf.pad(x, [[0, -x.shape[0] % SUM_BLOCK], [0, 0]])
-    return tf.reduce_sum(tf.reshape(x, [-1, SUM_BLOCK, x.shape[-1]]), 1)
-
-
 def per_block(vector: tf.Tensor, count: int) -> tf.Tensor:
-    """A vector (D,) for each block of ``count`` rows, (blocks, D), so that its gradient is summed in blocks."""
+    """A vector (D,) for each block of ``count`` rows, (blocks, D): XLA sums gradients of all rows on one core only."""
     return tf.broadcast_to(vector, [count // math.gcd(count, SUM_BLOCK), vector.shape[0]])
 
 
@@ -99,23 +93,11 @@ def per_row(vectors: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Dropout (Srivastava et al. 2014); the same ``seed`` (2,) drops the same, forward and backward.
-
-    The random bits are a hash of position and seed, lowbias32 (Wellons 2018) twice: hundreds of times as fast on a
-    processor as TensorFlow's generators.
-    """
+    """Dropout (Srivastava et al. 2014); the same ``seed`` (2,) drops the same, forward and backward."""
     if not rate:
         return x
-    position, key = tf.range(x.shape.num_elements()), tf.bitcast(seed, tf.uint32)
-    bits = _hash(_hash(tf.bitcast(position, tf.uint32) + key[0]) ^ key[1])
-    kept = tf.reshape(bits >= int(rate * 2**32), x.shape)
+    kept = tf.random.stateless_uniform(x.shape, seed) >= rate
     return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
-
-
-def _hash(bits: tf.Tensor) -> tf.Tensor:
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        bits = (bits ^ tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32))) * tf.constant(factor, tf.uint32)
-    return bits ^ tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32))
 
 
 def token_nats(logits: tf.Tensor, labels: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
@@ -123,34 +105,21 @@ def token_nats(logits: tf.Tensor, labels: tf.Tensor, offsets: tf.Tensor) -> tf.T
 
     ``offsets`` (V,), float32, are added to each row; they are -inf for columns that are padding.
     """
-    logits = f32(logits) + offsets
-    highest = tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
-    total = highest[:, 0] + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), -1))
-    is_label = tf.equal(tf.range(logits.shape[1]), labels[:, None])
-    return total - tf.reduce_sum(tf.where(is_label, logits, tf.zeros_like(logits)), -1)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, f32(logits) + offsets)
 
 
 class Kernels:
-    """The functions of a block of GPT-2 between its matrix products: ``add_norm heads attention merge gelu``.
+    """The compiled functions of a training step, for rows of a shape, heads and dropout of a model.
 
-    Each is called with tensors, then ``vectors`` (D,) that apply to every row, then ``fixed`` tensors without gradient.
-
-    ``kind`` is the type of the operands of matrix products, ``dropout`` the share of activations that are set to zero.
+    Results have the type ``kind`` of the matrix products; ``dropout`` is the share of activations that are set to zero.
+    Vectors (D,) that apply to every row come from `per_block`.
     """
 
     def __init__(self, rows: int, block: int, hyperparameters: dict, dropout: float, kind: tf.DType):
         self.rows, self.block, self.dropout, self.kind = rows, block, dropout, kind
         self.count, self.width = hyperparameters["n_head"], hyperparameters["n_embd"] // hyperparameters["n_head"]
         functions = (self._add_norm, self._heads, self._attention, self._merge, self._gelu)
-        self.add_norm, self.heads, self.attention, self.merge, self.gelu = map(self._kernel, functions)
-
-    def _kernel(self, function: Callable) -> Callable:
-        run = recomputed(function)
-
-        def call(*tensors, vectors=(), fixed=()):
-            return run(*tensors, *(per_block(v, self.rows * self.block) for v in vectors), fixed=fixed)
-
-        return call
+        self.add_norm, self.heads, self.attention, self.merge, self.gelu = map(recomputed, functions)
 
     def _add_norm(self, h, o, bias, gain, offset, seed):
         """Adds a layer's output ``o`` (N, D) and its bias to the residual stream ``h`` (N, D), and normalizes the sum.

@@ -1,8 +1,4 @@
-"""The training loop, and the interface of the engines that it trains.
-
-An engine adds one step of optimization. The order of the data, schedule, validation, samples, checkpoints and history
-are the same for all engines.
-"""
+"""The training loop, which is the same for all engines, and the interface of the engines that it trains."""
 
 import math
 import shutil
@@ -44,8 +40,7 @@ class Engine(ABC):
     def masks_documents(self, settings: dict) -> bool:
         """Whether attention is masked to the document in training, as it is in validation and generation.
 
-        ``attention: auto`` masks for pretrained models only: a model trained from scratch becomes better when it
-        attends to the documents before (`benchmarks/attention.py`).
+        A model trained from scratch becomes better when it attends to the documents before (`benchmarks/attention.py`).
         """
         setting = settings["attention"]
         return setting == "document" or (setting == "auto" and settings["model"] not in models.RANDOM)
@@ -73,10 +68,9 @@ class Engine(ABC):
         """
 
     def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Loss of each document, read independently up to the context; of completions only where there are prompts.
+        """Loss of each of the ``chosen`` documents (default: all) without its prompt, read alone up to the context.
 
-        Returns nats, and the number of tokens that they are the sum over, float64, in the order of ``chosen``, indices
-        of documents (default: all). A document whose prompt fills the context has 0 tokens.
+        Returns nats, and the number of tokens that they are the sum over, float64; 0 where a prompt fills the context.
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
@@ -109,10 +103,7 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "Engine":
-        """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only.
-
-        Checkpoints of a training in progress have no ``tokenizer``: it is the corpus's.
-        """
+        """Reads a checkpoint: all that an exact resume needs, with the corpus's tokenizer, or its weights only."""
 
     def agree(self, stop: bool) -> bool:
         """Whether to stop: of several processes that train together, all do if one wants to."""
@@ -125,9 +116,8 @@ class Engine(ABC):
             yield
         except (OSError, RunError, *errors) as error:
             raise RunError(
-                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
-                f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free. Free some space and run the same "
-                f"command again: training resumes. {str(error).splitlines()[0]}"
+                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. Free some "
+                f"space and run the same command again: training resumes. {str(error).splitlines()[0]}"
             ) from None
 
 
@@ -142,11 +132,10 @@ def finetune(
     """Trains an engine on a corpus, from step ``engine.step + 1``, until the monitor reports a reason to stop.
 
     The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
-    training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights.
-
-    ``settings`` are the parameters of notebook 03; ``sample`` returns texts of the engine and the share of them that
-    copies a training text; ``measure`` is called before the first step. A disk with too little space for checkpoints is
-    a RunError. The stop button, Ctrl-C and SIGTERM save a checkpoint after the step in progress (InterruptError).
+    training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights. ``settings`` are those of
+    notebook 03; ``sample`` returns texts of the engine and the share of them that copies a training text; ``measure``
+    is called before the first step. The stop button, Ctrl-C and SIGTERM save a checkpoint after the step in progress
+    (InterruptError).
     """
     # The data: rows of packed documents, a function of seed and step
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")

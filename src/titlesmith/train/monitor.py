@@ -93,10 +93,9 @@ class Monitor:
         return f"all {step} steps were done" if step >= self._steps else ""
 
     def step(self, **row: float | None) -> None:
-        """Records a step: the columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``.
+        """Records a step: `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``; ``tokens`` of this step.
 
-        Losses are in nats a token; ``tokens`` are the targets of this step; ``valid_loss`` and ``copy_rate`` are
-        optional.
+        Losses are in nats a token; ``valid_loss`` and ``copy_rate`` are optional.
         """
         self._count(row)
         self._tokens += row["tokens"]

@@ -142,28 +142,20 @@ def prefetch(dataset: PackedDataset, step: int) -> Iterator[tuple[int, Batch]]:
 
 def padded_batches(
     documents: Documents, context: int, tokens: int, chosen: np.ndarray
-) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Documents of similar length in batches of at most ``tokens`` ids, cut at the context.
 
     Yields indices of documents, their ids after an end of text, (rows, tokens + 1), and weights, (rows, tokens).
     """
     lengths = np.minimum(np.diff(documents.starts.astype(np.int64)), context)
-    batch: list[int] = []
-    for i in chosen[np.argsort(lengths[chosen], kind="stable")].tolist():
-        if batch and (len(batch) + 1) * lengths[i] > tokens:
-            yield batch, *_pad(documents, batch, lengths)
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch, *_pad(documents, batch, lengths)
-
-
-def _pad(documents: Documents, batch: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    width = max(lengths[i] for i in batch)
-    ids = np.full((len(batch), width + 1), documents.tokenizer.eos_id, np.int32)
-    weights = np.zeros((len(batch), width), np.float32)
-    for row, i in enumerate(batch):
-        document = documents[i]
-        ids[row, 1 : lengths[i] + 1] = document[: lengths[i]]
-        weights[row, : lengths[i]] = documents.loss_mask(document)[: lengths[i]]
-    return ids, weights
+    chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    while len(chosen):
+        fits = lengths[chosen] * np.arange(1, len(chosen) + 1) <= tokens  # the first ones, as lengths ascend
+        batch, chosen = np.split(chosen, [max(1, np.count_nonzero(fits))])
+        ids = np.full((len(batch), lengths[batch[-1]] + 1), documents.tokenizer.eos_id, np.int32)
+        weights = np.zeros((len(batch), lengths[batch[-1]]), np.float32)
+        for row, i in enumerate(batch):
+            document, length = documents[i], lengths[i]
+            ids[row, 1 : length + 1] = document[:length]
+            weights[row, :length] = documents.loss_mask(document)[:length]
+        yield batch, ids, weights

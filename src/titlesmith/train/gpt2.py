@@ -75,8 +75,8 @@ class GPT2Engine(Engine):
         if resume and STEP in names:
             engine.step = int(tf.train.load_variable(checkpoint, STEP))
             engine._steps.load(engine.step, engine._session)
-            moments = any(name.startswith("titlesmith/") for name in names - {STEP})
-            engine._checkpoint = checkpoint if moments else None  # a finished model has none
+            if len(names) > len(engine._variables) + 1:  # a finished model has no moments
+                engine._checkpoint = checkpoint
         return engine
 
     def load_weights(self, path: Path) -> str:

@@ -23,9 +23,9 @@ LANES = 64  # the vocabulary is padded to a multiple: matrix products of odd wid
 class SampledSoftmax(SampledVocabulary):
     """Embeddings of the used ids in a separate table, in the current graph, so that a step computes only with these.
 
-    The variable ``table`` (used ids, D) trains instead of the model's ``wte`` (vocabulary, D); ``shift`` (D,) is how far
-    the other ids have moved since ``write``. ``others`` is the placeholder of the sampled ids. The operations ``read``
-    and ``write`` copy ``wte`` to the table, and the table and the shift to ``wte``.
+    The variable ``table`` (used ids, D) trains instead of the model's ``wte`` (vocabulary, D); ``shift`` (D,) is how
+    far the other ids have moved since ``write``. ``others`` is the placeholder of the sampled ids. The operations
+    ``read`` and ``write`` copy ``wte`` to the table, and the table and the shift to ``wte``.
     """
 
     def __init__(self, wte: tf.Variable, used: np.ndarray):
@@ -134,7 +134,8 @@ class Step:
         queries, keys, values = k.heads(tf.matmul(x, w["attn/c_attn/w"]), w["attn/c_attn/b"])
         scores = tf.matmul(queries, keys, transpose_b=True)
         attention = k.attention(scores, fixed=(self._document_ids, seeds[1]))
-        o = tf.matmul(k.merge(tf.matmul(attention, values)), w["attn/c_proj/w"])
+        heads = tf.transpose(tf.matmul(attention, values), [0, 2, 1, 3])
+        o = tf.matmul(tf.reshape(heads, h.shape), w["attn/c_proj/w"])
         h, x = k.add_norm(h, o, w["attn/c_proj/b"], w["ln_2/g"], w["ln_2/b"], fixed=seeds[2:])
         m = k.gelu(tf.matmul(x, w["mlp/c_fc/w"]), w["mlp/c_fc/b"])
         return h, tf.matmul(m, w["mlp/c_proj/w"]), w["mlp/c_proj/b"]

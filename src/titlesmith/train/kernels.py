@@ -118,8 +118,8 @@ class Kernels:
     def __init__(self, rows: int, block: int, hyperparameters: dict, dropout: float, kind: tf.DType):
         self.rows, self.block, self.dropout, self.kind = rows, block, dropout, kind
         self.count, self.width = hyperparameters["n_head"], hyperparameters["n_embd"] // hyperparameters["n_head"]
-        functions = (self._add_norm, self._heads, self._attention, self._merge, self._gelu)
-        self.add_norm, self.heads, self.attention, self.merge, self.gelu = map(recomputed, functions)
+        functions = (self._add_norm, self._heads, self._attention, self._gelu)
+        self.add_norm, self.heads, self.attention, self.gelu = map(recomputed, functions)
 
     def _add_norm(self, h, o, bias, gain, offset, seed):
         """Adds a layer's output ``o`` (N, D) and its bias to the residual stream ``h`` (N, D), and normalizes the sum.
@@ -144,10 +144,6 @@ class Kernels:
         same = tf.equal(document_ids[:, None, :, None], document_ids[:, None, None, :])
         weights = tf.nn.softmax(tf.where(same & (position <= position[:, None]), f32(scores), -np.inf))
         return tf.cast(drop(weights, self.dropout, seed), self.kind)
-
-    def _merge(self, a):
-        """Heads (rows, H, block, D / H) concatenated, (N, D)."""
-        return tf.reshape(tf.transpose(a, [0, 2, 1, 3]), [-1, self.count * self.width])
 
     def _gelu(self, u, bias):
         """The gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016) of ``u`` (N, 4 D) + bias."""

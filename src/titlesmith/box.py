@@ -1,5 +1,6 @@
 """A box in notebook 04: type a beginning, press a button, read the model's texts."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -24,18 +25,16 @@ def create(open: Callable[[], Backend], corpus: Corpus, parameters: dict) -> wid
     count = min(parameters["count"], MAX_TEXTS)
     count = widgets.BoundedIntText(count, min=1, max=MAX_TEXTS, description="Texts", style=style)
     button, shown = widgets.Button(description="Write texts"), widgets.HTML()
-    backend, seeds = [], itertools.count(parameters["seed"])
+    open_once, seeds = functools.cache(open), itertools.count(parameters["seed"])
 
     def write(_: widgets.Button) -> None:
         button.disabled, shown.value = True, "Writing ..."
         try:
-            if not backend:
-                backend.append(open())
             chosen = {"prefixes": [beginning.value], "temperature": temperature.value, "count": count.value}
             chosen |= {"seed": next(seeds) % 2**32, "held_out": min(parameters["held_out"], MAX_PAPERS)}
             requested = requests(corpus, parameters | chosen)
             settings = GenerationSettings.of(parameters | chosen)
-            rows = list(TextGenerator(backend[0], corpus, requested, settings))
+            rows = list(TextGenerator(open_once(), corpus, requested, settings))
             shown.value = str(html(rows, texts.columns(rows)))
         except TitlesmithError as error:
             shown.value = str(render("message.html.j2", text=str(error)))

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from titlesmith import models, train
 from titlesmith.corpus import Corpus
-from titlesmith.errors import InterruptError, TitlesmithError
+from titlesmith.errors import TitlesmithError
 from titlesmith.evaluate import snapshot, snapshot_documents
 from titlesmith.generate import Probe, save_backend
 from titlesmith.models import base
@@ -27,11 +27,7 @@ def finetune_run(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> N
     if settings["processes"] > 1:
         from titlesmith.train import distributed
 
-        try:
-            distributed.launch(run, settings, bar)
-        except KeyboardInterrupt:
-            stopped = run.record("finetune").get("stopped") or "interrupted"
-            raise InterruptError(f"{stopped}; {run.how_to_resume}") from None
+        distributed.launch(run, settings, bar)
     else:
         _finetune(run, settings, True, bar)
 
@@ -46,12 +42,13 @@ def _finetune(run: Run, settings: dict, writes: bool, bar: Callable[..., tqdm] =
 
     def measure(engine: train.Engine) -> None:
         """Records the model before training, once."""
-        if "before" not in run.record("finetune"):
-            before = snapshot(engine, corpus, snapshot_documents(corpus, settings), settings["seed"])
-            if writes:
-                advice = base.advice(settings["model"], before["bits_per_byte"])
-                run.update_stage("finetune", before=before, advice=advice)
-                print(advice, end="\n" * bool(advice))
+        if "before" in run.record("finetune"):
+            return
+        before = snapshot(engine, corpus, snapshot_documents(corpus, settings), settings["seed"])
+        if writes:
+            advice = base.advice(settings["model"], before["bits_per_byte"])
+            run.update_stage("finetune", before=before, advice=advice)
+            print(advice, end="\n" * bool(advice))
 
     train.finetune(engine, corpus, settings, watch, Probe(corpus, settings), measure)
     if writes:

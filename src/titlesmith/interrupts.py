@@ -2,8 +2,6 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -17,7 +15,7 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.number, self._raises, self._former = 0, False, {}
+        self.number, self._former = 0, {}
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
@@ -34,16 +32,3 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
-        if self._raises:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def raising(self) -> Iterator[None]:
-        """A part that may be broken off anywhere: an interrupt within it, or before it, is a KeyboardInterrupt."""
-        if self.number:
-            raise KeyboardInterrupt
-        self._raises = True
-        try:
-            yield
-        finally:
-            self._raises = False

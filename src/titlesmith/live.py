@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import sys
+import time
 from contextlib import suppress
 
 from IPython import get_ipython
@@ -29,19 +30,20 @@ def merge_streams() -> None:
 
 
 class LiveBar(tqdm):
-    """A progress bar of a training; it reads the run's history, and draws the figure again after each validation."""
+    """A progress bar of a training; it draws the figure of the run's history again and again, in 5% of the time."""
 
     def __init__(self, run: Run, **options: object):
-        self._run, self._rows, self._read, self._image, self._sample = run, [], 0, "", {}
+        self._run, self._image, self._sample, self._next_figure = run, "", {}, 0.0
         self._handle = display(display_id=True)
         super().__init__(file=io.StringIO(), **options)
 
     def display(self, *_: object, **__: object) -> None:
         """Shows the present state in place of the one before."""
-        new = self._new_rows()
-        if any(row["valid_loss"] is not None for row in new) or (self._rows and not self._image):
+        begun = time.monotonic()
+        if begun >= self._next_figure:
             with suppress(Exception):  # a figure that cannot be drawn must not end the training
                 self._draw()
+            self._next_figure = time.monotonic() + 20 * (time.monotonic() - begun)
         state = self.format_dict
         done = state["n"] - state["initial"]
         rate = state["rate"] or (done / state["elapsed"] if state["elapsed"] else 0)
@@ -50,20 +52,13 @@ class LiveBar(tqdm):
         self._handle.update({"text/html": str(html), "text/plain": str(self)}, raw=True)
 
     def _draw(self) -> None:
-        buffer = io.BytesIO()
-        plots.losses(self._rows, self._run.source_label).savefig(buffer, format="png")
-        self._image = base64.b64encode(buffer.getvalue()).decode()
-        self._sample = (monitor.first_samples(self._run) or [{}])[-1]
+        if rows := monitor.read(self._run / "history.csv"):
+            buffer = io.BytesIO()
+            plots.losses(rows, self._run.source_label).savefig(buffer, format="png")
+            self._image = base64.b64encode(buffer.getvalue()).decode()
+            self._sample = (monitor.first_samples(self._run) or [{}])[-1]
 
-    def _new_rows(self) -> list[dict]:
-        """The rows of the history since the last call, of which a last, incomplete line is left for the next."""
-        path = self._run / "history.csv"
-        if not path.exists():
-            return []
-        with path.open("rb") as file:
-            file.seek(self._read)
-            lines = file.read().rpartition(b"\n")[0]
-        rows = monitor.parse(lines.decode(), has_header=not self._read)
-        self._read += len(lines) + bool(lines)
-        self._rows += rows
-        return rows
+    def close(self) -> None:
+        """Shows the last state, with its figure."""
+        self._next_figure = 0.0
+        super().close()

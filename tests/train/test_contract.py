@@ -1,7 +1,6 @@
 """What every engine does, tried on each of them: one suite, so that notebooks need not know which one they have."""
 
 import math
-import shutil
 import signal
 
 import numpy as np
@@ -32,7 +31,7 @@ def prepared(model):
 
 def test_the_loss_falls_and_everything_is_recorded(prepared):
     run, corpus, model = prepared
-    engine = train(run, corpus, model, steps=40)
+    engine, valid = train(run, corpus, model, steps=40, validate_documents=5), corpus.documents("valid")
     rows = monitor.read(run / "history.csv")
     assert [row["step"] for row in rows] == list(range(1, 41))
     assert rows[0]["loss"] == pytest.approx(math.log(len(corpus.tokenizer)), abs=0.3), "it knows nothing at first"
@@ -41,6 +40,18 @@ def test_the_loss_falls_and_everything_is_recorded(prepared):
     assert all(row["copy_rate"] is not None for row in rows[3::4]), "the probe looked for copies"
     assert len((run / "samples" / "step-000004.txt").read_text().splitlines()) >= 4
     assert engine.reason == "all 40 steps were done"
+    # A validation measures as many documents as the setting says
+    some = valid.subset(np.linspace(0, len(valid) - 1, 5).round().astype(int))
+    assert len(valid) > 5 and rows[-1]["valid_loss"] == pytest.approx(engine.mean_loss(some), abs=1e-6)
+    assert engine.mean_loss(some) != pytest.approx(engine.mean_loss(valid), abs=1e-3)
+    # The training loss of masked documents is their measured loss
+    documents = corpus.documents("train")
+    rows = PackedDataset(documents, 1, 64, 1, mask_documents=True).num_rows
+    nats, tokens = engine.document_losses(documents)
+    batch = PackedDataset(documents, rows, 64, 1, mask_documents=True)[1]
+    assert batch.weights.sum() == tokens.sum()
+    engine.prepare(corpus, SETTINGS | {"model": model, "batch_size": rows, "block_size": 64})
+    assert engine.train_step(batch, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
 
 
 def interrupt_in(function: str, step: int, model: str, monkeypatch) -> None:
@@ -62,7 +73,7 @@ def interrupt_in(function: str, step: int, model: str, monkeypatch) -> None:
 def test_resuming_is_exact_wherever_training_was_killed_or_interrupted(prepared, monkeypatch):
     run, corpus, model = prepared
     full, handler = train(*prepare("full"), model, **EVERYTHING), signal.getsignal(signal.SIGINT)
-    # An interrupt saves a checkpoint at once: in a step, in a validation, and in the validation of the last step
+    # An interrupt saves a checkpoint after the step: of an update, of a validation, and of the last validation
     for function, step in (("stop_reason", 1), ("kill", 2), ("mean_loss", 3), ("kill", 5), ("mean_loss", 8)):
         with (
             monkeypatch.context() as patch,
@@ -81,7 +92,7 @@ def test_resuming_is_exact_wherever_training_was_killed_or_interrupted(prepared,
     assert np.array_equal(*(engine.losses(ids, np.ones((4, 32), np.float32)) for engine in (full, resumed)))
 
 
-def test_a_training_that_is_ended_early_is_validated_and_kept(prepared, monkeypatch):
+def test_a_training_that_is_ended_early_is_kept(prepared, monkeypatch):
     run, corpus, model = prepared
     with monkeypatch.context() as patch, pytest.raises(InterruptError):
         interrupt_in("stop_reason", 5, model, patch)
@@ -89,12 +100,13 @@ def test_a_training_that_is_ended_early_is_validated_and_kept(prepared, monkeypa
     run.update_stage("finetune", ended=True)
     engine = train(run, corpus, model)
     assert engine.reason == "it was ended at step 5 of 8" and engine.step == 5
-    assert history(run)[-1]["valid_loss"] is not None and not (run / "model" / "last").exists()
+    assert len(history(run)) == 5 and not (run / "model" / "last").exists()
     assert train(run, corpus, model).reason == engine.reason, "it stays ended"
 
 
-def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
+def test_the_best_weights_are_kept_also_if_the_training_is_killed_while_it_ends(prepared, monkeypatch):
     run, corpus, model = prepared
+    settings = {"keep": "best", "learning_rate": 1.0, "steps": 12, "validate_every": 1, "schedule": "constant"}
     replace = type(run.path).replace
 
     def killed(self, target):
@@ -102,21 +114,18 @@ def test_a_training_killed_while_it_ends_is_ended(prepared, monkeypatch):
             raise KeyboardInterrupt
         return replace(self, target)
 
+    run.begin("finetune", {"model": model})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(type(run.path), "replace", killed)
-        train(run, corpus, model, keep="best")
-    ended = train(run, corpus, model, keep="best")
-    assert ended.reason == "all 8 steps were done" and ended.step == 8 and not (run / "model" / "last").exists()
-    best = min(row["valid_loss"] for row in history(run) if row["valid_loss"] is not None)
-    assert ended.mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
-
-
-def test_a_validation_measures_as_many_documents_as_the_setting_says(prepared):
-    run, corpus, model = prepared
-    engine, valid = train(run, corpus, model, validate_documents=5), corpus.documents("valid")
-    some = valid.subset(np.linspace(0, len(valid) - 1, 5).round().astype(int))
-    assert len(valid) > 5 and history(run)[-1]["valid_loss"] == pytest.approx(engine.mean_loss(some), abs=1e-6)
-    assert engine.mean_loss(some) != pytest.approx(engine.mean_loss(valid), abs=1e-3)
+        train(run, corpus, model, **settings)
+    ended = train(run, corpus, model, **settings)
+    assert ended.reason == "all 12 steps were done" and ended.step == 12
+    run.finish("finetune")
+    rows = monitor.read(run / "history.csv")
+    best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
+    assert best < rows[-1]["valid_loss"]
+    assert engines.load_engine(run).mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
+    assert not (run / "model" / "best").exists() and not (run / "model" / "last").exists()
 
 
 @pytest.mark.parametrize(
@@ -140,18 +149,6 @@ def test_it_stops_when_it_should_and_keeps_a_model(prepared, settings, said):
     assert math.isfinite(loss) or "not applied" in said  # nothing was validated, so the last weights are kept
 
 
-def test_the_best_weights_are_kept_and_read_again(prepared):
-    run, corpus, model = prepared
-    run.begin("finetune", {"model": model})
-    train(run, corpus, model, keep="best", learning_rate=1.0, steps=12, validate_every=1, schedule="constant")
-    run.finish("finetune")
-    rows = monitor.read(run / "history.csv")
-    best = min(row["valid_loss"] for row in rows if row["valid_loss"] is not None)
-    assert best < rows[-1]["valid_loss"]
-    assert engines.load_engine(run).mean_loss(corpus.documents("valid")) == pytest.approx(best, abs=1e-6)
-    assert not (run / "model" / "best").exists() and not (run / "model" / "last").exists()
-
-
 def test_a_batch_in_parts_trains_like_one_batch(prepared):
     run, corpus, model = prepared
     full = train(run, corpus, model, batch_size=4, steps=3)
@@ -160,29 +157,17 @@ def test_a_batch_in_parts_trains_like_one_batch(prepared):
     assert full.mean_loss(valid) == pytest.approx(parts.mean_loss(valid), abs=1e-5)
 
 
-def test_the_training_loss_of_masked_documents_is_their_measured_loss(prepared):
-    run, corpus, model = prepared
-    engine = train(run, corpus, model, steps=20)
-    documents = corpus.documents("train")
-    rows = PackedDataset(documents, 1, 64, 1, mask_documents=True).num_rows
-    chosen = SETTINGS | {"model": model, "batch_size": rows, "block_size": 64}
-    nats, tokens = engine.document_losses(documents)
-    batch = PackedDataset(documents, rows, 64, 1, mask_documents=True)[1]
-    assert batch.weights.sum() == tokens.sum()
-    engine.prepare(corpus, chosen)
-    assert engine.train_step(batch, 0.0)[0] == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
-
-
 def test_attention_is_by_document_for_pretrained_models_and_by_row_from_scratch(prepared):
     run, corpus, model = prepared
     losses = {}
-    for attention in ("auto", "row", "document"):
+    for attention in ("row", "document"):
         engine = train(run, corpus, model, attention=attention, steps=2)
-        assert engine.choices["attention"] == f"the {attention.replace('auto', 'row')} of a token"
+        assert engine.choices["attention"] == f"the {attention} of a token"
         losses[attention] = [row["loss"] for row in history(run)]
         run.clear("finetune")
-    assert losses["auto"] == losses["row"] != losses["document"]
+    assert losses["row"] != losses["document"]
     engine = engines.start_engine(run, model, corpus, 1)
+    assert not engine.masks_documents({"model": model, "attention": "auto", "block_size": 32})
     for given in ("124M", "hf:gpt2", "models/mine"):
         assert engine.masks_documents({"model": given, "attention": "auto", "block_size": 32})
     assert not engine.masks_documents({"model": "hf:gpt2", "attention": "row", "block_size": 32})
@@ -214,7 +199,7 @@ def test_a_training_that_does_not_fit_is_refused_with_what_would(prepared, monke
 
 def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_is_complete(prepared, monkeypatch):
     run, corpus, model = prepared
-    engine = train(run, corpus, model)
+    engine = train(run, corpus, model, steps=2)
     engine.save_checkpoint(path := run / "model" / "last")
     files = {file.name: file.read_bytes() for file in path.iterdir()}
     assert not files.keys() & {"tokenizer.json", "encoder.json"}, "the run's tokenizer is in its corpus and its model"
@@ -228,5 +213,4 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_it_i
         patch.setattr("torch.save", full)
         engine.save_checkpoint(path)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == files
-    assert type(engine).load(path, tokenizer=corpus.tokenizer).step == 8
-    shutil.rmtree(path)
+    assert type(engine).load(path, tokenizer=corpus.tokenizer).step == 2

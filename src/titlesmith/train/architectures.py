@@ -23,11 +23,10 @@ MIN_OPERATIONS = 5e15  # of a training worth compiling: about a minute on a larg
 
 
 def scratch(tokenizer: Tokenizer, hyperparameters: dict, seed: int) -> PreTrainedModel:
-    """A small LLaMA (Touvron et al. 2023) with random weights.
+    """A small LLaMA (Touvron et al. 2023) with random weights; ``hyperparameters`` are those of GPT-2's hparams.json.
 
     It has rotary position embeddings (Su et al. 2021), because a learned table of positions needs more than a few
-    thousand papers; settings tried on it apply to the published models that have the same architecture.
-    ``hyperparameters`` are ``n_vocab n_ctx n_embd n_head n_layer``, as in GPT-2's hparams.json.
+    thousand papers.
     """
     width = hyperparameters["n_embd"]
     config = LlamaConfig(
@@ -62,15 +61,14 @@ def fuse_gelu(model: nn.Module) -> None:
 
 def can_compile() -> bool:
     """Whether there are a GPU, Triton, and the C compiler that it needs."""
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return torch.cuda.is_available() and bool(find_spec("triton")) and any(map(shutil.which, filter(None, compilers)))
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return torch.cuda.is_available() and bool(find_spec("triton")) and any(map(shutil.which, compilers))
 
 
 def compile_blocks(model: PreTrainedModel | PeftModel) -> None:
     """Compiles blocks and head when they are first called; what cannot be compiled runs uncompiled.
 
-    The operations between two matrix products become one kernel, and vocabularies of any size are padded to a multiple
-    of eight. All blocks share one compilation, which takes some seconds.
+    The operations between two matrix products become one kernel. All blocks share one compilation, of some seconds.
     """
     torch.compiler.reset()  # a model trained earlier in this process counts among the versions of the same code
     torch._dynamo.config.suppress_errors = True
@@ -93,11 +91,10 @@ def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
 
     RequestError if the model has no layer of a name in ``lora_targets``.
     """
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-    names = sorted({name.rpartition(".")[2] for name, _ in linear})
-    if unknown := set(settings["lora_targets"]) - set(names):
+    linear = {n.rpartition(".")[2]: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
+    if unknown := set(settings["lora_targets"]) - linear.keys():
         raise RequestError(
-            f"finetune.lora_targets: the model has no layer {', '.join(sorted(unknown))}; it has {', '.join(names)}"
+            f"finetune.lora_targets: the model has no layer {', '.join(sorted(unknown))}; it has {', '.join(linear)}"
         )
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -105,20 +102,23 @@ def adapted(model: PreTrainedModel, settings: dict, seed: int) -> PeftModel:
         lora_alpha=settings["lora_alpha"],
         lora_dropout=settings["lora_dropout"],
         target_modules=settings["lora_targets"] or TARGETS.get(model.config.model_type, "all-linear"),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in linear),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
 
-def separates_documents(nats: Callable, model: PreTrainedModel, vocabulary: int, block: int) -> bool:
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")
+def separates_documents(losses: Callable, model: PreTrainedModel, vocabulary: int, block: int) -> bool:
     """Whether a document has the same losses at the beginning of a row and after another document.
 
     transformers masks documents whose ``position_ids`` restart, in most architectures. This tries two random documents
     in both orders, which are longer than the window of attention, if it is smaller than a row of ``block`` tokens.
-    ``nats`` computes losses as `titlesmith.train.target_losses.TargetLosses`; ``vocabulary`` is a number of tokens.
+    ``losses`` is a `titlesmith.train.target_losses.TargetLosses`; ``vocabulary`` is a number of tokens.
     """
+    model.eval()
     config = model.config.get_text_config()
     windows = [getattr(config, name, None) for name in WINDOWS]
     windows = [window for window in windows if isinstance(window, int) and 0 < window < block]
@@ -127,11 +127,9 @@ def separates_documents(nats: Callable, model: PreTrainedModel, vocabulary: int,
         return False
     documents = np.random.default_rng(1).integers(0, vocabulary, (2, size), np.int32)
     ids = np.stack([documents.reshape(-1), documents[::-1].reshape(-1)])
-    positions = np.tile(np.arange(size, dtype=np.int32), (2, 2))
+    inputs, positions = (ids, np.arange(ids.size), ids.reshape(-1)), np.tile(np.arange(size, dtype=np.int32), (2, 2))
     try:
-        packed, one = (
-            nats(ids, np.arange(ids.size), ids.reshape(-1), given).reshape(2, 2, size) for given in (positions, None)
-        )
+        packed, one = (losses(model, *inputs, given).reshape(2, 2, size) for given in (positions, None))
     except Exception:  # whatever an architecture raises that has no position_ids
         return False
     alone = one[:, 0]

@@ -1,16 +1,9 @@
 """Several processes that train one model: the same program in each (SPMD), with a share of every batch.
 
-`launch` starts ``python -m titlesmith.finetune RUN`` in N processes through ``torchrun`` on this machine. Each process
-builds corpus, engine and loop; rank 0 alone writes files. Gradients are averaged, of complete models (DDP; Li et al.
-2020) or of weights that are sharded over the processes (FSDP; Zhao et al. 2023). Collectives use gloo for processors
-and NCCL for GPUs.
-
-On several machines with a shared project folder, set ``TITLESMITH_TORCHRUN`` to torchrun's options on the machine of
-the notebook, and start the same program with the same options on the others::
-
-    TITLESMITH_TORCHRUN="--nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500" \
-        titlesmith run EXPERIMENT --processes 16
-    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m titlesmith.finetune RUN
+`launch` starts ``python -m titlesmith.finetune RUN`` in N processes through ``torchrun``, on this machine or on several
+(with options in ``TITLESMITH_TORCHRUN``, see ``book/devices.md``). Each process builds corpus, engine and loop; rank 0
+alone writes files. Gradients are averaged, of complete models (DDP; Li et al. 2020) or of weights that are sharded over
+the processes (FSDP; Zhao et al. 2023). Collectives use gloo for processors and NCCL for GPUs.
 """
 
 import os
@@ -20,18 +13,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
-from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -39,17 +30,18 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from titlesmith import models
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import InterruptError, RequestError, RunError
 from titlesmith.runs import Run, root
-from titlesmith.train import architectures
-from titlesmith.train.monitor import BAR
+from titlesmith.train import architectures, monitor
 
 PROGRAM = "titlesmith.finetune"
 CHILD = "TITLESMITH_CHILD"  # set for processes that exit when their standard input is closed
 COLLECTIVE_TIMEOUT = timedelta(hours=1)  # others wait while rank 0 writes; torchrun ends them when one fails
 EXIT_TIMEOUT = 5  # seconds for torchrun to exit after its processes
 STOP_TIMEOUT = 40  # seconds for an interrupted training to save a checkpoint; torchrun kills it after 30
-POLL_INTERVAL = 0.5  # seconds between two readings of the history
+POLL_INTERVAL = 1  # seconds between two readings of the history
+# Complete tensors, in rank 0, whatever the sharding: each kind of training resumes the others' checkpoints
+COMPLETE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 def join() -> None:
@@ -76,29 +68,11 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Waits for all processes."""
-    if size() > 1:
-        dist.barrier()
-
-
-def share(count: int) -> np.ndarray:
-    """Indices of the rows, of ``count``, that this process computes."""
-    return np.array_split(np.arange(count), size())[rank()]
-
-
-def mean(value: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over the processes."""
+def total(value: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over the processes, in place."""
     if size() > 1:
         dist.all_reduce(value)
-    return value / size()
-
-
-def total(values: np.ndarray) -> np.ndarray:
-    """Sum of an array over the processes, in place."""
-    if size() > 1:
-        dist.all_reduce(torch.from_numpy(values))
-    return values
+    return value
 
 
 def wrap(model: nn.Module, sharding: str) -> nn.Module:
@@ -119,48 +93,19 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
-@contextmanager
-def averaging(wrapped: nn.Module, now: bool) -> Iterator[None]:
+def averaging(wrapped: nn.Module, now: bool) -> AbstractContextManager:
     """Forward and backward of one call; gradients are averaged now, or accumulated for a later call."""
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(now, recurse=False)
-    accumulates = isinstance(wrapped, DistributedDataParallel) and not now
-    with wrapped.no_sync() if accumulates else nullcontext():
-        yield
-
-
-def _options(model: nn.Module) -> StateDictOptions:
-    # Complete tensors, in rank 0, whatever the sharding: each kind of training resumes the others' checkpoints
-    return StateDictOptions(full_state_dict=True, cpu_offload=True) if is_sharded(model) else StateDictOptions()
-
-
-def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The complete weights by name; empty in other ranks if the weights are sharded."""
-    return states.get_model_state_dict(model, options=_options(model))
-
-
-def load_model_state(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Loads complete weights, of all or some parameters, into a model whose weights may be sharded."""
-    states.set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """The complete state of an optimizer by parameter name; empty in other ranks if the weights are sharded."""
-    return states.get_optimizer_state_dict(model, optimizer, options=_options(model))
-
-
-def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Loads what `optimizer_state` returned."""
-    options = StateDictOptions(full_state_dict=is_sharded(model))
-    states.set_optimizer_state_dict(model, optimizer, state, options=options)
+    return nullcontext() if now or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
 
 
 def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
     """Trains a run whose fine-tune stage has begun in several processes, and shows their progress.
 
     Raises what one process raised (RequestError, RunError), or a RunError with the last log line of a process that
-    ended or was killed.
+    ended or was killed; InterruptError after an interrupt.
     """
     count, options = settings["processes"], shlex.split(os.environ.get("TITLESMITH_TORCHRUN", ""))
     environment = {"TITLESMITH_ROOT": str(root()), CHILD: "1"}
@@ -186,12 +131,13 @@ def launch(run: Run, settings: dict, bar: Callable[..., tqdm] = tqdm) -> None:
                 env=os.environ | environment,
             )
         try:
-            _follow(run / "history.csv", process, bar(total=settings["steps"], **BAR))
+            _follow(run / "history.csv", process, bar(total=settings["steps"], **monitor.BAR))
         except KeyboardInterrupt:
             process.terminate()  # torchrun passes it on: all processes stop after the same step
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_TIMEOUT)
-            raise
+            stopped = run.record("finetune").get("stopped") or "interrupted"
+            raise InterruptError(f"{stopped}; {run.how_to_resume}") from None
         finally:
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
@@ -208,35 +154,31 @@ def _follow(history: Path, process: subprocess.Popen, bar: tqdm) -> None:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_INTERVAL)
-            # The last complete line
-            lines = history.read_text("utf-8").split("\n")[:-1] if history.exists() else []
-            if len(lines) > 1:
-                row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
-                bar.set_postfix_str(f"loss {float(row['loss']):.3f}", refresh=False)
-                bar.update(int(row["step"]) - bar.n)
+            if rows := monitor.read(history):
+                bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}", refresh=False)
+                bar.update(int(rows[-1]["step"]) - bar.n)
 
 
 def _raise_failure(logs: Path) -> NoReturn:
     """Raises what made the training end, from torchrun's report and the logs of its processes."""
     report = (logs / "torchrun.log").read_text("utf-8", "replace")
-    pattern = r"rank\s*: (\d+) \(local_rank: (\d+)\)\s*exitcode\s*: (-?\d+)"
-    failures = [tuple(map(int, match)) for match in re.findall(pattern, report)]
+    failures = re.findall(r"rank\s*: (\d+) \(local_rank: (\d+)\)\s*exitcode\s*: (-?\d+)", report)
     if not failures:
-        raise RunError(f"finetune: torchrun failed: {_last_log_line(logs / 'torchrun.log')}")
+        raise RunError(f"finetune: torchrun failed: {_last_line(logs / 'torchrun.log')}")
     # Others fail because the first one is gone; torchrun ends them with SIGTERM (15). Its root cause is its last.
-    failures.sort(key=lambda failure: failure[2] < 0 and failure[2] != -15)
+    failures.sort(key=lambda failure: failure[2].startswith("-") and failure[2] != "-15")
     number, local, code = failures[-1]
-    line = next((_last_log_line(log) for log in logs.glob(f"*/attempt_*/{local}/stderr.log")), "")
+    line = next(map(_last_line, logs.glob(f"*/attempt_*/{local}/stderr.log")), "")
     kind, _, message = line.partition(": ")
     for error in (RequestError, RunError):
         if kind == error.__name__:
             raise error(message)
-    ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    ended = f"was killed by signal {code[1:]}" if code.startswith("-") else f"ended with code {code}"
     raise RunError(
         f"finetune: process {number} {ended}{': ' if line else ''}{line}. The last checkpoint is complete: run "
         "the same command again, and training resumes from it"
     )
 
 
-def _last_log_line(log: Path) -> str:
+def _last_line(log: Path) -> str:
     return re.split(r"[\r\n]+", log.read_text("utf-8", "replace").strip())[-1].strip()

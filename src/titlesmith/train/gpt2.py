@@ -6,21 +6,19 @@ from gpt-2-simple's graph in float32; training has a faster one of the same func
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 
 from titlesmith import models
 from titlesmith.corpus import Corpus
-from titlesmith.corpus.documents import Documents
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 from titlesmith.models import HYPERPARAMETERS
 from titlesmith.models.devices import silence_stderr
 from titlesmith.runs import merging, write_json
 from titlesmith.train.loop import Engine, choose_precision
-from titlesmith.train.packing import Batch, PackedDataset
+from titlesmith.train.packing import Batch
 from titlesmith.train.sampled_softmax import describe_softmax, trained_ids
 
 with silence_stderr():
@@ -85,8 +83,8 @@ class GPT2Engine(Engine):
         if resume and STEP in names:
             engine.step = int(tf.train.load_variable(checkpoint, STEP))
             engine._steps.load(engine.step, engine._session)
-            moments = any(name.startswith("titlesmith/") for name in names - {STEP})
-            engine._checkpoint = checkpoint if moments else None  # a finished model has none
+            if len(names) > len(engine._variables) + 1:  # a finished model has no moments
+                engine._checkpoint = checkpoint
         return engine
 
     def load_weights(self, path: Path) -> str:
@@ -94,15 +92,12 @@ class GPT2Engine(Engine):
         checkpoint = tf.train.latest_checkpoint(path)
         if not checkpoint:
             raise RequestError(f"{path} has no checkpoint: `checkpoint` or the files that it names are missing")
-        stored = dict(tf.train.list_variables(checkpoint))
-        for variable in self._variables:
-            if stored.get(variable.op.name) != variable.shape.as_list():
-                raise RequestError(
-                    f"{checkpoint}: {variable.op.name} is {stored.get(variable.op.name, 'missing')}; "
-                    f"{HYPERPARAMETERS} says {variable.shape.as_list()}. The two are of different models"
-                )
         with self._session.graph.as_default():
-            tf1.train.Saver(self._variables).restore(self._session, checkpoint)
+            try:
+                tf1.train.Saver(self._variables).restore(self._session, checkpoint)
+            except tf.errors.OpError as error:  # a variable is missing, damaged, or of another shape
+                reason = error.message.split("Original error:")[-1].split("\n[[")[0].strip()
+                raise RequestError(f"{checkpoint} does not fit {HYPERPARAMETERS}: {reason}") from None
         return checkpoint
 
     def device(self, settings: dict) -> str:
@@ -124,7 +119,7 @@ class GPT2Engine(Engine):
             self._session.run(tf1.variables_initializer([*self._trainer.moments, *self._trainer.sums]))
             saved = [*self._variables, self._steps, *self._trainer.moments]
             self._full_saver = tf1.train.Saver(saved, save_relative_paths=True, max_to_keep=1)
-            self.checkpoint_bytes = num_bytes(saved)
+            self.checkpoint_bytes = sum(4 * v.shape.num_elements() for v in saved)
             if self._checkpoint:
                 self._full_saver.restore(self._session, self._checkpoint)
             if self._sampled:
@@ -138,7 +133,7 @@ class GPT2Engine(Engine):
         if sampled:  # the same for all calls of a step, so that they add up to one large batch
             feed[sampled.others] = sampled.sample([self._seed, self.step])
         for call, part in enumerate(batch.split(self._calls)):
-            feed |= self._feed(part)
+            feed |= {getattr(step, name): value for name, value in vars(part).items()}
             if sampled:
                 feed |= {step.ids: sampled.rows(part.ids), step.labels: sampled.rows(part.labels)}
             feed[step.seed] = np.random.SeedSequence([self._seed, self.step, call]).generate_state(2) >> 1
@@ -147,23 +142,6 @@ class GPT2Engine(Engine):
         loss, norm, _ = self._session.run([step.loss, step.norm, step.apply], feed)
         self._changed = True
         return float(nats + loss), float(norm)
-
-    def _feed(self, batch: Batch) -> dict:
-        return {getattr(self._trainer, name): value for name, value in vars(batch).items()}
-
-    def mean_loss(self, documents: Documents) -> float:
-        """See `Engine.mean_loss`; during training in packed rows, with the matrix products of training."""
-        step, tokens = self._trainer, documents.target_tokens
-        if not step or not tokens or np.diff(documents.starts).max() > step.ids.shape[1]:
-            return super().mean_loss(documents)
-        self._write_back()
-        (height, block), nats = step.ids.shape, 0.0
-        rows = PackedDataset(documents, height, block, 0, mask_documents=True)
-        for first in range(0, rows.num_rows, height):
-            batch = rows[first // height + 1]
-            batch.weights[rows.num_rows - first :] = 0  # rows of a second epoch
-            nats += float(self._session.run(step.nats, self._feed(batch) | {step.seed: [0, 0]}))
-        return nats / tokens
 
     def _write_back(self) -> None:
         """Brings the model's embeddings up to date with those of the sampled softmax."""
@@ -179,12 +157,12 @@ class GPT2Engine(Engine):
     def save_weights(self, path: Path, tokenizer: bool = True) -> None:
         """See `Engine.save_weights`."""
         self._write_back()
-        self._save(path, self._saver, num_bytes(self._variables), tokenizer)
+        self._save(path, self._saver, tokenizer)
 
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`."""
         self._write_back()
-        self._save(path, self._full_saver, self.checkpoint_bytes)
+        self._save(path, self._full_saver)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The model's variables, float32, by gpt-2-simple's names without ``model/``."""
@@ -192,8 +170,8 @@ class GPT2Engine(Engine):
         values = self._session.run(self._variables)
         return {v.op.name.removeprefix("model/"): value for v, value in zip(self._variables, values, strict=True)}
 
-    def _save(self, path: Path, saver: tf1.train.Saver, size: int, tokenizer: bool = False) -> None:
-        with self.reporting_failure(path, size, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
+    def _save(self, path: Path, saver: tf1.train.Saver, tokenizer: bool = False) -> None:
+        with self.reporting_failure(path, tf.errors.OpError, ValueError), merging(path, "checkpoint") as new:
             if tokenizer:
                 self.tokenizer.save_gpt2(new)
             write_json(new / HYPERPARAMETERS, self.hyperparameters)
@@ -201,11 +179,6 @@ class GPT2Engine(Engine):
         for file in path.glob("model-*"):
             if file.stem != f"model-{self.step}":
                 file.unlink()
-
-
-def num_bytes(variables: list) -> int:
-    """Bytes of float32 variables."""
-    return sum(4 * math.prod(v.shape.as_list()) for v in variables)
 
 
 def precision(settings: dict) -> str:

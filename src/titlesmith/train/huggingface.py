@@ -1,15 +1,12 @@
 """Any causal model of the transformers library, in PyTorch, trained completely or through low-rank adapters (peft).
 
-The library's Trainer is not used: the loop of `titlesmith.train.loop` is the same for all engines, with one history,
-stop rules, packed rows and exact resume.
-
 Checkpoints are folders that transformers (peft for adapters) reads, with the vocabulary and ``titlesmith.pt``: the
 step, the model that an adapter belongs to, and the optimizer's state where training resumes. Weights are read from
 safetensors, or from pickles of tensors alone; no code of a model's folder is run.
 """
 
 import re
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ import numpy as np
 import torch
 from peft import PeftModel, load_peft_weights
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from transformers import GenerationConfig, PreTrainedModel
 
 from titlesmith import models
@@ -35,9 +33,8 @@ from titlesmith.train.target_losses import TargetLosses
 if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
-EXPECTED = int(__import__("os").environ.get("EXPECTED", "6000"))
-# Ids of a sampled softmax that a pretrained model expects, of this many tokens of the corpus, in rows of this size
-PROBED, PROBED_ROW = 2048, 128
+EXPECTED = 6000  # ids of a sampled softmax that a pretrained model expects
+PROBED, PROBED_ROW = 2048, 128  # after this many tokens of the corpus, in rows of this size
 RELEASE_EVERY = 10  # steps on a processor until freed memory is returned to the system, in a fifth of a second
 ERRORS = (RuntimeError, SafetensorError)  # of a write that fails
 
@@ -59,8 +56,7 @@ class HuggingFaceEngine(Engine):
         self._model = model if quantize != "none" else model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._model.generation_config = GenerationConfig()  # the publisher's settings would apply otherwise
         self._step: Step | None = None
-        self._moments: dict | None = None  # the optimizer's state in a checkpoint
-        self._resumed_ids: torch.Tensor | None = None  # of the sampled softmax in a checkpoint
+        self._resumed: dict = {}  # in a checkpoint: the optimizer's state, and the ids of its sampled softmax
         self._losses = TargetLosses(models.max_logits(torch.cuda.is_available()))
         if torch.cuda.is_available():
             self.max_tokens = 8 * Engine.max_tokens
@@ -102,8 +98,8 @@ class HuggingFaceEngine(Engine):
             model = read(path, "none")
         engine = cls(model, tokenizer or Tokenizer.load(path), state["base"], state["quantize"])
         if resume:
-            engine.step, engine._moments = state["step"], state.get("optimizer")
-            engine._resumed_ids = state.get("sampled")
+            engine.step = state["step"]
+            engine._resumed = {name: state[name] for name in ("optimizer", "sampled") if name in state}
         return engine
 
     def device(self, settings: dict) -> str:
@@ -120,7 +116,7 @@ class HuggingFaceEngine(Engine):
 
     def agree(self, stop: bool) -> bool:
         """See `Engine.agree`."""
-        return bool(processes.total(np.array([float(stop)]))[0])
+        return bool(processes.total(torch.tensor(float(stop))))
 
     def prepare(self, corpus: "Corpus", settings: dict) -> None:
         """See `Engine.prepare`."""
@@ -146,9 +142,9 @@ class HuggingFaceEngine(Engine):
 
         compiles = architectures.can_compile() and self._quantize == "none" and is_worth_compiling(model, settings)
         self._step = Step(model, self._losses, settings, bf16, used, compiles)
-        if self._moments:
-            self._step.load_state(self._moments)
-            self._moments = None
+        if self._resumed:
+            self._step.load_state(self._resumed["optimizer"])
+            self._resumed = {}
         trained = [p for p in model.parameters() if p.requires_grad]
         saved = trained if settings["lora_rank"] else list(self.model.parameters())
         self.checkpoint_bytes = 8 * sum(p.numel() for p in trained) + sum(p.numel() * p.itemsize for p in saved)
@@ -158,22 +154,20 @@ class HuggingFaceEngine(Engine):
 
         They are those of the corpus (`trained_ids`), and others that the pretrained model expects in it.
         """
-        if self._moments:  # a training resumes as it began, with another number of processes too
-            used = None if self._resumed_ids is None else self._resumed_ids.numpy()
-        else:
-            used = trained_ids(corpus, settings)
+        # A training resumes as it began, with another number of processes too
+        used = self._resumed["sampled"] if self._resumed else trained_ids(corpus, settings)
         if used is None:
             return None
         allowed = self._losses.is_plain(self._model) and self._model.get_output_embeddings().bias is None
         if not allowed or settings["sharding"] != "none":
-            if settings["vocabulary"] == "auto" and not self._moments:
+            if settings["vocabulary"] == "auto" and not self._resumed:
                 return None
             raise RequestError(
                 "finetune.vocabulary: a softmax over the corpus's tokens needs complete weights in each process and a "
                 "linear head without bias: set finetune.sharding to none, or finetune.vocabulary to full"
             )
-        if self._moments or settings["model"] in models.RANDOM:
-            return used
+        if self._resumed or settings["model"] in models.RANDOM:
+            return np.asarray(used)
         return np.union1d(used, self._expected_ids(np.array(corpus.documents("train").ids[:PROBED]))).astype(np.int32)
 
     @torch.no_grad()
@@ -188,21 +182,17 @@ class HuggingFaceEngine(Engine):
 
     def masks_documents(self, settings: dict) -> bool:
         """See `Engine.masks_documents`; RequestError if ``attention: document`` is not possible with this model."""
-        wanted = super().masks_documents(settings)
-        can = not wanted or self._separates_documents(settings["block_size"])
-        if not can and settings["attention"] == "document":
+        if not super().masks_documents(settings):
+            return False
+        shape = len(self.tokenizer), settings["block_size"]
+        if architectures.separates_documents(self._losses, self._model, *shape):
+            return True
+        if settings["attention"] == "document":
             raise RequestError(
                 "finetune.attention: document: this model does not separate the documents of a row by their position "
                 "ids, or attends to fewer tokens than a row has: set it to row"
             )
-        return wanted and can
-
-    @torch.compiler.set_stance("force_eager")
-    def _separates_documents(self, block: int) -> bool:
-        self._model.eval()
-        with torch.no_grad():
-            nats = partial(self._losses, self._model)
-            return architectures.separates_documents(nats, self._model, len(self.tokenizer), block)
+        return False
 
     def train_step(self, batch: Batch, rate: float) -> tuple[float, float]:
         """See `Engine.train_step`; each process computes its share of the rows."""
@@ -210,54 +200,42 @@ class HuggingFaceEngine(Engine):
             models.release_memory()
         return self._step.run(batch, rate, self.step)
 
+    @torch.no_grad()  # in inference mode, sharded weights could not be trained afterwards
+    @torch.compiler.set_stance("force_eager")
     def losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """See `Engine.losses`; in a training of several processes all call it, each computes its share."""
-        mine = processes.share(len(ids))
+        mine = np.array_split(np.arange(len(ids)), processes.size())[processes.rank()]
         rows = mine if len(mine) else [0]  # with sharded weights all processes compute or none can
-        nats = np.zeros(len(ids), np.float32)
-        nats[mine] = self._row_losses(ids[rows], learned[rows])[: len(mine)]
-        return processes.total(nats)
-
-    @torch.compiler.set_stance("force_eager")
-    def _row_losses(self, ids: np.ndarray, learned: np.ndarray) -> np.ndarray:
-        targets = np.flatnonzero(learned)
+        ids, weights, result = ids[rows], learned[rows], np.zeros(len(ids), np.float32)
+        targets, nats = np.flatnonzero(weights), np.zeros(weights.shape, np.float32)
         self.model.eval()
-        with torch.no_grad():  # in inference mode, sharded weights could not be trained afterwards
-            nats = self._losses(self._model, ids[:, :-1], targets, ids[:, 1:].reshape(-1)[targets]).cpu().numpy()
-        result = np.zeros(learned.size, np.float32)
-        result[targets] = nats
-        return (result.reshape(learned.shape) * learned).sum(axis=1)
+        nats.flat[targets] = self._losses(self._model, ids[:, :-1], targets, ids[:, 1:].reshape(-1)[targets]).cpu()
+        result[mine] = (nats * weights).sum(axis=1)[: len(mine)]
+        return processes.total(torch.from_numpy(result)).numpy()
 
     def save_checkpoint(self, path: Path) -> None:
         """See `Engine.save_checkpoint`; of several processes rank 0 writes, and the others wait for it."""
-        optimizer = self._step.state()
-        weights = self._complete_weights()
-        if processes.rank() == 0:
-            with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), swapping(path) as folder:
-                self._write(folder, weights, {"optimizer": optimizer, "sampled": self._step.used})
-        processes.barrier()
+        self._save(path, swapping(path), {"optimizer": self._step.state(), "sampled": self._step.used})
 
     def save_weights(self, path: Path, tokenizer: bool = True) -> None:
         """See `Engine.save_weights`."""
-        weights = self._complete_weights()
+        self._save(path, merging(path, STATE), {}, tokenizer)
+
+    def _save(self, path: Path, writing: AbstractContextManager, resumed: dict, tokenizer: bool = False) -> None:
+        model, options = self.model, {}
+        if processes.is_sharded(model):
+            options["state_dict"] = get_model_state_dict(model, options=processes.COMPLETE)
+        if isinstance(model, PeftModel):
+            options["save_embedding_layers"] = False
         if processes.rank() == 0:
-            # `path` may contain other checkpoints, which stay
-            with self.reporting_failure(path, self.checkpoint_bytes, *ERRORS), merging(path, STATE) as folder:
-                self._write(folder, weights, {})
+            with self.reporting_failure(path, *ERRORS), writing as folder:
+                model.save_pretrained(folder, **options)
+                (folder / "README.md").unlink(missing_ok=True)  # a template of peft's
+                state = {"step": self.step, "base": self._base, "quantize": self._quantize}
+                torch.save(state | resumed, folder / STATE)
                 if tokenizer:
                     self.tokenizer.save(folder)
-        processes.barrier()
-
-    def _complete_weights(self) -> dict:
-        """Weights by name if they are sharded; else empty, and the model writes its own."""
-        return {"state_dict": processes.model_state(self.model)} if processes.is_sharded(self.model) else {}
-
-    def _write(self, folder: Path, weights: dict, more: dict) -> None:
-        kwargs = {"save_embedding_layers": False} if isinstance(self.model, PeftModel) else {}
-        self.model.save_pretrained(folder, **kwargs, **weights)
-        (folder / "README.md").unlink(missing_ok=True)  # a template of peft's
-        state = {"step": self.step, "base": self._base, "quantize": self._quantize}
-        torch.save(state | more, folder / STATE)
+        processes.total(torch.zeros(1))  # the others wait
 
     def load_weights(self, path: Path) -> None:
         """See `Engine.load_weights`."""
@@ -267,7 +245,7 @@ class HuggingFaceEngine(Engine):
             weights = {re.sub(r"\.(lora_[AB])\.", r".\1.default.", name): value for name, value in weights.items()}
         else:
             weights = read(path, "none").state_dict()
-        processes.load_model_state(self.model, weights)
+        set_model_state_dict(self.model, weights, options=processes.COMPLETE)
 
 
 def is_worth_compiling(model: PreTrainedModel | PeftModel, settings: dict) -> bool:

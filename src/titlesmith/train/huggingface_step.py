@@ -5,29 +5,22 @@ import math
 import numpy as np
 import torch
 from peft import PeftModel
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from transformers import PreTrainedModel
 
 from titlesmith.train import architectures
 from titlesmith.train import distributed as processes
+from titlesmith.train.loop import ADAM_EPSILON, BETAS, CLIP
 from titlesmith.train.packing import Batch
 from titlesmith.train.sampled_softmax import SHIFT_LR_SCALE
 from titlesmith.train.target_losses import SampledHead, TargetLosses, linear_nats, to_device
-
-BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
 
 
 class Step:
     """One step of AdamW (Loshchilov and Hutter 2019) on the parameters that require gradients.
 
-    ``settings`` are those of notebook 03: ``sharding weight_decay accumulate seed``. ``used`` are the ids of a sampled
-    softmax, None for the full vocabulary; ``compiles`` says whether blocks and loss are compiled.
-
-    Attributes
-    ----------
-    sampled
-        The embeddings of a sampled softmax, which are in the model during a step; None for the full vocabulary.
-    used
-        Their ids, to save.
+    ``settings`` are those of notebook 03; ``compiles`` says whether blocks and loss are compiled. ``used`` are the ids
+    of a sampled softmax, and ``sampled`` its embeddings, which are in the model during a step; None for all ids.
     """
 
     def __init__(
@@ -90,7 +83,7 @@ class Step:
             nats += loss.detach()
 
         # Clip, and update if loss and gradient are finite
-        nats = processes.mean(nats)
+        nats = processes.total(nats) / size
         norm = torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
         norm = norm.full_tensor() if processes.is_sharded(model) else norm
         loss, norm = torch.stack([nats, norm.float()]).tolist()  # the only wait for a GPU in a step
@@ -103,8 +96,8 @@ class Step:
         """The complete state of the optimizer, to save."""
         if self.sampled:
             self.sampled.train()
-        return processes.optimizer_state(self._model, self._optimizer)
+        return get_optimizer_state_dict(self._model, self._optimizer, options=processes.COMPLETE)
 
     def load_state(self, state: dict) -> None:
         """Reads what `state` returned."""
-        processes.load_optimizer_state(self._model, self._optimizer, state)
+        set_optimizer_state_dict(self._model, self._optimizer, state, options=processes.COMPLETE)

@@ -1,14 +1,10 @@
-"""The training loop, and the interface of the engines that it trains.
-
-An engine adds one step of optimization; the loop adds the order of the data, schedule, validation, samples,
-checkpoints and history, which are the same for all engines.
-"""
+"""The training loop, which is the same for all engines, and the interface of the engines that it trains."""
 
 import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +24,7 @@ if TYPE_CHECKING:
     from titlesmith.corpus import Corpus
 
 Sample = Callable[["Engine"], tuple[list[str], float]]
+BETAS, ADAM_EPSILON, CLIP = (0.9, 0.999), 1e-8, 1.0  # of AdamW, and the maximum norm of a gradient
 
 
 class Engine(ABC):
@@ -43,8 +40,7 @@ class Engine(ABC):
     def masks_documents(self, settings: dict) -> bool:
         """Whether attention is masked to the document in training, as it is in validation and generation.
 
-        ``attention: auto`` masks for pretrained models only: a model trained from scratch becomes better when it
-        attends to the documents before (`benchmarks/attention.py`).
+        A model trained from scratch becomes better when it attends to the documents before (`benchmarks/attention.py`).
         """
         setting = settings["attention"]
         return setting == "document" or (setting == "auto" and settings["model"] not in models.RANDOM)
@@ -72,10 +68,9 @@ class Engine(ABC):
         """
 
     def document_losses(self, documents: Documents, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Loss of each document, read independently up to the context; of completions only where there are prompts.
+        """Loss of each of the ``chosen`` documents (default: all) without its prompt, read alone up to the context.
 
-        Returns nats, and the number of tokens that they are the sum over, float64, in the order of ``chosen``, indices
-        of documents (default: all). A document whose prompt fills the context has 0 tokens.
+        Returns nats, and the number of tokens that they are the sum over, float64; 0 where a prompt fills the context.
         """
         chosen = np.arange(len(documents)) if chosen is None else np.asarray(chosen)
         nats, tokens = np.zeros((2, len(documents)))
@@ -108,25 +103,21 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, resume: bool = True, tokenizer: Tokenizer | None = None) -> "Engine":
-        """Reads a checkpoint: all that an exact resume needs, or (not ``resume``) its weights only.
-
-        Checkpoints of a training in progress have no ``tokenizer``: it is the corpus's.
-        """
+        """Reads a checkpoint: all that an exact resume needs, with the corpus's tokenizer, or its weights only."""
 
     def agree(self, stop: bool) -> bool:
         """Whether to stop: of several processes that train together, all do if one wants to."""
         return stop
 
     @contextmanager
-    def reporting_failure(self, path: Path, num_bytes: int, *errors: type[Exception]) -> Iterator[None]:
+    def reporting_failure(self, path: Path, *errors: type[Exception]) -> Iterator[None]:
         """Turns errors of writing a checkpoint, these and an OSError, into one that names the remedy (RunError)."""
         try:
             yield
         except (OSError, RunError, *errors) as error:
             raise RunError(
-                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. "
-                f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free; it takes {num_bytes / 1e9:.2f} GB. "
-                f"Free some space and run the same command again: training resumes. {str(error).splitlines()[0]}"
+                f"{path}: the checkpoint of step {self.step} was not written, the one before it is kept. Free some "
+                f"space and run the same command again: training resumes. {str(error).splitlines()[0]}"
             ) from None
 
 
@@ -141,17 +132,15 @@ def finetune(
     """Trains an engine on a corpus, from step ``engine.step + 1``, until the monitor reports a reason to stop.
 
     The weights of the best validation (``keep: best``) or of the last step end in ``monitor.model``. During the
-    training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights.
-
-    ``settings`` are the parameters of notebook 03; ``sample`` returns texts of the engine and the share of them that
-    copies a training text; ``measure`` is called before the first step. A disk with too little space for checkpoints is
-    a RunError. The stop button, Ctrl-C and SIGTERM save a checkpoint after the step in progress (InterruptError).
+    training, its folder ``last/`` has what resuming needs, and ``best/`` the best weights. ``settings`` are those of
+    notebook 03; ``sample`` returns texts of the engine and the share of them that copies a training text; ``measure``
+    is called before the first step. The stop button, Ctrl-C and SIGTERM save a checkpoint after the step in progress
+    (InterruptError).
     """
     # The data: rows of packed documents, a function of seed and step
-    batch_rows = settings["batch_size"] * settings["accumulate"]
     train, valid = corpus.documents("train", settings["train_on_prompt"]), corpus.documents("valid")
     valid = valid.subset(validated_documents(corpus, settings))
-    masks = engine.masks_documents(settings)
+    masks, batch_rows = engine.masks_documents(settings), settings["batch_size"] * settings["accumulate"]
     rows = PackedDataset(train, batch_rows, settings["block_size"], settings["seed"], masks)
     if settings["epochs"]:
         settings = settings | {"steps": math.ceil(settings["epochs"] * rows.num_rows / batch_rows)}
@@ -171,45 +160,39 @@ def finetune(
 
     if not engine.step:
         measure(engine)
-    row = monitor.start(engine.step, settings["steps"], rows.num_targets, batch_rows * settings["block_size"])
+    monitor.start(engine.step, settings["steps"], rows.num_targets, batch_rows * settings["block_size"])
     batches = prefetch(rows, engine.step + 1)
-    with Interrupt() as interrupt:
+    with closing(monitor), Interrupt() as interrupt:
         while not monitor.reason:
-            # One optimizer step, unless its measurements alone are missing; an update that is not finite is not applied
-            if not row:
-                step, batch = next(batches)
-                row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
-                row["loss"], row["grad_norm"] = engine.train_step(batch, row["learning_rate"])
-                engine.step += is_finite(row)
-            step, measured, stopped = row["step"], {}, engine.agree(bool(interrupt.number))
-            stop = monitor.stop_reason(row)
-
-            # An interrupt ends these measurements, which change no weights; a resumed training repeats them
-            try:
-                with interrupt.raising() if settings["processes"] == 1 or stopped else nullcontext():
-                    # Validate every `validate_every` steps and at the end, and keep the best weights
-                    if is_finite(row) and (stop or monitor.due("validate", step)):
-                        measured["valid_loss"] = engine.mean_loss(valid)
-                        stop = monitor.stop_reason(row | measured)
-                        if settings["keep"] == "best" and monitor.improves(measured):
-                            engine.save_weights(best, tokenizer=False)
-                    # Sample texts every `sample_every` steps and at the end, and count copies of training texts
-                    if is_finite(row) and (stop or monitor.due("sample", step)):
-                        texts, measured["copy_rate"] = sample(engine)
-                        monitor.sample(step, texts)
-            except KeyboardInterrupt:
-                stopped, measured = True, {}
+            # One optimizer step; an update that is not finite is not applied
+            step, batch = next(batches)
+            row = {"step": step, "tokens": int(batch.weights.sum()), "learning_rate": learning_rate(step, settings)}
+            row["loss"], row["grad_norm"] = engine.train_step(batch, row["learning_rate"])
+            if is_finite(row):
+                engine.step = step
+                # Validate every `validate_every` steps and at the end, and keep the best weights
+                if monitor.stop_reason(row) or monitor.due("validate", step):
+                    row["valid_loss"] = engine.mean_loss(valid)
+                    if settings["keep"] == "best" and monitor.improves(row):
+                        engine.save_weights(best, tokenizer=False)
+                # Sample texts every `sample_every` steps and at the end, and count copies of training texts
+                if monitor.stop_reason(row) or monitor.due("sample", step):
+                    texts, row["copy_rate"] = sample(engine)
+                    monitor.sample(step, texts)
 
             # Record the step before its checkpoint, so that no checkpoint is ahead of the history
-            monitor.step(**row, **measured)
-            if stop or stopped or monitor.due("save", step):
+            monitor.step(**row)
+            stopped = engine.agree(bool(interrupt.number))
+            if monitor.reason or stopped or monitor.due("save", step):
                 monitor.sync()
                 engine.save_checkpoint(last)
             if stopped and is_finite(row):
-                monitor.close()
-                raise _interrupted(monitor, engine.step, settings["steps"], interrupt.number)
-            row = None
-        monitor.close()
+                progress = f"stopped at step {step:,} of {settings['steps']:,}"
+                if monitor.writes:
+                    monitor.run.update_stage("finetune", stopped=progress)
+                error = InterruptError(f"{progress}; {monitor.run.how_to_resume}")
+                error.signal = interrupt.number
+                raise error
 
     # Finish: the chosen weights replace the checkpoint. A training killed here finishes when it is run again.
     if last.exists():
@@ -220,16 +203,6 @@ def finetune(
             remove(last)  # in one operation: from now on the model is finished
     if monitor.writes:
         remove(best)
-
-
-def _interrupted(monitor: Monitor, step: int, steps: int, number: int) -> InterruptError:
-    """What is raised after an interrupt; the run's record says how far the training came."""
-    stopped = f"stopped at step {step:,} of {steps:,}"
-    if monitor.writes:
-        monitor.run.update_stage("finetune", stopped=stopped)
-    error = InterruptError(f"{stopped}; {monitor.run.how_to_resume}")
-    error.signal = number
-    return error
 
 
 def learning_rate(step: int, settings: dict) -> float:

@@ -37,83 +37,65 @@ class Monitor:
         self.run, self.settings, self.writes, self.reason, self._create_bar = run, settings, writes, "", bar
         self.history, self.model, self.samples = run / "history.csv", run / "model", run / "samples"
 
-    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> dict | None:
+    def start(self, step: int, steps: int, epoch: int, step_tokens: int) -> None:
         """Begins after ``step``, that of the model's checkpoint; rows of later steps are removed from the history.
 
         ``steps`` is the last step, ``epoch`` the number of target tokens in an epoch, ``step_tokens`` the number of all
-        tokens that a step reads. If the run's record says that the training is ``ended``, this step is the last one.
-
-        Returns the row of this step, as `step` records it, if an interrupt came before its measurements.
+        tokens that a step reads. If the run's record says that the training is ``ended``, it stops at once.
         """
         from tensorboardX import SummaryWriter  # it imports torch for seconds, and only training needs it
 
         # Earlier rows are copied unchanged, so that a resumed history equals an uninterrupted one to the letter
+        header = ",".join(COLUMNS) + "\n"
         old = self.history.read_text("utf-8").splitlines(True)[1:] if self.history.exists() else []
         kept = [line for line in old if line.endswith("\n") and int(line.partition(",")[0]) <= step]
-        rows = _parse([",".join(COLUMNS) + "\n", *kept])
-        # What the stop rules and the progress bar need from earlier rows
-        self._ended = f"it was ended at step {step} of {steps}" if self.run.record("finetune").get("ended") else ""
-        self._steps, self._epoch, self._best, self._waited = step if self._ended else steps, epoch, math.inf, 0
-        self._smoothed, self._tokens, self._seconds = 0.0, 0, 0.0
-        pending = None
-        for row in rows:
-            if row is rows[-1] and self._lacks_measurements(row):
-                pending = {name: row[name] for name in ("loss", "grad_norm", "learning_rate")}
-                pending |= {"step": step, "tokens": int(row["tokens"]) - self._tokens}
-                kept.pop()
-                break
-            self._count(row)
-            self._tokens, self._seconds = int(row["tokens"]), row["seconds"]
         if self.writes:
             with replacing(self.history) as temporary:
-                temporary.write_text(",".join(COLUMNS) + "\n" + "".join(kept), "utf-8")
-        first = step - bool(pending)
-        self._first_step, self._step_tokens, self._started = first, step_tokens, time.monotonic()
+                temporary.write_text(header + "".join(kept), "utf-8")
+
+        # What the stop rules and the progress bar need from earlier rows
+        self._steps, self._epoch, self._step_tokens, self._first_step = steps, epoch, step_tokens, step
+        self._smoothed, self._valid, self._tokens, self._seconds = 0.0, [], 0, 0.0  # _valid: all validation losses
+        for row in _parse([header, *kept]):
+            self._count(row)
+            self._tokens, self._seconds = int(row["tokens"]), row["seconds"]
+        if not self.reason and self.run.record("finetune").get("ended"):
+            self.reason = f"it was ended at step {step} of {steps}"
+
+        self._started = time.monotonic()
         self._file = (self.history if self.writes else Path(os.devnull)).open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=first + 1, write_to_disk=self.writes)
-        self._bar = self._create_bar(total=steps, initial=first, disable=not self.writes, **BAR)
-        return pending
-
-    def _lacks_measurements(self, row: dict) -> bool:
-        """Whether a step was interrupted before it was validated, or texts sampled."""
-        at_end = bool(self.stop_reason(row))
-        return is_finite(row) and (
-            (row["valid_loss"] is None and (at_end or self.due("validate", int(row["step"]))))
-            or (row["copy_rate"] is None and (at_end or self.due("sample", int(row["step"]))))
-        )
+        self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1, write_to_disk=self.writes)
+        self._bar = self._create_bar(total=steps, initial=step, disable=not self.writes, **BAR)
 
     def due(self, what: str, step: int) -> bool:
-        """Whether to ``save``, ``sample`` or ``validate`` after this step; all three at the end."""
+        """Whether to ``save``, ``sample`` or ``validate`` after this step, if it is not the last one."""
         every = self.settings[f"{what}_every"]
-        return step >= self._steps or bool(every and step % every == 0)
+        return bool(every) and step % every == 0
 
     def improves(self, row: dict) -> bool:
         """Whether the validation loss of this row, if it has one, is lower than all before."""
-        return row.get("valid_loss") is not None and row["valid_loss"] < self._best
+        return row.get("valid_loss") is not None and row["valid_loss"] < min(self._valid, default=math.inf)
 
     def stop_reason(self, row: dict) -> str:
         """Why training stops with this row, which `step` records later; empty if it continues."""
-        step, smoothed, waited = int(row["step"]), self._smooth(row), self._count_waited(row)
+        step, smoothed, valid = int(row["step"]), self._smooth(row), self._validations(row)
         if not is_finite(row):
             return (
                 f"the loss was {row['loss']} and its gradient's norm {row['grad_norm']} at step {step}; "
                 "that step was not applied. A lower learning_rate usually cures it"
             )
-        if smoothed < self.settings["loss_floor"]:
-            floor = self.settings["loss_floor"]
+        if smoothed < (floor := self.settings["loss_floor"]):
             return f"the smoothed loss, {smoothed:.4f}, fell below the floor of {floor} at step {step}"
+        waited = len(valid) - 1 - valid.index(min(valid)) if valid else 0
         if 0 < self.settings["patience"] <= waited:
             return f"the validation loss had not improved for {waited} validations at step {step}"
-        if step >= self._steps:
-            return self._ended or f"all {step} steps were done"
-        return ""
+        return f"all {step} steps were done" if step >= self._steps else ""
 
     def step(self, **row: float | None) -> None:
-        """Records a step: the columns of `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``.
+        """Records a step: `COLUMNS` without ``epoch``, ``seconds`` and ``loss_smoothed``; ``tokens`` of this step.
 
-        Losses are in nats a token; ``tokens`` are the targets of this step; ``valid_loss`` and ``copy_rate`` are
-        optional.
+        Losses are in nats a token; ``valid_loss`` and ``copy_rate`` are optional.
         """
         self._count(row)
         self._tokens += row["tokens"]
@@ -129,23 +111,20 @@ class Monitor:
                 self._board.add_scalar(name, row[name], row["step"])
         speed = (row["step"] - self._first_step) * self._step_tokens / elapsed
         losses = f"loss {row['loss']:.3f}, smoothed {self._smoothed:.3f}"
-        losses += f", best valid {self._best:.3f}" * math.isfinite(self._best)
+        losses += f", best valid {min(self._valid):.3f}" if self._valid else ""
         self._bar.set_postfix_str(f"{losses}, {speed:,.0f} tokens read/s", refresh=False)
         self._bar.update()
 
     def _count(self, row: dict) -> None:
         """Updates what the stop rules know by a row, new or read from the history."""
-        self.reason = self.stop_reason(row)
-        self._smoothed, self._waited = self._smooth(row), self._count_waited(row)
-        if self.improves(row):
-            self._best = row["valid_loss"]
+        self.reason, self._smoothed, self._valid = self.stop_reason(row), self._smooth(row), self._validations(row)
 
     def _smooth(self, row: dict) -> float:
         # Exponential moving average, corrected for its start at zero (Kingma and Ba 2015, section 3)
         return self._smoothed + (row["loss"] - self._smoothed) * (1 - DECAY) / (1 - DECAY ** row["step"])
 
-    def _count_waited(self, row: dict) -> int:
-        return 0 if self.improves(row) else self._waited + (row.get("valid_loss") is not None)
+    def _validations(self, row: dict) -> list[float]:
+        return self._valid if row.get("valid_loss") is None else [*self._valid, row["valid_loss"]]
 
     def sample(self, step: int, texts: list[str]) -> None:
         """Writes texts that the model generated at this step to ``samples/``."""
@@ -190,12 +169,6 @@ def read(path: Path) -> list[dict[str, float | None]]:
         return []
     with path.open(newline="") as file:
         return _parse([line for line in file if line.endswith("\n")])
-
-
-def parse(text: str, has_header: bool) -> list[dict[str, float | None]]:
-    """Rows of complete lines of a history, the first of which may be its header."""
-    lines = text.splitlines()
-    return _parse([",".join(COLUMNS), *lines[has_header:]])
 
 
 def _parse(lines: list[str]) -> list[dict[str, float | None]]:

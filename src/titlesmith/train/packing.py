@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 
@@ -40,17 +40,10 @@ class PackedDataset:
     In each epoch the documents are shuffled, divided into chunks, and each chunk is packed by best-fit decreasing (Ding
     et al. 2024): in order of decreasing length, each into the fullest row that has room for it. Every document is
     learned once an epoch. A document longer than a row fills rows; its rest is packed as a document that begins with
-    the last id of the row before. ``dataset[step]`` is the `Batch` of a step, counted from 1.
+    the last id of the row before.
 
-    Parameters
-    ----------
-    documents, seed
-        The split, and the seed of its order.
-    batch, block
-        Rows a batch, tokens a row.
-    mask_documents
-        Whether position ids restart with each document, so that attention is masked to it; else a token attends to all
-        tokens before it in the row.
+    ``batch`` is in rows and ``block`` in tokens. With ``mask_documents``, position ids restart with each document, so
+    that attention is masked to it; else a token attends to all tokens before it in the row.
 
     Attributes
     ----------
@@ -62,23 +55,17 @@ class PackedDataset:
         self.documents, self.batch, self.block, self.seed = documents, batch, block, seed
         self.mask_documents, self.num_targets = mask_documents, documents.target_tokens
         self.num_rows = sum(map(len, self._epoch(0)))
-        self._restart()
 
-    def _restart(self) -> None:
-        self._chunks = (rows for epoch in count() for rows in self._epoch(epoch))
-        self._first, self._rows = 0, []  # number of the first row in memory, and the rows in memory
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of the steps from ``step`` on, counted from 1."""
+        rows = (row for epoch in count() for chunk in self._epoch(epoch) for row in chunk)
+        rows = islice(rows, (step - 1) * self.batch, None)
+        while True:
+            filled = [self._fill(row) for row in islice(rows, self.batch)]
+            yield Batch(*map(np.stack, zip(*filled, strict=True)))
 
     def __getitem__(self, step: int) -> Batch:
-        first = (step - 1) * self.batch
-        if first < self._first:
-            self._restart()
-        # Rows before the step's are dropped, chunk by chunk
-        while len(self._rows) < first - self._first + self.batch:
-            done = min(first - self._first, len(self._rows))
-            self._rows, self._first = self._rows[done:] + next(self._chunks), self._first + done
-        first -= self._first
-        rows = [self._fill(row) for row in self._rows[first : first + self.batch]]
-        return Batch(*map(np.stack, zip(*rows, strict=True)))
+        return next(self.batches(step))
 
     def _epoch(self, epoch: int) -> Iterator[list[list[Piece]]]:
         """The rows of an epoch, chunk by chunk, in random order."""
@@ -135,11 +122,11 @@ class PackedDataset:
 
 def prefetch(dataset: PackedDataset, step: int) -> Iterator[tuple[int, Batch]]:
     """Steps from ``step`` on and their batches; the next batch is packed while the current one trains."""
-    pool = ThreadPoolExecutor(1)
+    pool, batches = ThreadPoolExecutor(1), dataset.batches(step)
     try:
-        coming = pool.submit(dataset.__getitem__, step)
+        coming = pool.submit(next, batches)
         for number in count(step):
-            batch, coming = coming.result(), pool.submit(dataset.__getitem__, number + 1)
+            batch, coming = coming.result(), pool.submit(next, batches)
             yield number, batch
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -147,27 +134,19 @@ def prefetch(dataset: PackedDataset, step: int) -> Iterator[tuple[int, Batch]]:
 
 def padded_batches(
     documents: Documents, context: int, tokens: int, chosen: np.ndarray
-) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Documents of similar length in batches of at most ``tokens`` ids, cut at the context.
 
     Yields indices of documents, their ids after an end of text, (rows, tokens + 1), and weights, (rows, tokens).
     """
     lengths = np.minimum(np.diff(documents.starts), context)
-    batch: list[int] = []
-    for i in chosen[np.argsort(lengths[chosen], kind="stable")].tolist():
-        if batch and (len(batch) + 1) * lengths[i] > tokens:
-            yield batch, *_pad(documents, batch, lengths)
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch, *_pad(documents, batch, lengths)
-
-
-def _pad(documents: Documents, batch: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    width = max(lengths[i] for i in batch)
-    ids = np.full((len(batch), width + 1), documents.tokenizer.eos_id, np.int32)
-    weights = np.zeros((len(batch), width), np.float32)
-    for row, i in enumerate(batch):
-        ids[row, 1 : lengths[i] + 1] = documents[i][: lengths[i]]
-        weights[row, : lengths[i]] = documents.loss_mask(i)[: lengths[i]]
-    return ids, weights
+    chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    while len(chosen):
+        fits = lengths[chosen] * np.arange(1, len(chosen) + 1) <= tokens  # the first ones, as lengths ascend
+        batch, chosen = np.split(chosen, [max(1, np.count_nonzero(fits))])
+        ids = np.full((len(batch), lengths[batch[-1]] + 1), documents.tokenizer.eos_id, np.int32)
+        weights = np.zeros((len(batch), lengths[batch[-1]]), np.float32)
+        for row, i in enumerate(batch):
+            ids[row, 1 : lengths[i] + 1] = documents[i][: lengths[i]]
+            weights[row, : lengths[i]] = documents.loss_mask(i)[: lengths[i]]
+        yield batch, ids, weights

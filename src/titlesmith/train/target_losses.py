@@ -47,18 +47,15 @@ class SampledHead(SampledVocabulary):
         super().__init__(self._head.weight.shape[0], used)
         self._used, self._changed = torch.from_numpy(used).long().to(self._head.weight.device), False
         # A copy of the embeddings' module, which may scale its output; the table of an untied head is another parameter
-        trains = self._full.weight.requires_grad
-        self._small, weights = copy.copy(self._full), {"weight": self._full.weight}
-        self._small._parameters, self._small.padding_idx = {}, None
-        self._small.num_embeddings = len(used)
+        self._weights, trains = {"weight": self._full.weight}, self._full.weight.requires_grad
         if self._head.weight is not self._full.weight:
-            weights["head"] = self._head.weight
-        for name, weight in weights.items():
+            self._weights["head"] = self._head.weight
+        self._small = copy.copy(self._full)
+        self._small._parameters, self._small.padding_idx, self._small.num_embeddings = {}, None, len(used)
+        for name, weight in self._weights.items():
             self._small.register_parameter(name, nn.Parameter(weight.detach()[self._used].clone(), trains))
             weight.requires_grad_(False)
-        shift = torch.zeros_like(self._head.weight[0])
-        self._small.register_parameter("shift", nn.Parameter(shift, trains))
-        self._weights = weights
+        self._small.register_parameter("shift", nn.Parameter(torch.zeros_like(self._head.weight[0]), trains))
 
     @property
     def shift(self) -> nn.Parameter:
@@ -115,21 +112,12 @@ class TargetLosses:
         weights: tuple | None = None,
         run: Callable | None = None,
     ) -> torch.Tensor:
-        """Nats of the predictions, (N,).
+        """Nats of the predictions (N,) of ``model``, or of ``run``, a wrapper that averages its gradients.
 
-        Parameters
-        ----------
-        model, ids
-            The model, and its input, (rows, block).
-        targets, labels
-            Positions in ``ids``, counted through the rows, and the id that each predicts, (N,).
-        position_ids
-            Shape (rows, block). Where they restart, transformers masks attention; FlashAttention reads this in one row
-            only, so that all rows are concatenated for it.
-        weights
-            Of `SampledHead.head`, with rows of its table as ``ids`` and ``labels``. Default: the full vocabulary.
-        run
-            What to call instead of ``model``, such as a wrapper that averages gradients.
+        ``ids`` and ``position_ids`` have shape (rows, block). ``targets`` are positions in ``ids``, counted through the
+        rows, and ``labels`` the id that each predicts, (N,). Where position ids restart, transformers masks attention;
+        FlashAttention reads this in one row only, so that all rows are concatenated for it. With ``weights`` of
+        `SampledHead.head`, ``ids`` and ``labels`` are rows of its table; default: the full vocabulary.
         """
         inputs = {"input_ids": ids}
         if position_ids is not None and (position_ids[:, 1:] == 0).any():

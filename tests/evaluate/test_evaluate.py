@@ -27,6 +27,7 @@ def made(project, template="title", order="date", lowercase=False) -> tuple[Run,
     write_archive(project / "papers.tsv", [{"title": title} for title in titles])
     run = Run("r")
     given = {"source": "archive", "path": "papers.tsv", "categories": [], "since": "", "until": "", "max_results": 0}
+    given |= {"encoding": "utf-8"}
     run.begin("harvest", given)
     harvest(run, given)
     settings = corpus_settings(template=template, order=order, lowercase=lowercase, split=[0.8, 0.1, 0.1])

@@ -41,7 +41,7 @@ paper = st.tuples(st.integers(0, 30).map(str), day, day)
 tables = st.lists(st.lists(paper, max_size=20), min_size=1, max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables, st.integers(0, 12), st.integers(1, 30))
 def test_each_id_once_the_latest_of_them_and_the_oldest_first(tmp_path_factory, tables, newest, size):
     folder = tmp_path_factory.mktemp("spool")
@@ -130,7 +130,7 @@ from titlesmith.runs import Run
 path, limit = sys.argv[1], int(sys.argv[2])
 settings = {"source": "archive", "path": path, "categories": [], "since": "", "until": "", "max_results": 0}
 settings |= {"encoding": "utf-8"}
-store.ROWS, csv.BATCH = 400, 200  # so that there are many batches and row groups
+store.ROWS, csv.BATCH = 2000, 1000  # so that there are many batches and row groups
 run = Run("r")
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -60,7 +60,7 @@ class Session:
             except (RequestException, HTTPError) as error:
                 problem = str(error)
             if seconds > MAX_RETRY_AFTER:
-                raise RunError(f"{url} requests a pause of {seconds:.0f} s ({problem}); {RESUMES}")
+                raise RunError(f"{url} requests a pause of {seconds:.0f} s or more ({problem}); {RESUMES}")
             if attempt == ATTEMPTS or (attempt >= CONNECT_ATTEMPTS and not self.has_connected):
                 break
             if seconds > DELAY:

@@ -287,7 +287,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, delimiter, batch):
         ("title\n", {"encoding": "utf9"}, "harvest.encoding: unknown encoding: utf9"),
         ("title\n", {"encoding": "base64"}, "'base64' is not a text encoding"),
         ("<!DOCTYPE html>\n<html></html>\n", {}, "t.csv has: <!DOCTYPE html>"),
-        ("", {}, "'t.csv' is missing or empty"),
+        ("", {}, "t.csv is missing or empty"),
         ("title" * 4_000_000 + "\n", {}, "t.csv cannot be read: field larger than field limit"),
     ],
 )

@@ -112,7 +112,7 @@ def test_of_the_sources_folder_only_what_it_still_needs_remains(batches):
     ("given", "said"),
     [
         ({"source": "archive"}, "add -p harvest.path=FILE"),
-        ({"source": "snapshot", "path": "nowhere.json"}, "'nowhere.json' is missing or empty"),
+        ({"source": "snapshot", "path": "nowhere.json"}, "nowhere.json is missing or empty"),
         ({"source": "sample", "since": "2021-01-01", "until": "2020-01-01"}, "is after harvest.until"),
     ],
 )

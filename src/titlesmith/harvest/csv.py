@@ -28,7 +28,7 @@ CODE = re.compile(r"[a-z-]+\.[A-Za-z-]+|[a-z]+-[a-z]+|cs|math|physics|stat|nlin|
 TIME = r"(?:[T\s]+\d{1,2}:\d{2}.*|Z|\.0)$"  # or .0, which pandas adds to years in a column that lacks some
 WEEKDAY = r"^(?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*[.,]?\s+"
 # After spaces for hyphens, slashes and commas. With dots, the day comes first everywhere
-FORMATS = ("%Y %m %d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d %B %Y", "%B %d %Y", "%Y %m", "%B %Y", "%Y")
+FORMATS = ("%Y %m %d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d %B %Y", "%B %d %Y", "%Y %m", "%B %Y", "%b %Y", "%Y")
 ONLY_DAY_FIRST = r"^\s*(?:1[3-9]|[23]\d)[-/]\d{1,2}[-/]\d{4}"
 
 csv.field_size_limit(1 << 24)  # characters of a cell; an unmatched quote joins no more than this

@@ -63,10 +63,10 @@ class Faults(dict[str, dict]):
 
     def sift(self, table: pl.DataFrame, name: str, reason: str, shown: str, good: pl.Expr) -> pl.DataFrame:
         """Returns the good rows of the file ``name``; counts the others, with their column ``shown`` as examples."""
-        good = good.fill_null(False)
-        for line, value in table.filter(~good).select(LINE, shown).iter_rows():
+        is_good = table.select(good.fill_null(False)).to_series()
+        for line, value in table.filter(~is_good).select(LINE, shown).iter_rows():
             self.add(reason, f"{name}, line {line:,}: {shorten(value)}")
-        return table.filter(good)
+        return table.filter(is_good)
 
     def sift_records(self, page: pl.DataFrame) -> pl.DataFrame:
         """Returns the records of a service that have no text in the column ``fault``, and counts the others."""

@@ -12,7 +12,7 @@ from titlesmith.harvest import inputs
 from titlesmith.harvest.schema import LINE, Faults
 
 BLOCK = 8 << 20  # characters of lines parsed together
-BATCH = 10_000  # rows of Parquet or Arrow
+BATCH = 5_000  # rows of Parquet or Arrow
 TABLES = (".parquet", ".arrow", ".feather", ".ipc")
 DAY = r"\d{1,2} [A-Z][a-z]{2} \d{4}|\d{4}-\d{2}-\d{2}"  # in Mon, 2 Apr 2007 19:18:42 GMT, or in ISO 8601
 MONTH = r"^(?:[a-z-]+(?:\.[A-Z]{2})?/)?(\d{4})"  # in which an identifier was given, such as 0704

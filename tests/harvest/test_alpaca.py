@@ -80,12 +80,6 @@ def test_an_object_that_cannot_be_parsed_does_not_stop_the_rest(project, form, o
     assert sum(entry["rows"] for entry in found.faults.values()) == 1
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
-def test_a_byte_order_mark_decides_the_encoding(project, encoding):
-    found = papers(project, FORMS["indented list"]([*GOOD, GOOD[0] | {"output": "Δ"}]).encode(encoding))
-    assert found.scan().collect()["title"].to_list()[-1] == "Δ" and not found.faults
-
-
 @pytest.mark.parametrize("given", [{}, {"input": None}])
 def test_an_instruction_needs_no_input(project, given):
     found = papers(project, json.dumps([{"instruction": "Write a title.", "output": "One"} | given]))

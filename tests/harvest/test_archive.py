@@ -47,12 +47,6 @@ def test_line_breaks_and_tabs_inside_quotes(project, tmp_path):
     assert papers(path)["title"].to_list() == ['One\n  "two"\tthree']
 
 
-def test_xz_reads_as_plain(project, archive, tmp_path):
-    packed = tmp_path / "p.tsv.xz"
-    packed.write_bytes(lzma.compress(archive.read_bytes()))
-    assert papers(packed).equals(papers(archive))
-
-
 @pytest.mark.parametrize(
     ("settings", "count"),
     [
@@ -89,13 +83,6 @@ def test_other_files_are_refused_by_name(project, tmp_path, content, said):
     with pytest.raises(RequestError, match=r"other\.tsv") as error:
         papers(path)
     assert said in str(error.value)
-
-
-def test_a_cut_xz_file_is_refused_by_name(project, archive, tmp_path):
-    cut = tmp_path / "cut.tsv.xz"
-    cut.write_bytes(lzma.compress(archive.read_bytes())[:-40])
-    with pytest.raises(RequestError, match=r"cut\.tsv\.xz cannot be read"):
-        papers(cut)
 
 
 def test_a_folder_and_a_zip_hold_many_tables(project, tmp_path):

@@ -44,7 +44,8 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None, **changed):
-    return pl.concat(arxiv.read(SETTINGS | {"service": server.address} | changed, folder, Faults() if faults is None else faults))
+    faults = Faults() if faults is None else faults
+    return pl.concat(arxiv.read(SETTINGS | {"service": server.address} | changed, folder, faults))
 
 
 def ids(papers):
@@ -137,7 +138,7 @@ def test_max_results_takes_the_newest_and_requests_no_more_than_it_needs(tmp_pat
     assert min(stored) > "202403", "older windows are not complete"
 
 
-@pytest.mark.parametrize("request_number", [0, 1, 2, 4])
+@pytest.mark.parametrize("request_number", [0, 2])
 @pytest.mark.parametrize("fault", ["failing", "hang", "reset", "cut", "html", "moved", "empty", "nothing", "repeat"])
 def test_every_paper_once_after_a_fault(tmp_path, fault, request_number):
     with Atom(spread(70), {request_number: fault}) as server:

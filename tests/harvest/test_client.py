@@ -33,7 +33,7 @@ def test_an_answer_is_read_up_to_a_size(fault, monkeypatch):
     monkeypatch.setattr(client, "DEADLINE", 20)
     with (
         Atom(spread(5), always=fault) as server,
-        pytest.raises(RunError, match=r"larger than 1,048,576 bytes.*HTTP_BYTES"),
+        pytest.raises(RunError, match=r"more than 1,048,576 bytes.*HTTP_BYTES"),
     ):
         arxiv.search(arxiv.new_session(), server.address, QUERY)
     assert len(server.asked) == 1, "another attempt would not help"

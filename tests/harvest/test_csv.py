@@ -1,4 +1,3 @@
-import gzip
 import io
 import re
 import zipfile
@@ -57,10 +56,6 @@ def test_one_column_is_a_table_too(project):
 def test_encodings(project, encoding):
     found = papers(project, "title,note\nNaïve Bayes,é\n", encoding).scan().collect()
     assert found.row(0, named=True)["title"] == "Naïve Bayes"
-
-
-def test_a_byte_order_mark_is_no_part_of_the_header(project):
-    assert papers(project, "title\nOne\n".encode("utf-8-sig")).scan().collect()["title"].to_list() == ["One"]
 
 
 def test_what_cannot_be_decoded_is_counted_and_its_row_stays(project):
@@ -296,10 +291,6 @@ def test_wrong_requests_are_refused_at_once(project, content, given, said):
     with pytest.raises(RequestError) as error:
         check(ALL | given)
     assert said in str(error.value)
-
-
-def test_gzip(project):
-    assert papers(project, gzip.compress(b"title\nOne\n")).counts["kept"] == 1
 
 
 def test_a_column_named_versions_is_kept_apart(project):

@@ -35,7 +35,8 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None, **changed):
-    pages = list(oai.read(SETTINGS | {"service": server.address} | changed, folder, Faults() if faults is None else faults))
+    faults = Faults() if faults is None else faults
+    pages = list(oai.read(SETTINGS | {"service": server.address} | changed, folder, faults))
     return pl.concat(pages).unique("id", keep="last", maintain_order=True)
 
 
@@ -151,7 +152,7 @@ def test_no_records_are_no_papers(tmp_path):
         assert not list(oai.read(SETTINGS | {"service": server.address}, tmp_path, Faults()))
 
 
-@pytest.mark.parametrize("request_number", [0, 2, 5])
+@pytest.mark.parametrize("request_number", [0, 5])
 @pytest.mark.parametrize(
     "fault", ["failing", "hang", "reset", "cut", "html", "moved", "empty", "mangle", "repeat", "revise"]
 )

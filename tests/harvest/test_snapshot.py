@@ -57,11 +57,6 @@ def papers(project, content: bytes, **given):
     return harvest(run, ALL | given)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_record(project):
-    found = papers(project, b"\xef\xbb\xbf" + text(record(1), record(2)))
-    assert found.counts["kept"] == 2 and not found.faults
-
-
 def test_a_record_becomes_a_paper_of_its_first_version(project):
     found = papers(project, text(record(1, doi="10.1/x", **{"journal-ref": "Phys.Rev."}))).scan().collect()
     assert found.schema == SCHEMA
@@ -88,11 +83,6 @@ def test_without_parsed_authors_their_text_is_split(project):
     one = record(1)
     del one["authors_parsed"]
     assert papers(project, text(one)).scan().collect()["authors"][0].to_list() == ["C. Bal\\'azs", "E. L. Berger"]
-
-
-def test_an_unknown_encoding_is_refused(project):
-    with pytest.raises(RequestError, match=r"harvest\.encoding: unknown encoding: utf9"):
-        papers(project, text(record(1)), encoding="utf9")
 
 
 def test_another_encoding_is_read(project):

@@ -93,9 +93,9 @@ class Session:
         return document
 
 
-def attempts(count: int = PAGE_ATTEMPTS) -> Iterator[int]:
-    """Yields the numbers of attempts from 0, with increasing pauses."""
-    for attempt in range(count):
+def attempts() -> Iterator[int]:
+    """Yields the numbers of `PAGE_ATTEMPTS` attempts from 0, with increasing pauses."""
+    for attempt in range(PAGE_ATTEMPTS):
         time.sleep(attempt * BACKOFF)
         yield attempt
 
@@ -115,7 +115,7 @@ def check_day(day: date) -> date:
 @contextmanager
 def turn(url: str) -> Iterator[None]:
     """Waits until arXiv may be requested again, and keeps other processes of this project waiting meanwhile."""
-    if not urlsplit(url).hostname.endswith(ARXIV):
+    if not (urlsplit(url).hostname or "").endswith(ARXIV):
         yield
         return
     last = root() / "runs" / ".arxiv.last"
@@ -136,10 +136,7 @@ def _read_body(response: requests.Response) -> bytes:
     while piece := response.raw.read1(1 << 16, decode_content=True):
         body += piece
         if len(body) > MAX_BYTES:
-            raise RunError(
-                f"{response.url}: the answer is larger than {MAX_BYTES:,} bytes (decompressed). Set the environment "
-                "variable TITLESMITH_HTTP_BYTES to a larger number to accept it"
-            )
+            raise RunError(f"{response.url} sends more than {MAX_BYTES:,} bytes: raise TITLESMITH_HTTP_BYTES")
         if time.monotonic() > end:
             raise Timeout(f"the answer is not complete after {DEADLINE:g} s")
     return bytes(body)

@@ -28,10 +28,11 @@ DAMAGE += (CsvError, pl.exceptions.PolarsError)
 
 def find(settings: dict) -> list[Path]:
     """The file ``settings["path"]``, or the files of a folder that are not empty (RequestError: there is none)."""
-    path = settings["path"] and root() / settings["path"]
+    path, source = settings["path"] and root() / settings["path"], settings["source"]
     files = [file for file in list_files(path) if file.stat().st_size] if path else []
     if not files:
-        raise RequestError(f"harvest.path: {path or 'it'} is missing or empty: add -p harvest.path=FILE")
+        missing = f"{path or 'it'} is missing or empty"
+        raise RequestError(f"harvest.path: source {source} reads a file, and {missing}: add -p harvest.path=FILE")
     return files
 
 

@@ -24,17 +24,13 @@ from titlesmith.harvest.schema import SCHEMA, Faults
 
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
-PREFIX = "oai:arXiv.org:"
 PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
 RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list is requested again
 MAX_RESTARTS = 20
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Yields the papers of ``categories`` (default: all of arXiv) page by page; some papers come twice.
-
-    RequestError: the service refuses the request. RunError: it fails; the next start resumes with the same page.
-    """
+    """Yields the papers of ``categories`` (default: all of arXiv) page by page, some twice (errors: `client`)."""
     # What was submitted since a day was changed since then, too
     for page in pages(settings["service"], folder, settings["categories"], settings["since"]):
         yield faults.sift_records(page).filter(~pl.col("deleted")).select(*SCHEMA)
@@ -108,7 +104,7 @@ def _row(record: etree._Element) -> dict:
     """A record as a row of a page."""
     header, raw = f"{OAI}header", f"{OAI}metadata/{{*}}arXivRaw"
     row = {
-        "id": record.findtext(f"{header}/{OAI}identifier", "").strip().removeprefix(PREFIX) or None,
+        "id": record.findtext(f"{header}/{OAI}identifier", "").strip().removeprefix("oai:arXiv.org:") or None,
         "deleted": record.find(f"{header}[@status='deleted']") is not None,
     }
     with suppress(ValueError):  # a wrong day is none

@@ -24,9 +24,8 @@ from titlesmith.runs import Run, list_files
 class Papers:
     """Harvested papers. They stay on disk: all of arXiv would not fit into a notebook's memory.
 
-    ``path`` is the table: the columns of `SCHEMA`, then those that only the source has; oldest paper first. ``counts``
-    has the rows ``read``, ``outside`` the filters, ``repeated`` (with the id of another row), ``beyond``
-    ``max_results``, and the ``kept`` papers. ``faults`` are rows that are not papers, as in `Faults`.
+    ``path`` is the table: the columns of `SCHEMA`, then those of the source; oldest paper first. ``counts`` has the
+    rows ``read``, ``outside`` the filters, ``repeated`` (with another's id), ``beyond`` ``max_results``, and ``kept``.
     """
 
     path: Path

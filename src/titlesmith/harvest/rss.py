@@ -40,9 +40,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             faults.add("items without an identifier, a title, an abstract or a date", f"{guid}: {error}")
     if not rows:
-        raise RunError(
-            f"{address} announces no new paper; arXiv announces some on Sunday to Thursday evenings (New York)"
-        )
+        raise RunError(f"{address} announces nothing today; arXiv does on Sunday to Thursday evenings (New York)")
     yield pl.DataFrame(rows, {**SCHEMA, "announced": pl.String})
 
 

@@ -37,6 +37,7 @@ def convert(path):  # to the columns of data sets on the hub
 
 def ours(path):
     settings = {"source": "snapshot", "path": path, "categories": [], "since": "", "until": "", "max_results": 0}
+    settings |= {"encoding": "utf-8"}
     return harvest(run, settings).counts["kept"]
 
 run = Run("benchmark")

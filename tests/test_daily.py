@@ -158,7 +158,7 @@ def steps(run: Run) -> list[int]:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["harvest.source=rss"], "cannot be updated: its papers are one day's"),
+        (["harvest.source=rss"], "cannot be updated: OAI-PMH"),
         (["corpus.template=title", "generate.held_out=0"], "does not make titles from abstracts"),
     ],
 )

@@ -119,17 +119,6 @@ def test_it_requests_changes_from_the_day_before_the_last_update(run, server):
     assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
 
 
-@pytest.mark.parametrize("recorded", [{"asked": "2199-01-01"}, {"asked": "tomorrow"}])
-def test_a_recorded_day_in_the_future_is_ignored(run, server, recorded):
-    """The papers' own days count instead, the possible ones."""
-    (run / "harvest" / "state.json").write_text(json.dumps(recorded))
-    run.update_stage("harvest", **recorded)
-    state = changes.fetch(run, run.record("harvest")["settings"])
-    assert (state["since"], state["day"]) == ("2024-03-29", f"{TODAY:%Y-%m-%d}")
-    assert state["counts"]["new"] == 3
-    assert [q["from"] for q in server.asked if "from" in q] == ["2024-03-29"]
-
-
 def test_a_clock_that_is_ahead_during_an_update_leaves_no_gap(run, server, monkeypatch):
     monkeypatch.setattr(client, "today", lambda: TODAY.date() + timedelta(days=1000))
     assert changes.fetch(run, run.record("harvest")["settings"])["day"] == f"{TODAY:%Y-%m-%d}"
@@ -151,13 +140,13 @@ def test_a_paper_that_leaves_the_run_s_filters_counts_as_deleted(run, server):
 
 def test_a_paper_that_is_listed_twice_counts_as_it_was_listed_last(run, server):
     settings = run.record("harvest")["settings"] | {"categories": ["eess.AS", "cs.SD"]}
-    server.faults = {2: "delete"}  # the list of the second category knows more
+    server.faults = {1: "delete"}  # the list of the second category knows more
     assert changes.fetch(run, settings)["counts"] == COUNTS | {"changed": 1, "deleted": 2}
 
 
 def test_a_service_that_fails_leaves_the_run_unchanged_and_the_next_update_resumes(run, server):
     before = run.digests("harvest")
-    server.size, server.faults, server.always = 3, {0: "", 1: ""}, "failing"
+    server.size, server.faults, server.always = 3, {0: ""}, "failing"
     with pytest.raises(RunError, match="no usable answer"):
         update(run, quiet)
     assert run.digests("harvest") == before and run.is_current("harvest")
@@ -251,9 +240,8 @@ def test_a_paper_of_another_source_is_unchanged_until_it_changes(project, monkey
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"source": "rss"}, "one day's announcements; harvest with source oai"),
-        ({"source": "csv"}, r"its papers \(csv\) are not from arXiv's"),
-        ({"query": "ti:x"}, "the query 'ti:x' again"),
+        ({"source": "rss"}, r"\(not rss\)"),
+        ({"query": "ti:x"}, "a query .'ti:x'"),
     ],
 )
 def test_runs_that_cannot_be_updated_are_refused(run, settings, said):

@@ -36,6 +36,7 @@ def made(project, template="title", order="date", lowercase=False) -> tuple[Run,
             "since": "",
             "until": "",
             "max_results": 0,
+            "encoding": "utf-8",
         }
         run.begin("harvest", given)
         harvest(run, given)

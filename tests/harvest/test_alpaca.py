@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest import alpaca, check, harvest
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 from titlesmith.runs import Run
 
 ALL = {"source": "alpaca", "path": "a.json", "categories": [], "since": "", "until": "", "max_results": 0}
+ALL |= {"encoding": "utf-8"}
 GOOD = [
     {"instruction": "Write a title.", "input": f"We show {n} that {{x}} [y],\n", "output": f"Title {n}"}
     for n in range(9)
@@ -28,9 +29,6 @@ FORMS = {
     "indented list": lambda rows: json.dumps(rows, indent=4, ensure_ascii=False),
     "lines": lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
 }
-
-
-LINES = {"list": 1, "indented list": 22, "lines": 5}  # where the fifth object begins
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -57,17 +55,17 @@ def test_what_was_written_is_read(tmp_path_factory, rows, form, ahead):
         found = list(alpaca.read(ALL | {"path": str(folder / "a.json")}, folder, faults))
     read = [row for table in found for row in table.select("abstract", "title", "instruction").rows()]
     assert read == [(row["input"], row["output"], row["instruction"]) for row in rows]
-    assert not faults.reasons
+    assert not faults
 
 
-@pytest.mark.parametrize("bad", [3, None, "text", {}, {"input": "a"}, {"input": "a", "output": 3}, {"output": "a"}])
+@pytest.mark.parametrize("bad", [{"input": "a"}, {"input": "a", "output": 3}, {"input": ["a"], "output": "b"}])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_no_pair_is_counted_with_its_line(project, form, bad):
+def test_an_object_without_texts_is_counted(project, form, bad):
     found = papers(project, FORMS[form]([*GOOD[:4], bad, *GOOD[4:]]))
     assert found.counts["kept"] == 9
     (entry,) = found.faults.values()
     assert entry["rows"] == 1
-    assert entry["examples"][0].startswith(f"a.json, line {LINES[form]}: ")
+    assert entry["examples"][0].startswith("a.json: {")
 
 
 @pytest.mark.parametrize(
@@ -80,12 +78,6 @@ def test_an_object_that_cannot_be_parsed_does_not_stop_the_rest(project, form, o
     titles = found.scan().collect()["title"].to_list()
     assert titles == [f"Title {n}" for n in range(9) if n != 4]
     assert sum(entry["rows"] for entry in found.faults.values()) == 1
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
-def test_a_byte_order_mark_decides_the_encoding(project, encoding):
-    found = papers(project, FORMS["indented list"]([*GOOD, GOOD[0] | {"output": "Δ"}]).encode(encoding))
-    assert found.scan().collect()["title"].to_list()[-1] == "Δ" and not found.faults
 
 
 @pytest.mark.parametrize("given", [{}, {"input": None}])
@@ -104,19 +96,18 @@ def test_a_cut_list_loses_only_its_last(project):
 def test_characters_that_are_none_are_counted_and_their_paper_stays(project):
     content = FORMS["lines"](GOOD).encode().replace(b"Title 2", b"Title \xff").replace(b"Title 3", b"Title \\ud83d")
     found = papers(project, content)
-    assert found.scan().collect()["title"].to_list()[2:4] == ["Title \ufffd"] * 2
-    assert found.faults["invalid characters"]["rows"] == 2
-    assert found.faults["invalid characters"]["examples"][0].startswith("a.json, line 3: ")
+    assert found.scan().collect()["title"].to_list()[2:4] == ["Title \ufffd", "Title ?"]
+    (entry,) = found.faults.values()
+    assert entry["rows"] == 1 and entry["examples"][0].startswith("row.0000003: ")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("<!DOCTYPE html>\n<html></html>", "is not a file for source alpaca: no object with input and output: "),
-        ("title,abstract\nOne,Two\n", "a.json, line 1: 'title,abstract"),
+        ("<!DOCTYPE html>\n<html></html>", "is not a file for source alpaca: it has no rows"),
         ('[{"title": "One"}]', "is not a file for source alpaca"),
-        ("[]", "it is empty"),
-        ("", "is empty"),
+        ("[]", "it has no rows"),
+        ("", "is missing or empty"),
     ],
 )
 def test_other_files_are_refused_at_once(project, content, said):

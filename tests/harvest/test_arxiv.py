@@ -19,7 +19,7 @@ from servers.atom import Atom
 from servers.base import Paper, spread
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import SCHEMA, arxiv, check, client
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 
 SETTINGS = {
     "source": "arxiv",
@@ -44,7 +44,8 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None, **changed):
-    return pl.concat(arxiv.read(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
+    faults = Faults() if faults is None else faults
+    return pl.concat(arxiv.read(SETTINGS | {"service": server.address} | changed, folder, faults))
 
 
 def ids(papers):
@@ -101,12 +102,13 @@ def test_a_long_list_is_halved_until_every_window_is_short(tmp_path):
     assert max(pl.read_parquet(path).height for path in tmp_path.glob("*.parquet")) <= 30
 
 
-def test_windows_of_another_day_are_reused(tmp_path):
-    with Atom(spread(100)) as server:
-        harvest(server, tmp_path, until="2024-12-30")
+def test_windows_of_another_day_are_reused(tmp_path, monkeypatch):
+    with Atom(spread(20)) as server:
+        harvest(server, tmp_path, until="")
         asked = len(server.asked)
-        assert ids(harvest(server, tmp_path)) == numbers(server)
-        assert len(server.asked) <= asked + 5, "only the last window is requested again"
+        monkeypatch.setattr(client, "today", lambda: date(2199, 1, 1))
+        assert ids(harvest(server, tmp_path, until="")) == numbers(server)
+        assert len(server.asked) == asked + 1, "for the count"
 
 
 def test_query_categories_and_dates_go_into_one_search(tmp_path):
@@ -136,7 +138,7 @@ def test_max_results_takes_the_newest_and_requests_no_more_than_it_needs(tmp_pat
     assert min(stored) > "202403", "older windows are not complete"
 
 
-@pytest.mark.parametrize("request_number", [0, 1, 2, 4])
+@pytest.mark.parametrize("request_number", [0, 2])
 @pytest.mark.parametrize("fault", ["failing", "hang", "reset", "cut", "html", "moved", "empty", "nothing", "repeat"])
 def test_every_paper_once_after_a_fault(tmp_path, fault, request_number):
     with Atom(spread(70), {request_number: fault}) as server:
@@ -191,9 +193,7 @@ def half():
         patch.setattr(client, "BACKOFF", 0.01)
         patch.setattr(arxiv, "PAGE", 10)
         patch.setattr(arxiv, "CAP", 30)
-        search = arxiv.Windows(SETTINGS | {"service": server.address}, Path(folder))
-        search.count()
-        for window in search.windows(arxiv.EARLIEST, arxiv.ALL_MINUTES):
+        for window in arxiv.read(SETTINGS | {"service": server.address}, Path(folder), Faults()):
             if window.height:
                 return len(server.asked)
 
@@ -203,7 +203,7 @@ def half():
     [
         ("failing", "sent no usable answer in 3 attempts: HTTP 500"),
         ("html", "not a complete document"),
-        ("forever", "requests a pause .HTTP 503, Retry-After: 86400.*what was harvested is kept"),
+        ("forever", "requests a pause of .* s or more .HTTP 503.*what was harvested is kept"),
         ("repeat", r"arXiv counts \d+ papers from 202.* and sends .*resumes there"),
         ("empty", r"arXiv counts \d+ papers from 202"),
     ],
@@ -228,7 +228,7 @@ def test_papers_that_arxiv_counts_and_no_window_contains_are_counted(tmp_path):
     faults = Faults()
     with Atom(spread(20), dict.fromkeys((1, 2), "nothing")) as server:  # twice, so that the window is taken for empty
         assert harvest(server, tmp_path, faults).is_empty()
-    (entry,) = faults.reasons.values()
+    (entry,) = faults.values()
     assert entry["rows"] == 20 and "arXiv counts 20" in entry["examples"][0]
 
 
@@ -241,16 +241,16 @@ def test_an_impossible_date_is_counted_and_loses_no_other_paper(tmp_path, stated
     papers[number].shown = stated
     with Atom(papers) as server:
         assert ids(harvest(server, tmp_path, faults)) == [p.number for p in papers if p is not papers[number]]
-        (entry,) = faults.reasons.values()
+        (entry,) = faults.values()
         assert entry["rows"] == 1 and papers[number].number in entry["examples"][0]
         again = Faults()
         harvest(server, tmp_path, again)
-        assert again.reasons == faults.reasons, "stored windows keep what was wrong in them"
+        assert again == faults, "stored windows keep what was wrong in them"
 
 
-@pytest.mark.parametrize("total", ["abc", "-3", "", "1e5", "9" * 5000])
+@pytest.mark.parametrize("total", ["abc", "", "9" * 5000])
 def test_a_count_that_is_not_a_number_ends_the_harvest(tmp_path, total):
-    with Atom(spread(25)) as server, pytest.raises(RunError, match="arXiv counts 0 papers from"):
+    with Atom(spread(25)) as server, pytest.raises(RunError, match="does not state how many papers"):
         server.total = total
         harvest(server, tmp_path)
 
@@ -276,7 +276,7 @@ def test_a_refused_query_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"categories": []}, "source arxiv needs categories or a query"),
+        ({"categories": []}, "source arxiv needs categories"),
         ({"categories": ["eess.AS", "eees.AS"]}, "'eees.AS' is not a category or an archive.*Did you mean eess.AS"),
         ({"categories": ["cs.ai"]}, "Did you mean cs.AI"),
         ({"categories": ["cs.AI OR cat:x"]}, "not a category"),
@@ -302,7 +302,7 @@ HARVESTER = """
 import sys
 from pathlib import Path
 from titlesmith.harvest import arxiv, client
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 arxiv.PAGE, arxiv.CAP, client.BACKOFF = 10, 30, 0.01
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "until": "2024-12-31", "max_results": 0}
 list(arxiv.read(settings | {"service": sys.argv[1]}, Path(sys.argv[2]), Faults()))

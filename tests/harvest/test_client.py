@@ -20,21 +20,20 @@ def quick(monkeypatch):
     monkeypatch.setattr(client, "DEADLINE", 0.5)
 
 
-@pytest.mark.parametrize("fault", ["drip", "drip_headers"])
-def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(fault):
+def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline():
     start = time.monotonic()
-    with Atom(spread(5), always=fault) as server, pytest.raises(RunError, match=r"not complete after 0.5 s"):
+    with Atom(spread(5), always="drip") as server, pytest.raises(RunError, match=r"not complete after 0.5 s"):
         arxiv.search(arxiv.new_session(), server.address, QUERY)
     assert time.monotonic() - start < 3
 
 
-@pytest.mark.parametrize("fault", ["bomb", "bomb_moved", "endless"])
+@pytest.mark.parametrize("fault", ["bomb", "endless"])
 def test_an_answer_is_read_up_to_a_size(fault, monkeypatch):
     monkeypatch.setattr(client, "MAX_BYTES", 1 << 20)
     monkeypatch.setattr(client, "DEADLINE", 20)
     with (
         Atom(spread(5), always=fault) as server,
-        pytest.raises(RunError, match=r"larger than 1,048,576 bytes.*HTTP_BYTES"),
+        pytest.raises(RunError, match=r"more than 1,048,576 bytes.*HTTP_BYTES"),
     ):
         arxiv.search(arxiv.new_session(), server.address, QUERY)
     assert len(server.asked) == 1, "another attempt would not help"
@@ -59,6 +58,6 @@ def test_a_service_that_has_answered_is_waited_for(monkeypatch):
     with Atom(spread(5)) as server:
         arxiv.search(session, server.address, QUERY)
     monkeypatch.setattr(client, "turn", lambda url, real=client.turn: attempts.append(url) or real(url))
-    with pytest.raises(RunError, match="no network"):
+    with pytest.raises(RunError, match="in 3 attempts"):
         arxiv.search(session, server.address, QUERY)
     assert len(attempts) == 3

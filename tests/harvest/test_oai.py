@@ -19,7 +19,7 @@ from servers.oai import Oai
 from titlesmith.errors import RequestError, RunError
 from titlesmith.harvest import SCHEMA, check, client, oai
 from titlesmith.harvest.categories import oai_set
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 
 SETTINGS = {"source": "oai", "query": "", "categories": ["eess.AS"], "since": "", "until": ""}
 
@@ -35,7 +35,8 @@ def quick(monkeypatch):
 
 
 def harvest(server, folder, faults=None, **changed):
-    pages = list(oai.read(SETTINGS | {"service": server.address} | changed, folder, faults or Faults()))
+    faults = Faults() if faults is None else faults
+    pages = list(oai.read(SETTINGS | {"service": server.address} | changed, folder, faults))
     return pl.concat(pages).unique("id", keep="last", maintain_order=True)
 
 
@@ -134,7 +135,7 @@ def test_deleted_records_are_no_papers_and_broken_ones_are_counted(tmp_path):
     with Oai(papers) as server:
         found = harvest(server, tmp_path, faults)
     assert ids(found) == [p.number for n, p in enumerate(papers) if n not in (3, 4)]
-    (entry,) = faults.reasons.values()
+    (entry,) = faults.values()
     assert entry["rows"] == 1 and papers[4].number in entry["examples"][0]
 
 
@@ -151,7 +152,7 @@ def test_no_records_are_no_papers(tmp_path):
         assert not list(oai.read(SETTINGS | {"service": server.address}, tmp_path, Faults()))
 
 
-@pytest.mark.parametrize("request_number", [0, 2, 5])
+@pytest.mark.parametrize("request_number", [0, 5])
 @pytest.mark.parametrize(
     "fault", ["failing", "hang", "reset", "cut", "html", "moved", "empty", "mangle", "repeat", "revise"]
 )
@@ -222,11 +223,10 @@ def test_no_records_is_believed_when_it_is_said_twice(tmp_path):
     assert len(server.asked) == 2
 
 
-@pytest.mark.parametrize("fault", ["stay", "cycle"])
 @pytest.mark.parametrize("first", [0, 3])
-def test_pages_without_a_new_record_end_the_harvest_and_the_next_start_resumes(tmp_path, fault, first):
-    with Oai(spread(55), dict.fromkeys(range(first), ""), fault) as server:
-        with pytest.raises(RunError, match="makes no progress"):
+def test_a_page_that_repeats_ends_the_harvest_and_the_next_start_resumes(tmp_path, first):
+    with Oai(spread(55), dict.fromkeys(range(first), ""), "stay") as server:
+        with pytest.raises(RunError, match="repeats the page of token"):
             harvest(server, tmp_path)
         assert len(server.asked) < 30
         server.always = "expire"
@@ -244,7 +244,7 @@ def test_records_without_an_identifier_a_header_or_a_date_are_counted(tmp_path):
             rb"<header>((?!</header>).)*00007.*?</header>", b"", answer(*query), flags=re.S
         )
         harvest(server, tmp_path, faults)
-    (entry,) = faults.reasons.values()
+    (entry,) = faults.values()
     assert entry["rows"] == 3 and "no identifier" in entry["examples"][0]
 
 
@@ -265,7 +265,7 @@ def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):
     ("always", "said"),
     [
         ("failing", "sent no usable answer in 3 attempts: HTTP 500"),
-        ("empty", "page of 0 records of which 0 can be read"),
+        ("empty", "sends a page without records, 4 times"),
     ],
 )
 def test_a_service_that_keeps_failing_ends_the_harvest_and_the_next_start_resumes(tmp_path, always, said):
@@ -296,7 +296,7 @@ HARVESTER = """
 import sys
 from pathlib import Path
 from titlesmith.harvest import oai
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 settings = {"query": "", "categories": ["eess.AS"], "since": "", "service": sys.argv[1]}
 list(oai.read(settings, Path(sys.argv[2]), Faults()))
 """

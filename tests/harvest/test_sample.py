@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titlesmith.harvest import sample
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 
 
 def made(count: int, seed: int):

@@ -114,12 +114,9 @@ class Handler(BaseHTTPRequestHandler):
     def moved(self, body: bytes):
         self.complete(body, 301, b"", Location=f"/moved{self.path}")
 
-    def bomb(self, body: bytes, status: int = 200, **headers: str):
+    def bomb(self, body: bytes):
         """A hundred megabytes, compressed into a hundred kilobytes."""
-        self.complete(body, status, BOMB, Content_Encoding="gzip", **headers)
-
-    def bomb_moved(self, body: bytes):
-        self.bomb(body, 301, Location=f"/moved{self.path}")
+        self.complete(body, content=BOMB, Content_Encoding="gzip")
 
     def endless(self, body: bytes):
         """A chunked body without an end, as fast as it is read."""
@@ -134,14 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self._drip(body)
-
-    def drip_headers(self, body: bytes):
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        self._drip(b"x" * 10_000)
-
-    def _drip(self, content: bytes):
-        for byte in content:
+        for byte in body:
             if self.server.ended.wait(0.05):
                 break
             self.wfile.write(bytes([byte]))

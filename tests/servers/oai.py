@@ -51,8 +51,7 @@ IDENTIFY = """<Identify>
 
 class Oai(Service):
     """The interface; its own faults are ``empty`` (a page), ``expire`` (a token), ``nothing`` (no records), ``mangle``,
-    ``repeat``, ``stay`` (the same token and page), ``cycle`` (new tokens for the first two pages), ``revise`` and
-    ``delete`` (the first paper, from this request on).
+    ``repeat``, ``stay`` (the same token and page), ``revise`` and ``delete`` (the first paper, from this request on).
 
     Attributes
     ----------
@@ -80,9 +79,6 @@ class Oai(Service):
                 return '<error code="badResumptionToken">The token has expired</error>'
             query = dict(parse_qsl(unquote(token)))
             skip = int(query.pop("skip"))
-        if fault == "cycle":
-            query.pop("from", "")
-            skip = len(self.asked) % 2 * self.size
         if query["metadataPrefix"] != "arXivRaw":
             return '<error code="cannotDisseminateFormat">Did not recognize requested format</error>'
         found = [p for p in self.papers if query.get("from", "") <= p.stamp]
@@ -105,8 +101,6 @@ class Oai(Service):
                 token = query | {"from": day, "skip": sum(p.stamp == day for p in page)}
             else:
                 token = query | {"skip": skip + self.size}
-            if fault == "cycle":
-                token["number"] = str(len(self.asked))
             following = sent_token if fault == "stay" and sent_token else quote(urlencode(token))
             content += f"<resumptionToken expires='2024-06-02T00:00:00Z'>{escape(following)}</resumptionToken>"
         elif token:

@@ -17,8 +17,10 @@ def check_categories(categories: list[str]) -> None:
     for category in categories:
         if _is_valid(category):
             continue
-        similar = [_nearest_category(word) for word in re.split(r"[\s,;]+", category[:200].strip())]
-        hint = f". Did you mean {','.join(similar)}?" if all(map(_is_valid, similar)) else ""
+        archive, dot, part = re.sub(r"[/:_]", ".", category).partition(".")
+        archive = nearest(archive, ARCHIVES, 0.6) or archive
+        similar = f"{archive}{dot}{part.lower() if archive in NAMED else part.upper()}"
+        hint = f". Did you mean {similar}?" if _is_valid(similar) else ""
         raise RequestError(
             f"harvest.categories: {shorten(category)} is not a category or an archive of arXiv, such as cs.CL, hep-th "
             f"or cs{hint}"
@@ -40,9 +42,3 @@ def _is_valid(name: str) -> bool:
     archive, dot, part = name.partition(".")
     pattern = r"[a-z]+(-[a-z]+)?" if archive in NAMED else r"[A-Z]{2}"
     return archive in ARCHIVES and (not dot or bool(re.fullmatch(pattern, part)))
-
-
-def _nearest_category(name: str) -> str:
-    archive, _, part = re.sub(r"[/:_]", ".", name).partition(".")
-    known = nearest(archive, ARCHIVES, 0.6) or archive
-    return ".".join(filter(None, (known, part.lower() if known in NAMED else part.upper())))

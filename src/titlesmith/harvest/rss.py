@@ -1,48 +1,38 @@
 """Source ``rss``: what arXiv announces today in some categories (https://info.arxiv.org/help/rss.html).
 
-A feed tells neither when a paper was submitted nor its primary category: a new paper is dated by the announcement, a
-paper of another category that is also listed here (cross) by the month in its identifier, and the first of its
-categories counts as its primary one.
+A feed does not tell when a paper was submitted: a new paper is dated by the announcement, a paper of another category
+that is also listed here (cross) by the month in its identifier. The first category counts as the primary one.
 """
 
 import re
 from collections.abc import Iterator
-from datetime import date
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import polars as pl
 from lxml import etree
 
-from titlesmith.errors import RequestError, RunError
-from titlesmith.harvest import client, store
-from titlesmith.harvest.faults import Faults
+from titlesmith.errors import RunError
+from titlesmith.harvest import client
 from titlesmith.harvest.oai import authors
-from titlesmith.harvest.schema import SCHEMA
+from titlesmith.harvest.schema import SCHEMA, Faults
 
 SERVICE = "https://rss.arxiv.org/rss"
 ARXIV, DUBLIN_CORE = "{http://arxiv.org/schemas/atom}", "{http://purl.org/dc/elements/1.1/}"
-KEPT = ("new", "cross")
 PREFIX = re.compile(r"arXiv:\S+\s+Announce Type:\s*[\w-]+\s+Abstract:\s*")
 
 
 def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Yields today's new papers and cross-lists, from one request; the column ``announced`` says which a paper is.
+    """Yields today's new papers and cross-lists, as the column ``announced`` says; counts others in ``faults``.
 
-    Replacements of earlier papers and items that are not papers are counted in ``faults``. RequestError: the service
-    refuses the categories. RunError: it fails, or announces nothing today.
+    RequestError: the service refuses the categories. RunError: it fails, or announces nothing today.
     """
-    session = client.Session("rss")
     address = f"{settings['service'] or SERVICE}/{'+'.join(settings['categories'])}"
-    response = session.get(address)
-    if not response.ok:
-        reason = session.document.findtext("channel/description")
-        raise RequestError(f"{address} is refused: HTTP {response.status_code}, {reason}")
-    store.keep_first_day(folder, session.day)
-    rows = []
-    for item in session.document.iterfind("channel/item"):
+    document, rows = client.Session("rss").get(address), []
+    for item in document.iterfind("channel/item"):
         announced, guid = item.findtext(f"{ARXIV}announce_type", "none"), item.findtext("guid", "")
-        if announced not in KEPT:
+        if announced not in ("new", "cross"):
             faults.add(f"announced as {announced}, no new papers", guid)
             continue
         try:
@@ -50,11 +40,7 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             faults.add("items without an identifier, a title, an abstract or a date", f"{guid}: {error}")
     if not rows:
-        day = session.document.findtext("channel/pubDate") or "today"
-        raise RunError(
-            f"{address} announces no new paper ({day}); arXiv announces papers on Sunday to Thursday evenings (US "
-            "Eastern time): harvest again on another day, or use source arxiv or oai"
-        )
+        raise RunError(f"{address} announces nothing today; arXiv does on Sunday to Thursday evenings (New York)")
     yield pl.DataFrame(rows, {**SCHEMA, "announced": pl.String})
 
 
@@ -62,15 +48,15 @@ def _row(item: etree._Element, announced: str) -> dict:
     number = re.fullmatch(r"oai:arXiv\.org:(.+?)(v\d+)?", item.findtext("guid"))[1]
     day = client.check_day(parsedate_to_datetime(item.findtext("pubDate")).date())
     categories = [element.text for element in item.iterfind("category")]
-    year, month = map(int, re.search(r"(?:^|/)(\d\d)(\d\d)", number).groups())
-    return dict.fromkeys(SCHEMA) | {
+    month = datetime.strptime(re.search(r"(?:^|/)(\d{4})", number)[1], "%y%m").date()
+    return {
         "id": number,
         "title": " ".join(item.findtext("title").split()),
         "abstract": PREFIX.sub("", item.findtext("description"), count=1).strip(),
         "authors": authors(item.findtext(f"{DUBLIN_CORE}creator") or ""),
         "categories": categories,
         "primary_category": categories[0] if categories else None,
-        "published": day if announced == "new" else date(year + (1900 if year > 90 else 2000), month, 1),
+        "published": day if announced == "new" else month,
         "updated": day if announced == "new" else None,
         "doi": item.findtext(f"{ARXIV}DOI"),
         "journal_ref": item.findtext(f"{ARXIV}journal_reference"),

@@ -1,8 +1,4 @@
-"""Source ``sample``: papers made up from the grammar in ``sample.json``, for trying titlesmith without a network.
-
-They are labelled as made up wherever they are shown: their ids begin with ``sample.`` and their categories with
-``made-up.``.
-"""
+"""Source ``sample``: papers made up from the grammar in ``sample.json``, labelled so in their ids and categories."""
 
 import json
 import random
@@ -12,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from titlesmith.harvest.faults import Faults
+from titlesmith.harvest.schema import Faults
 
 FIRST_DAY, DAYS = date(2019, 1, 1), 2190
 

@@ -1,15 +1,13 @@
 """Writing of papers: batches are spooled to disk, then merged into one sorted table with each id once.
 
-The spool is an external merge sort. Batches are sorted in memory and stored one by one; only the keys of all papers
-stay in memory (about 80 bytes per paper). The sorted keys state which rows of which batches form each part of the
-table.
+The spool is an external merge sort: batches are sorted and stored one by one, and only the keys of all papers stay in
+memory (about 80 bytes per paper). The sorted keys state which rows of which batches form each part of the table.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
-from inspect import signature
 from pathlib import Path
 
 import polars as pl
@@ -18,12 +16,10 @@ from polars.io.plugins import register_io_source
 from titlesmith.errors import RunError
 from titlesmith.runs import replacing, write_json
 
-BATCH_BYTES = 32 << 20  # of a stored batch, and of a row group of the table, in memory
-COMPRESSION_LEVEL = 1  # of zstd: the default 3 makes the table an eighth smaller and takes 1.5 times as long
+STATE = "state.json"  # what an update needs of a source's folder after the harvest
+ROWS = 20_000  # of a stored batch, and of a row group of the table: 32 MB with abstracts
+PIECE = 4096  # rows of a stored batch that are read together
 POSITION = "(position)"  # column: the order in which papers were added
-
-# A part of a batch is read without the rest, if this version of polars can write batches in pieces
-PIECES = {"record_batch_size": 4096} if "record_batch_size" in signature(pl.DataFrame.write_ipc).parameters else {}
 
 
 class Spool:
@@ -33,8 +29,7 @@ class Spool:
         self.folder = folder
         self.schema: dict[str, pl.DataType] = {}
         self.num_rows = 0
-        self._bytes = self._pending_bytes = 0  # in memory, of all batches and of those not stored yet
-        self._pending: list[pl.DataFrame] = []
+        self._pending: list[pl.DataFrame] = []  # batches that are not stored yet
         self._keys: list[pl.DataFrame] = []
 
     def __enter__(self) -> "Spool":
@@ -50,9 +45,7 @@ class Spool:
         self.schema = self.schema | dict(batch.schema) | self.schema  # new columns last, earlier types
         self._pending.append(batch.with_row_index(POSITION, self.num_rows))
         self.num_rows += batch.height
-        self._bytes += batch.estimated_size()
-        self._pending_bytes += batch.estimated_size()
-        if self._pending_bytes >= BATCH_BYTES:
+        if sum(map(len, self._pending)) >= ROWS:
             self._store()
 
     def write(self, path: Path, newest: int = 0) -> int:
@@ -65,56 +58,42 @@ class Spool:
             self._store()
         keys = pl.concat(self._keys).sort("updated", POSITION).unique("id", keep="last").sort("published", "id")
         rows = keys.select("file", "row").tail(newest or keys.height)
-        group = max(1, BATCH_BYTES * self.num_rows // (self._bytes + 1))  # rows
 
         def parts(columns: object, predicate: object, limit: object, size: object) -> Iterator[pl.DataFrame]:
-            return (self._part(part) for part in rows.iter_slices(group))
+            return (self._part(part) for part in rows.iter_slices(ROWS))
 
-        with replacing(path) as temporary, writing(path):
-            register_io_source(parts, schema=self.schema).sink_parquet(
-                temporary, row_group_size=group, compression_level=COMPRESSION_LEVEL
-            )
+        write_parquet(path, register_io_source(parts, schema=self.schema), row_group_size=ROWS)
         return keys.height
 
     def _store(self) -> None:
-        batch = pl.concat(self._pending, how="diagonal").sort("published", "id")
-        number, path = len(self._keys), self._path(len(self._keys))
-        self._pending, self._pending_bytes = [], 0
-        with writing(path):
-            batch.drop(POSITION).write_ipc(path, **PIECES)
+        batch, number = pl.concat(self._pending, how="diagonal").sort("published", "id"), len(self._keys)
+        write_parquet(self.folder / f"{number:06d}.parquet", batch.drop(POSITION).lazy(), row_group_size=PIECE)
         row = {"file": pl.lit(number, pl.UInt32), "row": pl.int_range(pl.len(), dtype=pl.UInt32)}
         self._keys.append(batch.select("id", "published", "updated", POSITION, **row))
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.arrow"
+        self._pending.clear()
 
     def _part(self, keys: pl.DataFrame) -> pl.DataFrame:
         """The papers with these keys, sorted. In a stored batch they are adjacent, except for dropped ones."""
         parts = [pl.DataFrame(schema=self.schema)]
         for (number,), rows in keys.group_by("file"):
             first, last = rows["row"].min(), rows["row"].max()
-            batch = pl.scan_ipc(self._path(number)).slice(first, last - first + 1).collect()
-            parts.append(batch if batch.height == rows.height else batch[rows["row"] - first])
+            batch = pl.scan_parquet(self.folder / f"{number:06d}.parquet").slice(first, last - first + 1).collect()
+            parts.append(batch[rows["row"] - first])
         return pl.concat(parts, how="diagonal").sort("published", "id")
 
 
-def write_parquet(path: Path, rows: pl.DataFrame, **metadata: str) -> None:
-    """Writes a Parquet file, complete or not at all (RunError: disk full)."""
-    with replacing(path) as temporary, writing(path):
-        rows.write_parquet(temporary, metadata=metadata)
+def write_parquet(path: Path, rows: pl.LazyFrame, **options: object) -> None:
+    """Writes a Parquet file, complete or not at all (RunError: disk full); ``options`` are those of `sink_parquet`."""
+    with replacing(path) as temporary:
+        try:
+            rows.sink_parquet(temporary, compression_level=1, **options)  # the default 3 takes 1.5 times as long
+        except (OSError, pl.exceptions.ComputeError) as error:
+            raise RunError(f"{path} cannot be written: {error}. Free some space and run it again") from error
 
 
-def keep_first_day(folder: Path, day: date) -> None:
-    """Keeps in ``folder`` the day of a harvest's first request, unless it is there: an update starts from there."""
-    path = folder / "state.json"
-    if not path.exists():
+def first_day(folder: Path, day: date | None = None) -> date | None:
+    """The day of a harvest's first request, from which an update starts. ``day`` is kept in ``folder`` if none is."""
+    path = folder / STATE
+    if day and not path.exists():
         write_json(path, {"asked": day.isoformat()})
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Adds a remedy to errors of a full disk and the like (RunError)."""
-    try:
-        yield
-    except (OSError, pl.exceptions.ComputeError) as error:
-        raise RunError(f"{path} cannot be written: {error}. Free some space and run it again") from error
+    return date.fromisoformat(json.loads(path.read_text("utf-8"))["asked"]) if path.exists() else None

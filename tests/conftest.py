@@ -123,10 +123,11 @@ def shared(tmp_path_factory, name: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-STARTUP = """
+SMALL_SCRATCH = {"n_embd": 48, "n_head": 3, "n_layer": 2}
+STARTUP = f"""
 from titlesmith.models import SCRATCH
 
-SCRATCH["scratch"] |= {"n_embd": 48, "n_head": 3, "n_layer": 2}
+SCRATCH["scratch"] |= {SMALL_SCRATCH}
 """
 
 
@@ -187,6 +188,16 @@ def execute_here(run, stage: str, settings: dict) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(book, output)
     run.keep_notebook(stage, output)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Lets chains execute notebooks with `execute_here`, where they train the smaller ``scratch`` too."""
+    from titlesmith import models
+
+    monkeypatch.setitem(models.SCRATCH, "scratch", models.SCRATCH["scratch"] | SMALL_SCRATCH)
+    for module in ("pipeline", "update"):
+        monkeypatch.setattr(f"titlesmith.{module}.execute", execute_here)
 
 
 def copy_run(project: Path, name: str, source: Path | None = None):

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 import polars as pl
 import pytest
 
-from conftest import HOSTILE, ROOT, SMALL, execute_here
+from conftest import HOSTILE, ROOT, SMALL, SMALL_SCRATCH, execute_here
 from servers.base import Paper
 from servers.oai import Oai
 from titlesmith import daily as days
@@ -37,12 +37,10 @@ def announce(day: date, count: int) -> list[Paper]:
 
 
 @pytest.fixture
-def service(project, monkeypatch):
+def service(project, monkeypatch, in_process):
     """The service with a hundred papers of earlier months, on a day that tests choose."""
     monkeypatch.setattr(client, "BACKOFF", 0.01)
     monkeypatch.setattr(client, "ATTEMPTS", 2)
-    monkeypatch.setattr("titlesmith.pipeline.execute", execute_here)
-    monkeypatch.setattr("titlesmith.update.execute", execute_here)
     papers = [paper for n in range(25) for paper in announce(date(2024, 5, 1) + timedelta(n), 4)]
     with Oai(papers) as server:
         server.size = 40
@@ -53,7 +51,7 @@ def experiment(address, *overrides):
     source = ("source=oai", "categories=eess.AS", "path=", f"service={address}")
     given = [*SMALL, *(f"harvest.{setting}" for setting in source), "corpus.template={abstract} -> {title}"]
     given += ["generate.held_out=2", "generate.prefixes=['']", "generate.count=2"]
-    return Experiment.read(find("archive-titles"), (*given, *overrides))
+    return Experiment.read(find("scratch-titles"), (*given, *overrides))
 
 
 def job(address: str, number: int, place: str) -> None:
@@ -71,6 +69,7 @@ def job(address: str, number: int, place: str) -> None:
         return wait_first
 
     titlesmith.pipeline.execute = titlesmith.update.execute = execute_here
+    titlesmith.models.SCRATCH["scratch"] |= SMALL_SCRATCH
     titlesmith.generate.generator.BLOCK = 4
     if place == "generation":
         TextGenerator.block = slow(TextGenerator.block)

@@ -13,7 +13,7 @@ from titlesmith import cli, hints, models
 from titlesmith.errors import RequestError
 from titlesmith.experiment import Experiment, find
 from titlesmith.runs import STAGES, notebook, root
-from titlesmith.settings import Constraint, declared, fits
+from titlesmith.settings import Constraint, Parameter, declared
 
 SAMPLE = "experiments/sample-titles.yml"
 
@@ -69,15 +69,12 @@ def test_dates_in_the_wrong_order_are_refused(project):
         read(project, "harvest.since=2021-01-01", "harvest.until=2020-01-01")
 
 
-def test_a_notebook_of_another_version_lacks_parameters(project):
+def test_a_parameter_that_a_notebook_lacks_has_its_default(project):
     path = project / "notebooks" / "03_finetune.ipynb"
     lines = [line for line in path.read_text("utf-8").splitlines() if '"validate_documents:' not in line]
     path.write_text("\n".join(lines), "utf-8")
     declared.cache_clear()
-    with pytest.raises(
-        RequestError, match=r"03_finetune\.ipynb: its parameters lack validate_documents.*titlesmith init"
-    ):
-        read(project)
+    assert "validate_documents" in read(project).settings["finetune"]
     declared.cache_clear()
 
 
@@ -107,36 +104,35 @@ def test_yaml_dates_and_integers_become_the_declared_types(project):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("finetune.stps=3", ["finetune.stps is unknown", "Did you mean steps?"]),
-        ("finetun.steps=3", ["section finetun is unknown", "Did you mean finetune?"]),
+        ("finetune.stps=3", ["finetune.stps is unknown", "Did you mean finetune.steps?"]),
+        ("finetun.steps=3", ["finetun.steps is unknown", "Did you mean finetune.steps?"]),
         ("modle=124M", ["modle is unknown", "Did you mean model?"]),
         ("finetune.steps", ["section.key=value"]),
-        ("finetune.steps=0", ["finetune.steps: 0 is out of range", "maximum number of optimizer steps; 1 or more"]),
-        ("finetune.steps=1.5", ["'1.5' is not of type int"]),
-        ("finetune.steps=many", ["'many' is not of type int"]),
-        ("finetune.steps=true", ["'true' is not of type int"]),
-        ("finetune.steps=[", ["finetune.steps: '[' is not of type int"]),
-        ("finetune.learning_rate=0", ["finetune.learning_rate: 0.0 is out of range", "> 0 to 1"]),
-        ("finetune.learning_rate=nan", ["nan is out of range"]),
+        ("finetune.steps=0", ["finetune.steps: '0' is not allowed", "maximum number of optimizer steps; 1 or more"]),
+        ("finetune.steps=1.5", ["'1.5' is not allowed", "It needs int"]),
+        ("finetune.steps=many", ["'many' is not allowed"]),
+        ("finetune.steps=true", ["'true' is not allowed"]),
+        ("finetune.steps=[", ["finetune.steps: '[' is not allowed"]),
+        ("finetune.learning_rate=0", ["finetune.learning_rate: '0' is not allowed", "> 0 to 1"]),
+        ("finetune.learning_rate=nan", ["'nan' is not allowed"]),
         ("finetune.schedule=cosin", ["Did you mean cosine?", "constant, linear, cosine"]),
-        ("generate.temperature=0", ["generate.temperature: 0.0 is out of range", "> 0 to 10"]),
-        ("generate.temperature=-1", ["-1.0 is out of range"]),
-        ("generate.prefixes=", ["generate.prefixes: [] is empty", "not empty"]),
-        ("generate.prefixes=[[1],2]", ["is not of type list[str]"]),
+        ("generate.temperature=0", ["generate.temperature: '0' is not allowed", "> 0 to 10"]),
+        ("generate.temperature=-1", ["'-1' is not allowed"]),
+        ("generate.prefixes=", ["generate.prefixes: [] is not allowed", "not empty"]),
+        ("generate.prefixes=[[1],2]", ["It needs list[str]"]),
         ("generate.top_p=1.5", ["> 0 to 1"]),
         ("generate.max_tokens=256", ["exceed the model's context of 256"]),
         ("generate.prefixes=" + "word " * 300, ["after a prefix of 300 words exceed the model's context of 256"]),
         ("finetune.block_size=512", ["exceeds the model's context of 256"]),
         ("corpus.model=124M", ["'124M' and 'scratch'", "once, at the top"]),
-        ("corpus.split=0.5,0.4,0.4", ["sums to 1.3", "sum 1"]),
-        ("corpus.split=1.0,0.0,0.0", ["is out of range", "each > 0"]),
-        ("corpus.split=0.9,0.1", ["has 2 values", "3 values"]),
-        ("corpus.split=0.7,0.1,0.1,0.1", ["has 4 values"]),
+        ("corpus.split=0.5,0.4,0.4", ["is not allowed", "sum 1"]),
+        ("corpus.split=1.0,0.0,0.0", ["is not allowed", "each > 0"]),
+        ("corpus.split=0.9,0.1", ["is not allowed", "3 values"]),
         ("corpus.template=titel", ["Did you mean title?"]),
-        ("harvest.since=yesterday", ["is not a date", "YYYY-MM-DD"]),
+        ("harvest.since=yesterday", ["is not allowed", "YYYY-MM-DD"]),
         ("harvest.source=archve", ["Did you mean archive?"]),
-        ("harvest.columns=title", ["is not of type dict[str, str]", "column of each field"]),
-        ("harvest.columns=title: [3]", ["{'title': ['3']} is not of type dict[str, str]"]),
+        ("harvest.columns=title", ["It needs dict[str, str]", "column of each field"]),
+        ("harvest.columns=title: [3]", ["{'title': ['3']} is not allowed"]),
         ("harvest.source=archive", ["no path is given", "-p harvest.path=FILE"]),
         ("model=my-gpt2", ["'my-gpt2' does not exist", "124M", "hparams.json"]),
     ],
@@ -151,7 +147,7 @@ def test_wrong_requests_name_the_place_and_the_remedy(project, override, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("finetune: {steps: 0}", "finetune.steps: 0 is out of range"),
+        ("finetune: {steps: 0}", "finetune.steps: '0' is not allowed"),
         ("finetunes: {steps: 1}", "Did you mean finetune?"),
         ("finetune: 3", "needs keys and values below it"),
         ("- a\n- b", "is not an experiment"),
@@ -208,21 +204,20 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (BOMB, "100 aliases (*name) at most, and only of single values"),
-        ("a: &a [*a]", "only of single values"),
+        (BOMB, "an alias (*name) must be of a single value"),
+        ("a: &a [*a]", "of a single value"),
         ("generate: {prefixes: " + "[" * 3000 + "]" * 3000 + "}", "nested too deeply"),
         ("generate: {prefixes: " + "[" * 3000, "nested too deeply"),
-        ("harvest: {since: 2024-02-30}", "'2024-02-30' is not a date"),
-        ("finetune: {steps: " + "9" * 5000 + "}", "is not of type int"),
-        ("finetune: {steps: 0x" + "f" * 5000 + "}", "is not of type int"),
-        ("finetune: {steps: 9223372036854775808}", "is out of range"),
-        ("seed: 4294967296", "is out of range"),
+        ("harvest: {since: 2024-02-30}", "'2024-02-30' is not allowed"),
+        ("finetune: {steps: " + "9" * 5000 + "}", "It needs int"),
+        ("finetune: {steps: 0x" + "f" * 5000 + "}", "It needs int"),
+        ("finetune: {steps: 9223372036854775808}", "is not allowed"),
+        ("seed: 4294967296", "is not allowed"),
         ('generate: {prefixes: ["\\ud800"]}', "e.yml"),
-        ("# " + "x" * 300_000, "300,002 characters"),
         ("finetune: {steps: 1}\nfinetune: {steps: 2}", "the key 'finetune' is there twice"),
         ("finetune: {steps: 1, steps: 2}", "the key 'steps' is there twice"),
         ("finetune: {[a]: 2}", "unhashable key"),
-        ("a: [" + "*a," * 200 + "]", "aliases"),
+        ("a: [" + "*a," * 200 + "]", "undefined alias"),
         ("seed: 1\n---\nseed: 2", "expected a single document"),
         ("finetune: !!python/object/apply:os.system [id]", "needs keys and values"),
         ("corpus: {template: '" + "{title} " * 5000 + "{'}", "corpus.template"),
@@ -242,13 +237,13 @@ def test_hostile_files_are_refused_in_one_short_line_within_a_second(project, te
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("generate.prefixes=bad\udcff", "is not valid UTF-8"),
+        ("generate.prefixes=bad\udcff", "surrogates not allowed"),
         ("generate.prompts=[{title: bad\udcff}]", "generate.prompts"),
-        ("generate.prefixes=" + "[" * 3000 + "]" * 3000, "nested too deeply"),
-        ("finetune.steps=" + "9" * 5000, "is not of type int"),
-        ("finetune.learning_rate=" + "9" * 5000, "is out of range"),
-        ("harvest.since=" + "2024-02-30" * 500, "is not a date"),
-        ("harvest.source=csv\nx" + "y" * 5000, "is not one of"),
+        ("generate.prompts=" + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("finetune.steps=" + "9" * 5000, "is not allowed"),
+        ("finetune.learning_rate=" + "9" * 5000, "is not allowed"),
+        ("harvest.since=" + "2024-02-30" * 500, "is not allowed"),
+        ("harvest.source=csv\nx" + "y" * 5000, "is not allowed"),
         ("y" * 5000 + ".steps=1", "is unknown"),
         ("finetune." + "y" * 5000 + "=1", "is unknown"),
         ("y" * 5000, "section.key=value"),
@@ -264,13 +259,13 @@ def test_hostile_overrides_are_refused_in_one_short_line(project, override, said
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("finetune.lr=1", "Did you mean learning_rate?"),
+        ("finetune.lr=1", "Did you mean finetune.learning_rate?"),
         ("lr=1", "Did you mean finetune.learning_rate?"),
-        ("finetune.batch=1", "Did you mean batch_size?"),
-        ("train.steps=1", "Did you mean finetune?"),
+        ("finetune.batch=1", "Did you mean finetune.batch_size?"),
+        ("train.steps=1", "Did you mean finetune.steps?"),
         ("harvest.source=kaggle", "Did you mean snapshot?"),
         ("harvest.batch_size=1", "Did you mean finetune.batch_size?"),
-        ("generate.max_new_tokens=1", "Did you mean max_tokens?"),
+        ("generate.max_new_tokens=1", "Did you mean generate.max_tokens?"),
         ("model=gpt2", "Did you mean 124M?"),
         ("model=gpt2-medium", "Did you mean 355M?"),
         ("model=124m", "Did you mean 124M?"),
@@ -317,8 +312,7 @@ def test_every_common_name_leads_to_a_name_that_exists():
 def test_constraints(help, good, bad):
     description, constraint = Constraint.parse(help)
     assert description == (help if constraint == Constraint() else "x")
-    assert all(not constraint.violation(value) for value in good)
-    assert all(constraint.violation(value) for value in bad)
+    assert all(map(constraint.allows, good)) and not any(map(constraint.allows, bad))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -330,27 +324,33 @@ def test_every_number_has_a_constraint(stage):
 @pytest.mark.parametrize(
     ("value", "kind", "good"),
     [
-        (1, int, True),
-        (True, int, False),
-        (1, float, True),
-        ("1", float, False),
-        (None, str, False),
-        ([1, 2.0], list[float], True),
-        (["a", 1], list[str], False),
-        ({"a": "b"}, dict[str, str], True),
-        ({1: "b"}, dict[str, str], False),
-        (["a"], dict[str, str], False),
+        (1, "int", True),
+        (True, "int", False),
+        (1, "float", True),
+        (1.5, "int", False),
+        (10**400, "float", False),
+        (3, "str", False),
+        ([1, 2.0], "list[float]", True),
+        (["a", 1], "list[str]", False),
+        ({"a": "b"}, "dict[str, str]", True),
+        ({1: "b"}, "dict[str, str]", False),
+        (["a"], "dict[str, str]", False),
     ],
 )
-def test_fits(value, kind, good):
-    assert fits(value, kind) is good
+def test_values_have_the_declared_type(value, kind, good):
+    parameter = Parameter("finetune", "x", kind, None, "help")
+    if good:
+        assert parameter.check(value) == value
+    else:
+        with pytest.raises(RequestError, match=re.escape(f"It needs {kind}")):
+            parameter.check(value)
 
 
 def test_the_command_line_refuses_with_2_and_no_traceback(project):
     command = [sys.executable, "-m", "titlesmith", "run", SAMPLE, "-p", "finetune.steps=0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=project)
     assert done.returncode == 2
-    assert "finetune.steps: 0 is out of range" in done.stderr
+    assert "finetune.steps: '0' is not allowed" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "runs").exists()
 
@@ -410,7 +410,7 @@ def test_prompts_may_be_the_rows_of_a_csv_file(project):
         {"title": "On sound", "note": ""}
     ]
     for name, said in (
-        ("none.csv", "cannot be read as a CSV file"),
+        ("none.csv", "'none.csv' is not allowed: .*No such file"),
         ("[{titel: On sound}]", "needs title; given is titel"),
     ):
         with pytest.raises(RequestError, match=said):

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from titlesmith import sweep
 from titlesmith.experiment import Experiment
+from titlesmith.sweep.plan import group
 
 SIZES = {"82M": "82M", "117M": "124M", "345M": "355M", "774M": "774M"}  # the reports' names and the catalogue's
 # Columns as printed: the value, train loss, valid loss, then train and valid perplexity, or valid perplexity alone
@@ -113,8 +114,8 @@ def test_an_ablation_has_the_settings_and_the_results_of_its_table(project, name
     assert [point.set for point in made.points] == [{key: float(row[0])} for row in expected]
     columns = ["loss.train", "loss.valid", "perplexity.train", "perplexity.valid"]
     columns = columns if report == "final" else [*columns[:2], columns[3]]
-    assert [row["set"] for row in made.reference] == [point.set for point in made.points]
-    assert [measured(row) for row in made.reference] == [
+    assert [row["set"] for row in made.file.reference] == [point.set for point in made.points]
+    assert [measured(row) for row in made.file.reference] == [
         dict(zip(columns, map(float, row[1:]), strict=True)) for row in expected
     ]
     for point in made.points:
@@ -148,7 +149,7 @@ def test_the_sizes_have_the_settings_and_the_results_of_their_tables(project, na
         named = ("block_size", "batch_size", "accumulate", "learning_rate", "epochs")
         assert [settings[key] for key in named] == list(map(float, values))
         assert settings["weight_decay"] == settings["warmup_steps"] == 0
-    assert [(row["set"]["case"], measured(row)) for row in made.reference] == [
+    assert [(row["set"]["case"], measured(row)) for row in made.file.reference] == [
         (size, dict(zip(columns, map(float, values), strict=True))) for size, *values in rows(results)
     ]
 
@@ -188,7 +189,7 @@ def test_the_titles_of_eess_have_gpt_2_simples_settings(project):
     recommended = settings("arxiv-titles")
     for stage in ("corpus", "finetune"):
         assert ours[stage] == recommended[stage]
-    assert [measured(row) for row in made.reference] == [{"artifact_rate": rate} for rate in (0.4, 0, 0.6)]
+    assert [measured(row) for row in made.file.reference] == [{"artifact_rate": rate} for rate in (0.4, 0, 0.6)]
 
 
 def test_chatgentitle_has_its_commands_and_alpaca_loras_defaults(project):
@@ -210,7 +211,7 @@ def test_chatgentitle_has_its_commands_and_alpaca_loras_defaults(project):
     assert (
         cases["qkvo"]["lora_targets"] == ["q_proj", "k_proj", "v_proj", "o_proj"] and cases["qkvo"]["lora_rank"] == 16
     )
-    assert [(row["set"]["case"], row["hours"]) for row in made.reference] == [
+    assert [(row["set"]["case"], row["hours"]) for row in made.file.reference] == [
         ("7B-3", 9), ("7B-3", 12.5), ("7B-cs-3", 20.5), ("7B-cs-6", 34), ("13B-3", 26),
     ]  # fmt: skip
 
@@ -219,16 +220,17 @@ def test_the_synopses_have_the_reports_schedule_and_cleaning(project):
     own = settings("synopses")
     assert own["finetune"].items() >= {"epochs": 6, "warmup_steps": 10, "schedule": "linear"}.items()
     assert own["corpus"]["paragraphs"] == "keep" and own["corpus"]["max_characters"] and own["corpus"]["drop"]
-    (row,) = plan("synopses-epochs").reference
+    (row,) = plan("synopses-epochs").file.reference
     assert measured(row) == {"loss.train": 1.05, "hours": 0.83} and row["set"] == {"finetune.epochs": 6}
 
 
 def test_decoding_trains_once_and_papers_are_harvested_once(project):
-    made = plan("decoding")
-    executed = [job for job in made.jobs() if job.point.name == made.points[0].name or not job.shared]
-    assert {job.point.name for job in executed} == {made.points[0].name}, "all others link the first run's model"
-    assert {job.shared[-1] for job in made.jobs() if job.shared} == {"finetune"}
-    assert {job.shared for job in plan("training-papers").jobs() if job.shared} == {("harvest",)}
+    first, *others = plan("decoding").points
+    groups = group((first, *others))
+    assert all(groups[point.name]["finetune"][0] == first.name for point in others), "all link the first run's model"
+    assert len({names["generate"][0] for names in groups.values()}) == len(groups)
+    papers = group(plan("training-papers").points).values()
+    assert len({own["harvest"][0] for own in papers}) == 1 and len({own["corpus"][0] for own in papers}) == len(papers)
 
 
 def test_the_error_types_of_the_reports_are_in_the_book():

@@ -2,8 +2,7 @@
 
 ``runs/<run>/daily.jsonl`` has a line for each paper of the last days, which the book shows: the ``day`` on which arXiv
 announced it, its ``id``, ``category`` and ``title``, and the generated ``titles``; without the last three, a paper of
-earlier days. New papers are listed without a change
-to the run, so that its model has read none of them; a new training merges them.
+earlier days. New papers are listed without a change to the run: a new training merges them.
 """
 
 import json
@@ -38,19 +37,9 @@ def daily(
 ) -> list[dict]:
     """Does what a day needs, and returns the rows of `FILE`; a second time on the same day, nothing.
 
-    An interrupted call resumes, and a missed day is caught up by the next call.
-
-    Parameters
-    ----------
-    experiment
-        Of the run, which is trained first if it is not finished. Its papers are arXiv's, its template makes titles from
-        abstracts (else RequestError).
-    name
-        Of the run; the experiment's by default.
-    retrain
-        Train again when this many papers are new; 0: never.
-    echo
-        Is called with lines of progress.
+    An interrupted call resumes, and a missed day is caught up by the next call. The run, by default of the experiment's
+    name, is trained first if it is not finished, and again when ``retrain`` papers are new (0: never). RequestError:
+    its papers are not arXiv's, or its template does not make titles from abstracts.
     """
     run = Run(name or experiment.name)
     changes.check(experiment.settings["harvest"], f"run {run.name}")
@@ -108,8 +97,9 @@ def generate(run: Run, papers: list[dict]) -> Iterator[list[dict]]:
 
 
 def _row(paper: dict, titles: list[str]) -> dict:
-    shown = {"id": paper["id"], "category": paper["primary_category"], "title": clean(paper["title"] or "")}
-    return {"day": paper["announced"], **shown, "titles": titles}
+    title = clean(paper["title"] or "")
+    row = {"day": paper["announced"], "id": paper["id"], "category": paper["primary_category"], "title": title}
+    return row | {"titles": titles}
 
 
 def _write(path: Path, rows: list[dict]) -> None:

@@ -40,12 +40,9 @@ class InterruptError(TitlesmithError):
 def shorten(value: object, limit: int = 80) -> str:
     """A value as messages show it: its repr, shortened in the middle if a text exceeds ``limit`` characters."""
     short = Repr()
-    short.maxstring = short.maxother = short.maxlong = limit
+    short.maxstring = short.maxother = limit
     short.maxlist = short.maxtuple = short.maxdict = 6
-    try:
-        return short.repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        return f"an integer of {value.bit_length():,} bits"
+    return short.repr(value)
 
 
 # What reading a damaged file of a run can raise

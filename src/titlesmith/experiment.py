@@ -1,32 +1,27 @@
 """Experiments: files and command-line overrides that set the parameters of all stages, checked together."""
 
 import os
-import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from titlesmith import corpus as corpora
-from titlesmith import harvest, models
+from titlesmith import harvest as sources
+from titlesmith import models
 from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.evaluate import reference
 from titlesmith.generate import prompts
 from titlesmith.hints import did_you_mean, nearest
 from titlesmith.runs import STAGES, root
-from titlesmith.settings import declared
+from titlesmith.settings import Parameter, declared
 from titlesmith.yaml_text import read_yaml
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
-EMPTY = (None, "", "~", "null")  # of a section without keys
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The settings of all five stages, checked: ``settings[stage][parameter]``.
-
-    ``name`` is the default name of its runs. ``path`` is its file, if it has one. ``overrides`` are those of
-    `read`.
-    """
+    """The settings of all five stages, checked: ``settings[stage][parameter]``; ``name`` is that of its runs."""
 
     name: str
     path: Path | None
@@ -38,41 +33,37 @@ class Experiment:
         """Reads an experiment file; ``overrides`` are ``section.key=value`` or ``model=...``, ``seed=...``.
 
         If the file is not a YAML mapping, a key is unknown, or a value is not allowed, it is a RequestError.
-        ``remarks``, a list, gets the other errors of `check`, which are not raised then.
+        ``remarks``, a list, gets errors of files and models that are missing, which are not raised then.
         """
         content = read_file(path)
         if not isinstance(content, dict):
             raise RequestError(f"{path} is not an experiment: it needs keys such as model:, seed:, harvest:, finetune:")
         # The file: the shared keys at its top, then a section for each stage
-        shared = {key: declared("finetune")[key].read(content.pop(key)) for key in SHARED if key in content}
-        sections: dict[str, dict] = {}
+        shared = {key: declared("finetune")[key].check(content.pop(key)) for key in SHARED if key in content}
+        sections: dict[str, dict] = {stage: {} for stage in STAGES}
         for section, values in content.items():
-            values = {} if values in EMPTY else values
-            _check_name(section, (*SHARED, *STAGES), f"{path}: section ")
+            if section not in STAGES:
+                hint = f"{did_you_mean(section, (*SHARED, *STAGES))} There are: {', '.join((*SHARED, *STAGES))}"
+                raise RequestError(f"{path}: section {shorten(section)[1:-1]} is unknown.{hint}")
+            if values in (None, "", "~", "null"):
+                continue
             if not isinstance(values, dict):
                 raise RequestError(f"{path}: {section}: needs keys and values below it, not {shorten(values)}")
-            for key in values:
-                _check_name(key, declared(section), f"{path}: {section}.")
-            sections[section] = {key: declared(section)[key].read(value) for key, value in values.items()}
+            for key, value in values.items():
+                sections[section][key] = find_parameter(f"{section}.{key}", f"{path}: ").check(value)
         # The command line overrides the file
         kept = []
         for override in overrides:
-            where, equals, text = override.partition("=")
-            section, dot, key = where.partition(".")
-            label = f"-p {shorten(override)}: "
+            key, equals, text = override.partition("=")
             if not equals:
-                raise RequestError(f"{label}it needs the form section.key=value, such as finetune.steps=100")
-            if not dot:
-                _check_name(section, SHARED, label, "; others need their section, such as finetune.steps=100")
-                shared[section] = declared("finetune")[section].parse(text)
-            else:
-                _check_name(section, STAGES, f"{label}section ")
-                _check_name(key, declared(section), f"{label}{section}.")
-                if key == "path" and text and os.path.lexists(text):  # the shell's path; runs see it from the project
-                    text = os.path.relpath(Path(text).resolve(), root())
-                sections.setdefault(section, {})[key] = declared(section)[key].parse(text)
-            kept.append(f"{where}={text}")
-        return replace(cls.make(path.stem, sections, shared, path, remarks), overrides=tuple(kept))
+                raise RequestError(f"-p {shorten(override)}: it needs the form section.key=value: finetune.steps=100")
+            parameter = find_parameter(key)
+            if parameter.name == "path" and text and os.path.lexists(text):  # the shell's path, not the project's
+                text = os.path.relpath(Path(text).resolve(), root())
+            target = shared if key in SHARED else sections[parameter.stage]
+            target[parameter.name] = parameter.parse(text)
+            kept.append(f"{key}={text}")
+        return cls.make(path.stem, sections, shared, path, tuple(kept), remarks)
 
     @classmethod
     def make(
@@ -81,57 +72,52 @@ class Experiment:
         sections: dict[str, dict],
         shared: dict,
         path: Path | None = None,
+        overrides: tuple[str, ...] = (),
         remarks: list[str] | None = None,
     ) -> "Experiment":
-        """Fills sections with the notebooks' defaults and checks everything; ``remarks`` as in `read`."""
+        """Fills sections with the notebooks' defaults, and checks everything together; arguments as in `read`."""
         settings = {}
         for stage in STAGES:
             given = shared | sections.get(stage, {})
             settings[stage] = {k: p.check(given.get(k, p.default)) for k, p in declared(stage).items()}
-        experiment = cls(name, path, settings)
-        experiment.check(remarks)
-        return experiment
-
-    def check(self, remarks: list[str] | None = None) -> None:
-        """Checks parameters of several stages together: files exist, rows fit the model.
-
-        The first error is a RequestError; or else ``remarks``, a list, gets all errors that it lacks.
-        """
-        for check in (self._check_papers, self._check_training, self._check_evaluation, self._check_texts):
+        for check in (_check_papers, _check_training, _check_evaluation, _check_texts):
             try:
-                check()
+                check(**settings)
             except TitlesmithError as error:
                 if remarks is None:
                     raise
                 remarks += [str(error)] if str(error) not in remarks else []
+        return cls(name, path, settings, overrides)
 
-    def _check_papers(self) -> None:
-        harvest.check(self.settings["harvest"])
 
-    def _check_training(self) -> None:
-        corpora.check(self.settings["corpus"], self.settings["harvest"])
-        training, corpus = self.settings["finetune"], self.settings["corpus"]
-        if corpus["model"] != training["model"]:
-            both = f"{corpus['model']!r} and {training['model']!r}"
-            raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
-        models.check_training(training)
-        context, block_size = models.context(training["model"]), training["block_size"]
-        if block_size > context:
-            raise RequestError(f"finetune.block_size: {block_size} exceeds the model's context of {context}")
+def _check_papers(harvest: dict, **_: dict) -> None:
+    sources.check(harvest)
 
-    def _check_evaluation(self) -> None:
-        reference.check(self.settings["evaluate"], self.settings["finetune"]["model"])
 
-    def _check_texts(self) -> None:
-        generate = self.settings["generate"]
-        prompts.check(template(self.settings["corpus"]["template"]), generate)
-        context = models.context(self.settings["finetune"]["model"])
-        max_words = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
-        if 1 + max_words + generate["max_tokens"] > context:
-            raise RequestError(
-                f"generate.max_tokens: {generate['max_tokens']} tokens after a prefix of {max_words} words exceed the "
-                f"model's context of {context}"
-            )
+def _check_training(harvest: dict, corpus: dict, finetune: dict, **_: dict) -> None:
+    corpora.check(corpus, harvest)
+    if corpus["model"] != finetune["model"]:
+        both = f"{corpus['model']!r} and {finetune['model']!r}"
+        raise RequestError(f"corpus.model and finetune.model are {both}: set model: once, at the top")
+    models.check_training(finetune)
+    context, block_size = models.context(finetune["model"]), finetune["block_size"]
+    if block_size > context:
+        raise RequestError(f"finetune.block_size: {block_size} exceeds the model's context of {context}")
+
+
+def _check_evaluation(finetune: dict, evaluate: dict, **_: dict) -> None:
+    reference.check(evaluate, finetune["model"])
+
+
+def _check_texts(corpus: dict, finetune: dict, generate: dict, **_: dict) -> None:
+    prompts.check(template(corpus["template"]), generate)
+    context = models.context(finetune["model"])
+    max_words = max(len(prefix.split()) for prefix in generate["prefixes"])  # a word is a token at least
+    if 1 + max_words + generate["max_tokens"] > context:
+        raise RequestError(
+            f"generate.max_tokens: {generate['max_tokens']} tokens after a prefix of {max_words} words exceed the "
+            f"model's context of {context}"
+        )
 
 
 def read_file(path: Path) -> object:
@@ -156,14 +142,18 @@ def find(path: str, pattern: str = "*.yml") -> Path:
     )
 
 
-def _check_name(name: str, names: typing.Iterable[str], where: str, remedy: str = "") -> None:
-    """Checks that a section or key exists; else names the nearest, or the section that has it (RequestError)."""
-    if name in names:
-        return
-    hint = did_you_mean(name, names)
-    if not hint:
-        everything = {key for stage in STAGES for key in declared(stage) if key not in SHARED}
-        key = name if name in everything else nearest(name, everything, 0.7)
-        with_section = [f"{stage}.{key}" for stage in STAGES if key in declared(stage)]
-        hint = f" Did you mean {' or '.join(with_section)}?" if with_section else ""
-    raise RequestError(f"{where}{shorten(name)[1:-1]} is unknown.{hint} There are: {', '.join(names)}{remedy}")
+def find_parameter(key: str, where: str = "") -> Parameter:
+    """The parameter ``section.name``, ``model`` or ``seed``; else a RequestError that names the nearest."""
+    known = {f"{stage}.{name}": parameter for stage in STAGES for name, parameter in declared(stage).items()}
+    known |= {name: declared("finetune")[name] for name in SHARED}
+    if key in known:
+        return known[key]
+    # The nearest name of the section, or of any section
+    section, _, name = key.rpartition(".")
+    section = nearest(section, STAGES) or section
+    own = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section}
+    near = [own[nearest(name, own)]] if nearest(name, own) else []
+    if not near and (other := nearest(name, {other.rpartition(".")[2] for other in known}, 0.7)):
+        near = [full for full in known if full.endswith(f".{other}")]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise RequestError(f"{where}{shorten(key)[1:-1]} is unknown.{hint} `titlesmith params` lists all")

@@ -89,7 +89,7 @@ def begin(stage: str, namespace: dict) -> "Stage":
 
 def _read(stage: str, namespace: dict) -> dict:
     """The values of a parameters cell, checked (RequestError)."""
-    settings = {name: parameter.check(namespace[name]) for name, parameter in declared(stage).items()}
+    settings = {name: p.check(namespace.get(name, p.default)) for name, p in declared(stage).items()}
     if stage == "finetune":
         models.check_training(settings)
     return settings

@@ -15,12 +15,6 @@ IGNORED = (
 )
 
 
-def shipped(name: str) -> Path:
-    """The package's own copy of a project's file."""
-    checkout = CHECKOUT / name
-    return checkout if checkout.is_file() else Path(__file__).parent / "project" / name
-
-
 def write_wheel(folder: Path) -> Path:
     """Writes the wheel of the running titlesmith to a folder: built from the checkout, or repacked as installed.
 

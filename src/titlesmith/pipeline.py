@@ -1,15 +1,12 @@
 """The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do."""
 
-import ast
 import hashlib
 import json
 import logging
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import nbformat
@@ -23,8 +20,7 @@ from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.runs import STAGES, Run, chain_lock, notebook, root, swapped
-from titlesmith.runs.record import describe_damage
-from titlesmith.settings import declared
+from titlesmith.settings import DECLARATION, declared
 
 BATCH = "TITLESMITH_BATCH"  # set for kernels whose output nobody watches in a notebook
 STOP_SECONDS = 60  # for a kernel to save a checkpoint after an interrupt
@@ -37,60 +33,44 @@ def chain(
     until: str = STAGES[-1],
     echo: Callable[[str], None] = print,
     first: str = STAGES[0],
+    around: Callable[[str], AbstractContextManager] = nullcontext,
 ) -> Run:
-    """Runs the stages of an experiment that need it.
+    """Runs the stages of an experiment that need it, in the run ``name``, by default the experiment's name.
 
-    Parameters
-    ----------
-    experiment
-        What to run.
-    name
-        Of the run; the experiment's by default.
-    start
-        Execute this stage and all later ones, even if nothing changed.
-    until
-        The last stage.
-    echo
-        Takes a line on each stage. Progress of long cells goes to standard error while they run.
-    first
-        The first stage: those before it are done, and stay unchanged.
+    From the stage ``start`` on, all are executed even if nothing changed; ``until`` is the last one, ``first`` the
+    first: those before it are done, and stay unchanged. ``echo`` takes a line on each stage; progress of long cells
+    goes to standard error. ``around`` returns a context manager in which a stage runs.
 
-    Raises
-    ------
-    RunError
-        Another process is running in this run directory.
-    FetchError
-        The model is missing and cannot be downloaded; nothing has run.
-    StageError
-        A notebook failed; the stages before it keep what they wrote.
+    RunError: another process is running in this run directory. FetchError: the model cannot be downloaded; nothing has
+    run. StageError: a notebook failed; the stages before it keep what they wrote.
     """
     run = Run(name or experiment.name)
     last = STAGES.index(until)
     if start and STAGES.index(start) > last:
         raise RequestError(f"--from {start} is after --until {until}: nothing would run")
-    training, trained = experiment.settings["finetune"], run.record("finetune")
-    if last >= STAGES.index("finetune") and (trained.get("status"), trained.get("settings")) != ("done", training):
-        vocabulary = experiment.settings["corpus"]["vocabulary"]
-        models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
+    training, vocabulary = experiment.settings["finetune"], experiment.settings["corpus"]["vocabulary"]
     if last >= STAGES.index("corpus"):  # the first stage that reads a model
         models.fetch(experiment.settings["corpus"]["model"])
     with chain_lock(run.path):
         for number, stage in list(enumerate(STAGES[: last + 1]))[STAGES.index(first) :]:
             settings, label = experiment.settings[stage], f"[{number + 1}/{last + 1}] {stage}"
             forced = bool(start) and number >= STAGES.index(start)
-            if not forced and run.is_done(stage, settings, source(stage)):
-                echo(f"{label}: unchanged, skipped")
-                continue
-            path = experiment.path and os.path.relpath(experiment.path, root())
-            run.update(experiment=path, overrides=list(experiment.overrides))
-            if forced:
-                run.clear(stage)
-            if damaged := run.damaged(stage):
-                echo(f"{label}: {describe_damage(damaged)}")
-            for warning in check_parameters_cell(stage):
-                echo(f"warning: {warning}")
-            echo(f"{label}: running {notebook(stage).name}")
-            execute(run, stage, settings)
+            with around(stage):
+                if not forced and run.is_done(stage, settings, source(stage)):
+                    echo(f"{label}: unchanged, skipped")
+                    continue
+                trained = run.record("finetune")
+                is_trained = (trained.get("status"), trained.get("settings")) == ("done", training)
+                if number <= STAGES.index("finetune") <= last and not is_trained:
+                    models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
+                path = experiment.path and os.path.relpath(experiment.path, root())
+                run.update(experiment=path, overrides=list(experiment.overrides))
+                if forced:
+                    run.clear(stage)
+                for damaged in run.damaged(stage):
+                    echo(f"{label}: {damaged} is damaged or missing")
+                echo(f"{label}: running {notebook(stage).name}")
+                execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
             if advice := run.record(stage).get("advice"):
                 echo(advice)
@@ -100,26 +80,23 @@ def chain(
 def finish(run: Run, until: str = STAGES[-1]) -> Run:
     """Ends an interrupted training at its last checkpoint, and runs the stages after it.
 
-    The settings are those of the run's record. If nothing was trained, or the notebook or an input has changed since,
-    so that the checkpoint would be lost, it is a RequestError.
+    If nothing was trained, or settings, notebook or an input have changed since, so that the checkpoint would be lost,
+    it is a RequestError.
     """
     record = run.record("finetune")
     if record.get("status") != "running" or not (swapped(run / "model" / "last")).exists():
         raise RequestError(f"{run.name} has no interrupted training with a checkpoint: see `titlesmith list`")
-    path = run.info.get("experiment")
-    sections, overrides = {}, ()
-    if path and (root() / path).is_file():
-        overrides = tuple(run.info.get("overrides", ()))
-        sections = Experiment.read(root() / path, overrides).settings
-    sections |= {stage: run.record(stage)["settings"] for stage in STAGES if "settings" in run.record(stage)}
-    shared = {key: record["settings"][key] for key in SHARED}
-    experiment = replace(Experiment.make(run.name, sections, shared), path=path and root() / path, overrides=overrides)
-    if record.get("fingerprint") != run.fingerprint("finetune", experiment.settings["finetune"], source("finetune")):
+    if path := run.info.get("experiment"):
+        experiment = Experiment.read(root() / path, tuple(run.info["overrides"]))
+    else:  # its notebooks were run by themselves
+        recorded = {stage: run.record(stage)["settings"] for stage in STAGES if run.record(stage)}
+        experiment = Experiment.make(run.name, recorded, {key: record["settings"][key] for key in SHARED})
+    if record["fingerprint"] != run.fingerprint("finetune", experiment.settings["finetune"], source("finetune")):
         raise RequestError(
-            f"{run.name}: its notebook or an input has changed since. Train it again: {run.rerun_command}"
+            f"{run.name}: its settings, notebook or an input has changed since. Train it again: {run.rerun_command}"
         )
     run.update_stage("finetune", ended=True)
-    return chain(experiment, until=until, first="finetune")
+    return chain(experiment, run.name, until=until, first="finetune")
 
 
 class OwnKernelManager(AsyncKernelManager):
@@ -139,7 +116,7 @@ class OwnKernelManager(AsyncKernelManager):
 
 
 def execute(run: Run, stage: str, settings: dict) -> None:
-    """Executes one notebook and keeps it in ``runs/<run>/notebooks/`` where it succeeded (else StageError)."""
+    """Executes one notebook and keeps it in ``runs/<run>/notebooks/`` if it succeeded (else StageError)."""
     output = run.executed(stage).with_name(f".{notebook(stage).name}")
     for path in (output, run.executed(stage), failed(run, stage)):
         path.unlink(missing_ok=True)
@@ -163,18 +140,23 @@ def execute(run: Run, stage: str, settings: dict) -> None:
         )
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it prints that the interrupted kernel ended
-        raise InterruptError(f"{describe_progress(run, stage)}; run `{run.rerun_command}` again to resume") from None
+        record = run.record(stage)
+        count = record.get("written", (0, 0))[1]
+        progress = record.get("stopped") or f"interrupted in {stage}" + f" after {count:,} texts" * bool(count)
+        raise InterruptError(f"{progress}; run `{run.rerun_command}` again to resume") from None
     except PapermillExecutionError as error:
         why = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
     except DeadKernelError:
         why = "its kernel was killed, perhaps because the machine is out of memory"
-    except Exception as error:  # a dead kernel, a full disk: whatever papermill and nbclient let through
+    except Exception as error:  # a full disk: whatever papermill and nbclient let through
         why = f"{type(error).__name__}: {error}"
-    cell = unfinished(output) if output.exists() else ""
-    if not why.startswith("cell "):
-        why = ". ".join(filter(None, (cell, why)))
-    if why := why or ("" if run.record(stage).get("status") == "done" else "it wrote no result"):
-        if output.exists():
+    # A cell that ends its kernel (``sys.exit``) leaves a notebook that papermill calls completed
+    cells = nbformat.read(output, 4).cells if output.exists() else []
+    is_executed = all(cell.execution_count for cell in cells if cell.cell_type == "code" and cell.source.strip())
+    if not why and not (is_executed and run.record(stage).get("status") == "done"):
+        why = "a cell that did not run to its end, or wrote no result"
+    if why:
+        if cells:
             output.replace(failed(run, stage))
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
@@ -193,65 +175,17 @@ def join_streams(path: Path) -> None:
     nbformat.write(book, path)
 
 
-def describe_progress(run: Run, stage: str) -> str:
-    """How far an interrupted stage has come, in words."""
-    record = run.record(stage)
-    texts = record.get("written", (0, 0))[1]
-    return record.get("stopped") or f"interrupted in {stage}" + f" after {texts:,} texts" * bool(texts)
-
-
 def failed(run: Run, stage: str) -> Path:
     """Where an executed notebook lies that failed."""
     return run.executed(stage).with_suffix(".failed.ipynb")
 
 
-def unfinished(path: Path) -> str:
-    """Why an executed notebook failed although papermill raised nothing; empty if it succeeded.
-
-    A cell that ends its kernel (``sys.exit``) and a kernel that dies leave notebooks that papermill calls completed.
-    """
-    book = nbformat.read(path, 4)
-    for cell in book.cells:
-        if cell.cell_type == "code" and cell.source.strip():
-            status = cell.metadata.get("papermill", {}).get("status")
-            if status != "completed" or cell.execution_count is None:
-                first = cell.source.splitlines()[0]
-                return f"the cell that begins {first!r}: it is {status or 'pending'}, not run to its end"
-    return "a cell (see the notebook)" if book.metadata.get("papermill", {}).get("exception") else ""
-
-
 def source(stage: str) -> str:
-    """SHA-256 of a notebook's cells without outputs and without the parameters cell, whose values are settings."""
-    cells = nbformat.read(notebook(stage), 4).cells
-    cells = [(c.cell_type, c.source) for c in cells if "parameters" not in c.metadata.get("tags", [])]
+    """SHA-256 of a notebook's cells without outputs and declarations of parameters, whose values are settings."""
+    cells = []
+    for cell in nbformat.read(notebook(stage), 4).cells:
+        lines = cell.source.splitlines()
+        if "parameters" in cell.metadata.get("tags", []):
+            lines = [line for line in lines if not DECLARATION.fullmatch(line)]
+        cells.append((cell.cell_type, lines))
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
-
-
-def check_parameters_cell(stage: str) -> list[str]:
-    """Warnings about a notebook's parameters cell, which `source` leaves out.
-
-    Code that declares no parameter would change results unnoticed. A default that differs from the committed notebook
-    changes every experiment that does not set it.
-    """
-    path, warnings = notebook(stage), []
-    cell = _parameters_cell(path.read_text("utf-8"))
-    if not all(isinstance(statement, ast.AnnAssign) for statement in ast.parse(cell).body):
-        warnings.append(
-            f"{path}: its parameters cell has code that is not a parameter, and runs are not rebuilt when that code "
-            "changes. Move it to another cell"
-        )
-    committed = None
-    if shutil.which("git"):
-        command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
-        committed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    if committed and _parameters_cell(committed) != cell:
-        warnings.append(
-            f"{path}: its parameters cell differs from the committed one. Its defaults apply to every experiment that "
-            "does not set them; set values in the experiment, or with -p"
-        )
-    return warnings
-
-
-def _parameters_cell(text: str) -> str:
-    cells = nbformat.reads(text, 4).cells
-    return next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")

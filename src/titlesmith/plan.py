@@ -1,15 +1,11 @@
-"""What a command would run, and what that needs: ``titlesmith run --dry-run``."""
+"""What a command would run, and why: ``titlesmith run --dry-run``."""
 
-import shutil
 from collections.abc import Iterator
 
-from titlesmith import models
+from titlesmith.errors import shorten
 from titlesmith.experiment import Experiment
-from titlesmith.models.devices import GIB
 from titlesmith.pipeline import source
-from titlesmith.runs import STAGES, Run, describe_changes, root
-
-COPIES = 3  # of a checkpoint that are on the disk together: an old one, a new one, the best weights
+from titlesmith.runs import EXECUTION_ONLY, STAGES, Run
 
 
 def plan(experiment: Experiment, name: str | None, start: str | None, until: str) -> Iterator[str]:
@@ -25,24 +21,26 @@ def plan(experiment: Experiment, name: str | None, start: str | None, until: str
         seconds = run.record(stage).get("seconds")
         took = f" ({seconds} s last time)" if seconds is not None and (reasons or earlier) else ""
         yield f"[{number + 1}/{last + 1}] {stage}: {state}{took}"
-        if stage == "finetune" and (reasons or earlier):
-            yield from describe_needs(run, experiment)
         earlier = earlier or bool(reasons)
 
 
-def describe_needs(run: Run, experiment: Experiment) -> Iterator[str]:
-    """Memory and disk that a training needs, and what is free."""
-    settings = experiment.settings["finetune"]
-    model = settings["model"]
-    hyperparameters = models.hyperparameters(model, experiment.settings["corpus"]["vocabulary"])
-    memory = models.training_memory(hyperparameters, settings, settings["precision"] != "float32")
-    count = models.num_parameters(hyperparameters)
-    if settings["lora_rank"]:
-        count = 8 * hyperparameters["n_layer"] * hyperparameters["n_embd"] * settings["lora_rank"]
-    disk, free = COPIES * 12 * count, shutil.disk_usage(root()).free
-    peak = run.record("finetune").get("peak_memory_bytes")
-    before = f", {peak / GIB:.1f} GiB last time" if peak else ""
-    yield (
-        f"      memory: about {memory / GIB:.1f} GiB{before}; {models.available_memory() / GIB:.1f} GiB are free; "
-        f"disk: up to {disk / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"
-    )
+def describe_changes(run: Run, stage: str, settings: dict, source: str) -> list[str]:
+    """Which settings and files have changed since a stage ran, in words; empty if its result is current."""
+    record = run.record(stage)
+    if run.is_done(stage, settings, source):
+        return []
+    if not record:
+        return ["it has not run"]
+    causes, changes = run.causes(stage, settings, source), []
+    for key in settings.keys() - EXECUTION_ONLY:
+        if record["settings"].get(key) != settings[key]:
+            changes.append(f"{stage}.{key}: {shorten(record['settings'].get(key))} -> {shorten(settings[key])}")
+    for cause in ("inputs", "files"):
+        old, new = record[cause], causes[cause]
+        changes += [f"{key} has changed" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    changes += ["its notebook has changed"] * (record["source"] != source)
+    changes += ["titlesmith's version has changed"] * (record["version"] != causes["version"])
+    changes += [f"{path.relative_to(run.path)} is damaged or missing" for path in run.damaged(stage)]
+    if record["status"] != "done" and not changes:
+        return [f"it was {record.get('stopped') or 'interrupted'}, and resumes"]
+    return sorted(changes) or ["its executed notebook is missing"]

@@ -1,10 +1,9 @@
 """Settings: the parameters of the notebooks, how their values are read from text, and which values are allowed.
 
-The ``parameters`` cell of a notebook is the only list of that stage's parameters. papermill reads names, annotated
-types, defaults and help from it. The last clauses of the help are the constraint, for people and for `Constraint.parse`
-alike: ``1 or more``, ``0 to 1``, ``> 0``, ``> 0 to 1``, ``0 to < 1``, ``each > 0``, ``3 values``, ``sum 1``, ``one of
-date, random``, ``not empty``, ``YYYY-MM-DD or ""``. ``>= 1`` is not possible: papermill skips a line with a second
-``=``.
+The ``parameters`` cell of a notebook is the only list of that stage's parameters: names, types, defaults and help. The
+last clauses of the help are the constraint, for people and for `Constraint.parse` alike: ``1 or more``, ``0 to 1``,
+``> 0``, ``> 0 to 1``, ``0 to < 1``, ``each > 0``, ``one of date, random``, or one of `RULES`. ``>= 1`` is not possible:
+papermill skips a line with a second ``=``.
 """
 
 import ast
@@ -13,15 +12,15 @@ import json
 import math
 import re
 import typing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache, cached_property
 from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
-from titlesmith.package import shipped
-from titlesmith.runs import notebook, root
+from titlesmith.runs import notebook, root, shipped
 from titlesmith.yaml_text import read_yaml, split_items
 
 KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str], list[dict[str, str]])
@@ -30,85 +29,58 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, 
 MAX_INTEGER = 2**63 - 1
 # As papermill reads it, whose import takes a second; people who type a line again may leave out its help
 DECLARATION = re.compile(r"(\w+)\s*:\s*(.+?)\s*=\s*(.+?)(?:  # (.+))?")
-NUMBER = r"(-?\d+(?:\.\d+)?)"
+RANGE = re.compile(r"(> )?(-?\d+(?:\.\d+)?)(?: or more| to (< )?(-?\d+(?:\.\d+)?))?")
+RULES: dict[str, Callable[[object], bool]] = {
+    "not empty": bool,
+    "3 values": lambda values: len(values) == 3,
+    "sum 1": lambda values: math.isclose(sum(values), 1),
+    'YYYY-MM-DD or ""': lambda text: not text or _is_date(text),
+}
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """Which values a parameter allows; of a list, each item must be in range.
+    """Which values a parameter allows: a range, in which each item of a list must be, ``choices``, and `RULES`."""
 
-    ``open_low`` and ``open_high`` exclude the ends of the range. ``choices`` are all allowed values, if there are any.
-    ``length`` and ``total`` are the number of a list's items and their sum.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
+    low: float = -MAX_INTEGER
+    high: float = MAX_INTEGER
     choices: tuple[str, ...] = ()
-    length: int | None = None
-    total: float | None = None
-    not_empty: bool = False
-    is_date: bool = False
+    rules: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, help: str) -> tuple[str, "Constraint"]:
         """Divides a parameter's help into the description and the constraint that its last clauses are."""
-        clauses, fields = help.split("; "), {}
-        while clauses and (clause := _parse_clause(clauses[-1].removeprefix("each "))):
-            fields |= clause
+        clauses, constraint = help.split("; "), cls()
+        while clauses:
+            clause = clauses[-1].removeprefix("each ")
+            match = RANGE.fullmatch(clause)
+            if clause in RULES:
+                constraint = replace(constraint, rules=(*constraint.rules, clause))
+            elif clause.startswith("one of "):
+                constraint = replace(constraint, choices=tuple(clause.removeprefix("one of ").split(", ")))
+            elif match and clause != match[2]:
+                above, first, below, last = match.groups()
+                low, high = ast.literal_eval(first), ast.literal_eval(last) if last else MAX_INTEGER
+                low, high = math.nextafter(low, math.inf) if above else low, math.nextafter(high, 0) if below else high
+                constraint = replace(constraint, low=low, high=high)
+            else:
+                break
             clauses.pop()
-        return "; ".join(clauses), cls(**fields)
+        return "; ".join(clauses), constraint
 
-    def violation(self, value: object) -> str:
-        """Why a value is not allowed, as the end of a sentence; empty if it is allowed."""
+    def allows(self, value: object) -> bool:
+        """Whether a value of the parameter's type is allowed."""
         items = value if isinstance(value, list) else [value]
-        if self.choices and value not in self.choices:
-            return f"is not one of {', '.join(self.choices)}"
-        if self.not_empty and not value:
-            return "is empty"
-        if self.is_date and value and not _is_date(value):
-            return "is not a date"
-        if self.length is not None and len(value) != self.length:
-            return f"has {len(value)} values"
-        if not all(self._in_range(item) for item in items if type(item) in (int, float)):
-            return "is out of range"
-        if self.total is not None and not math.isclose(sum(value), self.total, abs_tol=1e-9):
-            return f"sums to {sum(value):g}"
-        return ""
-
-    def _in_range(self, value: float) -> bool:
-        if not math.isfinite(value) if isinstance(value, float) else abs(value) > MAX_INTEGER:
-            return False
-        above = self.low < value if self.open_low else self.low <= value
-        return above and (value < self.high if self.open_high else value <= self.high)
-
-
-def _parse_clause(text: str) -> dict | None:
-    """The fields of a `Constraint` that one clause sets; None if the clause is not a constraint."""
-    if text == "not empty":
-        return {"not_empty": True}
-    if text == 'YYYY-MM-DD or ""':
-        return {"is_date": True}
-    if match := re.fullmatch(r"one of (.+)", text):
-        return {"choices": tuple(match[1].split(", "))}
-    if match := re.fullmatch(r"(\d+) values", text):
-        return {"length": int(match[1])}
-    if match := re.fullmatch(rf"sum {NUMBER}", text):
-        return {"total": float(match[1])}
-    if (match := re.fullmatch(rf"(> )?{NUMBER}(?: or more| to (< )?{NUMBER})?", text)) and text != match[2]:
-        above, low, below, high = match.groups()
-        ends = {"open_low": bool(above), "open_high": bool(below)}
-        return {"low": ast.literal_eval(low), "high": ast.literal_eval(high) if high else math.inf} | ends
-    return None
+        return (
+            (not self.choices or value in self.choices)
+            and all(RULES[rule](value) for rule in self.rules)
+            and all(self.low <= item <= self.high for item in items if type(item) in (int, float))
+        )
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a parameters cell: ``name: annotation = default  # help``.
-
-    An experiment names it ``stage.name``. The help is a description, then the constraint.
-    """
+    """One line of a parameters cell: ``name: annotation = default  # help``; experiments name it ``stage.name``."""
 
     stage: str
     name: str
@@ -134,64 +106,43 @@ class Parameter:
     def parse(self, text: str) -> object:
         """A value typed on the command line, checked (RequestError).
 
-        Text is taken as typed. Items of a list are separated by commas, also without brackets; a list in brackets and
-        a mapping are YAML, in which quotes protect commas.
+        Items of a list are separated by commas; a list in brackets and a mapping are YAML, in which quotes protect
+        commas. Other text is taken as typed.
         """
         tree = text
         try:
             if self.type == dict[str, str]:
                 tree = read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
-            elif self.type == list[dict[str, str]]:
-                tree = text if text.endswith(".csv") else read_yaml(text if text.lstrip()[:1] == "[" else f"[{text}]")
-            elif typing.get_origin(self.type) is list:
+            elif self.type == list[dict[str, str]] and not text.endswith(".csv"):
+                tree = read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
+            elif self.type in (list[str], list[int], list[float]):
                 tree = split_items(text)
         except ValueError as error:
-            self._refuse(text, f"is not of type {self.annotation}: {error}")
-        return self.read(tree)
-
-    def read(self, tree: object) -> object:
-        """A value of a file, as `read_yaml` returns it, checked (RequestError).
-
-        A list of mappings may be the name of a CSV file, whose rows it then has.
-        """
-        if self.type == list[dict[str, str]] and isinstance(tree, str) and tree.endswith(".csv"):
-            try:
-                tree = _read_table(tree)
-            except (OSError, ValueError, csv.Error) as error:
-                self._refuse(tree, f"cannot be read as a CSV file in UTF-8 ({error})")
-        try:
-            value = _convert(tree, self.type)
-        except ValueError:
-            self._refuse(tree, f"is not of type {self.annotation}")
-        return self.check(value)
+            self._refuse(text, f": {error}")
+        return self.check(tree)
 
     def check(self, value: object) -> object:
-        """The value if it is allowed (else RequestError); an integer becomes a float where the type is float."""
-        if not fits(value, self.type):
-            self._refuse(value, f"is not of type {self.annotation}")
+        """The value as the parameter's type, if it is allowed (else RequestError).
+
+        Numbers may be texts, as `read_yaml` returns them. A list of mappings may be the name of a CSV file, whose rows
+        it then has.
+        """
         try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            self._refuse(value, "is not valid UTF-8")
-        if self.type is float and abs(value) <= MAX_INTEGER:
-            value = float(value)
-        if why := self.constraint.violation(value):
-            self._refuse(value, why, did_you_mean(value, self.constraint.choices) if isinstance(value, str) else "")
-        return value
+            if self.type == list[dict[str, str]] and isinstance(value, str) and value.endswith(".csv"):
+                value = _read_table(value)
+            converted = _convert(value, self.type)
+            json.dumps(converted, ensure_ascii=False).encode()
+        except (OSError, ValueError, OverflowError, csv.Error) as error:
+            self._refuse(value, f": {error}")
+        if not self.constraint.allows(converted):
+            self._refuse(value, hint=did_you_mean(value, self.constraint.choices) if isinstance(value, str) else "")
+        return converted
 
-    def _refuse(self, value: object, why: str, hint: str = "") -> typing.NoReturn:
+    def _refuse(self, value: object, why: str = "", hint: str = "") -> typing.NoReturn:
         raise RequestError(
-            f"{self.stage}.{self.name}: {shorten(value)} {why}. It needs {self.annotation}: {self.help}.{hint}"
+            f"{self.stage}.{self.name}: {shorten(value)} is not allowed{why}. It needs {self.annotation}: {self.help}."
+            f"{hint}"
         )
-
-
-def fits(value: object, kind: object) -> bool:
-    """Whether a Python value has a type; integers are floats too, and booleans are not numbers."""
-    if typing.get_origin(kind) is list:
-        return isinstance(value, list) and all(fits(v, *typing.get_args(kind)) for v in value)
-    if typing.get_origin(kind) is dict:
-        return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
-    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def defaults(stage: str) -> dict[str, object]:
@@ -201,18 +152,12 @@ def defaults(stage: str) -> dict[str, object]:
 
 @cache
 def declared(stage: str) -> dict[str, Parameter]:
-    """The parameters of a stage by name, as its notebook declares them, without ``run_name``.
+    """The parameters of a stage by name, without ``run_name`` (RequestError: they cannot be read).
 
-    RequestError if they cannot be read, or lack one that the notebook of this version of titlesmith has.
+    The notebook declares them; of those that it lacks, the declarations of titlesmith's own notebook count.
     """
     path = notebook(stage)
-    parameters, own = _read_declarations(stage, path), shipped(f"notebooks/{path.name}")
-    if missing := own.is_file() and _read_declarations(stage, own).keys() - parameters.keys():
-        raise RequestError(
-            f"{path}: its parameters lack {', '.join(sorted(missing))}, which this titlesmith needs: copy the lines "
-            "from the notebook of a new project (titlesmith init FOLDER)"
-        )
-    return parameters
+    return _read_declarations(stage, shipped() / "notebooks" / path.name) | _read_declarations(stage, path)
 
 
 def _read_declarations(stage: str, path: Path) -> dict[str, Parameter]:
@@ -229,22 +174,22 @@ def _read_declarations(stage: str, path: Path) -> dict[str, Parameter]:
         raise RequestError(f"{path}: its parameters cannot be read: {error}") from None
 
 
-def _convert(tree: object, kind: object) -> object:
-    """A tree of texts as a value of a type (ValueError if it is not one)."""
+def _convert(value: object, kind: object) -> object:
+    """A value, or a text of a number or a boolean, as a type (ValueError if it is not one)."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if tree is None and kind is str:
+    if origin is list and isinstance(value, list):
+        return [_convert(item, *inner) for item in value]
+    if origin is dict and isinstance(value, dict) and None not in value.values():
+        return {_convert(key, str): _convert(item, str) for key, item in value.items()}
+    if kind is str and value is None:
         return ""
-    if origin is list and isinstance(tree, list):
-        return [_convert(item, *inner) for item in tree]
-    if origin is dict and isinstance(tree, dict) and None not in tree.values():
-        return {key: _convert(value, str) for key, value in tree.items()}
-    if kind is str and isinstance(tree, dict) and len(tree) == 1:  # Deep: a study
-        return ": ".join([*tree, _convert(*tree.values(), str)])
-    if origin or not isinstance(tree, str):
-        raise ValueError
-    if kind is bool and tree.lower() not in BOOLEANS:
-        raise ValueError
-    return BOOLEANS[tree.lower()] if kind is bool else kind(tree)
+    if kind is str and isinstance(value, dict) and len(value) == 1:  # Deep: a study
+        return ": ".join([*value, _convert(*value.values(), str)])
+    if kind is bool and isinstance(value, str) and value.lower() in BOOLEANS:
+        return BOOLEANS[value.lower()]
+    if type(value) is kind or (kind in (int, float) and type(value) in (int, str)):
+        return kind(value)
+    raise ValueError(f"it is not of type {getattr(kind, '__name__', kind)}")
 
 
 def _read_table(name: str) -> list[dict[str, str]]:

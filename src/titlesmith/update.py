@@ -12,23 +12,11 @@ from titlesmith.runs import Run, chain_lock, open_run
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
     """Updates a run's papers, from whatever source of arXiv's papers they came.
 
-    The changes are listed and compared first, which leaves the run unchanged; then the harvest's notebook merges them
-    without a request. After an interruption, the same command resumes. ``echo`` is called with lines of progress.
+    The changes are listed and compared first, which leaves the run unchanged, also if the service fails (RunError);
+    then the harvest's notebook merges them. After an interruption, the same command resumes.
 
-    Returns
-    -------
-    dict
-        Numbers of the listed papers that pass the run's filters: ``new``, ``changed``, ``deleted`` and ``unchanged``. A
-        paper that no longer passes the filters counts as deleted.
-
-    Raises
-    ------
-    RequestError
-        There is no such run, its harvest is out of date, or OAI-PMH does not list its papers.
-    RunError
-        The service fails; the run is unchanged.
-    StageError
-        The merge failed; `update` or `titlesmith run` resumes it.
+    Returns the numbers of listed papers: ``new``, ``changed``, ``deleted`` or outside of the run's filters, and
+    ``unchanged``. RequestError: there is no such run, its harvest is out of date, or OAI-PMH does not list its papers.
     """
     open_run(run.name)
     with chain_lock(run.path):

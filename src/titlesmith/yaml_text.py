@@ -7,14 +7,7 @@ import yaml
 
 from titlesmith.errors import shorten
 
-MAX_YAML = 2**18  # characters of a file
-MAX_ALIASES = 100
 MAX_DEPTH = 20  # of lists and mappings in one another
-MAX_WHY = 200  # characters of a YAML error
-
-
-class TooLargeError(ValueError):
-    """YAML that is longer or deeper than any experiment."""
 
 
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
@@ -26,40 +19,35 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         counts = Counter(str(key.value) for key, _ in node.value)
         if (twice := max(counts, key=counts.get, default="")) and counts[twice] > 1:
-            raise yaml.constructor.ConstructorError(problem=f"the key {shorten(twice)} is there twice")
+            raise yaml.YAMLError(f"the key {shorten(twice)} is there twice")
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str) -> object:
     """YAML as a tree of str, list and dict in which every scalar is the text as written: ``On``, ``12:30``, ``null``.
 
-    A ValueError of one line says why it is not one document, or that it exceeds a limit.
+    A ValueError of one line says why it is not one document, or that it is nested too deeply.
     """
-    if len(text) > MAX_YAML:
-        raise TooLargeError(f"it has {len(text):,} characters, and at most {MAX_YAML:,} are read")
-    depth = aliases = 0
+    depth = 0
     try:
         for event in yaml.parse(text, _Loader):  # before a tree exists, which aliases could make exponentially large
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            aliases += isinstance(event, yaml.AliasEvent)
             if depth > MAX_DEPTH:
-                raise TooLargeError("it is nested too deeply")
-            if aliases > MAX_ALIASES or (isinstance(event, yaml.CollectionStartEvent) and event.anchor):
-                raise TooLargeError(f"it may have {MAX_ALIASES} aliases (*name) at most, and only of single values")
+                raise yaml.YAMLError("it is nested too deeply")
+            if isinstance(event, yaml.CollectionStartEvent) and event.anchor:
+                raise yaml.YAMLError("an alias (*name) must be of a single value")
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         why = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        raise ValueError(why if len(why) <= MAX_WHY else f"{why[:MAX_WHY]}...") from None
+        raise ValueError(why[:200]) from None
 
 
 def split_items(text: str) -> list:
-    """The items of a list as typed: YAML in brackets (`read_yaml`; TooLargeError), else texts between commas."""
+    """The items of a list as typed: YAML in brackets, else texts between commas, such as ``[MASK], a``."""
     if text.startswith("[") and text.endswith("]"):
         try:
             if isinstance(tree := read_yaml(text), list):
                 return tree
-        except TooLargeError:
-            raise
-        except ValueError:  # text such as [MASK] and [SEP]
+        except ValueError:
             pass
     return re.split(", ?", text) if text else []

@@ -195,7 +195,7 @@ def test_a_finished_stage_that_is_damaged_is_rebuilt_from_nothing(project, capsy
         run.verify(stage)
     run.begin(stage, {"seed": 1})
     assert not any((run / name).exists() for name in OUTPUTS[stage])
-    assert f"{run / file}: changed or damaged" in capsys.readouterr().out
+    assert f"{run / file} is damaged or missing" in capsys.readouterr().out
     finish(run, stage)
     assert not run.damaged(stage) and run.complete
 

@@ -1,7 +1,6 @@
 import gc
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from titlesmith import cli, sweep
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment
 from titlesmith.runs import STAGES, Run, hold, release
-from titlesmith.sweep import cluster, progress
-from titlesmith.sweep.plan import Plan, Point
+from titlesmith.sweep import cluster
+from titlesmith.sweep.plan import Point, group
 
 pytest.importorskip("distributed", reason="needs titlesmith[sweep]")
 FEW = ("harvest.num_papers=120", "corpus.vocabulary=400")
@@ -68,22 +67,21 @@ def test_lists_and_values_with_commas_are_yaml(project):
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (("finetune.batchsize=1,2",), r"--set finetune\.batchsize.* Did you mean batch_size\?"),
-        (("finetun.steps=1,2",), "Did you mean finetune"),
-        (("steps=1,2",), "need their section"),
+        (("finetune.batchsize=1,2",), r"finetune\.batchsize is unknown\. Did you mean finetune\.batch_size\?"),
+        (("finetun.steps=1,2",), r"Did you mean finetune\.steps"),
+        (("steps=1,2",), r"Did you mean finetune\.steps"),
         (("finetune.steps",), "it needs the form section.key=value"),
-        (("finetune.steps=10,many",), "'many' is not of type int"),
-        (("finetune.steps=10,-1",), "-1 is out of range"),
-        (("finetune.steps=",), "--set finetune.steps=: finetune.steps: '' is not of type int"),
+        (("finetune.steps=10,many",), "'many' is not allowed"),
+        (("finetune.steps=10,-1",), "'-1' is not allowed"),
+        (("finetune.steps=",), r"sample-titles: finetune\.steps=: finetune\.steps: '' is not allowed"),
         (("learning_rate=1e-3",), r"Did you mean finetune\.learning_rate\?"),
-        (("finetune.batch_size=2,3", "finetune.stepz=1"), r"^--set finetune\.stepz=1: finetune\.stepz is unknown"),
         (
             ("finetune.steps=9", "finetune.batch_size=2,2"),
             "are the same, sample-titles-steps-batch_size-9-2: remove the repeated value",
         ),
         (("finetune.block_size=64,512",), "512 exceeds the model's context"),
         (("finetune.learning_rate=1e-4,0.0001",), "two runs of this sweep are the same"),
-        (("finetune.steps=[1",), "'\\[1' is not of type int"),
+        (("finetune.steps=[1",), "'\\[1' is not allowed"),
         ((), "nothing is varied"),
         (
             (
@@ -92,7 +90,6 @@ def test_lists_and_values_with_commas_are_yaml(project):
             ),
             "the sweep has 90,000 runs, and at most 1,000",
         ),
-        (("generate.prefixes=" + "[" * 3000 + "]" * 3000,), "nested too deeply"),
     ],
 )
 def test_a_mistake_is_reported_before_anything_runs(project, sets, message):
@@ -121,34 +118,35 @@ def test_a_sweep_file_sets_the_same_values(project):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("experiment: sample-titles\nsett: {finetune.steps: [1]}", "key 'sett' is unknown. Did you mean set"),
+        ("sett: {finetune.steps: [1]}", "key 'sett' is unknown. Did you mean set"),
         ("experiment: sample-title\nset: {finetune.steps: [1]}", "did you mean sample-titles"),
-        ("experiment: sample-titles\nset: {finetune.steps: 1}", "needs keys with lists of values"),
-        ("experiment: sample-titles\nset: {finetune.stepz: [1]}", r"mine\.yml: set: finetune\.stepz=1: .* mean steps"),
-        ("experiment: sample-titles\nset: {finetune.steps: [1]}\nrepeat: many", "'many' is not a number of runs"),
-        ("experiment: sample-titles\nset: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: needs"),
-        ("experiment: sample-titles\nreference: [{source: a, perplexty: {test: 1}}]", "mean perplexity"),
-        ("experiment: sample-titles\nreference: [{source: a, set: {steps: 1}, hours: 1}]", "'steps' is not a param"),
-        ("experiment: sample-titles\nplot: [{x: copyrate, y: self_bleu}]", "mean copy_rate"),
-        ("experiment: sample-titles\nplot: [copy_rate]", "plot: needs"),
-        ("experiment: sample-titles\ncases: {a: {finetune.stepz: 1}}", r"cases: a: finetune\.stepz=1: .* mean steps"),
-        ("experiment: sample-titles\ncases: {a: 1}", "cases: needs"),
-        ("experiment: sample-titles\nfixed: [1]", "fixed: needs"),
+        ("set: {finetune.steps: 1}", "set: .* does not have the form"),
+        ("set: {finetune.stepz: [1]}", r"mine\.yml: finetune\.stepz=1: .* mean finetune.steps"),
+        ("set: {finetune.steps: [1]}\nrepeat: many", "repeat: 'many' is not allowed"),
+        ("set: {finetune.steps: [1]}\nreference: [{perplexity: 1}]", "reference: .* the form"),
+        ("reference: [{source: a, perplexty: {test: 1}}]", "mean perplexity"),
+        ("reference: [{source: a, set: {steps: 1}, hours: 1}]", "reference: steps is unknown"),
+        ("plot: [{x: copyrate, y: self_bleu}]", "mean copy_rate"),
+        ("plot: [copy_rate]", "plot: .* the form"),
+        ("cases: {a: {finetune.stepz: 1}}", r"finetune\.stepz=1: .* mean finetune\.steps"),
+        ("cases: {a: 1}", "cases: .* the form"),
+        ("fixed: [1]", "fixed: .* the form"),
         (
-            "experiment: sample-titles\ncases: {a: {finetune.steps: 1}}\nset: {finetune.steps: [2]}",
+            "cases: {a: {finetune.steps: 1}}\nset: {finetune.steps: [2]}",
             "finetune.steps is varied, and case a sets it",
         ),
     ],
 )
 def test_a_mistake_in_a_sweep_file_is_reported(project, text, message):
+    beginning = "" if text.startswith("experiment") else "experiment: sample-titles\n"
     with pytest.raises(RequestError, match=message):
-        sweep.read(write(project, text))
+        sweep.read(write(project, beginning + text))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
 def test_the_sweep_files_are_valid(project, path):
     plan = sweep.read(f"sweeps/{path.stem}", remarks=(remarks := []))
-    assert (plan.search or len(plan.points) >= 2) and plan.name == path.stem
+    assert len(plan.points) >= 2 and plan.name == path.stem
     missing = ("harvest.path: source ", "finetune.quantize: ", "model: hf:")  # on this machine
     assert all(remark.startswith(missing) for remark in remarks)
 
@@ -169,7 +167,9 @@ reference:
     chosen = [point.experiment.settings["finetune"] for point in plan.points]
     assert [(own["batch_size"], own["learning_rate"]) for own in chosen] == [(1, 1e-5)] * 2 + [(8, 1e-4)] * 2
     assert all(own["warmup_steps"] == 0 for own in chosen)
-    assert plan.reference == [{"set": {"case": "low", "finetune.steps": 9}, "source": "a", "loss.test": 3, "hours": 2}]
+    assert plan.file.reference == [
+        {"set": {"case": "low", "finetune.steps": 9}, "source": "a", "loss.test": 3, "hours": 2}
+    ]
     assert "mine-high-9: case high, finetune.steps 9, finetune.batch_size 8" in "\n".join(plan.describe())
 
 
@@ -184,10 +184,13 @@ def test_a_dry_run_says_what_is_missing_and_runs_nothing(project, capsys):
 
 
 def test_a_run_of_something_else_is_not_overwritten(project):
-    Run("mine-1").update(sweep={"name": "another"})
-    with pytest.raises(RequestError, match=r"mine-1 is a run of another sweep, another.*--name"):
-        sweep.read("sample-titles", ("finetune.steps=1,2",), name="mine")
-    Run("mine-1").update(sweep={"name": "mine"})
+    Run("mine-1").update(model="x")
+    for owner in (None, {"name": "another", "set": {"finetune.steps": 1}}, {"name": "mine", "set": {"seed": 1}}):
+        Run("mine-1").update(**{"sweep": owner} if owner else {})
+        said = f"a run of the sweep {owner['name']} of" if owner else "a run of no sweep"
+        with pytest.raises(RequestError, match=f"mine-1 is {said}.*--name"):
+            sweep.read("sample-titles", ("finetune.steps=1,2",), name="mine")
+    Run("mine-1").update(sweep={"name": "mine", "set": {"finetune.steps": 1}})
     assert len(sweep.read("sample-titles", ("finetune.steps=1,2",), name="mine").points) == 2
 
 
@@ -195,28 +198,15 @@ def test_a_run_of_something_else_is_not_overwritten(project):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 1)] * 3), min_size=1, max_size=8, unique=True))
-def test_every_stage_is_executed_once_for_all_runs_that_share_it(grid):
+def test_runs_with_the_same_settings_up_to_a_stage_are_a_group(grid):
     points = []
     for number, values in enumerate(grid):
         settings = {stage: {"value": value} for stage, value in zip(STAGES, (0, *values, 0), strict=True)}
         points.append(Point(f"r{number}", {}, 1, Experiment("e", None, settings)))
-    jobs = Plan("p", ROOT, (), tuple(points)).jobs()
-    done: dict[str, list[str]] = {point.name: [] for point in points}
-    executed = []
-    for job in jobs:
-        own = done[job.point.name]
-        if job.shared:
-            other = job.after.point
-            assert tuple(done[other.name][: len(job.shared)]) == job.shared and not own
-            assert all(other.experiment.settings[s] == job.point.experiment.settings[s] for s in job.shared)
-            own += job.shared
-        for stage in STAGES[len(own) : STAGES.index(job.until) + 1]:
-            before = STAGES[: STAGES.index(stage) + 1]
-            executed.append((stage, str([job.point.experiment.settings[s] for s in before])))
-            own.append(stage)
-    assert all(tuple(stages) == STAGES for stages in done.values())
-    assert len(executed) == len(set(executed)), "nothing is executed twice"
-    assert sum(job.last for job in jobs) == len(points)
+    for name, groups in group(points).items():
+        own = grid[int(name[1:])]
+        for number, names in enumerate(groups.values()):
+            assert names == [f"r{i}" for i, other in enumerate(grid) if other[:number] == own[:number]]
 
 
 # Workers of this machine
@@ -233,52 +223,9 @@ def test_there_are_as_many_workers_as_fit_into_memory_and_cores(project, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "estimate_memory", lambda settings: 0)
         assert cluster.choose_num_workers(plan, None, "8GB") == 1, "the needed memory is unknown"
-    for workers, memory, message in (
-        (0, None, "at least one"),
-        (None, "much", "needs a size"),
-        (None, "1MB", "smallest"),
-    ):
+    for memory, message in (("much", "needs a size"), ("1MB", "smallest")):
         with pytest.raises(RequestError, match=message):
-            cluster.choose_num_workers(plan, workers, memory)
-
-
-# Progress
-
-
-HISTORY = "step,epoch,loss,loss_smoothed,valid_loss,seconds\n1,,4,4,,1\n2,,3,3.5,,2\n3,,2,3,2.5,4.5\n4,,2,"
-
-
-def test_a_run_is_followed_step_by_step(tmp_path):
-    run, settings = Run("followed"), {"steps": 6, "epochs": 0.0}
-    run.path = tmp_path
-    record = {
-        "stages": {"harvest": {"status": "done", "ended": "2"}, "finetune": {"status": "running", "started": "3"}}
-    }
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    assert progress.read(run, settings, "1") == progress.State("running", "finetune")
-    (tmp_path / "history.csv").write_text(HISTORY)
-    assert progress.read(run, settings, "1") == progress.State("running", "finetune", 3, 6, 3.0, 4.5)
-    assert progress.read(run, settings, "4").state == "waiting", "what an earlier start left is not running"
-    (tmp_path / "run.json").write_text('{"sta')
-    assert progress.read(run, settings, "1").state == "waiting"
-
-
-def test_a_table_shows_running_runs_first_and_cuts_the_others(monkeypatch, capsys):
-    from rich.console import Console
-
-    monkeypatch.setattr(
-        sys, "stdout", type("Terminal", (), {"isatty": lambda self: True, "write": lambda self, t: None})()
-    )
-    table = progress.Progress()
-    states = {f"run-{n}": progress.State("waiting") for n in range(50)}
-    states["run-40"] = progress.State("running", "finetune", 5, 10, 3.25, 61)
-    states["run-41"] = progress.State("failed")
-    table._live.console = Console(width=100, height=20)
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(table.table(states, 100))
-    text = console.export_text()
-    assert re.search(r"run-40 .*finetune .*5/10 .*3\.250 .*0:01:01", text)
-    assert "run-41" in text and "48 waiting" in text and "more" in text and len(text.splitlines()) < 20
+            cluster.choose_num_workers(plan, None, memory)
 
 
 # On workers
@@ -338,9 +285,9 @@ def dask(project, tmp_path_factory):
 def test_the_run_of_a_killed_worker_is_executed_by_another(project, dask, request):
     slow(project, 2)
     address, workers = dask
-    plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="k", until="corpus")
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,2",), FEW, name="k", until="corpus")
     names = [point.name for point in plan.points]
-    words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2,3", "--name", "k", "--until", "corpus"]
+    words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2", "--name", "k", "--until", "corpus"]
     words += [word for value in FEW for word in ("-p", value)]
     command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
@@ -353,18 +300,18 @@ def test_the_run_of_a_killed_worker_is_executed_by_another(project, dask, reques
     victim, lost = until(lambda: next(((w, n) for w in workers if (n := corpus_of(w))), None))
     victim.send_signal(signal.SIGKILL)
     # The same sweep cannot be started a second time, and the first continues
-    with pytest.raises(RunError, match="sweep k is already running"):
+    with pytest.raises(RunError, match=r"\.k is in use"):
         sweep.run(plan, address, echo=quiet)
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, output
     assert f"{lost}: done" in output
     for name in names:
         assert Run(name).is_current("corpus") and Run(name).executed("corpus").exists()
-    takers = [Run(name).record("harvest").get("taken_from") for name in names]
-    assert takers == [None, names[0], names[0]], "the harvest was executed once"
+    takers = {Run(name).record("harvest").get("taken_from") for name in names}
+    assert None in takers and takers & set(names), "the harvest was executed once"
     record = json.loads((project / "sweeps" / "k.json").read_text())
     assert record["state"] == "done" and {run["state"] for run in record["runs"]} == {"done"}
-    assert Run(names[2]).info["sweep"] == {"name": "k", "set": {"corpus.min_words": 3}, "repeat": 1}
+    assert Run(names[1]).info["sweep"] == {"name": "k", "set": {"corpus.min_words": 2}, "repeat": 1}
 
 
 def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, dask, request):
@@ -403,23 +350,21 @@ def test_a_failed_run_fails_alone_and_only_it_is_run_again(project):
     done = sweep.run(plan, workers=2, echo=quiet)
     assert [run["name"] for run in done["runs"]] == ["f-1", "f-2", "f-3"]
     assert {name: Run(name).record("corpus")["ended"] for name in ("f-1", "f-2")} == before
-    with pytest.raises(RequestError, match=r"varies corpus\.min_words, and not corpus\.max_words.*--name"):
-        sweep.run(sweep.read("sample-titles", ("corpus.max_words=90",), FEW, name="f"), echo=quiet)
 
 
 def test_a_missing_scheduler_is_reported_within_seconds(project, capfd):
     plan = sweep.read("sample-titles", ("finetune.steps=1,2",))
     begun = time.monotonic()
-    with pytest.raises(FetchError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .*`dask scheduler`"):
+    with pytest.raises(FetchError, match=r"no Dask scheduler answers at .tcp://127\.0\.0\.1:9. .*`dask scheduler`"):
         sweep.run(plan, "tcp://127.0.0.1:9", echo=quiet)
     assert time.monotonic() - begun < 3 * cluster.TIMEOUT
     for address in ("nonsense://x", "banana", "tcp://host:port"):
-        with pytest.raises(RequestError, match="needs an address such as tcp://"):
+        with pytest.raises(FetchError, match="its address, such as tcp://"):
             sweep.run(plan, address, echo=quiet)
     with pytest.raises(RequestError, match="--scheduler has its own workers"):
         sweep.run(plan, "tcp://127.0.0.1:9", workers=2, echo=quiet)
     gc.collect()
-    assert not [*(project / "sweeps").iterdir()] and not capfd.readouterr().err, "no file and no further message"
+    assert not [*(project / "sweeps").glob("*.json")] and not capfd.readouterr().err, "no file and no further message"
 
 
 def test_without_dask_the_extra_is_named(project, monkeypatch):
@@ -431,5 +376,4 @@ def test_without_dask_the_extra_is_named(project, monkeypatch):
 def test_the_small_sweep_file_trains_two_models_on_one_corpus(project):
     plan = sweep.read("sweeps/small")
     assert [point.experiment.settings["finetune"]["batch_size"] for point in plan.points] == [2, 4]
-    (first, second) = (job for job in plan.jobs() if job.until == "evaluate")
-    assert (first.shared, second.shared) == ((), ("harvest", "corpus"))
+    assert "; harvest, corpus from small-2" in plan.describe()[-1]

@@ -19,9 +19,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fsync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk; Windows has no such call for folders."""
-    if os.name == "nt":
-        return
+    """Waits until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,7 +60,11 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _renaming(path: Path, is_folder: bool) -> Iterator[Path]:
+def replacing(path: Path, is_folder: bool = False) -> Iterator[Path]:
+    """Yields a temporary name next to ``path`` and renames it to ``path`` if the block ends without an error.
+
+    If the disk is full (RunError), an older ``path`` is unchanged.
+    """
     temporary, old = (path.with_name(f".{path.name}.{state}") for state in ("partial", "old"))
     try:
         with naming_file(path):
@@ -80,21 +82,12 @@ def _renaming(path: Path, is_folder: bool) -> Iterator[Path]:
         remove(temporary)
 
 
-def replacing(path: Path) -> AbstractContextManager[Path]:
-    """Yields a temporary name next to ``path`` and renames it to ``path`` if the block ends without an error.
-
-    If the disk is full (RunError), an older file ``path`` is unchanged.
-    """
-    return _renaming(path, is_folder=False)
-
-
 def swapping(folder: Path) -> AbstractContextManager[Path]:
-    """Yields a new folder next to ``folder``, which replaces it if the block ends without an error.
+    """Yields a new folder, which replaces ``folder`` if the block ends without an error (`replacing`).
 
     A process that is killed between the two renames leaves the old folder under another name: `swapped` restores it.
-    If the disk is full (RunError), an older ``folder`` is unchanged.
     """
-    return _renaming(folder, is_folder=True)
+    return replacing(folder, is_folder=True)
 
 
 def swapped(folder: Path) -> Path:
@@ -109,8 +102,7 @@ def swapped(folder: Path) -> Path:
 def merging(folder: Path, last: str) -> Iterator[Path]:
     """Yields a new folder whose files replace those of the same names in ``folder`` if the block ends without an error.
 
-    The file named ``last`` is moved after the others are on the disk: it says that they are complete. If the disk is
-    full (RunError), ``folder`` is unchanged.
+    The file named ``last`` says that they are complete: it is moved after the others are on the disk.
     """
     new = folder / ".partial"
     remove(new)

@@ -15,10 +15,7 @@ _locks: dict[Path, FileLock] = {}
 def hold(path: Path, timeout: float = 0) -> None:
     """Locks the file ``path`` for this process, until `release` or its end; does nothing if this process holds it.
 
-    Raises
-    ------
-    RunError
-        Another process still holds it after ``timeout`` seconds.
+    RunError: another process still holds it after ``timeout`` seconds.
     """
     lock = _locks.setdefault(path, FileLock(path, thread_local=False))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,15 +31,11 @@ def hold(path: Path, timeout: float = 0) -> None:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock."""
-    if is_held(path):
-        return True
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        with FileLock(path, timeout=0):
+            return False
     except (Timeout, OSError):
         return True
-    lock.release()
-    return False
 
 
 def is_held(path: Path) -> bool:

@@ -20,19 +20,8 @@ KEPT = ("CNAME",)  # the domain name of a GitHub page; hidden files are kept too
 def check_target(folder: Path, kind: str, names: Iterable[str] = ()) -> set[str]:
     """Checks that a folder may be written, and returns the files that titlesmith wrote there earlier.
 
-    Parameters
-    ----------
-    folder
-        It does not exist, is empty, or has the marker.
-    kind
-        What it is to hold: ``book``, or ``export``.
-    names
-        The files to write, as POSIX paths below the folder.
-
-    Raises
-    ------
-    RequestError
-        The folder, or one of the files in it, belongs to somebody else.
+    It does not exist, is empty, or has the marker of this ``kind``, ``book`` or ``export``. ``names`` are the files to
+    write, as POSIX paths below it. RequestError: the folder, or one of the files in it, belongs to somebody else.
     """
     marker, listed = folder / MARKER, set()
     if folder.exists() and not folder.is_dir():
@@ -44,13 +33,9 @@ def check_target(folder: Path, kind: str, names: Iterable[str] = ()) -> set[str]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{marker} is damaged ({error}); name an empty or a new folder") from None
         if written != kind:
-            raise RequestError(
-                f"{folder} holds a titlesmith {written!s:.20}, not a titlesmith {kind}; name another folder"
-            )
-    elif other := next((path.name for path in folder.glob("[!.]*") if path.name not in KEPT), None):
-        raise RequestError(
-            f"{folder} holds {other} and no {MARKER}, so titlesmith did not write it; name an empty or a new folder"
-        )
+            raise RequestError(f"{folder} holds a titlesmith {written!s:.20}, not a titlesmith {kind}")
+    elif other := next((path for path in folder.glob("[!.]*") if path.name not in KEPT), None):
+        raise RequestError(f"{other} exists and titlesmith did not write it; name another folder")
     for path in (folder / name for name in names):
         if not _is_inside(path, folder):
             raise RequestError(f"{path} leads out of {folder} through a link; remove the link")

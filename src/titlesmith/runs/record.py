@@ -9,13 +9,14 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from titlesmith.errors import RequestError, RunError
+from titlesmith.errors import RequestError, RunError, TitlesmithError
 from titlesmith.runs import locks
 from titlesmith.runs.files import digest, fsync, list_files, remove, write_json
 from titlesmith.runs.locks import hold, release
@@ -29,10 +30,8 @@ OUTPUTS = {
     "evaluate": ("metrics.json",),
 }
 SCRATCH = {"harvest": ("harvest", ".spool", "update")}  # files that a stage needs only to resume
-PACKAGES = (
-    "titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers", "torch", "transformers",
-    "peft",
-)  # fmt: skip
+PACKAGES = ("titlesmith", "gpt-2-simple", "tensorflow", "numpy", "papermill", "polars", "tokenizers", "torch",
+            "transformers", "peft")  # fmt: skip
 MADE_UP = (
     "The papers of this run are made up: titlesmith's sample grammar invented them. They show how the report works and "
     "say nothing about science."
@@ -71,17 +70,13 @@ class Run:
     @property
     def info(self) -> dict:
         """The content of run.json; empty before the first stage."""
-        info = self._read("run.json", json.loads) if (self / "run.json").exists() else {}
-        stages = info.get("stages", {}) if isinstance(info, dict) else None
-        if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
-            raise RunError(f"{self / 'run.json'} is damaged: it does not describe a run. Remove it and run again")
-        return info
+        return self._read("run.json", _parse_info) if (self / "run.json").exists() else {}
 
     def _read(self, name: str, parse: Callable) -> object:
         path = self / name
         try:
             return parse(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             remedy = "Remove it and run again" if name == "run.json" else f"Rebuild it: {self.rerun_command}"
             raise RunError(f"{path} is damaged ({error}). {remedy}") from None
 
@@ -95,15 +90,14 @@ class Run:
 
     def update_stage(self, stage: str, **values: object) -> None:
         """Sets values of a stage's record in run.json."""
-        stages = self.info.get("stages", {})
-        self.update(stages=stages | {stage: stages.get(stage, {}) | values})
+        self.update(stages=self.info.get("stages", {}) | {stage: self.record(stage) | values})
 
     # --- what a stage reads and writes
 
     def digests(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that a stage wrote, by its path in the run directory."""
-        written = (file for name in OUTPUTS[stage] for file in list_files(self / name))
-        return {file.relative_to(self.path).as_posix(): digest(file) for file in written}
+        files = (file for name in OUTPUTS[stage] for file in list_files(self / name))
+        return {file.relative_to(self.path).as_posix(): digest(file) for file in files}
 
     def inputs(self, stage: str) -> dict[str, str]:
         """SHA-256 of every file that the stages before this one wrote, from their records."""
@@ -117,32 +111,27 @@ class Run:
         paths = (folder / name for name in names for folder in (root(), root() / "models"))
         files = {os.path.relpath(file, root()): digest(file) for path in paths for file in list_files(path)}
         version = metadata.version("titlesmith")
-        return {
-            "settings": settings,
-            "inputs": self.inputs(stage),
-            "files": files,
-            "source": source,
-            "version": version,
-        }
+        inputs = self.inputs(stage)
+        return {"settings": settings, "inputs": inputs, "files": files, "source": source, "version": version}
 
     def fingerprint(self, stage: str, settings: dict, source: str) -> str:
         """Hash of all that decides a stage's result."""
-        return hash_causes(stage, self.causes(stage, settings, source))
+        return _hash_causes(self.causes(stage, settings, source))
 
     # --- stages begin and finish
 
     def begin(self, stage: str, settings: dict, source: str = "") -> None:
-        """Locks the run for this process and starts a stage.
+        """Locks the run for this process and starts a stage, unless an earlier one is missing (RunError).
 
-        Files of an interrupted stage with the same fingerprint stay, and the stage resumes from them; others are
-        removed. If another process writes this run, or an earlier stage is missing, it is a RunError.
+        It resumes from the files of an interrupted stage with the same fingerprint; others are removed.
         """
         hold(self / ".stage.lock", locks.LOCK_TIMEOUT)
         self.require(*STAGES[: STAGES.index(stage)])
         causes, record = self.causes(stage, settings, source), self.record(stage)
-        fingerprint = hash_causes(stage, causes)
-        if damaged := self.damaged(stage):
-            print(describe_damage(damaged))
+        fingerprint = _hash_causes(causes)
+        damaged = self.damaged(stage)
+        for path in damaged:
+            print(f"{path} is damaged or missing: the {stage} is rebuilt")
         if damaged or record.get("fingerprint") != fingerprint or record.get("status") not in ("running", "done"):
             self.clear(stage)
         self.update(versions=versions())
@@ -150,14 +139,12 @@ class Run:
         self.update_stage(stage, status="running", fingerprint=fingerprint, **causes, started=started)
 
     def finish(self, stage: str, **facts: object) -> None:
-        """Ends a stage, once its files are on the disk. ``facts`` are added to its record."""
+        """Ends a stage once its files are on the disk; ``facts`` are added to its record."""
         outputs, now = self.digests(stage), datetime.now(UTC)
-        written = [self / name for name in outputs]
-        for path in {self.path, *written, *(file.parent for file in written)}:
+        for path in {self.path, *(path for name in outputs for path in (self / name, (self / name).parent))}:
             fsync(path)
-        seconds = round((now - datetime.fromisoformat(self.record(stage)["started"])).total_seconds())
-        ended = now.isoformat(timespec="seconds")
-        self.update_stage(stage, status="done", outputs=outputs, ended=ended, seconds=seconds, **facts)
+        facts["seconds"] = round((now - datetime.fromisoformat(self.record(stage)["started"])).total_seconds())
+        self.update_stage(stage, status="done", outputs=outputs, ended=now.isoformat(timespec="seconds"), **facts)
         release(self / ".stage.lock")
 
     def clear(self, stage: str) -> None:
@@ -167,7 +154,7 @@ class Run:
             remove(self / name)
 
     def executed(self, stage: str) -> Path:
-        """Path of a stage's executed notebook, which exists once the stage has succeeded."""
+        """A stage's executed notebook, which exists once the stage has succeeded."""
         return self / "notebooks" / notebook(stage).name
 
     def keep_notebook(self, stage: str, path: Path) -> None:
@@ -192,9 +179,8 @@ class Run:
 
     def verify(self, stage: str) -> None:
         """Checks the files of a finished stage against their recorded digests (RunError)."""
-        for path in self.damaged(stage)[:1]:
-            state = "is damaged: its content has changed" if path.is_file() else "is missing"
-            raise RunError(f"{path} {state} since the stage {stage} wrote it. Rebuild it: {self.rerun_command}")
+        if damaged := self.damaged(stage):
+            raise RunError(f"{damaged[0]} is damaged or missing. Rebuild it: {self.rerun_command}")
 
     def is_done(self, stage: str, settings: dict, source: str) -> bool:
         """Whether a stage needs no work: same fingerprint, files with the recorded digests, its notebook executed."""
@@ -209,24 +195,19 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether all stages are current and the files that they recorded exist."""
-        return all(
-            self.is_current(stage)
-            and self.executed(stage).is_file()
-            and all((self / name).is_file() for name in self.record(stage)["outputs"])
-            for stage in STAGES
-        )
+        if not all(map(self.is_current, STAGES)):
+            return False
+        files = [self / name for stage in STAGES for name in self.record(stage)["outputs"]]
+        return all(path.is_file() for path in (*files, *map(self.executed, STAGES)))
 
     def require(self, *stages: str) -> None:
         """Checks that these stages are current (RunError)."""
-        for stage in stages:
-            if not self.is_current(stage):
-                first = next(name for name in STAGES if not self.is_current(name))
-                why = {None: "has not run", "running": "was interrupted, or is still running"}.get(
-                    self.record(first).get("status"), "is out of date: an earlier stage has changed"
-                )
-                raise RunError(
-                    f"{self.name}: its {first} {why}. Run it: {self.rerun_command}; or open {notebook(first).name}"
-                )
+        if all(map(self.is_current, stages)):
+            return
+        first = next(name for name in STAGES if not self.is_current(name))
+        reasons = {None: "has not run", "running": "was interrupted, or is still running"}
+        why = reasons.get(self.record(first).get("status"), "is out of date: an earlier stage has changed")
+        raise RunError(f"{self.name}: its {first} {why}. Run it: {self.rerun_command}; or open {notebook(first).name}")
 
     @property
     def rerun_command(self) -> str:
@@ -275,23 +256,41 @@ class Run:
         return self._read("daily.jsonl", _parse_lines) if (self / "daily.jsonl").exists() else []
 
 
+def _parse_info(text: str) -> dict:
+    info = json.loads(text)
+    if not all(isinstance(record, dict) for record in info.get("stages", {}).values()):
+        raise ValueError("it does not describe a run")
+    return info
+
+
 def _parse_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def hash_causes(stage: str, causes: dict) -> str:
-    """The fingerprint of a stage: a hash of what `Run.causes` returns, without settings that do not change results."""
-    settings, inputs, files, *others = causes.values()
-    settings = {key: value for key, value in settings.items() if key not in EXECUTION_ONLY}
-    made_of = [stage, settings, inputs, list(files.values()), *others]
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+def _hash_causes(causes: dict) -> str:
+    settings = {key: value for key, value in causes["settings"].items() if key not in EXECUTION_ONLY}
+    return hashlib.sha256(json.dumps(causes | {"settings": settings}, sort_keys=True).encode()).hexdigest()
 
 
 def _has_digest(path: Path, value: str) -> bool:
     return path.is_file() and digest(path) == value
 
 
-def describe_damage(damaged: list[Path]) -> str:
-    """A message about the damaged files of a stage."""
-    more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-    return f"{damaged[0]}{more}: changed or damaged since the stage finished; the stage is rebuilt from nothing"
+def list_runs() -> list[Run]:
+    """Every run directory, the latest first; damaged ones are named on standard error."""
+    ended: dict[Run, str] = {}
+    for path in sorted((root() / "runs").glob("*/run.json")):
+        try:
+            run = Run(path.parent.name)
+            ended[run] = max(run.record(stage).get("ended", "") for stage in STAGES)
+        except TitlesmithError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    return sorted(ended, key=ended.get, reverse=True)
+
+
+def open_run(name: str) -> Run:
+    """The run with this name (RequestError if it does not exist)."""
+    run = Run(name)
+    if not run.info:
+        raise RequestError(f"there is no run {name}; there are {', '.join(r.name for r in list_runs()) or 'none'}")
+    return run

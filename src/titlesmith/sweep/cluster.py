@@ -38,20 +38,15 @@ def estimate_memory(settings: dict[str, dict]) -> int:
 def choose_num_workers(plan: Plan, workers: int | None, memory: str | None) -> int:
     """The number of workers on this machine: ``workers``, or as many as fit into ``memory`` (default: free memory).
 
-    Raises
-    ------
-    RequestError
-        A number is not valid, or no run fits into ``memory``.
+    RequestError: ``memory`` is not a size, or too small for every run.
     """
     from dask.utils import parse_bytes
 
-    if workers is not None and workers < 1:
-        raise RequestError(f"--workers {workers}: a sweep needs at least one")
     try:
         available = parse_bytes(memory) if memory else MEMORY_SHARE * models.available_memory()
     except ValueError:
         raise RequestError(f"--memory {shorten(memory)}: it needs a size such as 8GB or 500MiB") from None
-    needed = [estimate_memory(point.experiment.settings) for point in plan.points or plan.ends]
+    needed = [estimate_memory(point.experiment.settings) for point in plan.points]
     fitting = [size for size in needed if size <= available]  # larger runs fail alone
     if memory and not fitting:
         raise RequestError(f"--memory {memory}: the smallest run needs about {min(needed) / GIB:.1f} GiB")
@@ -64,14 +59,10 @@ def choose_num_workers(plan: Plan, workers: int | None, memory: str | None) -> i
 
 @contextmanager
 def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str | None) -> Iterator["Client"]:
-    """A client of workers on this machine, which end with the block, or of a running cluster.
+    """A client of workers on this machine, which end with the block, or of those of a running ``scheduler``.
 
-    Raises
-    ------
-    FetchError
-        No scheduler answers at the address.
-    RequestError
-        Dask is not installed, the address is not valid, or limits of this machine are given with it.
+    RequestError: Dask is not installed, or limits of this machine are given with a scheduler. FetchError: no scheduler
+    answers at the address.
     """
     try:
         import dask
@@ -88,14 +79,10 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         try:  # the address first: a Client that was never connected complains once more when it is deleted
             socket.create_connection(get_address_host_port(scheduler), TIMEOUT).close()
             client = Client(scheduler, timeout=TIMEOUT, set_as_default=False)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise FetchError(
-                f"no Dask scheduler answers at {scheduler} ({error}). `dask scheduler` starts one and prints its "
-                "address; without --scheduler the sweep runs on this machine"
-            ) from None
-        except ValueError as error:
-            raise RequestError(
-                f"--scheduler {shorten(scheduler)}: {error}; it needs an address such as tcp://host:8786"
+                f"no Dask scheduler answers at {shorten(scheduler)} ({error}). `dask scheduler` starts one and prints "
+                "its address, such as tcp://host:8786; without --scheduler the sweep runs on this machine"
             ) from None
         with client:
             yield client
@@ -116,18 +103,12 @@ def connect(plan: Plan, scheduler: str | None, workers: int | None, memory: str 
         yield client
 
 
-def divide_cores(client: "Client", plan: Plan) -> dict[str, int]:
-    """Checks the connected workers, and divides the cores of each machine among its workers.
+def check_workers(client: "Client", plan: Plan) -> tuple[int, int]:
+    """Checks the connected workers; returns their number, and the threads of a kernel.
 
-    Returns
-    -------
-    dict
-        Threads of each kernel by the worker's address; "" for workers that join later.
-
-    Raises
-    ------
-    RequestError
-        A worker lacks titlesmith, has another version, or does not see the project's folder.
+    Workers on one machine share its cores. All kernels have as many threads as on the machine with the fewest, because
+    the last digits of a result depend on this number. If a worker lacks titlesmith, has another version, or does not
+    see the project's folder, it is a RequestError.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"]
     try:
@@ -137,20 +118,13 @@ def divide_cores(client: "Client", plan: Plan) -> dict[str, int]:
             f"the workers cannot run titlesmith ({type(error).__name__}: {error}): install the same version of "
             "titlesmith and its extra sweep there as here"
         ) from None
-    # Check each worker, and count the slots of each machine: workers on it, times their threads
     version, slots = inspect("", "")["version"], Counter()
     for address, machine in machines.items():
-        if machine["version"] != version:
-            raise RequestError(f"worker {address} has titlesmith {machine['version']}; here it is {version}")
-        if not machine["sees"]:
+        if machine["version"] != version or not machine["sees"]:
             raise RequestError(
-                f"worker {address} on {machine['host']} does not see {record_path(plan.name)}: the workers of a sweep "
-                "must share the project's folder, at the same path, as on a cluster's common file system"
+                f"worker {address} on {machine['host']} has titlesmith {machine['version']} and "
+                f"{'sees' if machine['sees'] else 'does not see'} {record_path(plan.name)}: workers need titlesmith "
+                f"{version} and the project's folder at the same path, as on a cluster's common file system"
             )
         slots[machine["host"], tuple(machine["cores"])] += workers[address]["nthreads"]
-    # The cores of a machine, or the part that its workers may use, for each slot
-    shares = {
-        address: max(1, len(machine["cores"]) // slots[machine["host"], tuple(machine["cores"])])
-        for address, machine in machines.items()
-    }
-    return shares | {"": min(shares.values(), default=1)}
+    return len(machines), max(1, min((len(cores) // count for (_, cores), count in slots.items()), default=1))

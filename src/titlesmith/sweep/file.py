@@ -6,37 +6,37 @@ from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
 from titlesmith.evaluate.report import MEASUREMENTS
-from titlesmith.experiment import SHARED, find, read_file
+from titlesmith.experiment import find, find_parameter, read_file
 from titlesmith.hints import did_you_mean
-from titlesmith.runs import STAGES
-from titlesmith.settings import declared
+from titlesmith.settings import BOOLEANS, Parameter
 
-KEYS = ("experiment", "fixed", "cases", "set", "search", "repeat", "reference", "plot")
 CASE = "case"  # what a run's ``set`` and a reference row call the name of a case
+REPEAT = Parameter("sweep", "repeat", "int", 1, "runs of each combination, with different seeds; 1 to 1000")
+TRIALS = Parameter("search", "trials", "int", 20, "number of runs; 1 to 1000")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search: number of trials, measurement to optimize, and by key ``choices``, or ``low``, ``high``, ``log``."""
+
+    trials: int
+    metric: str
+    ranges: dict[str, dict]
+
+    def ends(self) -> list[dict[str, str]]:
+        """Combinations that together have every choice and both ends of every range, as texts."""
+        values = {key: own.get("choices") or [own["low"], own["high"]] for key, own in self.ranges.items()}
+        size = max(map(len, values.values()))
+        return [{key: format_value(own[min(i, len(own) - 1)]) for key, own in values.items()} for i in range(size)]
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file. Values are texts that `Parameter.parse` reads.
+    """A sweep file; a plain experiment has no ``name``. Values are texts that `Parameter.parse` reads.
 
-    Attributes
-    ----------
-    name
-        The file's name, or empty for a plain experiment.
-    path
-        The experiment.
-    fixed
-        Values of all runs, ``section.key=value``.
-    cases
-        Values that vary together, by the case's name.
-    set
-        Lists of values, of which every combination is a run.
-    search
-        ``ranges``, ``trials`` and ``metric`` of a search; empty without one.
-    reference
-        Published results: ``set``, ``source``, and numbers by the names of `MEASUREMENTS`.
-    plot
-        Pairs of a hyperparameter or a measurement, and a measurement.
+    ``fixed`` are values of all runs, ``section.key=value``; ``cases`` values that vary together; of the lists of values
+    in ``set``, every combination is a run. ``reference`` are published results: ``set``, ``source``, and numbers by the
+    names of `MEASUREMENTS`. ``plot`` are pairs of a hyperparameter or a measurement, and a measurement.
     """
 
     name: str
@@ -44,8 +44,8 @@ class SweepFile:
     fixed: tuple[str, ...] = ()
     cases: dict[str, dict[str, str]] = field(default_factory=dict)
     set: dict[str, list[str]] = field(default_factory=dict)
-    search: dict = field(default_factory=dict)
-    repeat: str = "1"
+    search: Search | None = None
+    repeat: int = 1
     reference: list[dict] = field(default_factory=list)
     plot: list[list[str]] = field(default_factory=list)
 
@@ -56,31 +56,20 @@ class SweepFile:
         content = read_file(path)
         if not isinstance(content, dict) or "experiment" not in content:
             return cls("", path)
-        for key in content:
-            if key not in KEYS:
-                hint = did_you_mean(key, KEYS)
-                raise RequestError(
-                    f"{request}: key {shorten(key)} is unknown.{hint} A sweep file has: {', '.join(KEYS)}"
-                )
-        experiment = path.parent / str(content["experiment"])
-        fixed, cases, values = (content.get(key) or {} for key in ("fixed", "cases", "set"))
-        if not isinstance(fixed, dict):
-            raise RequestError(f"{request}: fixed: needs keys with values, such as finetune.batch_size: 8")
-        if not isinstance(cases, dict) or not all(isinstance(case, dict) and case for case in cases.values()):
-            raise RequestError(f"{request}: cases: needs names with keys and values, such as small: {{model: 82M}}")
-        if not isinstance(values, dict) or not all(isinstance(v, list) and v for v in values.values()):
-            raise RequestError(f"{request}: set: needs keys with lists of values, such as finetune.batch_size: [1, 8]")
-        return cls(
-            path.stem,
-            experiment if experiment.is_file() else find(str(content["experiment"])),
-            tuple(f"{key}={format_value(value)}" for key, value in fixed.items()),
-            {name: {key: format_value(value) for key, value in case.items()} for name, case in cases.items()},
-            {str(key): list(map(format_value, items)) for key, items in values.items()},
-            content.get("search") or {},
-            str(content.get("repeat", 1)),
-            _read_reference(content.get("reference") or [], request),
-            _read_plot(content.get("plot") or [], request),
-        )
+        experiment, sections = str(content.pop("experiment")), {}
+        for key, value in content.items():
+            if key not in SECTIONS:
+                hint = f"{did_you_mean(key, SECTIONS)} There are: experiment, {', '.join(SECTIONS)}"
+                raise RequestError(f"{request}: key {shorten(key)} is unknown.{hint}")
+            read, form = SECTIONS[key]
+            try:
+                sections |= {} if value is None else {key: read(value)}
+            except RequestError as error:
+                raise RequestError(f"{request}: {key}: {error}") from None
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise RequestError(f"{request}: {key}: {shorten(value)} does not have the form {form}") from None
+        beside = path.parent / experiment
+        return cls(path.stem, beside if beside.is_file() else find(experiment), **sections)
 
 
 def format_value(value: object) -> str:
@@ -88,51 +77,88 @@ def format_value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def check_measurement(name: str, where: str) -> None:
+def check_measurement(name: str) -> None:
     """Checks that a measurement has this name (RequestError)."""
     if name not in MEASUREMENTS:
         hint = did_you_mean(name, MEASUREMENTS)
-        raise RequestError(f"{where}: {shorten(name)} is not a measurement.{hint} There are: {', '.join(MEASUREMENTS)}")
+        raise RequestError(f"{shorten(name)} is not a measurement.{hint} There are: {', '.join(MEASUREMENTS)}")
 
 
-def _read_reference(rows: object, where: str) -> list[dict]:
+# The sections of a file; a wrong type is one of the errors that `SweepFile.read` handles
+
+
+def _format_values(values: dict) -> dict[str, str]:
+    return {key: format_value(value) for key, value in values.items()}
+
+
+def _read_list(value: object) -> list:
+    if not isinstance(value, list) or not value:
+        raise ValueError
+    return value
+
+
+def _read_search(content: dict) -> Search:
+    metric = content.get("metric", "perplexity.valid")
+    check_measurement(metric)
+    if not MEASUREMENTS[metric][1]:
+        raise RequestError(f"neither low nor high values of {metric} are better; choose another")
+    ranges = {key: _read_range(find_parameter(key), values) for key, values in content["ranges"].items()}
+    if not ranges or content.keys() - {"trials", "metric", "ranges"}:
+        raise ValueError
+    return Search(TRIALS.parse(content["trials"]), metric, ranges)
+
+
+def _read_range(parameter: Parameter, values: dict) -> dict:
+    if "choices" in values:
+        return {"choices": [parameter.parse(format_value(value)) for value in _read_list(values["choices"])]}
+    low, high = parameter.parse(values["low"]), parameter.parse(values["high"])
+    is_log = BOOLEANS[values.get("log", "false").lower()]
+    if parameter.type not in (int, float) or not low < high or (is_log and low <= 0):
+        raise ValueError
+    return {"low": low, "high": high, "log": is_log}
+
+
+def _read_reference(rows: object) -> list[dict]:
     """Published results with measurements by name; in a file, those of several splits may be ``loss: {test: 3}``."""
     result = []
-    try:
-        for row in rows:
-            values = {key: _parse(key, value, where) for key, value in (row.get("set") or {}).items()}
-            kept = {"set": values, "source": str(row["source"])}
-            for name in row.keys() - kept.keys():
-                named = row[name].items() if isinstance(row[name], dict) else [("", row[name])]
-                kept |= {f"{name}.{split}" if split else name: float(value) for split, value in named}
-            result.append(kept)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        form = "{set: ..., source: ..., perplexity: {test: ...}}"
-        raise RequestError(f"{where}: reference: needs a list of {form}, with numbers of any measurement") from None
-    for row in result:
+    for row in _read_list(rows):
+        result.append({"set": {}, "source": str(row["source"])})
+        for key, value in (row.get("set") or {}).items():
+            result[-1]["set"][key] = value if key == CASE else find_parameter(key).parse(format_value(value))
         for name in row.keys() - {"set", "source"}:
-            check_measurement(name, f"{where}: reference")
+            named = row[name].items() if isinstance(row[name], dict) else [("", row[name])]
+            numbers = {f"{name}.{split}" if split else name: float(value) for split, value in named}
+            for measurement in numbers:
+                check_measurement(measurement)
+            result[-1] |= numbers
     return result
 
 
-def _parse(key: str, value: object, where: str) -> object:
-    """A value of a published result, of the parameter's type."""
-    section, dot, name = key.partition(".")
-    stage, name = (section, name) if dot else ("finetune", section)
-    if key == CASE:
-        return str(value)
-    if stage not in STAGES or name not in declared(stage) or not (dot or key in SHARED):
-        raise RequestError(f"{where}: reference: {shorten(key)} is not a parameter")
-    return declared(stage)[name].parse(format_value(value))
+def _read_plot(rows: object) -> list[list[str]]:
+    pairs = [[row["x"], row["y"]] for row in _read_list(rows)]
+    for x, y in pairs:
+        check_measurement(y)
+        if "." not in x and x not in (CASE, "model", "seed"):
+            check_measurement(x)
+    return pairs
 
 
-def _read_plot(rows: object, where: str) -> list[list[str]]:
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() == {"x", "y"} for row in rows):
-        raise RequestError(
-            f"{where}: plot: needs a list of {{x: ..., y: ...}}, such as {{x: generate.temperature, y: copy_rate}}"
-        )
-    for row in rows:
-        check_measurement(row["y"], f"{where}: plot")
-        if "." not in row["x"] and row["x"] not in (CASE, "model", "seed"):
-            check_measurement(row["x"], f"{where}: plot")
-    return [[row["x"], row["y"]] for row in rows]
+# The reader of each section, and an example of its form
+SECTIONS = {
+    "fixed": (
+        lambda values: tuple(f"{key}={value}" for key, value in _format_values(values).items()),
+        "{finetune.batch_size: 8}",
+    ),
+    "cases": (
+        lambda cases: {name: _format_values(values) for name, values in cases.items()},
+        "{small: {model: 82M}}",
+    ),
+    "set": (
+        lambda values: {key: list(map(format_value, _read_list(items))) for key, items in values.items()},
+        "{finetune.batch_size: [1, 8]}",
+    ),
+    "search": (_read_search, "{trials: 20, ranges: {finetune.steps: {low: 9, high: 99}, seed: {choices: [1, 2]}}}"),
+    "repeat": (REPEAT.parse, "3"),
+    "reference": (_read_reference, "[{set: {model: 82M}, source: a report, perplexity: {test: 20}}]"),
+    "plot": (_read_plot, "[{x: generate.temperature, y: copy_rate}]"),
+}

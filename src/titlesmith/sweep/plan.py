@@ -1,19 +1,18 @@
-"""The plan of a sweep: a grid of runs, all checked, and the jobs that execute them, each shared stage once."""
+"""The plan of a sweep: its runs, all checked, and the stages that they share."""
 
 import hashlib
 import itertools
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
-from titlesmith.experiment import Experiment
+from titlesmith.experiment import Experiment, find_parameter
 from titlesmith.runs import STAGES, Run, root
-from titlesmith.sweep.file import CASE, SweepFile, format_value
-from titlesmith.sweep.search import Search
+from titlesmith.sweep.file import CASE, REPEAT, SweepFile, format_value
 from titlesmith.yaml_text import split_items
 
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same
@@ -31,92 +30,53 @@ class Point:
     experiment: Experiment
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """Stages of one run, up to ``until``.
-
-    Attributes
-    ----------
-    after
-        The job that must be done before this one, or None.
-    shared
-        Stages to link from the run of ``after`` instead of executing them.
-    last
-        Whether this job completes the run.
-    """
-
-    point: Point
-    until: str
-    after: "Job | None"
-    shared: tuple[str, ...]
-    last: bool
-
-
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: name, experiment file, varied keys, points, repeats of each, last stage, and what its page shows.
+    """A sweep: its file, name, varied keys, points and last stage.
 
-    ``cases``, ``reference`` and ``plot`` are those of `SweepFile`. A search has no points at first: ``make`` returns
-    that of a trial, from its number and the values of its keys as texts; ``ends`` are points at the ends of the ranges.
+    The points of a search are at the ends of its ranges, and are not executed; ``make`` returns that of a trial, from
+    its number and the values of its keys as texts.
     """
 
+    file: SweepFile
     name: str
-    path: Path
     keys: tuple[str, ...]
     points: tuple[Point, ...]
-    repeat: int = 1
     until: str = STAGES[-1]
-    cases: dict[str, dict[str, str]] = field(default_factory=dict)
-    reference: list[dict] = field(default_factory=list)
-    plot: list[list[str]] = field(default_factory=list)
-    search: Search | None = None
     make: Callable[[int, dict[str, str]], Point] | None = None
-    ends: tuple[Point, ...] = ()
 
     @property
     def total(self) -> int:
         """The number of runs."""
-        return self.search.trials if self.search else len(self.points)
-
-    def jobs(self) -> list[Job]:
-        """All jobs, each after the one that it needs.
-
-        Runs whose settings agree up to a stage share its files: the first of them executes it, the others link them.
-        """
-        # For each run, the run that it shares stages with, and the last shared stage
-        firsts: dict[tuple, str] = {}  # settings up to a stage -> the run that executes it
-        shared: dict[str, tuple[str, str]] = {}
-        for point in self.points:
-            settings: tuple = ()
-            for stage in STAGES[: STAGES.index(self.until) + 1]:
-                settings += (json.dumps(point.experiment.settings[stage], sort_keys=True),)
-                if (first := firsts.setdefault(settings, point.name)) != point.name:
-                    shared[point.name] = first, stage
-        # A run that others share with gets a job for each stage up to which they do, so that they need not wait longer
-        jobs: dict[tuple[str, str], Job] = {}
-        for point in self.points:
-            ends = {stage for first, stage in shared.values() if first == point.name} | {self.until}
-            after = jobs[shared[point.name]] if point.name in shared else None
-            stages = STAGES[: STAGES.index(after.until) + 1] if after else ()
-            for stage in sorted(ends, key=STAGES.index):
-                jobs[point.name, stage] = after = Job(point, stage, after, stages, stage == self.until)
-                stages = ()
-        return list(jobs.values())
+        return self.file.search.trials if self.file.search else len(self.points)
 
     def describe(self) -> list[str]:
         """Lines for people: each run with its values, and the run whose stages it shares."""
-        shared = {job.point.name: job for job in self.jobs() if job.shared}
-        lines = [f"sweep {self.name}: {len(self.points)} runs of {self.path.stem}"]
-        if self.search:
-            lines = [f"sweep {self.name}: {self.total} runs of {self.path.stem}, a search by {self.search.metric}"]
-            lines += [f"  {key}: {json.dumps(values)}" for key, values in self.search.ranges.items()]
+        lines, search = [f"sweep {self.name}: {self.total} runs of {self.file.path.stem}"], self.file.search
+        if search:
+            lines[0] += f", a search by {search.metric}"
+            return lines + [f"  {key}: {json.dumps(values)}" for key, values in search.ranges.items()]
+        groups = group(self.points)
         for point in self.points:
-            values = point.set | self.cases.get(point.set.get(CASE), {})
+            values = point.set | self.file.cases.get(point.set.get(CASE), {})
             shown = ", ".join(f"{key} {format_value(value)}" for key, value in values.items())
-            job = shared.get(point.name)
-            taken = f"; {', '.join(job.shared)} from {job.after.point.name}" if job else ""
+            firsts = {stage: names[0] for stage, names in groups[point.name].items() if names[0] != point.name}
+            taken = f"; {', '.join(firsts)} from {list(firsts.values())[-1]}" if firsts else ""
             lines.append(f"  {point.name}: {shown or f'seed {point.repeat}'}{taken}")
         return lines
+
+
+def group(points: tuple[Point, ...]) -> dict[str, dict[str, list[str]]]:
+    """For each run and stage, the names of the runs with the same settings up to this stage, which share its result."""
+    by_settings: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, list[str]]] = {}
+    for point in points:
+        settings = ""
+        for stage in STAGES:
+            settings += json.dumps(point.experiment.settings[stage], sort_keys=True)
+            groups.setdefault(point.name, {})[stage] = by_settings.setdefault(settings, [])
+            by_settings[settings].append(point.name)
+    return groups
 
 
 def read(
@@ -128,145 +88,85 @@ def read(
     until: str = STAGES[-1],
     remarks: list[str] | None = None,
 ) -> Plan:
-    """Plans a sweep and checks every run of it.
+    """Plans a sweep, and checks every run of it and that its directory is free or of this sweep (RequestError).
 
-    Parameters
-    ----------
-    request
-        A sweep file or an experiment: a path, or a name below ``experiments/``.
-    sets, base
-        Values to vary, ``section.key=value,value`` or ``section.key=[[a, b], [c]]``, in addition to the sweep file; and
-        values of all runs, ``section.key=value``.
-    repeat
-        Runs of each combination, with consecutive seeds of training and sampling.
-    name
-        The sweep's name, the beginning of its runs' names. Default: the sweep file's, or experiment and keys.
-    remarks
-        A list that gets what is missing on this machine, such as a file of papers, instead of a RequestError.
-
-    Raises
-    ------
-    RequestError
-        A key is unknown, a value is not allowed, two runs are the same, there are more than `MAX_RUNS`, or a run of
-        that name belongs to something else.
+    ``request`` is a sweep file or an experiment, see `SweepFile.read`. ``sets`` are values to vary in addition to the
+    file's, ``section.key=value,value`` or ``section.key=[[a, b], [c]]``; ``base`` are values of all runs. ``repeat`` is
+    the number of runs of each combination. ``name`` is the beginning of the runs' names, by default the file's or
+    experiment and keys. ``remarks``, a list, gets what is missing on this machine, which is not an error then.
     """
-    file, typed = SweepFile.read(request), dict(map(_parse, sets))
+    file = SweepFile.read(request)
     path, base = file.path, (*file.fixed, *base)
     # The grid: the cases, and the values of each key as texts that `Parameter.parse` reads
-    values = file.set | {key: list(map(format_value, items)) for key, items in typed.items()}
-    for case, key in ((case, key) for case, own in file.cases.items() for key in own if key in values):
-        raise RequestError(f"{request}: {key} is varied, and case {case} sets it: leave one out")
+    values = file.set | dict(map(_parse, sets))
+    for case, own in file.cases.items():
+        if both := own.keys() & values.keys():
+            raise RequestError(f"{request}: {', '.join(both)} is varied, and case {case} sets it: leave one out")
     keys = (*([CASE] if file.cases else []), *values)
-    repeats = file.repeat if repeat is None else str(repeat)
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", repeats):
-        raise RequestError(f"repeat: {shorten(repeats)} is not a number of runs: it needs an int, 1 or more")
-    if not keys and not file.search and int(repeats) == 1:
+    repeat = REPEAT.check(file.repeat if repeat is None else repeat)
+    if not keys and not file.search and repeat == 1:
         raise RequestError("nothing is varied: add --set finetune.learning_rate=1e-4,5e-5, say, or --repeat 3")
-    if (count := int(repeats) * max(1, len(file.cases)) * math.prod(map(len, values.values()))) > MAX_RUNS:
+    if (count := repeat * max(1, len(file.cases)) * math.prod(map(len, values.values()))) > MAX_RUNS:
         raise RequestError(f"the sweep has {count:,} runs, and at most {MAX_RUNS:,} are allowed: vary fewer values")
-    if file.search and (keys or int(repeats) > 1 or until != STAGES[-1]):
-        raise RequestError(
-            f"{request}: search: it chooses the values and needs all stages: leave out set, cases, repeat"
-        )
-    # The runs
+    if file.search and (keys or repeat > 1 or until != STAGES[-1]):
+        raise RequestError(f"{request}: a search chooses the values and needs all stages: leave out set, cases, repeat")
     name = name or file.name or "-".join([path.stem, *(key.split(".")[-1] for key in values)])
-    points: dict[str, Point] = {}  # by settings and by name
     Experiment.read(path, base, remarks)  # so that an error without any --set is reported without one
-    if file.search:
-        return _plan_search(file, request, name, base, remarks)
-    for case, *texts in itertools.product(file.cases or [""], *values.values()):
-        labels = dict.fromkeys(file.cases.get(case, ()), f"{request}: cases: {case}: ")
-        labels |= {key: "--set " if key in typed else f"{request}: set: " for key in values}
-        own = file.cases.get(case, {}) | dict(zip(values, texts, strict=True))
-        overrides = {key: f"{key}={text}" for key, text in own.items()}
-        experiment = _read_labelled(path, base, overrides, labels, remarks)
-        chosen = ({CASE: case} if case else {}) | {key: _get_setting(experiment, key) for key in values}
-        for number in range(1, int(repeats) + 1):
-            words = [name, *map(_format_word, chosen.values()), *([f"r{number}"] if int(repeats) > 1 else [])]
-            seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
-            every = (*base, *overrides.values(), *seeds)
-            repeated = Experiment.read(path, every, remarks) if seeds else experiment
-            point = Point("-".join(words), chosen, number, repeated)
-            # Two runs with the same settings, or with the same name, cannot both exist
-            for identity in (json.dumps(repeated.settings, sort_keys=True), point.name):
-                if (other := points.setdefault(identity, point)) is not point:
-                    names = " and ".join(dict.fromkeys((other.name, point.name)))
-                    raise RequestError(f"two runs of this sweep are the same, {names}: remove the repeated value")
-            _check_owner(point.name, name)
-    runs = tuple(dict.fromkeys(points.values()))
-    return Plan(name, path, keys, runs, int(repeats), until, file.cases, file.reference, file.plot)
 
-
-def _plan_search(file: SweepFile, request: str, name: str, base: tuple[str, ...], remarks: list[str] | None) -> Plan:
-    """The plan of a search, after checking the ends of its ranges (RequestError)."""
-    search = Search.read(file.search, request)
-    labels = dict.fromkeys(search.ranges, f"{request}: search: ")
-
-    def make(number: int, texts: dict[str, str]) -> Point:
-        overrides = {key: f"{key}={text}" for key, text in texts.items()}
-        experiment = _read_labelled(file.path, base, overrides, labels, remarks)
-        return Point(f"{name}-t{number}", {key: _get_setting(experiment, key) for key in texts}, 1, experiment)
-
-    for number in range(search.trials):
-        _check_owner(f"{name}-t{number}", name)
-    ends = tuple(itertools.starmap(make, enumerate(search.ends())))
-    shown = {"reference": file.reference, "plot": file.plot}
-    return Plan(name, file.path, tuple(search.ranges), (), **shown, search=search, make=make, ends=ends)
-
-
-def _read_labelled(
-    path: Path, base: tuple[str, ...], overrides: dict[str, str], labels: dict[str, str], remarks: list[str] | None
-) -> Experiment:
-    """The experiment with the overrides of one run.
-
-    An error names the override that causes it alone, or else all of them; ``labels`` say where a key's values are from.
-    """
-    try:
-        return Experiment.read(path, (*base, *overrides.values()), remarks)
-    except RequestError as error:
-        message = str(error)
-    for key, override in overrides.items():
+    def read_point(own: dict[str, str], case: str = "", number: int = 1) -> tuple[dict[str, object], Experiment]:
+        """The varied values of a run, and its settings."""
+        overrides = [f"{key}={text}" for key, text in (file.cases.get(case, {}) | own).items()]
         try:
-            Experiment.read(path, (*base, override), remarks)
+            experiment = Experiment.read(path, (*base, *overrides), remarks)
+            seeds = [f"{s}.seed={experiment.settings[s]['seed'] + number - 1}" for s in REPEATED if number > 1]
+            experiment = Experiment.read(path, (*base, *overrides, *seeds), remarks) if seeds else experiment
         except RequestError as error:
-            if str(error) == message:
-                overrides = {key: override}
-                break
-    for override in overrides.values():
-        message = message.removeprefix(f"-p {shorten(override)}: ")
-    raise RequestError(f"{' '.join(labels[key] + shorten(text)[1:-1] for key, text in overrides.items())}: {message}")
+            raise RequestError(f"{request}: {shorten(' '.join(overrides))[1:-1]}: {error}") from None
+        parameters = {key: find_parameter(key) for key in own}
+        chosen = {key: experiment.settings[p.stage][p.name] for key, p in parameters.items()}
+        return ({CASE: case} if case else {}) | chosen, experiment
+
+    def make_trial(number: int, texts: dict[str, str]) -> Point:
+        chosen, experiment = read_point(texts)
+        return Point(f"{name}-t{number}", chosen, 1, experiment)
+
+    if file.search:
+        for number in range(file.search.trials):
+            _check_owner(f"{name}-t{number}", name, file.search.ranges)
+        ends = tuple(itertools.starmap(make_trial, enumerate(file.search.ends())))
+        return Plan(file, name, tuple(file.search.ranges), ends, make=make_trial)
+    # The runs of a grid
+    points: dict[str, Point] = {}
+    for case, *texts in itertools.product(file.cases or [""], *values.values()):
+        for number in range(1, repeat + 1):
+            chosen, experiment = read_point(dict(zip(values, texts, strict=True)), case, number)
+            words = [name, *map(_format_word, chosen.values()), *([f"r{number}"] if repeat > 1 else [])]
+            point = Point("-".join(words), chosen, number, experiment)
+            if points.setdefault(point.name, point) is not point:
+                raise RequestError(f"two runs of this sweep are the same, {point.name}: remove the repeated value")
+            _check_owner(point.name, name, keys)
+    return Plan(file, name, keys, tuple(points.values()), until)
 
 
-def _check_owner(name: str, sweep: str) -> None:
-    """Checks that a run of this name does not belong to another sweep, or to none (RequestError)."""
-    path = Run(name) / "run.json"
-    try:
-        owner = json.loads(path.read_text("utf-8")).get("sweep", {}).get("name")
-    except (OSError, ValueError, AttributeError):  # missing, or damaged, which the run itself will report
-        return
-    if owner != sweep:
+def _check_owner(name: str, sweep: str, keys: Iterable[str]) -> None:
+    """Checks that there is no run of this name, except of this sweep with the same varied keys (RequestError)."""
+    run = Run(name)
+    owner = run.info.get("sweep", {})
+    if run.info and (owner.get("name") != sweep or owner["set"].keys() != set(keys)):
+        varied = f"the sweep {owner['name']} of {', '.join(owner['set']) or 'seeds'}" if owner else "no sweep"
         raise RequestError(
-            f"{path.parent} is a run of {f'another sweep, {owner}' if owner else 'no sweep'}, and would be "
-            "overwritten: choose another name with --name"
+            f"{run.path} is a run of {varied}, and would be overwritten: choose another name with --name"
         )
 
 
-def _parse(text: str) -> tuple[str, list]:
+def _parse(text: str) -> tuple[str, list[str]]:
     """Key and values of a ``--set``."""
     key, equals, values = text.partition("=")
     if not equals:
         raise RequestError(
             f"--set {shorten(text)}: it needs the form section.key=value,value, such as finetune.batch_size=1,8"
         )
-    try:
-        return key, split_items(values) or [""]
-    except ValueError as error:
-        raise RequestError(f"--set {shorten(text)}: {error}") from None
-
-
-def _get_setting(experiment: Experiment, key: str) -> object:
-    section, dot, name = key.partition(".")
-    return experiment.settings[section][name] if dot else experiment.settings["finetune"][section]
+    return key, list(map(format_value, split_items(values))) or [""]
 
 
 def _format_word(value: object) -> str:

@@ -1,26 +1,28 @@
-"""The work of a Dask worker: stages of one run, after linking those that another run has."""
+"""The work of a Dask worker: one run, whose stages are linked if another run has executed them."""
 
 import asyncio
 import contextlib
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
-from titlesmith.errors import RunError, TitlesmithError
+from titlesmith.errors import TitlesmithError
 from titlesmith.pipeline import chain, failed, source
 from titlesmith.runs import LOCK_TIMEOUT, Run, hold, release, replacing
 from titlesmith.settings import declared
-from titlesmith.sweep.plan import Job, record_path
+from titlesmith.sweep.plan import Point, record_path
 
 # Environment variables with which TensorFlow, OpenMP, polars and tokenizers limit their threads
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS",
            "RAYON_NUM_THREADS")  # fmt: skip
 STOP_SECONDS = 10  # for kernels to end
-_working: dict[str, set[str]] = {}  # by session of a sweep, the runs that this process works on
+_working: dict[str, set[Path]] = {}  # by session of a sweep, the runs that this process works on
 _stopped: set[str] = set()  # sessions that were interrupted
 
 
@@ -28,93 +30,80 @@ class StopError(Exception):
     """The sweep was interrupted."""
 
 
-def work(job: Job, sweep: str, session: str, root: str, threads: dict[str, int]) -> dict:
-    """Executes a job in this process, its notebooks in separate kernels.
+def work(
+    point: Point, until: str, groups: dict[str, list[str]], sweep: str, session: str, root: str, threads: int
+) -> dict:
+    """Executes a run, its notebooks in separate kernels; returns ``state`` (done, failed) and ``reason``.
 
-    Parameters
-    ----------
-    session
-        An id of this start of the sweep.
-    root
-        The project's folder, which this machine must share.
-    threads
-        Threads of each kernel by the worker's address; "" for workers that joined later.
-
-    Returns
-    -------
-    dict
-        ``state`` (done, failed) and ``reason``. Errors other than titlesmith's are raised, and Dask retries the job
-        on another machine.
+    ``groups`` are the runs that share the result of each stage: one executes it while the others wait, and these link
+    it. ``session`` is an id of this start of the sweep, ``root`` the project's folder, ``threads`` those of a kernel.
+    Errors other than titlesmith's are raised, and Dask retries the run on another machine.
     """
-    from distributed import get_worker
-
     os.environ["TITLESMITH_ROOT"] = root
     if not record_path(sweep).exists():
         raise OSError(f"{socket.gethostname()} does not see {record_path(sweep)}: share the project's folder")
-    os.environ.update(dict.fromkeys(THREADS, str(threads.get(get_worker().address, threads[""]))))
+    os.environ.update(dict.fromkeys(THREADS, str(threads)))
     declared.cache_clear()  # the worker may be older than the notebooks
-    run = Run(job.point.name)
-    _working.setdefault(session, set()).add(run.name)
+    run = Run(point.name)
+    _working.setdefault(session, set()).add(run.path)
 
     def check_stopped(line: str) -> None:
         if session in _stopped:
             raise StopError
 
+    @contextlib.contextmanager
+    def shared(stage: str) -> Iterator[None]:
+        with FileLock(lock_folder(sweep) / f"{groups[stage][0]}.{stage}"):
+            check_stopped("")
+            share(run, groups[stage], stage, point.experiment.settings[stage])
+            yield
+
     try:
         hold(run / ".chain.lock", LOCK_TIMEOUT)  # a lost worker's chain may be about to release it
-        run.update(sweep={"name": sweep, "set": job.point.set, "repeat": job.point.repeat})
-        for stage in job.shared:
-            share(run, Run(job.after.point.name), stage, job.point.experiment.settings[stage])
+        run.update(sweep={"name": sweep, "set": point.set, "repeat": point.repeat})
         with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):  # progress bars
-            chain(job.point.experiment, run.name, until=job.until, echo=check_stopped)
+            chain(point.experiment, run.name, until=until, echo=check_stopped, around=shared)
     except TitlesmithError as error:
-        return {"state": "failed", "reason": add_remedy(str(error))}
+        return {"state": "failed", "reason": str(error)}
     except StopError:
         return {"state": "failed", "reason": "interrupted"}
     finally:
         release(run / ".chain.lock")
-        _working[session].discard(run.name)
+        _working[session].discard(run.path)
     return {"state": "done", "reason": ""}
 
 
-def add_remedy(reason: str) -> str:
-    """An error with its remedy, if that is not in the run's parameters."""
-    if "No space left on device" in reason:
-        return f"{reason}. Free some space; the same command resumes"
-    return f"{reason}. Try fewer --workers, or a smaller batch" if "kernel was killed" in reason else reason
+def lock_folder(sweep: str) -> Path:
+    """The folder of a sweep's locks: of its driver, and of shared stages."""
+    return record_path(sweep).with_name(f".{sweep}")
 
 
-def share(run: Run, other: Run, stage: str, settings: dict) -> None:
-    """Gives a run the finished stage of another one (RunError if that has no such stage with these settings).
+def share(run: Run, names: list[str], stage: str, settings: dict) -> None:
+    """Gives a run the finished stage of one of the runs with these names, if there is one with the same settings.
 
     Files are hard links if possible. Links are safe because files of a run are replaced, never changed.
     """
     made = source(stage)
     if run.is_done(stage, settings, made):
         return
-    if not other.is_done(stage, settings, made):
-        raise RunError(f"{other.path} no longer has the {stage} that {run.name} shares with it: start the sweep again")
+    others = (Run(name) for name in names if name != run.name)
+    if not (other := next((other for other in others if other.is_done(stage, settings, made)), None)):
+        return
     hold(run / ".stage.lock", LOCK_TIMEOUT)
     try:
         run.clear(stage)
         failed(run, stage).unlink(missing_ok=True)
         finished = other.record(stage)
-        for name in finished["outputs"]:
-            link(other / name, run / name)
-        link(other.executed(stage), run.executed(stage))
+        for old in (*(other / name for name in finished["outputs"]), other.executed(stage)):
+            with replacing(run / old.relative_to(other.path)) as temporary:
+                try:
+                    temporary.hardlink_to(old)
+                except OSError:
+                    shutil.copyfile(old, temporary)
         run.update(versions=other.info["versions"])
         run.update_stage(stage, **{"taken_from": other.name} | finished)
     finally:
         release(run / ".stage.lock")
-
-
-def link(old: Path, new: Path) -> None:
-    """Links a file, or copies it if that is not possible."""
-    with replacing(new) as temporary:
-        try:
-            temporary.hardlink_to(old)
-        except OSError:
-            shutil.copyfile(old, temporary)
 
 
 def inspect(root: str, sweep: str) -> dict:
@@ -124,7 +113,7 @@ def inspect(root: str, sweep: str) -> dict:
     return {"host": socket.gethostname(), "sees": sees, "version": metadata.version("titlesmith"), "cores": cores}
 
 
-async def stop(session: str, root: str, run: str | None = None) -> None:
+async def stop(session: str, run: str | None = None) -> None:
     """Kills the kernels of a sweep in this process; no further stage begins. Or, of its runs, only that of ``run``.
 
     A kernel is recognized by the lock of its run's stage, so that kernels of other sweeps are not touched.
@@ -132,9 +121,7 @@ async def stop(session: str, root: str, run: str | None = None) -> None:
     if run is None:
         _stopped.add(session)
     for _ in range(STOP_SECONDS * 5):
-        locks = {
-            str(Path(root) / "runs" / name / ".stage.lock") for name in _working.get(session, ()) if run in (None, name)
-        }
+        locks = {str(path / ".stage.lock") for path in _working.get(session, ()) if run in (None, path.name)}
         if not locks:
             return
         for child in psutil.Process().children(recursive=True):

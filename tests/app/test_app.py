@@ -17,7 +17,7 @@ gradio = pytest.importorskip("gradio", reason="the page needs Gradio")
 import uvicorn  # noqa: E402
 
 import browser  # noqa: E402
-from conftest import HOSTILE, make_project, write_archive  # noqa: E402
+from conftest import HOSTILE, make_project, shared, write_archive  # noqa: E402
 from tiny import quick  # noqa: E402
 from titlesmith import train as engines  # noqa: E402
 from titlesmith.app import service as service_module  # noqa: E402
@@ -48,20 +48,26 @@ def serving(service: Service):
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project with a run that continues titles, all hostile, and one that writes titles for made-up abstracts."""
-    folder = make_project(tmp_path_factory.mktemp("app"))
+def build(folder):
+    make_project(folder)
     rows = [{"title": f"{HOSTILE} number {i} of music and speech"} for i in range(120)]
+    path = write_archive(folder / "papers.tsv", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
         patch.setattr(kernels, "compiled", lambda function: function)  # XLA compiles for seconds a model
         patch.setattr(engines, "SCRATCH", {"scratch": TINY})
-        path = write_archive(folder / "papers.tsv", rows)
         quick("titles", "scratch", source={"source": "archive", "path": str(path)})
         quick("abstracts", "scratch", "abstract-to-title", source={"source": "sample", "num_papers": 120})
         for name in ("titles", "abstracts"):
             Run(name).update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with a run that continues titles, all hostile, and one that writes titles for made-up abstracts."""
+    folder = shared(tmp_path_factory, "app", build)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
         yield folder
 
 
@@ -316,7 +322,7 @@ def test_a_copy_is_recognized_in_any_case(services):
 def test_a_port_in_use_is_an_error_with_a_remedy():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RequestError, match=rf"port {port} .* is in use.*--port {port + 1}"):
+        with pytest.raises(RequestError, match=rf"port {port} .*in use.* set another --port"):
             listen("127.0.0.1", port)
     with pytest.raises(RequestError, match="--host"):
         listen("192.0.2.1", port)

@@ -27,17 +27,17 @@ TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True,
 
 def build_page(service: Service) -> gr.Blocks:
     """The page of a model; one request is answered at a time, the others wait."""
-    run = service.run
-    documents = service.corpus.info["splits"]["train"]["documents"] if run else None
-    common = {"service": service, "documents": documents, "made_up": MADE_UP}
-    perplexity = run.metrics["perplexity"]["test"] if run and run.is_current("evaluate") else None
-    stop_reason = run.record("finetune").get("stop_reason", "") if run else ""
+    facts = {"service": service, "made_up": MADE_UP, "perplexity": None}
+    if run := service.run:
+        facts["documents"] = service.corpus.info["splits"]["train"]["documents"]
+        facts["stop_reason"] = run.record("finetune").get("stop_reason", "")
+        facts["perplexity"] = run.metrics["perplexity"]["test"] if run.is_current("evaluate") else None
     with gr.Blocks(title=f"titlesmith: {service.name}", analytics_enabled=False) as blocks:
-        gr.HTML(render("introduction", **common))
+        gr.HTML(render("introduction", **facts))
         with gr.Tabs(), gr.Tab(service.task.capitalize()):
             _add_form(service)
         with gr.Accordion("About the model", open=False):
-            gr.HTML(render("about", perplexity=perplexity, stop_reason=stop_reason, **common))
+            gr.HTML(render("about", **facts))
         _add_endpoint(service)
     return blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
@@ -57,10 +57,6 @@ def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = (
         run_history=False,
         enable_monitoring=False,
         show_error=False,
-        mcp_server=False,
-        ssr_mode=False,
-        pwa=False,
-        max_file_size=0,
         blocked_paths=["/"],
     )
     blocks.has_launched = True  # otherwise Gradio does not check files
@@ -178,25 +174,23 @@ def _build_control(service: Service, name: str) -> gr.components.Component:
 def _add_endpoint(service: Service) -> None:
     """Adds the endpoint that Gradio's page "Use via API" describes, with the fields and settings as parameters."""
     fields = {re.sub(r"\W", "_", field): field for field in service.fields}
-    types = dict.fromkeys([*fields, "begins_with"], str) | {name: c.type for name, c in service.controls.items()}
-    types["seed"] = Optional[int]
-    defaults = (
-        DEFAULTS | {"begins_with": ""} | {name: c.default for name, c in service.controls.items()} | {"seed": None}
-    )
+    controls = service.controls
+    types = dict.fromkeys([*fields, "begins_with"], str) | {name: control.type for name, control in controls.items()}
+    defaults = {key: DEFAULTS.get(field, "") for key, field in fields.items()} | {"begins_with": ""}
+    defaults |= {name: control.default for name, control in controls.items()}
+    types["seed"], defaults["seed"] = Optional[int], None
 
-    def endpoint(*args: object, **named: object) -> dict:
-        chosen = endpoint.__signature__.bind(*args, **named).arguments
-        texts = {field: chosen.pop(key, DEFAULTS.get(field)) for key, field in fields.items()}
+    def endpoint(*values: object) -> dict:
+        chosen = dict(zip(defaults, values, strict=True))
+        texts = {field: chosen.pop(key) for key, field in fields.items()}
         with _as_page_error():
-            return service.write(texts, chosen.pop("begins_with", ""), **chosen)
+            return service.write(texts, chosen.pop("begins_with"), **chosen)
 
-    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    parameters = [
-        inspect.Parameter(key, kind, default=defaults.get(key, empty), annotation=annotation)
-        for key, annotation in types.items()
-    ]
-    parameters.sort(key=lambda parameter: parameter.default is not empty)  # which come last in a signature
-    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=dict)
+    # Gradio reads the parameters from the function
+    endpoint.__signature__ = inspect.Signature([
+        inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=types[key])
+        for key, default in defaults.items()
+    ])  # fmt: skip
     endpoint.__annotations__ = types | {"return": dict}
     endpoint.__name__ = re.sub(r"\W+", "_", service.task.replace("my ", "")).lower()
     endpoint.__doc__ = f"{service.task.capitalize()}: `texts`, and the `seed` that gives them again."

@@ -4,9 +4,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from queue import SimpleQueue
 
 from titlesmith.errors import RequestError, shorten
@@ -34,9 +34,7 @@ LABELS = {
 
 
 class Service:
-    """A model, ready to write.
-
-    All methods can be called from any thread; one request is answered at a time.
+    """A model, ready to write. All methods can be called from any thread; one request is answered at a time.
 
     Attributes
     ----------
@@ -50,7 +48,7 @@ class Service:
 
     def __init__(self, source: Source):
         self.run, self.name, self.corpus = source.run, source.run.name if source.run else source.name, source.format
-        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1)  # the back end is not thread-safe
         self.backend, self.nearest = source.open(), source.nearest or Nearest(self.corpus)
         self.made_up = bool(source.run and source.run.made_up)
         self.fields = self.corpus.template.prompt_fields
@@ -75,11 +73,11 @@ class Service:
         return for_fields if self.fields else f"{self.writes}s from a beginning"
 
     def check(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> None:
-        """Checks a request before it waits for the model (RequestError); parameters are those of `write`."""
+        """Checks a request, as `write` has it, before it waits for the model (RequestError)."""
         self._generate(fields, begins_with, self._checked(settings))
 
     def write(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> dict:
-        """Generates the texts of one request.
+        """Generates the texts of one request (RequestError if a text or a setting is not allowed).
 
         Parameters
         ----------
@@ -95,11 +93,6 @@ class Service:
         dict
             ``seed``, which gives the same texts again; ``made_up``, whether the training papers are invented; and
             ``texts``: the keys of texts.jsonl that describe a text, and ``copy``: ``copy``, ``near copy`` or nothing.
-
-        Raises
-        ------
-        RequestError
-            A text is missing, is not a text, or is too long; or a setting is unknown or not allowed.
         """
         *_, answer = self.stream(fields, begins_with, **settings)
         return answer
@@ -118,34 +111,22 @@ class Service:
             nonlocal shown
             if time.monotonic() - shown > UPDATE_SECONDS:
                 shown = time.monotonic()
-                updates.put(
-                    common | {"busy": True, "texts": [PARTIAL | {"text": text.rstrip("\ufffd")} for text in texts()]}
-                )
+                updates.put(texts())
             return stopped.is_set()
-
-        def work() -> None:
-            try:
-                with self._lock:
-                    if not stopped.is_set():
-                        updates.put(common | {"texts": list(map(self._row, generator))})
-            except BaseException as error:  # raised where the iterator is read
-                updates.put(error)
 
         # The back end computes in a thread, so that its texts can be read before all are complete
         generator.listener = listen
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        future = self._worker.submit(lambda: list(map(self._row, generator)))
+        future.add_done_callback(lambda _: updates.put(None))
         try:
-            while True:
-                update = updates.get()
-                if isinstance(update, BaseException):
-                    raise update
-                yield update
-                if "busy" not in update:
-                    return
+            for texts in iter(updates.get, None):
+                partial = [PARTIAL | {"text": text.rstrip("\ufffd")} for text in texts]
+                yield common | {"busy": True, "texts": partial}
+            yield common | {"texts": future.result()}
         finally:
             stopped.set()
-            thread.join()
+            if not future.cancel():  # it does not wait for another request any more
+                wait([future])
 
     def warm_up(self) -> None:
         """Generates a text and discards it: the first one takes seconds longer than the next."""
@@ -153,25 +134,18 @@ class Service:
 
     def _checked(self, settings: dict) -> dict:
         """All settings of a request, by the names of `controls`."""
-        if unknown := settings.keys() - self.controls.keys():
-            raise RequestError(
-                f"{', '.join(map(shorten, unknown))} cannot be set; there are {', '.join(self.controls)}"
-            )
         chosen = {name: control.default for name, control in self.controls.items()} | {"seed": None} | settings
         if chosen["seed"] is None:
             chosen["seed"] = secrets.randbelow(10**9)
-        chosen = {name: self.controls[name].check(value) for name, value in chosen.items()}
+        chosen = {name: control.check(chosen[name]) for name, control in self.controls.items()}
         return chosen | ({"count": min(chosen["count"], chosen["beams"])} if chosen["beams"] > 1 else {})
 
-    def _generate(self, fields: dict, begins_with: str, settings: dict):
+    def _generate(self, fields: dict, begins_with: str, settings: dict) -> TextGenerator:
         """The rows of a request, checked now and generated when they are read."""
         for name, text in (fields | {"beginning": begins_with}).items():
-            if not isinstance(text, str):
-                raise RequestError(f"The {name} is not a text: {shorten(text)}.")
-            if len(text) > MAX_CHARACTERS:
-                raise RequestError(
-                    f"The {name} has {len(text):,} characters, more than the maximum of {MAX_CHARACTERS:,}. Shorten it."
-                )
+            if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+                wrong = f"has {len(text):,} characters" if isinstance(text, str) else f"is not a text: {shorten(text)}"
+                raise RequestError(f"The {name} {wrong}; it needs a text of at most {MAX_CHARACTERS:,} characters.")
         cleaned = {name: self.corpus.clean(plain(text)) for name, text in fields.items()}
         if empty := [name for name, text in cleaned.items() if not text]:
             raise RequestError(f"The {' and the '.join(empty)} is empty: type or paste it first.")
@@ -191,19 +165,19 @@ class Service:
         """Inputs to try, each with a label: held-out papers, or without a prompt the run's prefixes and beginnings."""
         if not self.run:
             return []
-        table = self.corpus.scan("test").select("id", "completion").collect()
+        titles = dict(self.corpus.scan("test").select("id", "completion").collect().iter_rows())
         if not self.fields:
-            prefixes = [prefix for prefix in self._settings.get("prefixes", []) if prefix.strip()]
-            spread = table["completion"].gather_every(max(1, len(table) // NUM_EXAMPLES))
-            beginnings = dict.fromkeys([*prefixes, *(" ".join(text.split()[:2]) for text in spread)])
-            return [([beginning], beginning) for beginning in islice(beginnings, NUM_EXAMPLES)]
+            spread = list(titles.values())[:: max(1, len(titles) // NUM_EXAMPLES)]
+            beginnings = [*self._settings.get("prefixes", []), *(" ".join(text.split()[:2]) for text in spread)]
+            shown = list(filter(str.strip, dict.fromkeys(beginnings)))[:NUM_EXAMPLES]
+            return [([beginning], beginning) for beginning in shown]
         room = min(self.controls["max_tokens"].default, self.backend.context // 2)
         try:
             chosen = held_out(self.corpus, NUM_EXAMPLES, room)
         except RequestError:  # no prompt is short enough
             return []
-        completions, examples = dict(table.iter_rows()), []
+        examples = []
         for prompt, paper in chosen:
             values = list(self.corpus.template.read(prompt).values())
-            examples.append((values, completions[paper] if self.writes == "title" else " | ".join(values)))
+            examples.append((values, titles[paper] if self.writes == "title" else " | ".join(values)))
         return examples

@@ -62,7 +62,7 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
             ["small", "--beams", "4", "-n", "5"],
             "--count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
         ),
-        (["small", "--title", "x"], "run small continues a beginning, and has no prompt with title. Set the beginning"),
+        (["small", "--title", "x"], "the prompt of run small needs nothing but a beginning (--prefix): title is not part of it"),
         (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
         (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
@@ -98,12 +98,12 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
 def test_fields_must_be_those_of_the_template():
     terminal.check_fields(template("title-to-abstract"), {"title": "x"}, "r")
     for fields, message in [
-        ({"abstract": "x"}, "from title: abstract is not part of the prompt; title is missing: --title TEXT"),
-        ({"title": "x", "year": "2024"}, "year is not part of the prompt"),
+        ({"abstract": "x"}, "needs title: abstract is not part of it; title is missing. Set --title TEXT"),
+        ({"title": "x", "year": "2024"}, "year is not part of it"),
     ]:
         with pytest.raises(RequestError, match=message):
             terminal.check_fields(template("title-to-abstract"), fields, "r")
-    with pytest.raises(RequestError, match="category is missing: --field category=TEXT"):
+    with pytest.raises(RequestError, match="category is missing. Set .* --field KEY=TEXT"):
         terminal.check_fields(template("category-title-to-abstract"), {"title": "x"}, "r")
 
 
@@ -192,9 +192,9 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "nowhere"], "it lacks adapter_config.json and adapter_model.safetensors or adapter_model.bin"),
         (
             ["--adapter", "adapter"],
-            "in adapter writes title from abstract: abstract is missing: --abstract FILE",
+            "in adapter needs abstract: abstract is missing. Set --title TEXT, --abstract FILE",
         ),
-        (["--adapter", "adapter", "--title", "x"], "title is not part of the prompt; abstract is missing"),
+        (["--adapter", "adapter", "--title", "x"], "title is not part of it; abstract is missing"),
         (["--adapter", "adapter", "--base", "llama"], "--base 'llama': an adapter needs a model"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "the hub cannot be reached"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),

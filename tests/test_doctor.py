@@ -1,7 +1,5 @@
 import socket
 
-import pytest
-
 from titlesmith import doctor
 from titlesmith.cli import setup
 
@@ -22,23 +20,17 @@ def test_it_tries_a_step_on_each_device_and_says_what_will_not_work(project, mon
 
 
 def test_a_framework_that_does_not_start_is_named():
-    assert doctor.take_step("raise SystemExit('no libcudnn.so.9')") == {"step": "no libcudnn.so.9"}
-    (problem,) = doctor.explain("torch", {"step": "no libcudnn.so.9"}, has_card=False)
+    assert doctor.take_step("print('CPU'); raise SystemExit('no libcudnn.so.9')") == ("CPU", "no libcudnn.so.9")
+    (problem,) = doctor.explain("torch", "nothing", "no libcudnn.so.9", card="")
     assert problem == "training in torch: a step failed: no libcudnn.so.9"
 
 
-@pytest.mark.parametrize(
-    ("report", "expected"),
-    [
-        ({"gpu": True, "capability": [12, 0]}, "its kernels are older. Use smollm2"),
-        ({"gpu": False}, "on the GPU: it sees none"),
-        ({"gpu": True, "capability": [9, 0], "compiled step": "no libdevice"}, "It uses the plain graph, slower"),
-    ],
-)
-def test_a_gpu_that_cannot_be_used_is_explained(report, expected):
-    (problem,) = doctor.explain("tensorflow", report, has_card=True)
-    assert expected in problem
-    assert not doctor.explain("tensorflow", {"gpu": True, "capability": [8, 0]}, has_card=True)
+def test_a_gpu_that_cannot_be_used_is_explained():
+    for device, capability, expected in (("GPU: x", 12.0, "older. Use smollm2"), ("CPU, 2 cores", 9.0, "sees none")):
+        (problem,) = doctor.explain("tensorflow", device, "", f"x, 80 GiB, 580, {capability}")
+        assert expected in problem
+    assert not doctor.explain("tensorflow", "GPU: x", "", "x, 80 GiB, 580, 8.0")
+    assert not doctor.explain("torch", "x", "", "x, 80 GiB, 580, 12.0")
 
 
 def test_missing_packages_are_named_by_what_needs_them(monkeypatch):

@@ -62,7 +62,10 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
             ["small", "--beams", "4", "-n", "5"],
             "--count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
         ),
-        (["small", "--title", "x"], "the prompt of run small needs nothing but a beginning (--prefix): title is not part of it"),
+        (
+            ["small", "--title", "x"],
+            "the prompt of run small needs nothing but a beginning (--prefix): title is not part of it",
+        ),
         (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
         (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
@@ -103,7 +106,7 @@ def test_fields_must_be_those_of_the_template():
     ]:
         with pytest.raises(RequestError, match=message):
             terminal.check_fields(template("title-to-abstract"), fields, "r")
-    with pytest.raises(RequestError, match="category is missing. Set .* --field KEY=TEXT"):
+    with pytest.raises(RequestError, match=r"category is missing\. Set .* --field KEY=TEXT"):
         terminal.check_fields(template("category-title-to-abstract"), {"title": "x"}, "r")
 
 

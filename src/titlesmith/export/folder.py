@@ -13,15 +13,13 @@ from titlesmith.runs import Run
 from titlesmith.runs.mirror import check_target, mirror
 
 
-def ctranslate2(run: Run, folder: Path) -> None:
-    """CTranslate2's format in 8-bit integers, the model that ``titlesmith generate`` uses; GPT-2 only."""
+def _write_ctranslate2(run: Run, folder: Path) -> None:
     if not (run / CTRANSLATE2).is_dir():
         raise RequestError(f"{run / CTRANSLATE2} does not exist: only GPT-2 and scratch models are in this format")
     shutil.copytree(run / CTRANSLATE2, folder, dirs_exist_ok=True)
 
 
-def hf(run: Run, folder: Path) -> None:
-    """The format of the transformers library and of the Hugging Face hub, with a model card."""
+def _write_hf(run: Run, folder: Path) -> None:
     if missing := [package for package in hub.PACKAGES if not find_spec(package)]:
         raise RequestError(f"export to hf needs {', '.join(missing)}: {install_command('hf')}")
     from titlesmith.export.huggingface import write
@@ -29,25 +27,26 @@ def hf(run: Run, folder: Path) -> None:
     write(run, folder)
 
 
-FORMATS = {"ctranslate2": ctranslate2, "hf": hf}
+FORMATS = {"ctranslate2": _write_ctranslate2, "hf": _write_hf}
 
 
 def export(run: Run, to: str, out: Path | None = None) -> Path:
     """Writes a run's model in a format of `FORMATS` and returns the folder, by default ``export/FORMAT`` in the run.
 
-    An older export in the folder is replaced; files that titlesmith did not write stay.
+    ``hf`` is for the transformers library and the Hugging Face hub, with a model card. ``ctranslate2`` has 8-bit
+    integers, the model that ``titlesmith generate`` uses. An older export in the folder is replaced; files that
+    titlesmith did not write stay.
 
     Raises
     ------
     RequestError
-        There is no such format, the model cannot be written in it, or ``out`` belongs to something else.
+        The model cannot be written in this format, or ``out`` belongs to something else.
     RunError
         The run has no model, or its files are damaged.
     """
-    if to not in FORMATS:
-        raise RequestError(f"--to {to!r} does not exist; formats: {', '.join(FORMATS)}")
     run.require("finetune")
-    run.verify("finetune")
+    for stage in ("finetune", "evaluate"):
+        run.verify(stage)
     out = out or run / "export" / to
     check_target(out, "export")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -58,40 +58,45 @@ torch.optim.AdamW([weight]).step()
 }
 
 
-def examine() -> tuple[list[tuple[str, str]], list[str]]:
-    """What there is, as names and values; and what will not work, each with its remedy."""
-    lines = [("python", f"{platform.python_version()}, {sys.executable}"), ("system", platform.platform())]
-    lines.append(("project", str(root())))
+def examine() -> list[str]:
+    """Prints what there is; returns what will not work, each with its remedy."""
     problems = []
+    _show("python", f"{platform.python_version()}, {sys.executable}")
+    _show("system", platform.platform())
+    _show("project", root())
     # Packages
     names = ("titlesmith", "tensorflow", "torch", "transformers", "papermill", "jupyter-book", "polars", "numpy")
-    lines.append(("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names)))
+    _show("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names))
     for extra, use in NEEDED_FOR.items():
         if missing := missing_packages(extra):
             problems.append(f"{use}: {', '.join(missing)} not installed. {install_command(extra)}")
     # Devices
     card = nvidia()
-    lines.append(("NVIDIA driver", card or "none"))
+    _show("NVIDIA driver", card or "none")
     if installed("nvidia-cudnn-cu12") and installed("nvidia-cudnn-cu13"):
         problems.append("GPU: the libraries of CUDA 12 and 13 overwrite each other. Use two environments (book/gpu.md)")
     for name, program in STEPS.items():
         if installed(name):
             device, error = take_step(program)
-            lines.append((f"{name} on", device))
+            _show(f"{name} on", device)
             problems += explain(name, device, error, card)
     # Memory, disk, network
     memory, disk = models.available_memory(), shutil.disk_usage(root()).free
-    lines.append(("memory", f"{memory / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB free"))
-    lines.append(("disk", f"{disk / GIB:.1f} GiB free"))
+    _show("memory", f"{memory / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB free")
+    _show("disk", f"{disk / GIB:.1f} GiB free")
     if memory < MIN_MEMORY:
         problems.append(f"training: {memory / GIB:.1f} GiB of memory are free; the smallest model needs 2")
     if disk < MIN_DISK:
         problems.append(f"runs: {disk / GIB:.1f} GiB of disk are free; free some")
     closed = [name for name, address in HOSTS.items() if not answers(address)]
-    lines.append(("network", f"{', '.join(sorted(HOSTS.keys() - closed)) or 'nothing'} can be reached"))
+    _show("network", f"{', '.join(sorted(HOSTS.keys() - closed)) or 'nothing'} can be reached")
     if closed:
         problems.append(f"downloads from {', '.join(closed)}: no connection. Files and made-up papers need none")
-    return lines, problems
+    return problems
+
+
+def _show(name: str, value: object) -> None:
+    print(f"{name:<22} {value}", flush=True)
 
 
 def installed(name: str) -> str:

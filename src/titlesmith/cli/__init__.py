@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from titlesmith import __version__
-from titlesmith.cli import books, models, runs, setup, sweeps, texts
+from titlesmith.cli import books, runs, setup
 from titlesmith.errors import InterruptError, TitlesmithError
 from titlesmith.interrupts import SIGNALS
 
@@ -39,13 +39,20 @@ def titlesmith(
 
 
 # A command's module imports what it needs inside of its function: this one starts in a fraction of a second
-app.add_typer(models.app, name="models")
+app.add_typer(setup.model_commands, name="models")
 for command in (
     setup.init, setup.doctor, runs.run, runs.finish, runs.list_, runs.show, runs.params, runs.update, runs.daily,
-    books.book, books.compare, books.study, books.export, books.app, sweeps.sweep, texts.abstracts,
+    runs.sweep, books.book, books.compare, books.study, books.export, books.app, setup.abstracts,
 ):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
-app.command("generate", **texts.ANY_OPTIONS)(texts.generate)
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def generate(context: typer.Context) -> None:
+    """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
+    from titlesmith.terminal import build_command  # its options are in notebook 04
+
+    build_command()(context.args, prog_name="titlesmith generate")
 
 
 def describe_commands() -> TyperGroup:
@@ -53,7 +60,7 @@ def describe_commands() -> TyperGroup:
     from titlesmith.terminal import build_command
 
     group = typer.main.get_command(app)
-    group.commands["generate"] = typer.main.get_command(build_command())  # its options are in notebook 04
+    group.commands["generate"] = typer.main.get_command(build_command())
     return group
 
 

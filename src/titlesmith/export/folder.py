@@ -13,28 +13,11 @@ from titlesmith.runs import Run
 from titlesmith.runs.mirror import check_target, mirror
 
 
-def _write_ctranslate2(run: Run, folder: Path) -> None:
-    if not (run / CTRANSLATE2).is_dir():
-        raise RequestError(f"{run / CTRANSLATE2} does not exist: only GPT-2 and scratch models are in this format")
-    shutil.copytree(run / CTRANSLATE2, folder, dirs_exist_ok=True)
-
-
-def _write_hf(run: Run, folder: Path) -> None:
-    if missing := [package for package in hub.PACKAGES if not find_spec(package)]:
-        raise RequestError(f"export to hf needs {', '.join(missing)}: {install_command('hf')}")
-    from titlesmith.export.huggingface import write
-
-    write(run, folder)
-
-
-FORMATS = {"ctranslate2": _write_ctranslate2, "hf": _write_hf}
-
-
 def export(run: Run, to: str, out: Path | None = None) -> Path:
-    """Writes a run's model in a format of `FORMATS` and returns the folder, by default ``export/FORMAT`` in the run.
+    """Writes a run's model in a format and returns the folder, by default ``export/FORMAT`` in the run.
 
-    ``hf`` is for the transformers library and the Hugging Face hub, with a model card. ``ctranslate2`` has 8-bit
-    integers, the model that ``titlesmith generate`` uses. An older export in the folder is replaced; files that
+    ``to`` is ``hf``, for the transformers library and the Hugging Face hub, with a model card; or ``ctranslate2``, with
+    8-bit integers, the model that ``titlesmith generate`` uses. An older export in the folder is replaced; files that
     titlesmith did not write stay.
 
     Raises
@@ -45,6 +28,10 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
         The run has no model, or its files are damaged.
     """
     run.require("finetune")
+    if to == "ctranslate2" and not (run / CTRANSLATE2).is_dir():
+        raise RequestError(f"{run / CTRANSLATE2} does not exist: only GPT-2 and scratch models are in this format")
+    if to == "hf" and (missing := [package for package in hub.PACKAGES if not find_spec(package)]):
+        raise RequestError(f"export to hf needs {', '.join(missing)}: {install_command('hf')}")
     for stage in ("finetune", "evaluate"):
         run.verify(stage)
     out = out or run / "export" / to
@@ -52,7 +39,11 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         new = Path(temporary) / out.name
-        new.mkdir()
-        FORMATS[to](run, new)
+        if to == "hf":
+            from titlesmith.export.huggingface import write
+
+            write(run, new)
+        else:
+            shutil.copytree(run / CTRANSLATE2, new)
         mirror(new, out, "export", move=True)
     return out

@@ -49,18 +49,23 @@ class Guard:
         await RequestBodyLimitMiddleware(self._answer, MAX_BODY)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request, messages = Request(scope, receive), []
+
+        async def replay() -> Message:
+            """Receives the body once more, then the client's messages."""
+            return messages.pop() if messages else await receive()
+
         try:
             self._check_head(request)
             if request.method not in ("GET", "HEAD"):
                 body = await request.body()
                 self._check_body(scope["path"], body)
-                receive = _replay(body, receive)
+                messages = [{"type": "http.request", "body": body, "more_body": False}]
         except HTTPException as error:
             return await JSONResponse({"error": error.detail}, error.status_code)(scope, receive, send)
         except ClientDisconnect:
             return
-        await self.app(scope, receive, send)
+        await self.app(scope, replay, send)
 
     def _check_head(self, request: Request) -> None:
         """Checks host, origin and route."""
@@ -97,13 +102,3 @@ class Guard:
                 raise HTTPException(422, f"unknown: {unknown[:200]}; the parameters are {known}")
         if not isinstance(values, list) or any(isinstance(value, dict | list) for value in values):
             raise HTTPException(422, "data must be a list of texts and numbers")
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Receives the body once more, then the client's messages."""
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay

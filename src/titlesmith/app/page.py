@@ -114,8 +114,6 @@ def _add_form(service: Service) -> None:
         """The arguments of `Service.write`."""
         *fields, beginning = values[: len(texts)]
         chosen = dict(zip(service.controls, values[len(texts) :], strict=True))
-        seed = (chosen["seed"] or "").strip()
-        chosen["seed"] = int(seed) if re.fullmatch("[0-9]{1,20}", seed) else seed or None
         return dict(zip(service.fields, fields, strict=True)), beginning, chosen
 
     def check(*values: object) -> list[dict]:
@@ -160,15 +158,14 @@ def _as_page_error(is_page: bool = False) -> Iterator[None]:
 def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
     parameter = service.controls[name]
-    low, high = parameter.constraint.low, parameter.constraint.high
-    shown = {"label": LABELS[name], "info": parameter.description}
+    shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": LABELS[name]}
     if name == "seed":
-        shown["info"] = "The same seed gives the same texts. Empty: a random seed."
-        return gr.Textbox("", **shown)
+        shown |= {"placeholder": "random", "info": "The same seed gives the same texts. Empty: a random seed."}
+        return gr.Number(None, precision=0, **shown)
+    shown |= {"value": parameter.default, "info": parameter.description}
     if name == "top_k":
-        return gr.Number(parameter.default, precision=0, minimum=low, maximum=high, **shown)
-    step = 1 if parameter.type is int else 0.05
-    return gr.Slider(low, high, parameter.default, step=step, **shown)
+        return gr.Number(precision=0, **shown)
+    return gr.Slider(step=1 if parameter.type is int else 0.05, **shown)
 
 
 def _add_endpoint(service: Service) -> None:

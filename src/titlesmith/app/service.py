@@ -19,8 +19,7 @@ from titlesmith.settings import Parameter, declared
 MAX_CHARACTERS = 20_000  # of a text field; an abstract of arXiv has at most 1,920
 NUM_EXAMPLES = 6
 UPDATE_SECONDS = 0.2  # between two states of unfinished texts
-PARTIAL = {"copy": "", "finished": True, "nearest": None}  # what the page shows of an unfinished text
-MAXIMA = {"count": 20, "temperature": 2.0, "seed": 2**53 - 1}  # of one request, where notebook 04 allows more
+MAXIMA = {"count": 20, "temperature": 2.0}  # of one request, where notebook 04 allows more
 MIN_FLOAT = 0.05
 LABELS = {
     "count": "Number of texts",
@@ -120,8 +119,7 @@ class Service:
         future.add_done_callback(lambda _: updates.put(None))
         try:
             for texts in iter(updates.get, None):
-                partial = [PARTIAL | {"text": text.rstrip("\ufffd")} for text in texts]
-                yield common | {"busy": True, "texts": partial}
+                yield common | {"busy": True, "texts": [{"text": text.rstrip("\ufffd")} for text in texts]}
             yield common | {"texts": future.result()}
         finally:
             stopped.set()

@@ -31,8 +31,6 @@ from titlesmith.settings import declared, defaults
 from titlesmith.tables import table
 from titlesmith.train import monitor
 
-RESULTS = dict(zip(STAGES, ("papers", "corpus", "history", "texts", "evaluation"), strict=True))
-
 
 def begin(stage: str, namespace: dict) -> "Stage":
     """Checks a notebook's parameters and locks its run for this kernel.
@@ -59,7 +57,6 @@ def begin(stage: str, namespace: dict) -> "Stage":
     run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)
-    namespace.pop(RESULTS[stage], None)  # of an earlier run of the notebook
     return Stage(run, settings, stage, namespace)
 
 

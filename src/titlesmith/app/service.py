@@ -35,14 +35,9 @@ LABELS = {
 class Service:
     """A model, ready to write. All methods can be called from any thread; one request is answered at a time.
 
-    Attributes
-    ----------
-    fields
-        The fields of the prompt, in the template's order; empty for a model that continues beginnings.
-    writes
-        The kind of text, such as ``title``.
-    controls
-        The settings of a request: parameters of notebook 04, with the run's defaults and this page's bounds.
+    ``fields`` are those of the prompt, in the template's order; a model that continues beginnings has none. ``writes``
+    is the kind of text, such as ``title``. ``controls`` are the settings of a request: parameters of notebook 04, with
+    the run's defaults and this page's bounds.
     """
 
     def __init__(self, source: Source):
@@ -78,20 +73,10 @@ class Service:
     def write(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> dict:
         """Generates the texts of one request (RequestError if a text or a setting is not allowed).
 
-        Parameters
-        ----------
-        fields
-            Texts by the names of `fields`.
-        begins_with
-            The beginning of the texts; only white space is the same as no beginning.
-        **settings
-            Values of `controls`; a ``seed`` of None is random. A beam search returns at most one text for each beam.
-
-        Returns
-        -------
-        dict
-            ``seed``, which gives the same texts again; ``made_up``, whether the training papers are invented; and
-            ``texts``: the keys of texts.jsonl that describe a text, and ``copy``: ``copy``, ``near copy`` or nothing.
+        ``fields`` are texts by the names of `fields`, ``settings`` values of `controls`; a ``seed`` of None is random.
+        A beam search returns at most one text for each beam. Returns ``seed``, which gives the same texts again;
+        ``made_up``, whether the training papers are invented; and ``texts``: the keys of texts.jsonl that describe a
+        text, and ``copy``: ``copy``, ``near copy`` or nothing.
         """
         *_, answer = self.stream(fields, begins_with, **settings)
         return answer

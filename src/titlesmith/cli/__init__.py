@@ -23,19 +23,12 @@ codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.star
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
+@app.callback(invoke_without_command=True)
+def titlesmith(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Fine-tune a language model on scientific papers and publish the results as a book."""
+    if version:
         print(f"titlesmith {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def titlesmith(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
-    ] = False,
-) -> None:
-    """Fine-tune a language model on scientific papers and publish the results as a book."""
 
 
 # A command's module imports what it needs inside of its function: this one starts in a fraction of a second

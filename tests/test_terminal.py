@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import sys
 
 import pytest
@@ -123,13 +124,23 @@ def test_an_abstract_comes_from_a_file_or_from_standard_input(tmp_path, monkeypa
 SHORT = ["-n", "2", "--max-tokens", "8", "--json"]
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with tiny LLaMAs of several shapes, and an adapter for one of them as others publish theirs."""
+    folder = tmp_path_factory.mktemp("models")
+    made(folder, "llama", "sentencepiece")
+    made(folder, "llama", "sentencepiece", "narrow", hidden_size=16)
+    made(folder, "llama", "sentencepiece", "short", num_hidden_layers=1)
+    adapter(folder)
+    return folder
+
+
 @pytest.fixture
-def llama(project, monkeypatch):
-    """A project with a tiny LLaMA, an adapter for it as others publish theirs, and an abstract; no network."""
+def llama(project, models, monkeypatch):
+    """A project with these models, and an abstract; no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(project)
-    made(project, "llama", "sentencepiece")
-    adapter(project)
+    shutil.copytree(models, project, dirs_exist_ok=True)
     (project / "a.txt").write_text("We study speech.")
     return project
 
@@ -210,9 +221,6 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
     ],
 )
 def test_an_unusable_adapter_is_an_error_with_a_remedy(llama, monkeypatch, capsys, arguments, message):
-    if {"hf:narrow", "hf:short"} & set(arguments):
-        made(llama, "llama", "sentencepiece", "narrow", hidden_size=16)
-        made(llama, "llama", "sentencepiece", "short", num_hidden_layers=1)
     abstract = [] if "abstract is missing" in message else ["--abstract", "a.txt"]
     assert generate(monkeypatch, *arguments, *abstract) == (1 if "hub cannot be reached" in message else 2)
     output = capsys.readouterr()

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
 
 from titlesmith.app.guard import Guard
-from titlesmith.app.service import LABELS, Service
+from titlesmith.app.service import Service
 from titlesmith.corpus.template import DEFAULTS
 from titlesmith.errors import RequestError, TitlesmithError
 from titlesmith.runs import MADE_UP
@@ -27,17 +27,12 @@ TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True,
 
 def build_page(service: Service) -> gr.Blocks:
     """The page of a model; one request is answered at a time, the others wait."""
-    facts = {"service": service, "made_up": MADE_UP, "perplexity": None}
-    if run := service.run:
-        facts["documents"] = service.corpus.info["splits"]["train"]["documents"]
-        facts["stop_reason"] = run.record("finetune").get("stop_reason", "")
-        facts["perplexity"] = run.metrics["perplexity"]["test"] if run.is_current("evaluate") else None
     with gr.Blocks(title=f"titlesmith: {service.name}", analytics_enabled=False) as blocks:
-        gr.HTML(render("introduction", **facts))
+        gr.HTML(render("introduction", service=service, made_up=MADE_UP))
         with gr.Tabs(), gr.Tab(service.task.capitalize()):
             _add_form(service)
         with gr.Accordion("About the model", open=False):
-            gr.HTML(render("about", **facts))
+            gr.HTML(render("about", service=service))
         _add_endpoint(service)
     return blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
@@ -157,8 +152,8 @@ def _as_page_error(is_page: bool = False) -> Iterator[None]:
 
 def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
-    parameter = service.controls[name]
-    shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": LABELS[name]}
+    parameter, label = service.controls[name], name.replace("_", " ").capitalize()
+    shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": label}
     if name == "seed":
         shown |= {"placeholder": "random", "info": "The same seed gives the same texts. Empty: a random seed."}
         return gr.Number(None, precision=0, **shown)

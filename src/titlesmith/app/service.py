@@ -21,15 +21,7 @@ NUM_EXAMPLES = 6
 UPDATE_SECONDS = 0.2  # between two states of unfinished texts
 MAXIMA = {"count": 20, "temperature": 2.0}  # of one request, where notebook 04 allows more
 MIN_FLOAT = 0.05
-LABELS = {
-    "count": "Number of texts",
-    "temperature": "Temperature",
-    "top_p": "Top-p",
-    "top_k": "Top-k",
-    "beams": "Beams",
-    "max_tokens": "Maximum length in tokens",
-    "seed": "Seed",
-}
+CONTROLS = ("count", "temperature", "top_p", "top_k", "beams", "max_tokens", "seed")
 
 
 class Service:
@@ -48,7 +40,7 @@ class Service:
         self.fields = self.corpus.template.prompt_fields
         self.writes = " and ".join(self.corpus.template.completion_fields)
         self._settings = source.settings
-        self.controls = {name: self._control(name) for name in LABELS}
+        self.controls = {name: self._control(name) for name in CONTROLS}
 
     def _control(self, name: str) -> Parameter:
         parameter = declared("generate")[name]

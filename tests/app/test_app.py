@@ -141,7 +141,7 @@ def test_a_typed_abstract_gets_titles_and_nothing_leaves_this_machine(addresses,
     ],
     ids=["empty", "space", "100,000 characters", "beyond the context"],
 )
-def test_an_invalid_text_is_an_error_next_to_its_field(addresses, tab, text, message):
+def test_an_invalid_text_is_an_error_on_the_page(addresses, tab, text, message):
     tab.goto(addresses["abstracts"])
     tab.get_by_label("Your abstract").fill(text)
     tab.get_by_role("button", name="Write titles").click()

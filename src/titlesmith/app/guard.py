@@ -28,14 +28,14 @@ READ = re.compile(
 class Guard:
     """ASGI middleware around the Gradio app that serves ``blocks``: checks host, origin, route, and values of requests.
 
-    Requests must name ``host``, the address that the server listens to, or this machine, which has other ``names``.
-    With 0.0.0.0 or ::, they may name any IP address, which no name server can redirect.
+    Requests must name ``host``, the address that the server listens to. If it listens to all addresses, ``names`` are
+    those of this machine, and requests may name any IP address, which no name server can redirect.
     """
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks, host: str, names: tuple[str, ...] = ()):
         self.app = app
         self.hosts = {*LOCAL, host.lower(), *map(str.lower, names)}
-        self.all_interfaces = host in ("0.0.0.0", "::")
+        self.all_interfaces = bool(names)
         ((endpoint, described),) = blocks.get_api_info()["named_endpoints"].items()
         self.parameters = {parameter["parameter_name"] for parameter in described["parameters"]}
         self.write = re.compile(rf"/gradio_api/(queue/join|run/predict|call(/v2)?{endpoint}|reset|cancel)/?")

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from titlesmith.app.guard import Guard
 from titlesmith.app.service import Service
 from titlesmith.corpus.template import DEFAULTS
-from titlesmith.errors import RequestError, TitlesmithError
+from titlesmith.errors import TitlesmithError
 from titlesmith.runs import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
@@ -105,25 +105,11 @@ def _add_form(service: Service) -> None:
     # The button, and Enter in a text field, generate texts
     texts = [*boxes, begin]
 
-    def request(values: tuple) -> tuple[dict, str, dict]:
-        """The arguments of `Service.write`."""
+    def write(*values: object) -> Iterator[str]:
         *fields, beginning = values[: len(texts)]
         chosen = dict(zip(service.controls, values[len(texts) :], strict=True))
-        return dict(zip(service.fields, fields, strict=True)), beginning, chosen
-
-    def check(*values: object) -> list[dict]:
-        """Shows an error at the first text field, before the request waits for the model."""
-        fields, beginning, chosen = request(values)
-        checks = [gr.validate(True, "")] * len(values)
-        try:
-            service.check(fields, beginning, **chosen)
-        except RequestError as error:
-            checks[0] = gr.validate(False, str(error))
-        return checks
-
-    def write(*values: object) -> Iterator[str]:
-        fields, beginning, chosen = request(values)
-        with _as_page_error(is_page=True), closing(service.stream(fields, beginning, **chosen)) as answers:
+        arguments = dict(zip(service.fields, fields, strict=True)), beginning
+        with _as_page_error(is_page=True), closing(service.stream(*arguments, **chosen)) as answers:
             for answer in answers:
                 yield render("results", **answer)
 
@@ -132,7 +118,6 @@ def _add_form(service: Service) -> None:
         write,
         [*texts, *settings],
         results,
-        validator=check,
         api_visibility="private",
         scroll_to_output=True,
         **ONE_AT_A_TIME,

@@ -7,7 +7,6 @@ from titlesmith.errors import RequestError
 from titlesmith.generate.source import Source
 from titlesmith.hints import install_command
 
-ALL_INTERFACES = ("0.0.0.0", "::")
 SHUTDOWN_SECONDS = 3  # for requests that are being answered
 
 
@@ -28,7 +27,7 @@ def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
 
         service = Service(source)
         service.warm_up()
-        names = (socket.gethostname(), socket.getfqdn()) if host in ALL_INTERFACES else ()
+        names = (socket.gethostname(), socket.getfqdn()) if host in ("0.0.0.0", "::") else ()
         shown = names[0] if names else f"[{host}]" if ":" in host else host
         app = mount(build_page(service), host, names)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))

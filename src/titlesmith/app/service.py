@@ -58,10 +58,6 @@ class Service:
         for_fields = f"{article} {self.writes} for my {' and '.join(self.corpus.template.required_fields)}"
         return for_fields if self.fields else f"{self.writes}s from a beginning"
 
-    def check(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> None:
-        """Checks a request, as `write` has it, before it waits for the model (RequestError)."""
-        self._generate(fields, begins_with, self._checked(settings))
-
     def write(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> dict:
         """Generates the texts of one request (RequestError if a text or a setting is not allowed).
 

@@ -10,6 +10,8 @@ def test_it_tries_a_step_on_each_device_and_says_what_will_not_work(project, mon
         open_, closed = (f"http://127.0.0.1:{s.getsockname()[1]}/" for s in (server, unused))
         monkeypatch.setattr(doctor, "HOSTS", {"arXiv": open_, "Hugging Face": closed})
         monkeypatch.setattr(doctor, "MIN_DISK", 1 << 60)
+        missing = ("gradio", "nvidia-cudnn-cu12")
+        monkeypatch.setattr(doctor, "installed", lambda name: "" if name in missing else "1")
         setup.doctor()
     printed = capsys.readouterr().out
     for name in ("python", "packages", "NVIDIA driver", "tensorflow on", "torch on", "memory", "disk"):
@@ -17,6 +19,7 @@ def test_it_tries_a_step_on_each_device_and_says_what_will_not_work(project, mon
     assert "network                arXiv can be reached" in printed
     assert "will not work          downloads from Hugging Face: no connection" in printed
     assert "will not work          runs:" in printed and "a step failed" not in printed
+    assert "will not work          titlesmith app: gradio not installed. pip install 'gradio" in printed
 
 
 def test_a_framework_that_does_not_start_is_named():
@@ -31,12 +34,3 @@ def test_a_gpu_that_cannot_be_used_is_explained():
         assert expected in problem
     assert not doctor.explain("tensorflow", "GPU: x", "", "x, 80 GiB, 580, 8.0")
     assert not doctor.explain("torch", "x", "", "x, 80 GiB, 580, 12.0")
-
-
-def test_missing_packages_are_named_by_what_needs_them(monkeypatch):
-    monkeypatch.setattr(doctor, "version", lambda name: "1" if name != "gradio" else doctor_missing())
-    assert doctor.missing_packages("app") == ["gradio"] and doctor.missing_packages("near") == []
-
-
-def doctor_missing():
-    raise doctor.PackageNotFoundError

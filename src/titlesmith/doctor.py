@@ -31,7 +31,6 @@ NEEDED_FOR = {
     "lab": "jupyter lab",
 }
 HOSTS = {"arXiv": arxiv.SERVICE, "Hugging Face": ENDPOINT}
-TIMEOUT = 3.0  # seconds, to connect to a host
 STEP_TIMEOUT = 180  # seconds, to import a framework and take a step
 MIN_MEMORY, MIN_DISK = 2 * GIB, 2 * GIB  # of a training of scratch and the book
 NEWEST_TENSORFLOW = 9  # major compute capability that TensorFlow's wheels have kernels for
@@ -68,7 +67,8 @@ def examine() -> list[str]:
     names = ("titlesmith", "tensorflow", "torch", "transformers", "papermill", "jupyter-book", "polars", "numpy")
     _show("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names))
     for extra, use in NEEDED_FOR.items():
-        if missing := missing_packages(extra):
+        needed = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
+        if missing := [name for name in needed if not installed(name)]:
             problems.append(f"{use}: {', '.join(missing)} not installed. {install_command(extra)}")
     # Devices
     card = nvidia()
@@ -107,12 +107,6 @@ def installed(name: str) -> str:
         return ""
 
 
-def missing_packages(extra: str) -> list[str]:
-    """The packages of an extra that are not installed."""
-    names = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
-    return [name for name in names if not installed(name)]
-
-
 def nvidia() -> str:
     """The first NVIDIA GPU, as nvidia-smi reports it, its compute capability last; empty if there is none."""
     tool = shutil.which("nvidia-smi")
@@ -147,7 +141,7 @@ def answers(address: str) -> bool:
     """Whether a server accepts connections."""
     parts = urlsplit(address)
     try:
-        with socket.create_connection((parts.hostname, parts.port or 443), TIMEOUT):
+        with socket.create_connection((parts.hostname, parts.port or 443), timeout=3):
             return True
     except OSError:
         return False

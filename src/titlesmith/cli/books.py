@@ -24,7 +24,7 @@ def book(
     from titlesmith.cli import describe_commands
 
     built = publishing.publish(publish, describe_commands()) if publish else build.build(describe_commands())
-    print(f"\nbook                   {len(built.shown)} runs: {', '.join(run.name for run in built.shown) or 'none'}")
+    print(f"\nbook                   {', '.join(run.name for run in built.shown) or 'no run'}")
     for reason in built.omitted.values():
         print(f"omitted                {reason}")
     if zip:

@@ -118,7 +118,7 @@ def test_wrong_lengths_and_compressed_bodies_are_refused(address):
         ("queue/join", b"[" * 100_000, 400),
         ("queue/join", b"[]", 422),
         ("queue/join", b"{}", 422),
-        ("queue/join", b'{"data": []}', 400),
+        ("queue/join", b'{"data": []}', 422),
         ("run/predict", b"{}", 422),
         (f"call/{NAME}", b"{}", 422),
         (f"call/{NAME}", b"", 400),

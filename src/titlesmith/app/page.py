@@ -164,10 +164,9 @@ def _add_endpoint(service: Service) -> None:
             return service.write(texts, chosen.pop("begins_with"), **chosen)
 
     # Gradio reads the parameters from the function
-    endpoint.__signature__ = inspect.Signature([
-        inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=types[key])
-        for key, default in defaults.items()
-    ])  # fmt: skip
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(key, kind, default=value, annotation=types[key]) for key, value in defaults.items()]
+    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=dict)
     endpoint.__annotations__ = types | {"return": dict}
     endpoint.__name__ = re.sub(r"\W+", "_", service.task.replace("my ", "")).lower()
     endpoint.__doc__ = f"{service.task.capitalize()}: `texts`, and the `seed` that gives them again."

@@ -120,7 +120,7 @@ def test_a_typed_abstract_gets_titles_and_nothing_leaves_this_machine(addresses,
     tab.get_by_label("Your abstract").fill(ABSTRACT)
     tab.get_by_label("How the title begins").fill("Deep")
     tab.get_by_role("button", name="Write titles").click()
-    tab.locator(".results li").first.wait_for()
+    tab.locator(".results [role=status]:not([aria-busy]) li").first.wait_for()
     texts = tab.locator(".results .written p").all_inner_texts()
     assert len(texts) == 10 and all(text.startswith("Deep") for text in texts)
     assert tab.locator(".results .near", has_text="Nearest training text").count() == 10

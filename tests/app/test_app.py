@@ -124,6 +124,7 @@ def test_a_typed_abstract_gets_titles_and_nothing_leaves_this_machine(addresses,
     texts = tab.locator(".results .written p").all_inner_texts()
     assert len(texts) == 10 and all(text.startswith("Deep") for text in texts)
     assert tab.locator(".results .near", has_text="Nearest training text").count() == 10
+    assert len(re.search(r"\d+", tab.locator(".results .seed").inner_text())[0]) > 2, "an empty seed is random"
     tab.locator(".results button").nth(1).click()
     tab.get_by_role("button", name="Copy", exact=False).first.wait_for()
     assert " ".join(tab.evaluate("navigator.clipboard.readText()").split()) == " ".join(texts[1].split())

@@ -108,6 +108,8 @@ def _add_form(service: Service) -> None:
     def write(*values: object) -> Iterator[str]:
         *fields, beginning = values[: len(texts)]
         chosen = dict(zip(service.controls, values[len(texts) :], strict=True))
+        seed = (chosen["seed"] or "").strip()
+        chosen["seed"] = int(seed) if re.fullmatch("[0-9]{1,20}", seed) else seed or None
         arguments = dict(zip(service.fields, fields, strict=True)), beginning
         with _as_page_error(is_page=True), closing(service.stream(*arguments, **chosen)) as answers:
             for answer in answers:
@@ -138,10 +140,9 @@ def _as_page_error(is_page: bool = False) -> Iterator[None]:
 def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
     parameter, label = service.controls[name], name.replace("_", " ").capitalize()
-    shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": label}
     if name == "seed":
-        shown |= {"placeholder": "random", "info": "The same seed gives the same texts. Empty: a random seed."}
-        return gr.Number(None, precision=0, **shown)
+        return gr.Textbox("", label=label, info="The same seed gives the same texts. Empty: a random seed.")
+    shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": label}
     shown |= {"value": parameter.default, "info": parameter.description}
     if name == "top_k":
         return gr.Number(precision=0, **shown)

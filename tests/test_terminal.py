@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import sys
 
 import pytest
@@ -62,7 +63,10 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
             ["small", "--beams", "4", "-n", "5"],
             "--count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
         ),
-        (["small", "--title", "x"], "run small continues a beginning, and has no prompt with title. Set the beginning"),
+        (
+            ["small", "--title", "x"],
+            "the prompt of run small needs nothing but a beginning (--prefix): title is not part of it",
+        ),
         (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
         (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
@@ -98,12 +102,12 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
 def test_fields_must_be_those_of_the_template():
     terminal.check_fields(template("title-to-abstract"), {"title": "x"}, "r")
     for fields, message in [
-        ({"abstract": "x"}, "from title: abstract is not part of the prompt; title is missing: --title TEXT"),
-        ({"title": "x", "year": "2024"}, "year is not part of the prompt"),
+        ({"abstract": "x"}, "needs title: abstract is not part of it; title is missing. Set --title TEXT"),
+        ({"title": "x", "year": "2024"}, "year is not part of it"),
     ]:
         with pytest.raises(RequestError, match=message):
             terminal.check_fields(template("title-to-abstract"), fields, "r")
-    with pytest.raises(RequestError, match="category is missing: --field category=TEXT"):
+    with pytest.raises(RequestError, match=r"category is missing\. Set .* --field KEY=TEXT"):
         terminal.check_fields(template("category-title-to-abstract"), {"title": "x"}, "r")
 
 
@@ -120,13 +124,23 @@ def test_an_abstract_comes_from_a_file_or_from_standard_input(tmp_path, monkeypa
 SHORT = ["-n", "2", "--max-tokens", "8", "--json"]
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with tiny LLaMAs of several shapes, and an adapter for one of them as others publish theirs."""
+    folder = tmp_path_factory.mktemp("models")
+    made(folder, "llama", "sentencepiece")
+    made(folder, "llama", "sentencepiece", "narrow", hidden_size=16)
+    made(folder, "llama", "sentencepiece", "short", num_hidden_layers=1)
+    adapter(folder)
+    return folder
+
+
 @pytest.fixture
-def llama(project, monkeypatch):
-    """A project with a tiny LLaMA, an adapter for it as others publish theirs, and an abstract; no network."""
+def llama(project, models, monkeypatch):
+    """A project with these models, and an abstract; no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(project)
-    made(project, "llama", "sentencepiece")
-    adapter(project)
+    shutil.copytree(models, project, dirs_exist_ok=True)
     (project / "a.txt").write_text("We study speech.")
     return project
 
@@ -192,9 +206,9 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "nowhere"], "nowhere is not an adapter saved by peft"),
         (
             ["--adapter", "adapter"],
-            "in adapter writes title from abstract: abstract is missing: --abstract FILE",
+            "in adapter needs abstract: abstract is missing. Set --title TEXT, --abstract FILE",
         ),
-        (["--adapter", "adapter", "--title", "x"], "title is not part of the prompt; abstract is missing"),
+        (["--adapter", "adapter", "--title", "x"], "title is not part of it; abstract is missing"),
         (["--adapter", "adapter", "--base", "llama"], "--base 'llama': an adapter needs a model"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "cannot be downloaded"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
@@ -207,9 +221,6 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
     ],
 )
 def test_an_unusable_adapter_is_an_error_with_a_remedy(llama, monkeypatch, capsys, arguments, message):
-    if {"hf:narrow", "hf:short"} & set(arguments):
-        made(llama, "llama", "sentencepiece", "narrow", hidden_size=16)
-        made(llama, "llama", "sentencepiece", "short", num_hidden_layers=1)
     abstract = [] if "abstract is missing" in message else ["--abstract", "a.txt"]
     assert generate(monkeypatch, *arguments, *abstract) == (1 if "cannot be downloaded" in message else 2)
     output = capsys.readouterr()

@@ -2,13 +2,11 @@
 
 import importlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,8 +71,7 @@ def describe(experiment: Experiment) -> None:
     """Prints the device, its memory, the models that can be trained in it, and how long the experiment will take."""
     training, harvest = experiment.settings["finetune"], experiment.settings["harvest"]
     vocabulary = experiment.settings["corpus"]["vocabulary"]
-    room = gpu_memory() or models.available_memory()
-    fitting = []
+    room, fitting = gpu_memory() or models.available_memory(), []
     for name in models.names():
         shape = models.hyperparameters(name, vocabulary)
         if models.training_memory(shape, training | {"model": name}, True, gpu=bool(gpu_memory())) <= room:
@@ -92,12 +89,8 @@ def describe(experiment: Experiment) -> None:
 
 def measure_speed(seconds: float = 0.5, width: int = 1024) -> float:
     """Floating-point operations per second of matrix products in float32 on TensorFlow's device."""
-    tf, count, start = tensorflow(), 0, 0.0
-    with (
-        silence_stderr(),
-        tf.Graph().as_default(),
-        tf.compat.v1.Session() as session,
-    ):  # it reports that it finds no GPU
+    tf, count = tensorflow(), 0
+    with silence_stderr(), tf.Graph().as_default(), tf.compat.v1.Session() as session:  # it reports missing GPUs
         matrix = tf.compat.v1.Variable(tf.random.normal([width, width]))
         product = tf.matmul(matrix, matrix).op
         session.run(tf.compat.v1.global_variables_initializer())
@@ -123,16 +116,19 @@ def run_stage(experiment: Experiment, name: str, stage: str) -> None:
 def save_book() -> Path:
     """Builds the book of all complete runs and offers it as a zip file; returns the file.
 
-    Jupyter Book needs other versions of packages than Colab has, so it is installed beside them.
+    Jupyter Book needs other versions of packages than Colab has, so they are installed for this one program.
     """
     target = root() / "book.zip"
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
+        project, packages = Path(folder) / "project", Path(folder) / "packages"
         package.init(project)
         (project / "runs").symlink_to(root() / "runs")
-        python = sys.executable if find_spec("jupyter_book") else _install_book(Path(folder) / "python", project)
         environment = os.environ | {"TITLESMITH_ROOT": str(project)}
-        _call(python, "-m", "titlesmith", "book", "--zip", env=environment)
+        if not find_spec("jupyter_book"):
+            options = ("--quiet", "--target", str(packages), "--constraint", str(project / "constraints.txt"))
+            _call("-m", "pip", "install", *options, *extra_packages("book"))
+            environment["PYTHONPATH"] = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
+        _call("-m", "titlesmith", "book", "--zip", env=environment)
         shutil.copyfile(project / "_build" / "book.zip", target)
     print(f"the book is in         {target}: unpack it and open index.html")
     if in_colab():
@@ -142,26 +138,8 @@ def save_book() -> Path:
     return target
 
 
-def _install_book(environment: Path, project: Path) -> str:
-    """A Python with the packages of this one and Jupyter Book."""
-    _call(sys.executable, "-m", "venv", "--without-pip", str(environment))
-    packages = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (packages / "others.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")), "utf-8")
-    # Pins for what is not here yet, and for what the extra names; all other packages stay those of this Python
-    extra = {re.match(r"[\w.-]+", package)[0] for package in extra_packages("book")}
-    pins = [
-        match[0]
-        for match in re.finditer(r"(?m)^([\w.-]+)==.+", (project / "constraints.txt").read_text("utf-8"))
-        if match[1].lower() in extra or not list(distributions(name=match[1]))
-    ]
-    (environment / "pins.txt").write_text("\n".join(pins), "utf-8")
-    python = str(environment / "bin" / "python")
-    command = ("--python", python, "install", "--quiet", "--constraint", str(environment / "pins.txt"))
-    _call(sys.executable, "-m", "pip", *command, *sorted(extra))
-    return python
-
-
-def _call(*command: str, **options: object) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, **options)
+def _call(*arguments: str, **options: object) -> None:
+    """Runs Python (StageError if it fails)."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
     if done.returncode:
-        raise StageError(f"{' '.join(command[:4])} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
+        raise StageError(f"python {' '.join(arguments[:3])} failed: {(done.stderr or done.stdout).strip()[-1000:]}")

@@ -3,7 +3,6 @@
 Each framework is tried in a separate process, because two frameworks' GPU libraries can collide in one.
 """
 
-import json
 import os
 import platform
 import re
@@ -32,80 +31,72 @@ NEEDED_FOR = {
     "lab": "jupyter lab",
 }
 HOSTS = {"arXiv": arxiv.SERVICE, "Hugging Face": ENDPOINT}
-TIMEOUT = 3.0  # seconds, to connect to a host
 STEP_TIMEOUT = 180  # seconds, to import a framework and take a step
 MIN_MEMORY, MIN_DISK = 2 * GIB, 2 * GIB  # of a training of scratch and the book
-NEWEST_TENSORFLOW = (9, 0)  # compute capability that TensorFlow's wheels have kernels for
-
-TENSORFLOW = """
-import json
-from titlesmith.models import device_name, gpus
+NEWEST_TENSORFLOW = 9  # major compute capability that TensorFlow's wheels have kernels for
+# A program for each framework: prints the device, and takes a training step on it
+STEPS = {
+    "tensorflow": """
+from titlesmith.models import device_name
 from titlesmith.models.devices import tensorflow
 tf = tensorflow()
-weight, report = tf.Variable(tf.ones([64, 64])), {"device": device_name(), "gpu": bool(gpus())}
-if gpus():
-    report["capability"] = tf.config.experimental.get_device_details(gpus()[0]).get("compute_capability")
-def step():
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(tf.tanh(tf.exp(weight @ weight / 64)))
-    weight.assign_sub(0.1 * tape.gradient(loss, weight))
-    return loss
-for name, compiled in (("step", False), ("compiled step", True)):
-    try:
-        float(tf.function(step, jit_compile=compiled)())
-    except Exception as error:
-        report[name] = str(error).strip().splitlines()[0][:200]
-print(json.dumps(report))
-"""
-TORCH = """
-import json, torch
+print(device_name())
+weight = tf.Variable(tf.ones([64, 64]))
+with tf.GradientTape() as tape:
+    loss = tf.reduce_sum(tf.tanh(weight @ weight / 64))
+weight.assign_sub(0.1 * tape.gradient(loss, weight))
+""",
+    "torch": """
+import torch
 gpu = torch.cuda.is_available()
-report = {"device": torch.cuda.get_device_name() if gpu else "CPU", "gpu": gpu}
-try:
-    weight = torch.ones(64, 64, device="cuda" if gpu else "cpu", requires_grad=True)
-    torch.tanh(weight @ weight / 64).sum().backward()
-    torch.optim.AdamW([weight]).step()
-    float(weight.sum())
-except Exception as error:
-    report["step"] = str(error).strip().splitlines()[0][:200]
-print(json.dumps(report))
-"""
+print(torch.cuda.get_device_name() if gpu else "CPU")
+weight = torch.ones(64, 64, device="cuda" if gpu else "cpu", requires_grad=True)
+torch.tanh(weight @ weight / 64).sum().backward()
+torch.optim.AdamW([weight]).step()
+""",
+}
 
 
-def examine() -> tuple[list[tuple[str, str]], list[str]]:
-    """What there is, as names and values; and what will not work, each with its remedy."""
-    lines = [("python", f"{platform.python_version()}, {sys.executable}"), ("system", platform.platform())]
-    lines.append(("project", str(root())))
+def examine() -> list[str]:
+    """Prints what there is; returns what will not work, each with its remedy."""
     problems = []
+    _show("python", f"{platform.python_version()}, {sys.executable}")
+    _show("system", platform.platform())
+    _show("project", root())
     # Packages
     names = ("titlesmith", "tensorflow", "torch", "transformers", "papermill", "jupyter-book", "polars", "numpy")
-    lines.append(("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names)))
+    _show("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names))
     for extra, use in NEEDED_FOR.items():
-        if missing := missing_packages(extra):
+        needed = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
+        if missing := [name for name in needed if not installed(name)]:
             problems.append(f"{use}: {', '.join(missing)} not installed. {install_command(extra)}")
     # Devices
     card = nvidia()
-    lines.append(("NVIDIA driver", card or "none"))
+    _show("NVIDIA driver", card or "none")
     if installed("nvidia-cudnn-cu12") and installed("nvidia-cudnn-cu13"):
         problems.append("GPU: the libraries of CUDA 12 and 13 overwrite each other. Use two environments (book/gpu.md)")
-    for name, program in (("tensorflow", TENSORFLOW), ("torch", TORCH)):
+    for name, program in STEPS.items():
         if installed(name):
-            report = take_step(program)
-            lines.append((f"{name} on", report.get("device", "nothing")))
-            problems += explain(name, report, bool(card))
+            device, error = take_step(program)
+            _show(f"{name} on", device)
+            problems += explain(name, device, error, card)
     # Memory, disk, network
     memory, disk = models.available_memory(), shutil.disk_usage(root()).free
-    lines.append(("memory", f"{memory / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB free"))
-    lines.append(("disk", f"{disk / GIB:.1f} GiB free"))
+    _show("memory", f"{memory / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB free")
+    _show("disk", f"{disk / GIB:.1f} GiB free")
     if memory < MIN_MEMORY:
         problems.append(f"training: {memory / GIB:.1f} GiB of memory are free; the smallest model needs 2")
     if disk < MIN_DISK:
         problems.append(f"runs: {disk / GIB:.1f} GiB of disk are free; free some")
     closed = [name for name, address in HOSTS.items() if not answers(address)]
-    lines.append(("network", f"{', '.join(sorted(HOSTS.keys() - closed)) or 'nothing'} can be reached"))
+    _show("network", f"{', '.join(sorted(HOSTS.keys() - closed)) or 'nothing'} can be reached")
     if closed:
         problems.append(f"downloads from {', '.join(closed)}: no connection. Files and made-up papers need none")
-    return lines, problems
+    return problems
+
+
+def _show(name: str, value: object) -> None:
+    print(f"{name:<22} {value}", flush=True)
 
 
 def installed(name: str) -> str:
@@ -116,43 +107,33 @@ def installed(name: str) -> str:
         return ""
 
 
-def missing_packages(extra: str) -> list[str]:
-    """The packages of an extra that are not installed."""
-    names = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
-    return [name for name in names if not installed(name)]
-
-
 def nvidia() -> str:
-    """The first NVIDIA GPU, its memory and the driver, as nvidia-smi reports them; empty if there is none."""
+    """The first NVIDIA GPU, as nvidia-smi reports it, its compute capability last; empty if there is none."""
     tool = shutil.which("nvidia-smi")
-    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    query = ["--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
     return subprocess.run([tool, *query], capture_output=True, text=True).stdout.partition("\n")[0] if tool else ""
 
 
-def take_step(program: str) -> dict:
-    """The report of a program that takes a training step on a framework's device."""
-    command = [sys.executable, "-c", program]
+def take_step(program: str) -> tuple[str, str]:
+    """The device on which a program took a training step, and its error, empty if there is none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=STEP_TIMEOUT)
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=STEP_TIMEOUT)
     except subprocess.TimeoutExpired:
-        return {"step": f"it took more than {STEP_TIMEOUT} s"}
-    except (ValueError, IndexError):
-        return {"step": (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1][:200]}
+        return "nothing", f"it took more than {STEP_TIMEOUT} s"
+    device = (done.stdout.splitlines() or ["nothing"])[-1]
+    error = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1][:200]
+    return device, error if done.returncode else ""
 
 
-def explain(name: str, report: dict, has_card: bool) -> list[str]:
-    """What a framework's report means for titlesmith."""
-    problems = []
-    if "step" in report:
-        problems.append(f"training in {name}: a step failed: {report['step']}")
-    elif "compiled step" in report:
-        problems.append(f"compiled training in {name}: {report['compiled step']}. It uses the plain graph, slower")
-    if has_card and not report.get("gpu"):
+def explain(framework: str, device: str, error: str, card: str) -> list[str]:
+    """What a framework's training step on a machine with this NVIDIA GPU means for titlesmith."""
+    problems = [f"training in {framework}: a step failed: {error}"] if error else []
+    capability = re.search(r", (\d+)\.\d$", card)
+    if card and device.startswith(("CPU", "nothing")):
         remedy = "Windows needs WSL2" if os.name == "nt" else "See book/gpu.md for its libraries"
-        problems.append(f"{name} on the GPU: it sees none. {remedy}")
-    if tuple(report.get("capability") or (0, 0)) > NEWEST_TENSORFLOW:
-        problems.append(f"{name} on this GPU: its kernels are older. Use smollm2 or hf: models, in PyTorch")
+        problems.append(f"{framework} on the GPU: it sees none. {remedy}")
+    elif framework == "tensorflow" and capability and int(capability[1]) > NEWEST_TENSORFLOW:
+        problems.append(f"{framework} on this GPU: its kernels are older. Use smollm2 or hf: models, in PyTorch")
     return problems
 
 
@@ -160,7 +141,7 @@ def answers(address: str) -> bool:
     """Whether a server accepts connections."""
     parts = urlsplit(address)
     try:
-        with socket.create_connection((parts.hostname, parts.port or 443), TIMEOUT):
+        with socket.create_connection((parts.hostname, parts.port or 443), timeout=3):
             return True
     except OSError:
         return False

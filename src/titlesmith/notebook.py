@@ -17,7 +17,7 @@ from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.corpus import build as build_corpus
-from titlesmith.errors import InterruptError, RunError, shorten
+from titlesmith.errors import InterruptError, shorten
 from titlesmith.evaluate import evaluate, held_out_texts
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.finetune import finetune_run
@@ -27,24 +27,9 @@ from titlesmith.live import LiveBar, is_watched, merge_streams
 from titlesmith.pipeline import chain, source
 from titlesmith.results import Built, Evaluation, Harvested, History, Texts
 from titlesmith.runs import MADE_UP, STAGES, Run, is_held, release
-from titlesmith.settings import declared
+from titlesmith.settings import declared, defaults
 from titlesmith.tables import table
 from titlesmith.train import monitor
-
-RESULTS = dict(zip(STAGES, ("papers", "corpus", "history", "texts", "evaluation"), strict=True))
-
-
-class Missing:
-    """A notebook's result before its cell has run to the end: whatever needs it is an error that says so (RunError)."""
-
-    def __init__(self, name: str, stage: str):
-        self._sentence = f"{name} is missing: run the cell that begins with `{name} = run.` to its end ({stage})"
-
-    def __getattr__(self, name: str) -> object:
-        raise AttributeError(name) if name.startswith("_") else RunError(self._sentence)
-
-    def __repr__(self) -> str:
-        return self._sentence
 
 
 def begin(stage: str, namespace: dict) -> "Stage":
@@ -54,17 +39,8 @@ def begin(stage: str, namespace: dict) -> "Stage":
     that ran before with the settings that they had, the others with those of ``run_settings``, which a published
     notebook has, else with their defaults and this notebook's model and seed.
 
-    Parameters
-    ----------
-    stage
-        harvest, corpus, finetune, generate or evaluate.
-    namespace
-        The notebook's ``globals()``, which hold the parameters.
-
-    Raises
-    ------
-    RequestError
-        A value is not allowed, or not in combination with the others.
+    ``namespace`` is the notebook's ``globals()``, which hold the parameters. A value that is not allowed, or not in
+    combination with the others, is a RequestError.
     """
     merge_streams()
     settings, run, earlier = _read(stage, namespace), Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
@@ -73,17 +49,14 @@ def begin(stage: str, namespace: dict) -> "Stage":
         recorded = {name: run.record(name).get("settings") or published.get(name, {}) for name in earlier}
         print(f"{run.path} has no {earlier[-1]} yet. The notebooks before this one run first:")
         for name, values in recorded.items():
-            set_here = {k: v for k, v in values.items() if k in declared(name) and v != declared(name)[k].default}
-            print(
-                f"  {name:<9}", ", ".join(f"{key}: {shorten(value)}" for key, value in set_here.items()) or "defaults"
-            )
+            changed = [f"{k}: {shorten(v)}" for k, v in values.items() if v != defaults(name).get(k, v)]
+            print(f"  {name:<9}", ", ".join(changed) or "defaults")
         shared = {name: settings[name] for name in SHARED if name in settings}
         chain(Experiment.make(run.name, recorded | {stage: settings}, shared), until=earlier[-1])
     models.fetch(settings.get("model", ""))
     run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)
-    namespace[RESULTS[stage]] = Missing(RESULTS[stage], stage)
     return Stage(run, settings, stage, namespace)
 
 
@@ -97,18 +70,10 @@ def _read(stage: str, namespace: dict) -> dict:
 
 @dataclass
 class Stage:
-    """One stage of a run. Each method does the work of one notebook and records that the stage is done.
+    """The stage ``name`` of a run. Each method does the work of one notebook and records that the stage is done.
 
     A method begins the stage again if the parameters have changed since, or another program may have written the run.
-
-    Attributes
-    ----------
-    run
-        The run directory.
-    settings
-        The values of the parameters cell.
-    name, namespace
-        Of the stage; the notebook's ``globals()``.
+    ``settings`` are the values of the parameters cell, ``namespace`` is the notebook's ``globals()``.
     """
 
     run: Run

@@ -18,12 +18,7 @@ IGNORED = (
 def write_wheel(folder: Path) -> Path:
     """Writes the wheel of the running titlesmith to a folder: built from the checkout, or repacked as installed.
 
-    Equal sources make equal bytes.
-
-    Raises
-    ------
-    StageError
-        It cannot be built.
+    Equal sources make equal bytes. If it cannot be built, it is a StageError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("titlesmith-*.whl"):
@@ -41,13 +36,9 @@ def _repack(folder: Path) -> Path:
     """The files of the installed package, with the digests that were recorded when it was installed."""
     installed = distribution("titlesmith")
     target = folder / f"titlesmith-{installed.version}-py3-none-any.whl"
-    written_by_pip = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
-    files = [
-        file
-        for file in installed.files or []
-        if file.parts[0].startswith("titlesmith") and file.suffix != ".pyc" and file.name not in written_by_pip
-    ]
-    record = next(file for file in installed.files or [] if file.name == "RECORD")
+    files = [file for file in installed.files or [] if file.parts[0].startswith("titlesmith") and file.suffix != ".pyc"]
+    record = next(file for file in files if file.name == "RECORD")
+    files = [file for file in files if file.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")]
     lines = [f"{file},{file.hash.mode}={file.hash.value},{file.size}\n" for file in files if file.hash]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
@@ -57,10 +48,7 @@ def _repack(folder: Path) -> Path:
 
 
 def init(folder: Path) -> list[str]:
-    """Makes a project: experiments, notebooks, pages of the book, settings, pins, and the wheel that made it.
-
-    Returns the names of what is in the folder. If it exists and is not empty, it is a RequestError.
-    """
+    """Makes a project in a new or empty folder (else RequestError) with the wheel that made it; returns its names."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(f"{folder} exists and is not empty; name a new folder: titlesmith init FOLDER")
     wheel = write_wheel(folder)

@@ -3,29 +3,27 @@
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Optional
 
 import typer
 
+from titlesmith.cli.options import Adapter, Base, Quantize, TemplateName
 from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate import (
-    GenerationSettings,
-    TextGenerator,
-    requests,
-    texts,
-)
+from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
 from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
-from titlesmith.generate.source import ADAPTER_TEMPLATE, Source, open_adapter_source, open_source
-from titlesmith.runs import open_run
+from titlesmith.generate.source import Source, open_adapter_source, open_source
+from titlesmith.runs import STAGES, open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
+PARAMETER = re.compile(rf"^(?:{'|'.join(STAGES)})\.(\w+):")
 OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
 
 
@@ -68,21 +66,15 @@ def _run(
     field: Annotated[
         Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field of the prompt; repeatable.")
     ] = None,
-    adapter: Annotated[Optional[Path], typer.Option(help="Generate with this adapter, a folder of peft.")] = None,
-    base: Annotated[
-        str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: the one that it names.")
-    ] = "",
-    quantize: Annotated[
-        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model; 4bit on a GPU.")
-    ] = "none",
-    named: Annotated[
-        Optional[str], typer.Option("--template", help=f"The adapter's template. Default: {ADAPTER_TEMPLATE}.")
-    ] = None,
+    adapter: Adapter = None,
+    base: Base = "",
+    quantize: Quantize = "none",
+    named: TemplateName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print lines of texts.jsonl.")] = False,
     **values: object,
 ) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    with naming_options({*values, "quantize", "template"}):
+    with naming_options():
         # Parameters of the notebook, then the prompt's fields
         parameters = declared(STAGE)
         given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
@@ -105,15 +97,12 @@ def _run(
 
 
 @contextmanager
-def naming_options(names: set[str]) -> Iterator[None]:
+def naming_options() -> Iterator[None]:
     """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
     try:
         yield
     except RequestError as error:
-        parameter = re.match(r"\w+\.(\w+):", str(error))
-        if not parameter or parameter[1] not in names:
-            raise
-        raise RequestError(f"--{parameter[1].replace('_', '-')}:{str(error)[parameter.end() :]}") from None
+        raise RequestError(PARAMETER.sub(lambda match: f"--{match[1].replace('_', '-')}:", str(error))) from None
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
@@ -143,7 +132,7 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
     generator = TextGenerator(backend, corpus, requested, GenerationSettings.of(settings), source.nearest)
     for (prompt, prefix), group in groupby(generator, key=lambda row: (row["prompt"], row["prefix"])):
         if not as_json:
-            print("\n" + (" | ".join(filter(None, (_shorten_prompt(prompt), prefix))) or "no prefix"))
+            print("\n" + (" | ".join(filter(None, (textwrap.shorten(prompt, 100), prefix))) or "no prefix"))
         for row in group:
             print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_format_marks(row)}", flush=True)
             rows.append(row)
@@ -168,25 +157,12 @@ def parse_fields(fields: list[str]) -> dict[str, str]:
 
 def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
     """Checks that the fields are those of the template's prompt (RequestError)."""
-    needed = template.required_fields
-    unknown = [shorten(name)[1:-1] for name in fields if name not in template.prompt_fields]
-    if not needed:
-        raise RequestError(
-            f"{source} continues a beginning, and has no prompt with {' or '.join(unknown)}. Set the beginning with "
-            "--prefix"
-        )
-    options = {"abstract": "--abstract FILE", "title": "--title TEXT"}
-    problems = [f"{name} is not part of the prompt" for name in unknown]
-    for name in [name for name in needed if name not in fields]:
-        problems.append(f"{name} is missing: {options.get(name, f'--field {name}=TEXT')}")
+    problems = [f"{shorten(name)[1:-1]} is not part of it" for name in fields if name not in template.prompt_fields]
+    problems += [f"{name} is missing" for name in template.required_fields if name not in fields]
     if problems:
-        written = ", ".join(template.completion_fields)
-        raise RequestError(f"{source} writes {written} from {', '.join(needed)}: {'; '.join(problems)}")
-
-
-def _shorten_prompt(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 100 else f"{text[:60]} ... {text[-35:]}"
+        needed = ", ".join(template.required_fields) or "nothing but a beginning (--prefix)"
+        remedy = "Set --title TEXT, --abstract FILE, and other fields with --field KEY=TEXT"
+        raise RequestError(f"the prompt of {source} needs {needed}: {'; '.join(problems)}. {remedy}")
 
 
 def _format_marks(row: dict) -> str:

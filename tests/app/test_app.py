@@ -17,7 +17,7 @@ gradio = pytest.importorskip("gradio", reason="the page needs Gradio")
 import uvicorn  # noqa: E402
 
 import browser  # noqa: E402
-from conftest import HOSTILE, make_project, write_archive  # noqa: E402
+from conftest import HOSTILE, make_project, shared, write_archive  # noqa: E402
 from tiny import quick  # noqa: E402
 from titlesmith import train as engines  # noqa: E402
 from titlesmith.app import service as service_module  # noqa: E402
@@ -48,20 +48,26 @@ def serving(service: Service):
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project with a run that continues titles, all hostile, and one that writes titles for made-up abstracts."""
-    folder = make_project(tmp_path_factory.mktemp("app"))
+def build(folder):
+    make_project(folder)
     rows = [{"title": f"{HOSTILE} number {i} of music and speech"} for i in range(120)]
+    path = write_archive(folder / "papers.tsv", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TITLESMITH_ROOT", str(folder))
         patch.setattr(kernels, "compiled", lambda function: function)  # XLA compiles for seconds a model
         patch.setattr(engines, "SCRATCH", {"scratch": TINY})
-        path = write_archive(folder / "papers.tsv", rows)
         quick("titles", "scratch", source={"source": "archive", "path": str(path)})
         quick("abstracts", "scratch", "abstract-to-title", source={"source": "sample", "num_papers": 120})
         for name in ("titles", "abstracts"):
             Run(name).update_stage("generate", settings={"max_tokens": 24, "temperature": 0.5, "best_of": 3})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with a run that continues titles, all hostile, and one that writes titles for made-up abstracts."""
+    folder = shared(tmp_path_factory, "app", build)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TITLESMITH_ROOT", str(folder))
         yield folder
 
 
@@ -114,10 +120,11 @@ def test_a_typed_abstract_gets_titles_and_nothing_leaves_this_machine(addresses,
     tab.get_by_label("Your abstract").fill(ABSTRACT)
     tab.get_by_label("How the title begins").fill("Deep")
     tab.get_by_role("button", name="Write titles").click()
-    tab.locator(".results li").first.wait_for()
+    tab.locator(".results [role=status]:not([aria-busy]) li").first.wait_for()
     texts = tab.locator(".results .written p").all_inner_texts()
     assert len(texts) == 10 and all(text.startswith("Deep") for text in texts)
     assert tab.locator(".results .near", has_text="Nearest training text").count() == 10
+    assert len(re.search(r"\d+", tab.locator(".results .seed").inner_text())[0]) > 2, "an empty seed is random"
     tab.locator(".results button").nth(1).click()
     tab.get_by_role("button", name="Copy", exact=False).first.wait_for()
     assert " ".join(tab.evaluate("navigator.clipboard.readText()").split()) == " ".join(texts[1].split())
@@ -135,7 +142,7 @@ def test_a_typed_abstract_gets_titles_and_nothing_leaves_this_machine(addresses,
     ],
     ids=["empty", "space", "100,000 characters", "beyond the context"],
 )
-def test_an_invalid_text_is_an_error_next_to_its_field(addresses, tab, text, message):
+def test_an_invalid_text_is_an_error_on_the_page(addresses, tab, text, message):
     tab.goto(addresses["abstracts"])
     tab.get_by_label("Your abstract").fill(text)
     tab.get_by_role("button", name="Write titles").click()
@@ -316,7 +323,7 @@ def test_a_copy_is_recognized_in_any_case(services):
 def test_a_port_in_use_is_an_error_with_a_remedy():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RequestError, match=rf"port {port} .* is in use.*--port {port + 1}"):
+        with pytest.raises(RequestError, match=rf"port {port} .*in use.* set another --port"):
             listen("127.0.0.1", port)
     with pytest.raises(RequestError, match="--host"):
         listen("192.0.2.1", port)

@@ -8,7 +8,6 @@ from conftest import HOSTILE, make_project, write_archive
 from tiny import defaults, quick
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
-from titlesmith.errors import RunError
 from titlesmith.evaluate import evaluate
 from titlesmith.export import card
 from titlesmith.export.huggingface import generation_parameters
@@ -180,7 +179,7 @@ def test_texts_of_papers_stay_text(run):
 def test_programs_give_a_prompt_of_the_template(run, template):
     change_corpus(run, template=template)
     corpus, given = Corpus(run), []
-    program = card.snippet(corpus, generation_parameters(run) | {"prefixes": ["", "Neural"]})
+    program = of(run, prefixes=["", "Neural"]).partition("```python\n")[2].partition("```")[0]
 
     def write(prompt: str, **settings) -> list[dict]:
         given.append(prompt)
@@ -191,9 +190,3 @@ def test_programs_give_a_prompt_of_the_template(run, template):
     lines = [line for line in program.splitlines() if not line.startswith(("from", "write", "set_seed"))]
     exec("\n".join(lines), {"write": write})
     assert corpus.template.read(given[0]) if corpus.has_prompt else given == ["Neural"]
-
-
-def test_measurements_of_an_older_version_are_an_error(run):
-    write_json(run / "metrics.json", {"perplexity": {"test": 12.0}})
-    with pytest.raises(RunError, match=r"metrics.json lacks .* Run 05_evaluate.ipynb again"):
-        of(run)

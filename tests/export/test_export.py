@@ -11,7 +11,7 @@ from tiny import defaults, made, quick
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, RunError
-from titlesmith.export import FORMATS, export
+from titlesmith.export import export
 from titlesmith.generate import GenerationSettings, backend_for, open_adapter, open_backend
 from titlesmith.models import hub
 from titlesmith.runs import Run
@@ -76,7 +76,6 @@ def offline(project, monkeypatch):
     ("kind", "vocabulary", "template", "settings"),
     [
         ("llama", "sentencepiece", "abstract-to-title", {"lora_rank": 2}),
-        ("llama", "sentencepiece", "title", {}),
         ("gpt2", "byte_level", "title", {"delimiters": "text"}),
         ("qwen2", "byte_level", "chat", {"lora_rank": 2, "sampling": EVEN}),
         ("gpt_neox", "byte_level", "alpaca", {"lowercase": True}),
@@ -98,6 +97,9 @@ def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, tem
         for name, weight in adapted.state_dict().items():
             assert np.allclose(merged[name].numpy(), weight.numpy(), atol=1e-6), name
         assert open_adapter(f"hf:{kind}", folder / "adapter").context == 1024
+    config = json.loads((folder / "generation_config.json").read_text())
+    spare = range(len(Corpus(run).tokenizer), AutoModelForCausalLM.from_pretrained(folder).config.vocab_size)
+    assert config.get("suppress_tokens") == (list(spare) or None), "ids without a token are never sampled"
     assert len({file.stat().st_mode for file in folder.rglob("*") if file.is_file()}) == 1, "who reads one reads all"
     for file in folder.rglob("*"):
         assert not file.is_file() or str(offline).encode() not in file.read_bytes(), f"{file} names a local path"
@@ -119,7 +121,7 @@ def test_adapters_are_merged_in_the_type_of_the_weights(offline):
     assert "are rounded to bfloat16" in (run / "export" / "hf" / "README.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("settings", [{}, {"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
+@pytest.mark.parametrize("settings", [{"delimiters": "text"}, {"template": "title-to-abstract", "too_long": "cut"}])
 def test_a_gpt2_of_tensorflow_is_exported_to_it(offline, monkeypatch, settings):
     monkeypatch.setattr(engines, "SCRATCH", {"scratch": GPT2})
     monkeypatch.setattr("titlesmith.train.kernels.compiled", lambda function: function)
@@ -146,9 +148,9 @@ def test_a_scratch_of_the_library_is_exported_to_it_and_its_program_runs(offline
 
 
 def test_a_failed_export_keeps_the_older_one_and_a_new_export_keeps_other_files(offline, monkeypatch):
-
     run = quick("r", made(offline, "llama", "sentencepiece"))
     folder = export(run, "hf")
+    agrees(run, folder)
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
 
     def full(*_, **__):
@@ -165,7 +167,12 @@ def test_a_failed_export_keeps_the_older_one_and_a_new_export_keeps_other_files(
     (folder / MARKER).write_text(
         json.dumps(marker | {"files": [*marker["files"], "old.safetensors", "../../run.json"]})
     )
+    # A beam search is exported as one
+    run.update_stage("generate", settings=defaults("generate", beams=3, count=2, no_repeat_ngram=2, min_tokens=2))
     export(run, "hf")
+    config = json.loads((folder / "generation_config.json").read_text())
+    names = ("num_beams", "do_sample", "no_repeat_ngram_size", "min_new_tokens")
+    assert [config[name] for name in names] == [3, False, 2, 2] and "temperature" not in config
     assert (folder / "notes.txt").read_text() == "mine" and not (folder / "old.safetensors").exists()
     assert (run / "run.json").is_file()
     with monkeypatch.context() as patch, pytest.raises(RunError, match="makes other tokens"):
@@ -176,47 +183,19 @@ def test_a_failed_export_keeps_the_older_one_and_a_new_export_keeps_other_files(
         export(run, "hf")
 
 
-def test_ids_without_a_token_are_never_sampled(offline):
-
-    run = quick("r", made(offline, "qwen2", "byte_level"))
-    config = json.loads((export(run, "hf") / "generation_config.json").read_text())
-    length = len(Corpus(run).tokenizer)
-    assert config["suppress_tokens"] == list(range(length, length + 24))
-
-
-def test_a_beam_search_is_exported_as_one(offline):
-
-    run = quick("r", made(offline, "gpt2", "byte_level"))
-    run.update_stage("generate", settings=defaults("generate", beams=3, count=2, no_repeat_ngram=2, min_tokens=2))
-    config = json.loads((export(run, "hf") / "generation_config.json").read_text())
-    assert (config["num_beams"], config["do_sample"], config["no_repeat_ngram_size"], config["min_new_tokens"]) == (
-        3,
-        False,
-        2,
-        2,
-    )
-    assert "temperature" not in config
-
-
-def test_the_command_line_exports(offline, monkeypatch, tmp_path):
+def test_a_gpt2_is_exported_to_ctranslate2_on_the_command_line(offline, monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "SCRATCH", {"scratch": GPT2})
     monkeypatch.setattr("titlesmith.train.kernels.compiled", lambda function: function)
     run = quick("r", "scratch")
-
-    def call(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "titlesmith", "export", *words], capture_output=True, text=True)
-
-    done = call("r", "--to", "ctranslate2", "--out", str(tmp_path / "there"))
+    agrees(run, export(run, "hf"))
+    command = [sys.executable, "-m", "titlesmith", "export", "r", "--to", "ctranslate2", "--out", "there"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "there" / "model.bin").is_file(), done.stderr
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("kept")
     with pytest.raises(RequestError, match="titlesmith did not write it"):
         export(run, "ctranslate2", tmp_path / "other")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
-    refused = call("r", "--to", "onnx").stderr
-    assert all(repr(name) in refused for name in ("onnx", *FORMATS))
-    with pytest.raises(RequestError, match="--to 'onnx' does not exist; formats: ctranslate2, hf"):
-        export(run, "onnx")
     with pytest.raises(RunError):
         export(Run("nothing"), "ctranslate2")
     (run / "model" / "ctranslate2" / "model.bin").write_bytes(b"damaged")

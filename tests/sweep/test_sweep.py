@@ -174,13 +174,13 @@ reference:
 
 
 def test_a_dry_run_says_what_is_missing_and_runs_nothing(project, capsys):
-    cli.sweeps.sweep("sweeps/decoding", dry_run=True)
+    cli.runs.sweep("sweeps/decoding", dry_run=True)
     out = capsys.readouterr().out
     assert out.count("finetune from decoding-0.5-0.8-1") == 17, "one model is trained"
     assert "missing: harvest.path: source archive reads a file" in out
     assert not (project / "runs").exists() and not (project / "sweeps").exists()
     with pytest.raises(RequestError, match=r"finetune\.steps"):
-        cli.sweeps.sweep("sample-titles", sets=["finetune.steps=1,x"], dry_run=True)
+        cli.runs.sweep("sample-titles", sets=["finetune.steps=1,x"], dry_run=True)
 
 
 def test_a_run_of_something_else_is_not_overwritten(project):

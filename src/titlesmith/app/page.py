@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
 
 from titlesmith.app.guard import Guard
-from titlesmith.app.service import LABELS, Service
+from titlesmith.app.service import Service
 from titlesmith.corpus.template import DEFAULTS
-from titlesmith.errors import RequestError, TitlesmithError
+from titlesmith.errors import TitlesmithError
 from titlesmith.runs import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
@@ -27,17 +27,12 @@ TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True,
 
 def build_page(service: Service) -> gr.Blocks:
     """The page of a model; one request is answered at a time, the others wait."""
-    run = service.run
-    documents = service.corpus.info["splits"]["train"]["documents"] if run else None
-    common = {"service": service, "documents": documents, "made_up": MADE_UP}
-    perplexity = run.metrics["perplexity"]["test"] if run and run.is_current("evaluate") else None
-    stop_reason = run.record("finetune").get("stop_reason", "") if run else ""
     with gr.Blocks(title=f"titlesmith: {service.name}", analytics_enabled=False) as blocks:
-        gr.HTML(render("introduction", **common))
+        gr.HTML(render("introduction", service=service, made_up=MADE_UP))
         with gr.Tabs(), gr.Tab(service.task.capitalize()):
             _add_form(service)
         with gr.Accordion("About the model", open=False):
-            gr.HTML(render("about", perplexity=perplexity, stop_reason=stop_reason, **common))
+            gr.HTML(render("about", service=service))
         _add_endpoint(service)
     return blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
@@ -57,10 +52,6 @@ def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = (
         run_history=False,
         enable_monitoring=False,
         show_error=False,
-        mcp_server=False,
-        ssr_mode=False,
-        pwa=False,
-        max_file_size=0,
         blocked_paths=["/"],
     )
     blocks.has_launched = True  # otherwise Gradio does not check files
@@ -114,27 +105,13 @@ def _add_form(service: Service) -> None:
     # The button, and Enter in a text field, generate texts
     texts = [*boxes, begin]
 
-    def request(values: tuple) -> tuple[dict, str, dict]:
-        """The arguments of `Service.write`."""
+    def write(*values: object) -> Iterator[str]:
         *fields, beginning = values[: len(texts)]
         chosen = dict(zip(service.controls, values[len(texts) :], strict=True))
         seed = (chosen["seed"] or "").strip()
         chosen["seed"] = int(seed) if re.fullmatch("[0-9]{1,20}", seed) else seed or None
-        return dict(zip(service.fields, fields, strict=True)), beginning, chosen
-
-    def check(*values: object) -> list[dict]:
-        """Shows an error at the first text field, before the request waits for the model."""
-        fields, beginning, chosen = request(values)
-        checks = [gr.validate(True, "")] * len(values)
-        try:
-            service.check(fields, beginning, **chosen)
-        except RequestError as error:
-            checks[0] = gr.validate(False, str(error))
-        return checks
-
-    def write(*values: object) -> Iterator[str]:
-        fields, beginning, chosen = request(values)
-        with _as_page_error(is_page=True), closing(service.stream(fields, beginning, **chosen)) as answers:
+        arguments = dict(zip(service.fields, fields, strict=True)), beginning
+        with _as_page_error(is_page=True), closing(service.stream(*arguments, **chosen)) as answers:
             for answer in answers:
                 yield render("results", **answer)
 
@@ -143,7 +120,6 @@ def _add_form(service: Service) -> None:
         write,
         [*texts, *settings],
         results,
-        validator=check,
         api_visibility="private",
         scroll_to_output=True,
         **ONE_AT_A_TIME,
@@ -163,39 +139,34 @@ def _as_page_error(is_page: bool = False) -> Iterator[None]:
 
 def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
-    parameter = service.controls[name]
-    low, high = parameter.constraint.low, parameter.constraint.high
-    shown = {"label": LABELS[name], "info": parameter.description}
+    parameter, label = service.controls[name], name.replace("_", " ").capitalize()
     if name == "seed":
-        shown["info"] = "The same seed gives the same texts. Empty: a random seed."
-        return gr.Textbox("", **shown)
+        return gr.Textbox("", label=label, info="The same seed gives the same texts. Empty: a random seed.")
+    shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": label}
+    shown |= {"value": parameter.default, "info": parameter.description}
     if name == "top_k":
-        return gr.Number(parameter.default, precision=0, minimum=low, maximum=high, **shown)
-    step = 1 if parameter.type is int else 0.05
-    return gr.Slider(low, high, parameter.default, step=step, **shown)
+        return gr.Number(precision=0, **shown)
+    return gr.Slider(step=1 if parameter.type is int else 0.05, **shown)
 
 
 def _add_endpoint(service: Service) -> None:
     """Adds the endpoint that Gradio's page "Use via API" describes, with the fields and settings as parameters."""
     fields = {re.sub(r"\W", "_", field): field for field in service.fields}
-    types = dict.fromkeys([*fields, "begins_with"], str) | {name: c.type for name, c in service.controls.items()}
-    types["seed"] = Optional[int]
-    defaults = (
-        DEFAULTS | {"begins_with": ""} | {name: c.default for name, c in service.controls.items()} | {"seed": None}
-    )
+    controls = service.controls
+    types = dict.fromkeys([*fields, "begins_with"], str) | {name: control.type for name, control in controls.items()}
+    defaults = {key: DEFAULTS.get(field, "") for key, field in fields.items()} | {"begins_with": ""}
+    defaults |= {name: control.default for name, control in controls.items()}
+    types["seed"], defaults["seed"] = Optional[int], None
 
-    def endpoint(*args: object, **named: object) -> dict:
-        chosen = endpoint.__signature__.bind(*args, **named).arguments
-        texts = {field: chosen.pop(key, DEFAULTS.get(field)) for key, field in fields.items()}
+    def endpoint(*values: object) -> dict:
+        chosen = dict(zip(defaults, values, strict=True))
+        texts = {field: chosen.pop(key) for key, field in fields.items()}
         with _as_page_error():
-            return service.write(texts, chosen.pop("begins_with", ""), **chosen)
+            return service.write(texts, chosen.pop("begins_with"), **chosen)
 
-    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    parameters = [
-        inspect.Parameter(key, kind, default=defaults.get(key, empty), annotation=annotation)
-        for key, annotation in types.items()
-    ]
-    parameters.sort(key=lambda parameter: parameter.default is not empty)  # which come last in a signature
+    # Gradio reads the parameters from the function
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(key, kind, default=value, annotation=types[key]) for key, value in defaults.items()]
     endpoint.__signature__ = inspect.Signature(parameters, return_annotation=dict)
     endpoint.__annotations__ = types | {"return": dict}
     endpoint.__name__ = re.sub(r"\W+", "_", service.task.replace("my ", "")).lower()

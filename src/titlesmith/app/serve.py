@@ -1,6 +1,5 @@
 """Serves the page of a run's model until the process is interrupted."""
 
-import errno
 import socket
 from importlib.util import find_spec
 
@@ -8,21 +7,14 @@ from titlesmith.errors import RequestError
 from titlesmith.generate.source import Source
 from titlesmith.hints import install_command
 
-ALL_INTERFACES = ("0.0.0.0", "::")
 SHUTDOWN_SECONDS = 3  # for requests that are being answered
 
 
 def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serves the page until Ctrl-C; ``port`` 0 is any free one.
 
-    Requests must name ``host`` as their host; for 0.0.0.0 or ::, an IP address or a name of this machine.
-
-    Raises
-    ------
-    RequestError
-        Gradio is not installed, or the address cannot be used. Nothing was loaded.
-    RunError
-        The run has no model.
+    Requests must name ``host`` as their host; for 0.0.0.0 or ::, an IP address or a name of this machine. If Gradio is
+    not installed, or the address cannot be used, it is a RequestError before the model is loaded.
     """
     if not find_spec("gradio"):
         raise RequestError(f"the page needs Gradio: {install_command('app')}")
@@ -35,7 +27,7 @@ def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
 
         service = Service(source)
         service.warm_up()
-        names = (socket.gethostname(), socket.getfqdn()) if host in ALL_INTERFACES else ()
+        names = (socket.gethostname(), socket.getfqdn()) if host in ("0.0.0.0", "::") else ()
         shown = names[0] if names else f"[{host}]" if ":" in host else host
         app = mount(build_page(service), host, names)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
@@ -55,10 +47,5 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            other = port + 1 if port < 65535 else 7860
-            raise RequestError(
-                f"port {port} of {host} is in use: end the other program, or use --port {other}"
-            ) from None
         why = f"cannot listen to {host}, port {port} ({error.strerror or error})"
-        raise RequestError(f"{why}: --host needs an address of this machine; --port a number of 1024 or more") from None
+        raise RequestError(f"{why}: set another --port, or a --host that is an address of this machine") from None

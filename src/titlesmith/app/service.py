@@ -4,9 +4,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from queue import SimpleQueue
 
 from titlesmith.errors import RequestError, shorten
@@ -19,44 +19,28 @@ from titlesmith.settings import Parameter, declared
 MAX_CHARACTERS = 20_000  # of a text field; an abstract of arXiv has at most 1,920
 NUM_EXAMPLES = 6
 UPDATE_SECONDS = 0.2  # between two states of unfinished texts
-PARTIAL = {"copy": "", "finished": True, "nearest": None}  # what the page shows of an unfinished text
-MAXIMA = {"count": 20, "temperature": 2.0, "seed": 2**53 - 1}  # of one request, where notebook 04 allows more
+MAXIMA = {"count": 20, "temperature": 2.0}  # of one request, where notebook 04 allows more
 MIN_FLOAT = 0.05
-LABELS = {
-    "count": "Number of texts",
-    "temperature": "Temperature",
-    "top_p": "Top-p",
-    "top_k": "Top-k",
-    "beams": "Beams",
-    "max_tokens": "Maximum length in tokens",
-    "seed": "Seed",
-}
+CONTROLS = ("count", "temperature", "top_p", "top_k", "beams", "max_tokens", "seed")
 
 
 class Service:
-    """A model, ready to write.
+    """A model, ready to write. All methods can be called from any thread; one request is answered at a time.
 
-    All methods can be called from any thread; one request is answered at a time.
-
-    Attributes
-    ----------
-    fields
-        The fields of the prompt, in the template's order; empty for a model that continues beginnings.
-    writes
-        The kind of text, such as ``title``.
-    controls
-        The settings of a request: parameters of notebook 04, with the run's defaults and this page's bounds.
+    ``fields`` are those of the prompt, in the template's order; a model that continues beginnings has none. ``writes``
+    is the kind of text, such as ``title``. ``controls`` are the settings of a request: parameters of notebook 04, with
+    the run's defaults and this page's bounds.
     """
 
     def __init__(self, source: Source):
         self.run, self.name, self.corpus = source.run, source.run.name if source.run else source.name, source.format
-        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1)  # the back end is not thread-safe
         self.backend, self.nearest = source.open(), source.nearest or Nearest(self.corpus)
         self.made_up = bool(source.run and source.run.made_up)
         self.fields = self.corpus.template.prompt_fields
         self.writes = " and ".join(self.corpus.template.completion_fields)
         self._settings = source.settings
-        self.controls = {name: self._control(name) for name in LABELS}
+        self.controls = {name: self._control(name) for name in CONTROLS}
 
     def _control(self, name: str) -> Parameter:
         parameter = declared("generate")[name]
@@ -74,32 +58,13 @@ class Service:
         for_fields = f"{article} {self.writes} for my {' and '.join(self.corpus.template.required_fields)}"
         return for_fields if self.fields else f"{self.writes}s from a beginning"
 
-    def check(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> None:
-        """Checks a request before it waits for the model (RequestError); parameters are those of `write`."""
-        self._generate(fields, begins_with, self._checked(settings))
-
     def write(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> dict:
-        """Generates the texts of one request.
+        """Generates the texts of one request (RequestError if a text or a setting is not allowed).
 
-        Parameters
-        ----------
-        fields
-            Texts by the names of `fields`.
-        begins_with
-            The beginning of the texts; only white space is the same as no beginning.
-        **settings
-            Values of `controls`; a ``seed`` of None is random. A beam search returns at most one text for each beam.
-
-        Returns
-        -------
-        dict
-            ``seed``, which gives the same texts again; ``made_up``, whether the training papers are invented; and
-            ``texts``: the keys of texts.jsonl that describe a text, and ``copy``: ``copy``, ``near copy`` or nothing.
-
-        Raises
-        ------
-        RequestError
-            A text is missing, is not a text, or is too long; or a setting is unknown or not allowed.
+        ``fields`` are texts by the names of `fields`, ``settings`` values of `controls`; a ``seed`` of None is random.
+        A beam search returns at most one text for each beam. Returns ``seed``, which gives the same texts again;
+        ``made_up``, whether the training papers are invented; and ``texts``: the keys of texts.jsonl that describe a
+        text, and ``copy``: ``copy``, ``near copy`` or nothing.
         """
         *_, answer = self.stream(fields, begins_with, **settings)
         return answer
@@ -118,34 +83,21 @@ class Service:
             nonlocal shown
             if time.monotonic() - shown > UPDATE_SECONDS:
                 shown = time.monotonic()
-                updates.put(
-                    common | {"busy": True, "texts": [PARTIAL | {"text": text.rstrip("\ufffd")} for text in texts()]}
-                )
+                updates.put(texts())
             return stopped.is_set()
-
-        def work() -> None:
-            try:
-                with self._lock:
-                    if not stopped.is_set():
-                        updates.put(common | {"texts": list(map(self._row, generator))})
-            except BaseException as error:  # raised where the iterator is read
-                updates.put(error)
 
         # The back end computes in a thread, so that its texts can be read before all are complete
         generator.listener = listen
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        future = self._worker.submit(lambda: list(map(self._row, generator)))
+        future.add_done_callback(lambda _: updates.put(None))
         try:
-            while True:
-                update = updates.get()
-                if isinstance(update, BaseException):
-                    raise update
-                yield update
-                if "busy" not in update:
-                    return
+            for texts in iter(updates.get, None):
+                yield common | {"busy": True, "texts": [{"text": text.rstrip("\ufffd")} for text in texts]}
+            yield common | {"texts": future.result()}
         finally:
             stopped.set()
-            thread.join()
+            if not future.cancel():  # it does not wait for another request any more
+                wait([future])
 
     def warm_up(self) -> None:
         """Generates a text and discards it: the first one takes seconds longer than the next."""
@@ -153,25 +105,18 @@ class Service:
 
     def _checked(self, settings: dict) -> dict:
         """All settings of a request, by the names of `controls`."""
-        if unknown := settings.keys() - self.controls.keys():
-            raise RequestError(
-                f"{', '.join(map(shorten, unknown))} cannot be set; there are {', '.join(self.controls)}"
-            )
         chosen = {name: control.default for name, control in self.controls.items()} | {"seed": None} | settings
         if chosen["seed"] is None:
             chosen["seed"] = secrets.randbelow(10**9)
-        chosen = {name: self.controls[name].check(value) for name, value in chosen.items()}
+        chosen = {name: control.check(chosen[name]) for name, control in self.controls.items()}
         return chosen | ({"count": min(chosen["count"], chosen["beams"])} if chosen["beams"] > 1 else {})
 
-    def _generate(self, fields: dict, begins_with: str, settings: dict):
+    def _generate(self, fields: dict, begins_with: str, settings: dict) -> TextGenerator:
         """The rows of a request, checked now and generated when they are read."""
         for name, text in (fields | {"beginning": begins_with}).items():
-            if not isinstance(text, str):
-                raise RequestError(f"The {name} is not a text: {shorten(text)}.")
-            if len(text) > MAX_CHARACTERS:
-                raise RequestError(
-                    f"The {name} has {len(text):,} characters, more than the maximum of {MAX_CHARACTERS:,}. Shorten it."
-                )
+            if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+                wrong = f"has {len(text):,} characters" if isinstance(text, str) else f"is not a text: {shorten(text)}"
+                raise RequestError(f"The {name} {wrong}; it needs a text of at most {MAX_CHARACTERS:,} characters.")
         cleaned = {name: self.corpus.clean(plain(text)) for name, text in fields.items()}
         if empty := [name for name, text in cleaned.items() if not text]:
             raise RequestError(f"The {' and the '.join(empty)} is empty: type or paste it first.")
@@ -191,19 +136,19 @@ class Service:
         """Inputs to try, each with a label: held-out papers, or without a prompt the run's prefixes and beginnings."""
         if not self.run:
             return []
-        table = self.corpus.scan("test").select("id", "completion").collect()
+        titles = dict(self.corpus.scan("test").select("id", "completion").collect().iter_rows())
         if not self.fields:
-            prefixes = [prefix for prefix in self._settings.get("prefixes", []) if prefix.strip()]
-            spread = table["completion"].gather_every(max(1, len(table) // NUM_EXAMPLES))
-            beginnings = dict.fromkeys([*prefixes, *(" ".join(text.split()[:2]) for text in spread)])
-            return [([beginning], beginning) for beginning in islice(beginnings, NUM_EXAMPLES)]
+            spread = list(titles.values())[:: max(1, len(titles) // NUM_EXAMPLES)]
+            beginnings = [*self._settings.get("prefixes", []), *(" ".join(text.split()[:2]) for text in spread)]
+            shown = list(filter(str.strip, dict.fromkeys(beginnings)))[:NUM_EXAMPLES]
+            return [([beginning], beginning) for beginning in shown]
         room = min(self.controls["max_tokens"].default, self.backend.context // 2)
         try:
             chosen = held_out(self.corpus, NUM_EXAMPLES, room)
         except RequestError:  # no prompt is short enough
             return []
-        completions, examples = dict(table.iter_rows()), []
+        examples = []
         for prompt, paper in chosen:
             values = list(self.corpus.template.read(prompt).values())
-            examples.append((values, completions[paper] if self.writes == "title" else " | ".join(values)))
+            examples.append((values, titles[paper] if self.writes == "title" else " | ".join(values)))
         return examples

@@ -14,53 +14,38 @@ import typer
 from typer.core import TyperGroup
 
 from titlesmith import __version__
-from titlesmith.cli import books, models, runs, setup, sweeps, texts
-from titlesmith.errors import InterruptError, RequestError, TitlesmithError, shorten
+from titlesmith.cli import books, runs, setup
+from titlesmith.errors import InterruptError, TitlesmithError
 from titlesmith.interrupts import SIGNALS
 
 # What a terminal's encoding lacks is escaped as in JSON, so that lines of --json stay JSON
 codecs.register_error("titlesmith.escape", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
+@app.callback(invoke_without_command=True)
+def titlesmith(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Fine-tune a language model on scientific papers and publish the results as a book."""
+    if version:
         print(f"titlesmith {__version__}")
         raise typer.Exit
 
 
-@app.callback()
-def titlesmith(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
-    ] = False,
-) -> None:
-    """Fine-tune a language model on scientific papers and publish the results as a book."""
-
-
 # A command's module imports what it needs inside of its function: this one starts in a fraction of a second
-app.command("init")(setup.init)
-app.command("doctor")(setup.doctor)
-app.command("run")(runs.run)
-app.command("finish")(runs.finish)
-app.command("list")(runs.list_)
-app.command("show")(runs.show)
-app.command("params")(runs.params)
-app.add_typer(models.app, name="models")
-app.command("update")(runs.update)
-app.command("daily")(runs.daily)
-app.command("book")(books.book)
-app.command("compare")(books.compare)
-app.command("study")(books.study)
-app.command("export")(books.export)
-app.command("generate", **texts.ANY_OPTIONS)(texts.generate)
-app.command("abstracts")(texts.abstracts)
-app.command("sweep")(sweeps.sweep)
-app.command("app")(books.app)
+app.add_typer(setup.model_commands, name="models")
+for command in (
+    setup.init, setup.doctor, runs.run, runs.finish, runs.list_, runs.show, runs.params, runs.update, runs.daily,
+    runs.sweep, books.book, books.compare, books.study, books.export, books.app, setup.abstracts,
+):  # fmt: skip
+    app.command(command.__name__.rstrip("_"))(command)
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def generate(context: typer.Context) -> None:
+    """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
+    from titlesmith.terminal import build_command  # its options are in notebook 04
+
+    build_command()(context.args, prog_name="titlesmith generate")
 
 
 def describe_commands() -> TyperGroup:
@@ -68,7 +53,7 @@ def describe_commands() -> TyperGroup:
     from titlesmith.terminal import build_command
 
     group = typer.main.get_command(app)
-    group.commands["generate"] = typer.main.get_command(build_command())  # its options are in notebook 04
+    group.commands["generate"] = typer.main.get_command(build_command())
     return group
 
 
@@ -94,10 +79,8 @@ def main() -> None:
     except TitlesmithError as error:
         _exit(error.exit_code, str(error))
     except OSError as error:
-        is_name = error.errno == errno.ENAMETOOLONG  # of a file in the request
-        reason = f"{shorten(str(error.filename))}: {error.strerror}" if is_name else str(error)
-        reason += ". Free some space; the same command resumes" * (error.errno == errno.ENOSPC)
-        _exit(RequestError.exit_code if is_name else 1, reason)
+        remedy = ". Free some space; the same command resumes" if error.errno == errno.ENOSPC else ""
+        _exit(2 if error.errno == errno.ENAMETOOLONG else 1, f"{error}{remedy}")
     except KeyboardInterrupt:
         _exit(130, "interrupted; the same command resumes")
 

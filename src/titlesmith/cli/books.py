@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from titlesmith.cli.options import RunName
+from titlesmith.cli.options import Adapter, Base, Quantize, RunName, TemplateName
 from titlesmith.errors import RequestError
 from titlesmith.runs import open_run, project, replacing
 
@@ -24,8 +24,7 @@ def book(
     from titlesmith.cli import describe_commands
 
     built = publishing.publish(publish, describe_commands()) if publish else build.build(describe_commands())
-    names = ", ".join([*(r.name for r in built.shown[:10]), *["..."] * (len(built.shown) > 10)])
-    print(f"\nbook                   {len(built.shown)} run{'s' * (len(built.shown) != 1)}{names and ': '}{names}")
+    print(f"\nbook                   {', '.join(run.name for run in built.shown) or 'no run'}")
     for reason in built.omitted.values():
         print(f"omitted                {reason}")
     if zip:
@@ -43,8 +42,6 @@ def compare(
 
     from titlesmith.book import compare as comparing
 
-    if html and not html.resolve().parent.is_dir():
-        raise RequestError(f"--html {html}: the folder {html.parent} does not exist; create it, or choose another")
     comparison = comparing.compare(comparing.open_reports(run), count)
     if html:
         with replacing(html.resolve()) as temporary:
@@ -69,14 +66,10 @@ def export(
 
 def app(
     run: Annotated[Optional[str], typer.Argument(help="A run's name, or base.")] = None,
-    adapter: Annotated[
-        Optional[Path], typer.Option(help="Serve this adapter, a folder of peft, without a run.")
-    ] = None,
-    base: Annotated[str, typer.Option(metavar="hf:NAME", help="The adapter's model. Default: as it names.")] = "",
-    quantize: Annotated[
-        Literal["none", "8bit", "4bit"], typer.Option(help="Bits of the adapter's model; 4bit on a GPU.")
-    ] = "none",
-    template: Annotated[Optional[str], typer.Option(help="The adapter's template. Default: chatgentitle.")] = None,
+    adapter: Adapter = None,
+    base: Base = "",
+    quantize: Quantize = "none",
+    template: TemplateName = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
@@ -87,7 +80,7 @@ def app(
 
     if bool(run) == bool(adapter):
         raise RequestError("app serves a run or an adapter: name a run, or a folder with --adapter FOLDER")
-    with naming_options({"quantize"}):
+    with naming_options():
         source = open_adapter_source(adapter, base, quantize, template, None) if adapter else open_source(run)
     serve(source, host, port)
 
@@ -102,18 +95,17 @@ def study(
     ] = None,
 ) -> None:
     """Make a page on which people tell generated texts from real ones, or collect their answers."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from titlesmith.book import study as studies
 
     if bool(run) == bool(collect):
         raise RequestError("study needs names of runs, or --collect DIR")
     if collect:
-        table, rows = Table(), studies.collect(collect)
-        for heading in rows[0]:
-            table.add_column(heading, overflow="fold")  # a name that is cut is none
+        from rich.console import Console
+        from rich.table import Column, Table
+        from rich.text import Text
+
+        rows = studies.collect(collect)
+        table = Table(*(Column(heading, overflow="fold") for heading in rows[0]))  # a name that is cut is none
         for row in rows:
             table.add_row(*(Text(str(value)) for value in row.values()))
         Console().print(table)

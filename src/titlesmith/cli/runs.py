@@ -1,18 +1,21 @@
 """Commands that make runs and show them."""
 
 import json
+import sys
 from typing import Annotated, Optional
 
 import typer
 
-from titlesmith.cli.options import ANY, AsJson, Overrides, RunName, Stage, Until
-from titlesmith.errors import TitlesmithError
+from titlesmith.cli.options import ANY, AsJson, ExperimentName, NewName, Overrides, RunName, Stage, Until
+from titlesmith.errors import DAMAGE
 from titlesmith.runs import STAGES, Run, is_locked, list_runs, open_run, project
+
+LINE = "{:<28} {:<10.10} {:<16.16} {:>9} {:>10} {:>13}  {}"  # of the list of runs
 
 
 def run(
-    experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
-    name: Annotated[Optional[str], typer.Option(help="The run's name. Default: the experiment's.")] = None,
+    experiment: ExperimentName,
+    name: NewName = None,
     p: Overrides = None,
     start: Annotated[
         Optional[Stage], typer.Option("--from", metavar="STAGE", help=f"Run again from this stage on: {ANY}.")
@@ -50,22 +53,58 @@ def _report(run: Run, until: str) -> None:
         print(f"run {run.name}: done until {until}, in {run.path}")
 
 
+def sweep(
+    experiment: Annotated[str, typer.Argument(help="Experiment or sweep file: a path, or a name in experiments/.")],
+    sets: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", metavar="SECTION.KEY=V1,V2", help="Vary a parameter; of several, all combinations."),
+    ] = None,
+    p: Overrides = None,
+    repeat: Annotated[Optional[int], typer.Option(help="Runs of each combination, with different seeds.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="The sweep's name, the beginning of its runs' names.")] = None,
+    until: Until = STAGES[-1],
+    workers: Annotated[Optional[int], typer.Option(help="Parallel runs. Default: as many as fit.")] = None,
+    memory: Annotated[Optional[str], typer.Option(help="Memory of all parallel runs, such as 8GB.")] = None,
+    scheduler: Annotated[Optional[str], typer.Option(help="A Dask scheduler, such as tls://host:8786.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs and what is missing; run nothing.")
+    ] = False,
+) -> None:
+    """Run an experiment with all combinations of parameters, on this machine or a Dask cluster."""
+    from titlesmith import sweep
+
+    remarks = [] if dry_run else None
+    plan = sweep.read(experiment, tuple(sets or ()), tuple(p or ()), repeat, name, until, remarks)
+    if dry_run:
+        print(*plan.describe(), *(f"missing: {remark}" for remark in remarks), sep="\n")
+        return
+    done = sweep.run(plan, scheduler, workers, memory)
+    print(f"sweep {plan.name}: {len(done['runs'])} runs done in {done['seconds']:.0f} s", sweep.record_path(plan.name))
+
+
 def list_(as_json: AsJson = False) -> None:
     """List all runs, newest first: date, model, papers, validation perplexity, state and step."""
-    rows = [summarize(run) for run in list_runs()]
+    rows = []
+    for run in list_runs():
+        try:
+            rows.append(summarize(run))
+        except DAMAGE as error:
+            print(f"skipped: {run.name}: {error}", file=sys.stderr)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
-    elif not rows:
+        return
+    if not rows:
         print(f"no runs yet in {project()}: titlesmith run sample-titles makes one")
-    else:
-        print(f"{'run':<28} {'date':<10} {'model':<16} {'papers':>9} {'perplexity':>10} {'step':>13}  state")
-    for row in [] if as_json else rows:
-        shown = {key: "-" if value is None else value for key, value in row.items()}
-        papers = f"{row['papers']:,}" if isinstance(row["papers"], int) else "-"
-        perplexity = f"{row['perplexity']:.2f}" if isinstance(row["perplexity"], float) else "-"
-        step = f"{shown['step']}/{shown['steps']}" if row["step"] else "-"
-        line = f"{row['name']:<28} {shown['date'][:10]:<10} {shown['model']!s:<16.16} {papers:>9} {perplexity:>10}"
-        print(f"{line} {step:>13}  {row['state']}")
+        return
+    print(LINE.format("run", "date", "model", "papers", "perplexity", "step", "state"))
+    for row in rows:
+        papers, perplexity = _format(row["papers"], ","), _format(row["perplexity"], ".2f")
+        step = f"{row['step']}/{row['steps']}" if row["step"] else "-"
+        print(LINE.format(row["name"], row["date"] or "-", row["model"] or "-", papers, perplexity, step, row["state"]))
+
+
+def _format(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
 
 
 def summarize(run: Run) -> dict:
@@ -73,77 +112,60 @@ def summarize(run: Run) -> dict:
     records = {stage: run.record(stage) for stage in STAGES}
     training = records["finetune"]
     settings = training.get("settings") or records["corpus"].get("settings") or {}
-    perplexities = read_metrics(run).get("perplexity")
-    counts = records["harvest"].get("counts")
     return {
         "name": run.name,
-        "date": max((str(r.get("ended") or r.get("started") or "") for r in records.values()), default="") or None,
+        "date": max(record.get("ended") or record.get("started") or "" for record in records.values()) or None,
         "source": run.source_label if records["harvest"].get("settings") else None,
         "model": settings.get("model"),
-        "papers": counts.get("kept") if isinstance(counts, dict) else None,
-        "perplexity": perplexities.get("valid") if isinstance(perplexities, dict) else None,
-        "state": describe_state(run),
+        "papers": records["harvest"].get("counts", {}).get("kept"),
+        "perplexity": run.metrics["perplexity"]["valid"] if run.is_current("evaluate") else None,
+        "state": describe_state(run, records),
         "step": training.get("steps") or _last_step(run),
         "steps": settings.get("steps"),
     }
 
 
-def read_metrics(run: Run) -> dict:
-    """The metrics of a run; empty if they are missing or damaged."""
-    try:
-        metrics = run.metrics if run.is_current("evaluate") else {}
-    except TitlesmithError:
-        return {}
-    return metrics if isinstance(metrics, dict) else {}
-
-
-def describe_state(run: Run) -> str:
+def describe_state(run: Run, records: dict[str, dict]) -> str:
     """How far a run has come, in words."""
     if run.complete:
         return "complete"
     for stage in reversed(STAGES):
-        record = run.record(stage)
-        if record.get("status") == "running":
+        if records[stage].get("status") == "running":
             is_running = any(is_locked(run / name) for name in (".stage.lock", ".chain.lock"))
-            return f"{stage} is running" if is_running else record.get("stopped") or f"{stage} was interrupted"
-    finished = [stage for stage in STAGES if run.record(stage).get("status") == "done"]
+            return f"{stage} is running" if is_running else records[stage].get("stopped") or f"{stage} was interrupted"
+    finished = [stage for stage in STAGES if records[stage].get("status") == "done"]
     return f"done until {finished[-1]}" if finished else "nothing done"
 
 
 def _last_step(run: Run) -> int | None:
-    """The last step in a run's history."""
-    path = run / "history.csv"
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 1000))
-        cells = [line.partition(b",")[0] for line in file.read().split(b"\n")[-3:-1]]
-    return next((int(cell) for cell in reversed(cells) if cell.isdigit()), None)
+    """The last step in a run's history; the last line may be incomplete."""
+    history = run / "history.csv"
+    lines = history.read_text("utf-8").split("\n")[1:-1] if history.is_file() else []
+    return int(lines[-1].partition(",")[0]) if lines else None
 
 
 def show(run: RunName, as_json: AsJson = False) -> None:
     """Print a run's papers, why its training stopped, its perplexity and ten texts."""
     opened = open_run(run)
+    row, current = summarize(opened), {stage: opened.is_current(stage) for stage in STAGES}
+    texts = opened.texts if current["generate"] else []
     if as_json:
         stages = {stage: opened.record(stage) for stage in STAGES}
-        texts = opened.texts if opened.is_current("generate") else []
-        row = summarize(opened) | {"stages": stages, "metrics": read_metrics(opened), "texts": texts}
-        print(json.dumps(row, indent=2, ensure_ascii=False))
+        metrics = opened.metrics if current["evaluate"] else {}
+        print(json.dumps(row | {"stages": stages, "metrics": metrics, "texts": texts}, indent=2, ensure_ascii=False))
         return
     opened.require("harvest")
-    training, is_current = opened.record("finetune"), opened.is_current
     print(f"\nrun                    {opened.name} ({opened.source_label})")
-    if is_current("finetune"):
+    if current["finetune"]:
+        training = opened.record("finetune")
         steps = training.get("steps")
         print(f"training stopped       {training.get('stop_reason')}")
         print(f"steps                  {steps}; the weights of step {training.get('kept_step', steps)} were kept")
-    if is_current("evaluate"):
-        perplexities = opened.metrics.get("perplexity")
-        perplexity = perplexities.get("valid") if isinstance(perplexities, dict) else None
-        print(f"validation perplexity  {'unknown' if perplexity is None else format(perplexity, '.2f')}")
-    if is_current("generate"):
-        print("texts", *(f"  {' '.join(str(row.get('text')).split())}" for row in opened.texts[:10]), sep="\n")
-    if missing := [stage for stage in STAGES if not is_current(stage)]:
+    if current["evaluate"]:
+        print(f"validation perplexity  {_format(row['perplexity'], '.2f')}")
+    if texts:
+        print("texts", *(f"  {' '.join(text['text'].split())}" for text in texts[:10]), sep="\n")
+    if missing := [stage for stage in STAGES if not current[stage]]:
         print(f"not done yet           {', '.join(missing)}; run {opened.rerun_command}")
 
 
@@ -168,8 +190,8 @@ def update(run: RunName) -> None:
 
 
 def daily(
-    experiment: Annotated[str, typer.Argument(help="A YAML file, or the name of one below experiments/.")],
-    name: Annotated[Optional[str], typer.Option(help="The run's name. Default: the experiment's.")] = None,
+    experiment: ExperimentName,
+    name: NewName = None,
     p: Overrides = None,
     retrain: Annotated[int, typer.Option(min=0, help="Train again when this many papers are new; 0: never.")] = 1000,
 ) -> None:

@@ -1,3 +1,3 @@
 """Exports: a run's model as a folder that other programs read."""
 
-from titlesmith.export.folder import FORMATS, export
+from titlesmith.export.folder import export

@@ -6,7 +6,7 @@ Values of a run may come from other people. The template shows them as plain tex
 import re
 from pathlib import Path
 
-import yaml
+from huggingface_hub import ModelCardData, metadata_load
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from markupsafe import escape as escape_html
@@ -14,29 +14,14 @@ from markupsafe import escape as escape_html
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import pieces
 from titlesmith.corpus.tokenizer import END
-from titlesmith.errors import RunError
 from titlesmith.evaluate import report
-from titlesmith.generate import GenerationSettings
 from titlesmith.models import gguf, hub
 from titlesmith.models.catalogue import PUBLISHED, describe
-from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, notebook, root, versions
+from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, root, versions
 
-SOURCES = {
-    "sample": "titlesmith's sample grammar, which invented them",
-    "arxiv": "arXiv's search",
-    "oai": "arXiv's OAI-PMH service",
-    "rss": "arXiv's announcements",
-    "snapshot": "Kaggle's snapshot of the metadata of arXiv",
-    "archive": Markup("the ArXiv Archive (https://doi.org/10.5281/zenodo.2533436)"),
-    "csv": "a table",
-    "alpaca": "instruction data in Alpaca's format",
-}
-OF_ARXIV = ("arxiv", "oai", "rss", "snapshot", "archive")
-FILES = ("snapshot", "archive", "csv", "alpaca")
-COUNTS = {"outside": "outside the filters", "repeated": "repeated", "beyond": "beyond the limit", "kept": "kept"}
+OF_ARXIV = ("arxiv", "oai", "rss", "snapshot", "archive")  # sources of papers in English
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize")
-CHANGED = ("repetition_penalty", "no_repeat_ngram")  # transformers counts the document's first token too
-EXAMPLES = {
+EXAMPLES = {  # of fields of a prompt
     "abstract": "We study how people hear speech in noise. Listeners understand more when the noise moves.",
     "title": "How people hear speech in noise",
     "year": "2024",
@@ -73,62 +58,53 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     ``settings`` are the parameters of notebook 04 that generation_config.json has; ``precision`` is the type of the
     weights, such as ``float32``.
     """
-    training, model = run.record("finetune"), run.record("finetune")["settings"]["model"]
-    evaluated = run.is_current("evaluate")
-    stored, now = run.info.get("versions", {}), versions()
-    categories = [row["category"] for row in corpus.categories if row["category"] not in (None, "other")]
-    adapted = bool(training["settings"].get("lora_rank"))
+    harvest, training = run.record("harvest"), run.record("finetune")
+    model, adapted = training["settings"]["model"], bool(training["settings"].get("lora_rank"))
+    base, licence, of_arxiv = base_model(model), _licence(model), harvest["settings"]["source"] in OF_ARXIV
+    # What the hub reads
+    front_matter = ModelCardData(
+        base_model=base,
+        language="en" if of_arxiv or run.made_up else None,
+        library_name="transformers",
+        license=licence,
+        model_name=run.name,
+        pipeline_tag="text-generation",
+        tags=["titlesmith", *["arxiv"] * of_arxiv, *["lora"] * adapted],
+    ).to_yaml()
+    # What people read
+    evaluated, names = run.is_current("evaluate"), [*report.FAULTS, *report.STYLE]
+    names += report.PROMPTED if corpus.has_prompt else ()
     unused = {"model", "run_name", *EXECUTION_ONLY, *(() if adapted else LORA)}
+    categories = [row["category"] for row in corpus.categories if row["category"] not in (None, "other")]
+    fields, prompt = _example(corpus, settings)
     return TEMPLATES.get_template("card.md.j2").render(
         adapted=adapted,
-        base=base_model(model),
+        base=base,
         categories=categories[:3],
-        changed=[key for key in CHANGED if settings[key] != getattr(GenerationSettings, key)],
         corpus=corpus,
-        data=_data(run),
         described=describe(model) if model == "base" else "a model of a local folder",
         end=END,
-        evaluation=_evaluation(run, corpus) if evaluated else None,
-        front_matter=Markup(_front_matter(run)),
-        kept=run.record("harvest").get("counts", {}).get("kept", 0),
-        last_paper=next((row["last"] for row in corpus.counts if row["split"] == "train"), None),
-        licence=_licence(model),
+        fields=Markup(fields),
+        file=Path(harvest["settings"]["path"]).name,
+        front_matter=Markup(front_matter),
+        harvest=harvest,
+        licence=licence,
         made_up=MADE_UP if run.made_up else "",
         metrics=run.metrics if evaluated else {},
-        order=run.record("corpus").get("settings", {}).get("order", "date"),
+        model=model,
+        order=run.record("corpus")["settings"]["order"],
         origin=gguf.ORIGIN if model == gguf.SMOLLM2 else "",
+        perplexities=report.perplexities(run.metrics, run.name) if evaluated else [],
         precision=precision,
+        prompt=Markup(prompt),
         run=run,
-        scratch={"scratch": "GPT-2", "scratch-base": "GPT-2", "hf:scratch": "LLaMA"}.get(model),
         settings=settings,
-        snippet=Markup(snippet(corpus, settings)),
+        texts=report.comparison(run.metrics, names) if evaluated else [],
         training=training,
-        training_settings=[
-            {"setting": key, "value": value} for key, value in training["settings"].items() if key not in unused
-        ],
-        versions=[
-            {"package": name, "trained with": stored.get(name, ""), "exported with": now.get(name, "")}
-            for name in stored | now
-        ],
+        training_settings={key: value for key, value in training["settings"].items() if key not in unused},
+        versions=versions(),
         writes=" and ".join(corpus.template.completion_fields),
     )
-
-
-def _front_matter(run: Run) -> str:
-    """The metadata that the hub reads, in YAML between two lines of hyphens."""
-    settings, source = run.record("finetune")["settings"], run.record("harvest").get("settings", {}).get("source")
-    model = settings["model"]
-    data = {
-        "base_model": base_model(model),
-        "language": "en" if source in OF_ARXIV or source == "sample" else None,
-        "library_name": "transformers",
-        "license": _licence(model),
-        "model_name": run.name,
-        "pipeline_tag": "text-generation",
-        "tags": ["titlesmith", *["arxiv"] * (source in OF_ARXIV), *["lora"] * bool(settings.get("lora_rank"))],
-    }
-    known = {key: value for key, value in data.items() if value is not None}
-    return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def base_model(model: str) -> str | None:
@@ -149,8 +125,6 @@ def _licence(model: str) -> str | None:
     path = hub.model_path(model) / "README.md"
     if not base_model(model) or not path.is_file():
         return None
-    from huggingface_hub import metadata_load
-
     try:
         licence = (metadata_load(path) or {}).get("license")
     except Exception:  # the card's front matter is not valid YAML
@@ -158,62 +132,12 @@ def _licence(model: str) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _data(run: Run) -> list[dict]:
-    """The harvest as rows of a table."""
-    record = run.record("harvest")
-    settings, counts = record.get("settings", {}), record.get("counts", {})
-    facts = {"source": SOURCES.get(settings.get("source"), "unknown")}
-    if settings.get("path") and settings.get("source") in FILES:
-        facts["file"] = Path(settings["path"]).name
-    facts |= {key: settings[key] for key in ("categories", "query", "since", "until") if settings.get(key)}
-    facts["harvested"] = (record.get("ended") or "unknown")[:10]
-    facts["rows read"] = f"{counts.get('read', 0):,}"
-    facts |= {why: f"{counts[key]:,}" for key, why in COUNTS.items() if counts.get(key)}
-    if faults := sum(fault["rows"] for fault in record.get("faults", {}).values()):
-        facts["rows that are not papers"] = f"{faults:,}"
-    return [{"what": key, "value": value} for key, value in facts.items()]
-
-
-def _evaluation(run: Run, corpus: Corpus) -> tuple[list[dict], list[dict]]:
-    """The tables of perplexities and of measurements."""
-    names = (*report.FAULTS, *report.STYLE, *(report.PROMPTED if corpus.has_prompt else ()))
-    try:
-        return report.perplexities(run.metrics, run.name), report.comparison(run.metrics, names)
-    except KeyError as error:
-        raise RunError(
-            f"{run / 'metrics.json'} lacks {error}: it is damaged or from an older version. "
-            f"Run {notebook('evaluate').name} again"
-        ) from None
-
-
-def snippet(corpus: Corpus, settings: dict) -> str:
-    """A Python program, run in the exported folder, that lets the model write with transformers."""
-    count = f", num_return_sequences={min(settings['count'], 5)}" if settings["beams"] == 1 else ""
-    stop = f'.partition("{END}")[0]' if corpus.layout.markers[2] == END else ""
-    shown, options = 'row["generated_text"]', ""
-    if corpus.has_prompt:
-        fields = {name: _example(name, corpus) for name in corpus.template.prompt_fields}
-        filled = (repr(text) if name is None else f"fields[{name!r}]" for text, name in pieces(corpus.template.prompt))
-        lines = [f"fields = {fields!r}", f"prompt = {' + '.join(filled)}"]
-        options = ", return_full_text=False"
-    else:
-        prompt = next((corpus.clean(prefix) for prefix in settings["prefixes"] if corpus.clean(prefix)), "")
-        lines = [f"prompt = {prompt!r}"]
-        if not corpus.tokenizer.is_byte_level:
-            options = ", return_tensors=True"
-            shown = 'write.tokenizer.decode(row["generated_token_ids"], skip_special_tokens=True)'
-    return "\n".join([
-        "from transformers import pipeline, set_seed",
-        "",
-        'write = pipeline("text-generation", ".")  # this folder; elsewhere its path, or its name on the hub',
-        "set_seed(1)",
-        *lines,
-        f"for row in write(prompt{options}{count}):",
-        f"    print({shown}{stop})",
-    ])  # fmt: skip
-
-
-def _example(name: str, corpus: Corpus) -> str:
-    """A value for a field of the prompt."""
+def _example(corpus: Corpus, settings: dict) -> tuple[str, str]:
+    """Python expressions of example fields and of a prompt made of them, or of a beginning if there is no prompt."""
+    if not corpus.has_prompt:
+        return "", repr(next(filter(None, map(corpus.clean, settings["prefixes"])), ""))
     frequent = next((row["category"] for row in corpus.info.get("categories", []) if row["category"]), "cs.CL")
-    return corpus.clean({"category": frequent, "primary_category": frequent}.get(name, EXAMPLES.get(name, f"A {name}")))
+    examples = EXAMPLES | {"category": frequent, "primary_category": frequent}
+    fields = {name: corpus.clean(examples.get(name, f"A {name}")) for name in corpus.template.prompt_fields}
+    parts = (repr(text) if name is None else f"fields[{name!r}]" for text, name in pieces(corpus.template.prompt))
+    return repr(fields), " + ".join(parts)

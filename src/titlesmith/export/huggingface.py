@@ -4,13 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoTokenizer, GenerationConfig
 
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RunError
 from titlesmith.export.card import base_model, card
 from titlesmith.models import gpt2_checkpoint, hub
+from titlesmith.models.weights import merged
 from titlesmith.runs import Run, write_json
 from titlesmith.settings import defaults
 
@@ -19,10 +19,12 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def write(run: Run, folder: Path) -> None:
-    """Writes a run's model into an empty folder (RunError if the library encodes the run's texts differently)."""
-    logging.disable_progress_bar()
+    """Writes a run's model into a new folder (RunError if the library encodes the run's texts differently)."""
     corpus, settings = Corpus(run), generation_parameters(run)
-    model = _load_merged(run / "model")
+    if (run / "model" / "checkpoint").exists():
+        model = gpt2_checkpoint.to_transformers(*gpt2_checkpoint.read(run / "model"))
+    else:
+        model = merged(run / "model")  # with its adapters
     model.generation_config = _generation_config(settings, corpus, model.get_input_embeddings().num_embeddings)
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):  # safetensors lets only this user read them
@@ -42,15 +44,6 @@ def write(run: Run, folder: Path) -> None:
 def generation_parameters(run: Run) -> dict:
     """The parameters of notebook 04 that a run's texts were generated with, or the defaults."""
     return defaults("generate") | run.record("generate").get("settings", {})
-
-
-def _load_merged(path: Path) -> PreTrainedModel:
-    """The model of a checkpoint, with its adapters merged into the weights."""
-    if (path / "checkpoint").exists():
-        return gpt2_checkpoint.to_transformers(*gpt2_checkpoint.read(path))
-    from titlesmith.models.weights import merged
-
-    return merged(path)
 
 
 def _generation_config(settings: dict, corpus: Corpus, num_embeddings: int) -> GenerationConfig:

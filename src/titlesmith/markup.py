@@ -18,10 +18,7 @@ PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def text(value: object) -> str:
-    """A value as one line of text. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark.
-
-    Control characters become the replacement character.
-    """
+    """A value as one line of text, with replacements for control characters and halves of surrogate pairs."""
     return CONTROL.sub("\ufffd", " ".join(str(value).encode("utf-8", "replace").decode().split()))
 
 
@@ -37,9 +34,7 @@ def option(value: object) -> Markup:
 
 def link_papers(value: object) -> Markup:
     """A value as HTML text, in which the identifiers of arXiv are links to its papers."""
-    link = Markup('<a href="https://arxiv.org/abs/{0}">{0}</a>')
-    parts = ARXIV_ID.split(text(value))
-    return Markup("").join(link.format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+    return Markup(ARXIV_ID.sub(r'<a href="https://arxiv.org/abs/\1">\1</a>', str(escape(text(value)))))
 
 
 def number(value: float | None) -> str:
@@ -49,7 +44,7 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A share as a percentage; a dash for None."""
-    return "-" if value is None else f"{100 * value:.0f}%"
+    return "-" if value is None else f"{value:.0%}"
 
 
 def count(value: int) -> str:
@@ -86,19 +81,11 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {
-    function.__name__: function for function in (option, link_papers, number, percent, count, duration, day)
-}  # fmt: skip
+ENVIRONMENT.filters |= {each.__name__: each for each in (option, link_papers, number, percent, count, duration, day)}
 
 
 def render(template: str, **values: object) -> Markup:
-    """Renders a template. HTML becomes one line, because an empty line ends an HTML block of Markdown.
-
-    Raises
-    ------
-    KeyError
-        A value that the template shows does not exist.
-    """
+    """Renders a template (KeyError if a value is missing). HTML becomes one line: an empty one would end its block."""
     try:
         page = ENVIRONMENT.get_template(template).render(values)
     except UndefinedError as error:

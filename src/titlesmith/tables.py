@@ -1,7 +1,5 @@
 """Tables for notebooks and the book, as HTML in which every value is text."""
 
-from datetime import date
-
 from IPython.display import HTML
 
 from titlesmith.markup import Markup, link_papers, render
@@ -25,7 +23,7 @@ def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = ""
     """
     columns = columns or {key: key for key in (rows[0] if rows else ())}
     shown = [key for key in columns if any(_has_content(row.get(key)) for row in rows)]
-    cells = [[_cell(SHOWN.get(key, lambda value: value)(row.get(key))) for key in shown] for row in rows]
+    cells = [[SHOWN[key](row.get(key)) if key in SHOWN else row.get(key) for key in shown] for row in rows]
     return render("table.html.j2", headings=[columns[key] for key in shown], rows=cells, file=file, empty=empty)
 
 
@@ -35,16 +33,4 @@ def table(rows: list[dict], columns: dict[str, str] | None = None, file: str = "
 
 
 def _has_content(value: object) -> bool:
-    return value is not None and value != "" and value != [] and not (type(value) is int and value == 0)
-
-
-def _cell(value: object) -> dict:
-    """What the template shows of a value: its ``text``, the ``number`` to sort by, and whether it may ``wrap``."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(value, bool):
-        text = "yes" if value else "no"
-    elif is_number:
-        text = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-    else:
-        text = "; ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
-    return {"text": text, "number": value if is_number else None, "wrap": not isinstance(value, date)}
+    return value not in (None, "", []) and not (type(value) is int and value == 0)

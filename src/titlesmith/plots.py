@@ -106,6 +106,14 @@ def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
     axis.set_ylim(bottom=0)
 
 
+def draw_copies(axis: Axes, rows: list[dict], key: str) -> None:
+    """Draws the share of copies among the texts sampled during training against a column of the history."""
+    measured = [row for row in rows if row.get("copy_rate") is not None]
+    shares = [100 * row["copy_rate"] for row in measured]
+    axis.plot([row[key] for row in measured], shares, color=ORANGE, marker="o", markersize=4)
+    axis.set(ylabel="copies, % of texts", ylim=(-3, 103))
+
+
 def losses(rows: list[dict], label: str) -> Figure:
     """Loss, smoothed loss and validation loss of a training in progress."""
     figure, (axis,) = create_panels(1, 3.2, f"Training on {label}")
@@ -139,10 +147,8 @@ def loss(history: "History") -> Figure:
 def copies(history: "History") -> Figure:
     """Share of copies among the texts sampled during training, against steps and against the smoothed loss."""
     figure, (left, right) = create_panels(2, 3.0, f"Copies of training texts during training on {history.label}")
-    rows = [row for row in history.rows if row["copy_rate"] is not None]
-    for axis, key in ((left, "step"), (right, "loss_smoothed")):
-        axis.plot([row[key] for row in rows], [100 * row["copy_rate"] for row in rows], color=ORANGE, marker="o", ms=4)
-        axis.set(ylabel="copies, % of texts", ylim=(-3, 103))
+    draw_copies(left, history.rows, "step")
+    draw_copies(right, history.rows, "loss_smoothed")
     left.set_title("During training", loc="left")
     left.set(xlabel="optimizer steps")
     if history.loss_floor:

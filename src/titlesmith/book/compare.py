@@ -22,16 +22,10 @@ BEST = " (best)"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of runs.
+    """A comparison of the runs ``names``.
 
-    Attributes
-    ----------
-    names
-        The runs, in the requested order.
-    tables
-        Rows, by title: parameters, measurements, texts. The column ``""`` names the row; the others are the runs.
-    remark
-        Why perplexities cannot be compared; empty if they can.
+    ``tables`` has rows by title: parameters, measurements, texts. The column ``""`` names the row, the others are the
+    runs. ``remark`` says why perplexities cannot be compared; it is empty if they can.
     """
 
     names: list[str]
@@ -50,28 +44,26 @@ class Comparison:
     def html(self) -> Markup:
         """A page that needs no other file."""
         title = f"{', '.join(self.names)} compared"
-        shown = [(heading, tables.html(rows)) for heading, rows in self.tables.items()]
-        return render("comparison.html.j2", title=title, tables=shown, remark=self.remark)
+        return render("comparison.html.j2", title=title, tables=self.tables, table=tables.html, remark=self.remark)
 
 
 def compare(reports: list[Report], count: int = 10) -> Comparison:
     """Compares runs, with up to ``count`` texts of each."""
-    names = [report.name for report in reports]
+    names, published = [report.name for report in reports], find_published(reports)
     parameters = [
         {"": key, **dict(zip(names, map(format_value, values), strict=True))}
         for key, values in find_differences(reports).items()
     ]
     # Perplexities of different vocabularies have no best one
     same_vocabulary = len({_identify_vocabulary(report) for report in reports}) == 1
-    measurements, published = [], find_published(reports)
+    measurements = []
     for key, (name, best) in MEASUREMENTS.items():
-        values = [report.measurement(key) for report in reports]
         best = best if same_vocabulary or not key.startswith(("perplexity", "loss")) else None
-        others = {source: row.get(key) for source, row in published.items()}
-        others = {source: v if isinstance(v, (int, float)) else None for source, v in others.items()}
-        if any(value is not None for value in [*values, *others.values()]):
-            shown = dict(zip(others, mark_best([*others.values()], None), strict=True))
-            measurements.append({"": name, **dict(zip(names, mark_best(values, best), strict=True)), **shown})
+        own = [report.measurement(key) for report in reports]
+        others = [value if isinstance(value := row.get(key), (int, float)) else None for row in published.values()]
+        if any(value is not None for value in [*own, *others]):
+            shown = [*mark_best(own, best), *mark_best(others, None)]
+            measurements.append({"": name, **dict(zip([*names, *published], shown, strict=True))})
     texts = [
         {"": str(i + 1), **{r.name: text(r.texts[i]["text"]) if i < len(r.texts) else "" for r in reports}}
         for i in range(min(count, max(len(report.texts) for report in reports)))
@@ -118,13 +110,13 @@ def find_published(reports: list[Report]) -> dict[str, dict]:
 
 def find_differences(reports: list[Report]) -> dict[str, list[object]]:
     """Parameters that differ, ``stage.name`` or the ``name`` of a shared one, with the value of each run or None."""
-    columns = []
-    for report in reports:
-        settings = {f"{s}.{key}": v for s in STAGES for key, v in report.record(s).get("settings", {}).items()}
-        shared = {key: settings.get(f"finetune.{key}") for key in SHARED}
-        columns.append(shared | {key: v for key, v in settings.items() if key.partition(".")[2] not in SHARED})
-    keys = dict.fromkeys(key for column in columns for key in column)
-    rows = {key: [column.get(key) for column in columns] for key in keys}
+    rows: dict[str, list[object]] = {}
+    for position, report in enumerate(reports):
+        for stage in STAGES:
+            for name, value in report.record(stage)["settings"].items():
+                if name not in SHARED or stage == "finetune":  # which has all of them
+                    key = name if name in SHARED else f"{stage}.{name}"
+                    rows.setdefault(key, [None] * len(reports))[position] = value
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 

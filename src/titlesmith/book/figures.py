@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith import plots
+from titlesmith.book import write
 from titlesmith.book.report import Report
+from titlesmith.evaluate.measurement import Measurement
 from titlesmith.markup import Markup, render
-from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, create_panels, draw_losses
-from titlesmith.runs import digest, replacing, root
+from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, create_panels, draw_copies, draw_losses
+from titlesmith.runs import digest, root
 
 # Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -33,27 +35,16 @@ def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: object)
     marker = root() / "_build" / "figures" / f"{name}.txt"
     is_current = marker.is_file() and marker.read_text("utf-8") == data
     for theme, ink in {} if is_current else INK.items():
-        path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
         # Equal data have equal bytes, so that Sphinx reads only pages again whose figures changed
-        form = {"svg.hashsalt": name, "figure.facecolor": "none", "path.simplify_threshold": 0.5}  # pixels
-        with plt.rc_context(STYLE | colours | form):
-            content = io.StringIO()
-            figure = draw()
-            for axis in figure.axes:
-                axis.set_facecolor("none")
-            figure.savefig(content, format="svg", metadata={"Date": None})
-            plt.close(figure)
-        write(path, re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue()))  # hundredths of a point
+        form = {"svg.hashsalt": name, "figure.facecolor": "none", "axes.facecolor": "none"}
+        content = io.StringIO()
+        with plt.rc_context(STYLE | colours | form | {"path.simplify_threshold": 0.5}):  # pixels
+            draw().savefig(content, format="svg", metadata={"Date": None})
+        svg = re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue())  # hundredths of a point
+        write(marker.with_name(f"{name}-{theme}.svg"), svg)
     write(marker, data)
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file if its content changes, so that Sphinx reads only changed files again."""
-    if not path.exists() or path.read_text("utf-8") != text:
-        with replacing(path) as temporary:
-            temporary.write_text(text, "utf-8")
 
 
 def render_spark(rows: list[dict]) -> Markup:
@@ -106,7 +97,7 @@ def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
     axis.bar(range(len(nats)), nats, color=BLUE)
     mean = float(np.mean(nats))
     axis.axhline(mean, color=ORANGE, linestyle="--", label=f"mean, the loss of the title: {mean:.2f}")
-    axis.set_xticks(range(len(nats)), tokens, rotation=45, ha="right", parse_math=False)
+    axis.set_xticks(range(len(nats)), tokens, rotation=45, ha="right")
     axis.set(ylabel="loss, nats")
     axis.grid(axis="x", visible=False)
     axis.legend()
@@ -116,15 +107,15 @@ def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
 def draw_nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: float) -> Figure:
     """Probabilities of the likeliest next tokens; the bars of the nucleus are filled."""
     figure, (axis,) = create_panels()
-    for i, value in enumerate(probabilities):
-        inside = i < size
-        axis.bar(i, 100 * value, color=BLUE if inside else "none", edgecolor=BLUE, hatch="" if inside else "///")
+    bars = axis.bar(range(len(tokens)), 100 * np.array(probabilities), color=BLUE, edgecolor=BLUE)
+    for bar in bars[size:]:
+        bar.set(facecolor="none", hatch="///")
     cut = min(size, len(tokens)) - 0.5
     axis.axvline(cut, color=plt.rcParams["text.color"], linestyle=":")
     of = f"the first {len(tokens)} of " if size > len(tokens) else ""
     words = f"nucleus of {top_p:.0%}: {of}{size:,} token{'s' * (size != 1)}"
     axis.annotate(words, (cut, axis.get_ylim()[1]), xytext=(-6, -4), textcoords="offset points", ha="right", va="top")
-    axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right", parse_math=False)
+    axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right")
     axis.set(ylabel="probability, %")
     axis.grid(axis="x", visible=False)
     return figure
@@ -133,33 +124,33 @@ def draw_nucleus(tokens: list[str], probabilities: list[float], size: int, top_p
 def draw_memorization(report: Report) -> Figure:
     """Training and validation loss, and the share of copies, against steps."""
     figure, (left, right) = create_panels(2)
-    steps = [row["step"] for row in report.history]
-    left.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training")
-    left.plot(*zip(*report.validation, strict=True), color=ORANGE, linestyle="--", label="validation")
-    left.set(xlabel="optimizer steps", ylabel="loss, nats per token")
-    left.set_ylim(bottom=0)
+    draw_losses(left, report.history, kept=0)
     left.legend()
-    copies = [(row["step"], 100 * row["copy_rate"]) for row in report.history if row.get("copy_rate") is not None]
-    if copies:
-        right.plot(*zip(*copies, strict=True), color=GREEN, marker="o", markersize=4)
-    right.set(xlabel="optimizer steps", ylabel="copies, % of texts", ylim=(-3, 103))
+    draw_copies(right, report.history, "step")
+    right.set(xlabel="optimizer steps")
     return figure
 
 
-def draw_curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
-    """Losses of several runs: for each, the label, the number of its style, and the rows of its history."""
+def _choose_style(number: int) -> dict[str, str]:
+    """The style of a line, by its number."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": LINES[number % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
+
+
+def draw_curves(lines: dict[str, list[list[dict]]]) -> Figure:
+    """Losses of several runs: by label, the rows of the history of each of them."""
     figure, (left, right) = create_panels(2)
-    labelled = set()
-    for label, number, rows in lines:
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
-        style |= {"label": None if label in labelled else label, "linewidth": 1.2}
-        if number < len(COLOURS):  # distinct in black and white too
-            style["linestyle"] = LINES[number % len(LINES)]
-        left.plot([row["step"] for row in rows], [row["loss_smoothed"] for row in rows], **style)
-        measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
-        if measured:
-            right.plot(*zip(*measured, strict=True), marker=MARKERS[number % len(MARKERS)], markersize=4, **style)
-        labelled.add(label)
+    for number, (label, histories) in enumerate(lines.items()):
+        style = _choose_style(number) | {"linewidth": 1.2, "markersize": 4}
+        for rows in histories:
+            losses = [row["loss_smoothed"] for row in rows]
+            shown = label if rows is histories[0] else None  # once in the legend
+            left.plot([row["step"] for row in rows], losses, label=shown, **style | {"marker": ""})
+            measured = [row for row in rows if row["valid_loss"] is not None]
+            right.plot([row["step"] for row in measured], [row["valid_loss"] for row in measured], **style)
     for axis, name in ((left, "smoothed training loss"), (right, "validation loss")):
         axis.set_title(name, loc="left")
         axis.set(xlabel="optimizer steps", ylabel="nats per token")
@@ -169,25 +160,24 @@ def draw_curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
     return figure
 
 
-def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, float]]], measure: str) -> Figure:
+def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, Measurement]]], measure: str) -> Figure:
     """A measure, with its unit, against the values of a hyperparameter.
 
-    ``lines`` has value, mean, and the ends of the interval, for each combination of the other hyperparameters.
+    ``lines`` has the values with their measurements, for each combination of the other hyperparameters.
     """
     figure, (axis,) = create_panels(height=3.4)
-    values = {point[0] for points in lines.values() for point in points}
+    values = {value for points in lines.values() for value, _ in points}
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     for number, (label, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda point: ordered.index(point[0]))
         # Lines that share a value are shifted, so that their intervals do not overlap
-        x = [ordered.index(value) + 0.06 * (number - (len(lines) - 1) / 2) for value, *_ in points]
-        means, lows, highs = np.array([point[1:] for point in points]).T
-        errors = np.maximum(0, [means - lows, highs - means])
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)], "capsize": 3}
-        marker = MARKERS[number % len(MARKERS)]
-        axis.errorbar(x, means, yerr=errors, label=label or None, marker=marker, markersize=5, **style)
+        x = [ordered.index(value) + 0.06 * (number - (len(lines) - 1) / 2) for value, _ in points]
+        means = np.array([measured.value for _, measured in points])
+        ends = np.array([measured.interval or (measured.value, measured.value) for _, measured in points])
+        errors = np.abs(ends.T - means)
+        axis.errorbar(x, means, yerr=errors, label=label or None, markersize=5, capsize=3, **_choose_style(number))
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in ordered]
-    axis.set_xticks(range(len(ordered)), names, parse_math=False)
+    axis.set_xticks(range(len(ordered)), names)
     axis.set_xlim(-0.5, len(ordered) - 0.5)
     axis.set(xlabel=key, ylabel=measure)
     if any(lines):
@@ -199,7 +189,7 @@ def draw_scatter(points: dict[str, tuple[float, float]], x: str, y: str) -> Figu
     """One measurement against another: a labelled point for each run."""
     figure, (axis,) = create_panels(height=3.8)
     for number, (label, point) in enumerate(points.items()):
-        axis.plot(*point, MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)])
-        axis.annotate(label, point, xytext=(6, 4), textcoords="offset points", parse_math=False)
+        axis.plot(*point, **_choose_style(number))
+        axis.annotate(label, point, xytext=(6, 4), textcoords="offset points")
     axis.set(xlabel=x, ylabel=y)
     return figure

@@ -2,18 +2,16 @@
 
 import json
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from titlesmith import tables
-from titlesmith.book import figures
+from titlesmith.book import figures, write
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.corpus.budget import evenly_spread
 from titlesmith.errors import DAMAGE
 from titlesmith.markup import Markup, number, percent, render
-from titlesmith.runs import write_json
 from titlesmith.train.monitor import first_samples
 
 LIKELIEST = 15  # next tokens in the figure
@@ -21,38 +19,30 @@ MAX_TOKENS = 24  # tokens of the title in the figure
 FILE = "lesson.json"
 
 
-def load_lesson(report: Report, cache: Path) -> dict | None:
-    """The result of `measure` for a run, which is cached; None if its model is not available.
-
-    The cache is the run's published record and the folder ``cache``.
-    """
-    cached = cache / f"{report.name}.json"
-    for path in (report / FILE, cached):
-        with suppress(*DAMAGE):
-            known = _check(json.loads(path.read_text("utf-8")))
-            if known["fingerprint"] == report.training["fingerprint"]:
-                return known
+def load_lesson(report: Report, folder: Path) -> dict | None:
+    """The result of `measure` for a run, which is kept in ``folder/<run>/``; None if its model is not available."""
+    kept = folder / report.name / FILE
     try:
-        measured = measure(report)
+        lesson = _read(report / FILE, report) or _read(kept, report) or measure(report)
     except DAMAGE:
         return None
-    write_json(cached, measured)
-    return measured
+    write(kept, json.dumps(lesson, indent=2, ensure_ascii=False) + "\n")
+    return lesson
 
 
-def _format_token(token: str, space: str) -> str:
-    """A token as the label of a bar: without spaces, and with a box for each character that cannot be printed."""
-    return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
-
-
-def _check(kept: dict) -> dict:
-    """A cached result of `measure` with its types checked, because the file may come from somebody else (DAMAGE)."""
-    checked = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
-    checked |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
-    if not checked["nats"] or len(checked["nats"]) != len(checked["tokens"]):
-        raise ValueError("tokens and nats differ in number")
-    types = {"top_p": float, "nucleus": int, "vocabulary": int, "prefix": str, "fingerprint": str}
-    return checked | {key: kind(kept[key]) for key, kind in types.items()}
+def _read(path: Path, report: Report) -> dict | None:
+    """A kept result of `measure`, its types checked, because the file may come from somebody else."""
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        lesson = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
+        lesson |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
+        types = {"top_p": float, "nucleus": int, "vocabulary": int, "prefix": str, "fingerprint": str}
+        lesson |= {key: kind(kept[key]) for key, kind in types.items()}
+    except DAMAGE:
+        return None
+    sizes = [len(lesson[key]) for key in ("nats", "tokens", "probabilities", "likeliest")]
+    is_complete = 0 < sizes[0] == sizes[1] and 0 < sizes[2] == sizes[3]
+    return lesson if is_complete and lesson["fingerprint"] == report.training["fingerprint"] else None
 
 
 def measure(report: Report) -> dict:
@@ -96,36 +86,41 @@ def measure(report: Report) -> dict:
     }
 
 
-def render_lessons(reports: list[Report], cache: Path) -> dict[str, Markup]:
-    """The figure and text of each section of the page, by its name; a sentence if no run is suitable."""
+def render_lessons(reports: list[Report], folder: Path) -> dict[str, Markup]:
+    """The figure and text of each section of the page, by its name; a sentence if no run is suitable.
+
+    What `measure` returns is kept in ``folder/<run>/``.
+    """
+    # First runs in no sweep, newest first
+    reports = sorted((r for r in reports if r.validation), key=lambda r: bool(r.sweep))
+    missing = render("lesson.md.j2", report=None, runs=bool(reports))
     if not reports:
-        return {name: _render(name, None) for name in ("finetuning", "loss", "perplexity", "nucleus", "memorising")}
-    reports = sorted(reports, key=lambda r: bool(r.sweep))  # first runs in no sweep, newest first
-    report = next((r for r in reports if r.validation), reports[0])
-    measured = next(((r, result) for r in reports[:5] if (result := load_lesson(r, cache))), None)
+        return dict.fromkeys(("finetuning", "loss", "perplexity", "nucleus", "memorising"), missing)
+    measured = next(((r, result) for r in reports[:5] if (result := load_lesson(r, folder))), None)
     return {
-        "finetuning": _render_finetuning(report),
-        "loss": _render_loss(*measured) if measured else _render("loss", None, runs=True),
-        "perplexity": _render_perplexity(report),
-        "nucleus": _render_nucleus(*measured) if measured else _render("nucleus", None, runs=True),
+        "finetuning": _render_samples(reports[0]),
+        "loss": _render_loss(*measured) if measured else missing,
+        "perplexity": _render_perplexity(reports[0]),
+        "nucleus": _render_nucleus(*measured) if measured else missing,
         "memorising": _render_memorization(max(reports[:20], key=_max_copy_rate)),
     }
 
 
-def _render(part: str, report: Report | None, **values: object) -> Markup:
-    return render("lesson.md.j2", **{"part": part, "report": report, "runs": False, "figure": "", "table": ""} | values)
-
-
 def _max_copy_rate(report: Report) -> float:
     """The largest share of copies that was measured during training."""
-    return max((row.get("copy_rate") or 0.0 for row in report.history), default=0.0)
+    return max(row.get("copy_rate") or 0.0 for row in report.history)
 
 
-def _render_finetuning(report: Report) -> Markup:
+def _format_token(token: str, space: str) -> str:
+    """A token as the label of a bar: without spaces, and with a box for each character that cannot be printed."""
+    return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
+
+
+def _render_samples(report: Report) -> Markup:
     samples = first_samples(report)
     chosen = [samples[i] for i in evenly_spread(len(samples), 6)]
     rows = [{"step": sample["step"], "generated text": sample["text"][:200]} for sample in chosen]
-    return _render("finetuning", report, table=tables.html(rows))
+    return render("lesson.md.j2", part="finetuning", report=report, table=tables.html(rows))
 
 
 def _render_loss(report: Report, measured: dict) -> Markup:
@@ -139,20 +134,19 @@ def _render_loss(report: Report, measured: dict) -> Markup:
     )
     title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
     figure = figures.render_figure("lesson-loss", lambda: figures.draw_token_losses(tokens, nats), alt, measured)
-    return _render("loss", report, title=title, figure=figure)
+    return render("lesson.md.j2", part="loss", report=report, title=title, figure=figure)
 
 
 def _render_perplexity(report: Report) -> Markup:
     rows = [{"texts": name, "perplexity": number(report.measurement(f"perplexity.{name}"))} for name in SPLITS]
-    values, figure = [math.exp(loss) for _, loss in report.validation], ""
-    if values:
-        alt = (
-            f"Perplexity of the validation texts against steps, on a logarithmic scale: from {values[0]:,.0f} at the "
-            f"first measurement to {min(values):,.0f} at the best and {values[-1]:,.0f} at the last."
-        )
-        data = report.training["fingerprint"]
-        figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt, data)
-    return _render("perplexity", report, figure=figure, table=tables.html(rows))
+    values = [math.exp(loss) for _, loss in report.validation]
+    alt = (
+        f"Perplexity of the validation texts against steps, on a logarithmic scale: from {values[0]:,.0f} at the "
+        f"first measurement to {min(values):,.0f} at the best and {values[-1]:,.0f} at the last."
+    )
+    data = report.training["fingerprint"]
+    figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt, data)
+    return render("lesson.md.j2", part="perplexity", report=report, figure=figure, table=tables.html(rows))
 
 
 def _render_nucleus(report: Report, measured: dict) -> Markup:
@@ -166,18 +160,10 @@ def _render_nucleus(report: Report, measured: dict) -> Markup:
     figure = figures.render_figure(
         "lesson-nucleus", lambda: figures.draw_nucleus(tokens, probabilities, size, top_p), alt, measured
     )
-    values = {
-        "prefix": measured["prefix"],
-        "size": size,
-        "nucleus": f"{top_p:.0%}",
-        "vocabulary": measured["vocabulary"],
-    }
-    return _render("nucleus", report, figure=figure, **values)
+    return render("lesson.md.j2", part="nucleus", report=report, figure=figure, **measured)
 
 
 def _render_memorization(report: Report) -> Markup:
-    if not report.validation:
-        return _render("memorising", report)
     alt = (
         f"Left: training loss and validation loss against steps; at the end they are "
         f"{report.history[-1]['loss_smoothed']:.1f} and {report.validation[-1][1]:.1f} nats per token. Right: the "
@@ -185,4 +171,4 @@ def _render_memorization(report: Report) -> Markup:
     )
     data = report.training["fingerprint"]
     figure = figures.render_figure("lesson-memorising", lambda: figures.draw_memorization(report), alt, data)
-    return _render("memorising", report, figure=figure)
+    return render("lesson.md.j2", part="memorising", report=report, figure=figure)

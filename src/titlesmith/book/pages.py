@@ -7,9 +7,14 @@ import re
 from itertools import zip_longest
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
 from titlesmith import models, plots, tables
 from titlesmith.book import daily, figures, quiz, writer
-from titlesmith.book.report import SPLITS, Report
+from titlesmith.book.launch import Launch
+from titlesmith.book.report import Report
 from titlesmith.book.untrusted import make_inert
 from titlesmith.corpus.clean import fold
 from titlesmith.corpus.template import template
@@ -17,28 +22,27 @@ from titlesmith.evaluate import abstracts
 from titlesmith.evaluate import report as measurements
 from titlesmith.evaluate.faults import NEAR
 from titlesmith.experiment import SHARED
-from titlesmith.markup import Markup, day, duration, myst, number, percent, render
+from titlesmith.markup import Markup, myst, number, percent, render
 from titlesmith.runs import MADE_UP, STAGES, notebook
 from titlesmith.settings import declared
 
-STAGE_TITLES = dict(zip(STAGES, ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate"), strict=True))
+STEMS = tuple(notebook(stage).stem for stage in STAGES)
+NOTEBOOKS = dict(zip(STEMS, ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate"), strict=True))
 QUIZ = "quiz.md"
-SUB = (*(notebook(stage).stem for stage in STAGES), "quiz")  # the pages of a run after its first, in order
-CURVES = "Loss against steps, from 0 upward: the smoothed training loss solid, the validation loss dashed."
+SUB = (*NOTEBOOKS, "quiz")  # the pages of a run after its first, in order
 LATEST = 6  # runs on the home page
-RULE = "The likeliest texts (log-probability per token) with different first words; no near copies or cut texts."
-DOES = ("collects papers", "makes documents", "trains the model", "writes texts", "measures them")  # each notebook
-WHAT = {
-    "perplexity": "perplexity of unread validation texts",
-    "bits_per_byte": "their bits per byte",
-    "ngram_novelty": "three-word sequences that no training text has",
-    "words_mean": "words in a text",
-    "classifier_accuracy": "texts that a classifier tells apart (50% is a guess)",
+MEASURES = {  # before training, after it, and of texts by people: what each is called and how it is shown
+    "perplexity": ("perplexity of unread validation texts", number),
+    "bits_per_byte": ("their bits per byte", number),
+    "copy_rate": (measurements.NAMES["copy_rate"], percent),
+    "ngram_novelty": ("three-word sequences that no training text has", percent),
+    "words_mean": ("words in a text", number),
+    "classifier_accuracy": ("texts that a classifier tells apart (50% is a guess)", percent),
+    "reference_bits_per_byte": (measurements.NAMES["reference_bits_per_byte"], number),
 }
-RECORD = ("run.json", "history.csv", "texts.jsonl", "metrics.json")  # files that a run's page links
 
 
-def render_run(report: Report) -> dict[str, str]:
+def render_run(report: Report, launching: Launch) -> dict[str, str]:
     """The files of a run's pages by name: notebooks, quiz, new papers of the last days. The first is `render_index`.
 
     Raises
@@ -46,95 +50,55 @@ def render_run(report: Report) -> dict[str, str]:
     DAMAGE
         A file of the run cannot be shown.
     """
-    render_cards([report]), render_index(report)  # fail here, not on pages of several runs
+    render_cards([report]), render_index(report), makes_titles(report)  # fail here, not on pages of several runs
     items = quiz.load_items(report)
     return {
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
         QUIZ: quiz.render_quiz(report, items),
-        **{notebook(stage).name: render_notebook(report, stage) for stage in STAGES},
+        **{notebook(stage).name: render_notebook(report, stage, launching) for stage in STAGES},
         **daily.render_days(report),
     }
 
 
 def render_index(report: Report, newer: str = "", older: str = "", script: Path | None = None) -> Markup:
     """The first page of a run, with links to its neighbours in time, and a box if its model has a script."""
-    model, label = report.training["settings"]["model"], report.source_label
-    versions = report.info.get("versions")
+    model, versions = report.training["settings"]["model"], report.info.get("versions")
     return render(
         "run.md.j2",
         report=report,
         newer=newer,
         older=older,
-        description=f"What {models.describe(model)} wrote after training on {label}, its losses and its settings.",
-        warning=choose_warning(report),
-        facts=render_facts(report),
+        model=models.describe(model).removeprefix("the model ") if model in models.PUBLISHED else model,
+        described=models.describe(model),
+        table=tables.html,
         texts=render_texts(report),
-        rule=RULE,
         writer=writer.render_writer(report, script, "../../..") if script else "",
         app=not script and bool(report.training["outputs"]),
-        loss=render_loss(report, f"run-{report.name}-loss"),
-        comparison=render_comparison(report),
-        samples=tables.html(measurements.texts_before_after(report.metrics), empty=""),
         changed=render_changed(report),
-        times=render_times(report),
-        files=render(
-            "run_files.html.j2",
-            run=report.name,
-            files=RECORD,
-            environment=[
-                report.training.get("device") or "unknown device",
-                *(f"{name} {version}" for name, version in (versions.items() if isinstance(versions, dict) else ())),
-            ],
-        ),
+        notebooks=dict(zip(STAGES, NOTEBOOKS.items(), strict=True)),
+        files=render("run_files.html.j2", report=report, versions=versions if isinstance(versions, dict) else {}),
+        **_render_results(report),
     )
 
 
-def render_facts(report: Report) -> Markup:
-    """A table of the model, its papers, why training stopped, and the main measurements."""
-    training, perplexities = report.training, [report.measurement(f"perplexity.{name}") for name in SPLITS]
-    model = training["settings"]["model"]
-    values = {
-        "model": models.describe(model).removeprefix("the model ") if model in models.PUBLISHED else model,
-        "papers": report.source_label,
-        "documents (train, valid, test)": ", ".join(f"{report.splits[name]['documents']:,}" for name in SPLITS),
-        "steps": f"{training['steps']:,}; the weights of step {report.kept:,} were kept",
-        "why training stopped": training["stop_reason"],
-        "perplexity (train, valid, test)": ", ".join(map(number, perplexities)),
-        "copies of training texts": percent(report.measurement("copy_rate")),
+def _render_results(report: Report) -> dict[str, object]:
+    """What the first page of a run and the home page have in common."""
+    return {
+        "warning": MADE_UP if report.made_up else "",
+        "loss": render_loss(report),
+        "comparison": render_comparison(report),
+        "samples": tables.html(measurements.texts_before_after(report.metrics), empty=""),
     }
-    return tables.html([{"what": key, "value": value} for key, value in values.items()], {"what": "", "value": ""})
 
 
-def render_changed(report: Report) -> Markup | str:
-    """A table of the parameters whose values are not the defaults; empty if there are none."""
-    rows = {}
-    for stage in STAGES:
-        for name, value in report.record(stage)["settings"].items():
-            parameter = declared(stage).get(name)
-            if name not in SHARED and parameter and parameter.default != value:
-                default, value = (json.dumps(each, ensure_ascii=False) for each in (parameter.default, value))
-                rows[f"{stage}.{name}"] = {"default": default, "this run": value}
-    return tables.html([{"parameter": key} | row for key, row in rows.items()], empty="") if rows else ""
-
-
-def render_times(report: Report) -> Markup:
-    """A table of the stages, with links to their notebooks: when they ended and how long they took."""
-    rows = []
-    for stage, title in STAGE_TITLES.items():
-        record = report.record(stage)
-        link = Markup('<a href="{}.html">{}</a>').format(notebook(stage).stem, title)
-        rows.append({"notebook": link, "ended": day(record["ended"]), "time": duration(record.get("seconds"))})
-    return tables.html(rows)
-
-
-def render_loss(report: Report, name: str) -> Markup:
+def render_loss(report: Report) -> Markup:
     """The figure of a run's losses."""
-    last = report.history[-1]
     alt = (
         f"Loss against optimizer steps for the run {report.name}. The smoothed training loss falls from "
-        f"{report.history[0]['loss_smoothed']:.1f} to {last['loss_smoothed']:.1f} nats per token in "
+        f"{report.history[0]['loss_smoothed']:.1f} to {report.history[-1]['loss_smoothed']:.1f} nats per token in "
         f"{report.training['steps']:,} steps; the weights of step {report.kept:,} were kept."
     )
+    name = f"run-{report.name}-loss"
     return figures.render_figure(name, lambda: figures.draw_loss(report), alt, report.training["fingerprint"])
 
 
@@ -142,36 +106,37 @@ def render_comparison(report: Report) -> Markup:
     """A table of measurements before training, after it, and of texts by people; unknown ones are not shown."""
     people = "the sample grammar" if report.made_up else "people"
     rows = []
-    for name, shown, before_too in (
-        ("perplexity", number, True),
-        ("bits_per_byte", number, True),
-        ("copy_rate", percent, False),
-        ("ngram_novelty", percent, False),
-        ("words_mean", number, False),
-        ("classifier_accuracy", percent, False),
-        ("reference_bits_per_byte", number, False),
-    ):
-        keys = ("before.", "after.", "") if before_too else ("", "", "human.")
-        values = [report.measurement(f"{key}{name}") if key or i else None for i, key in enumerate(keys)]
-        before, after, human = (None if value is None else shown(value) for value in values)
-        if after:
-            label = WHAT.get(name, measurements.NAMES[name])
-            rows.append({"measure": label, "before training": before, "after training": after, people: human})
+    for name, (label, shown) in MEASURES.items():
+        before, after, human = (report.measurement(f"{of}.{name}") for of in ("before", "after", "human"))
+        after = report.measurement(name) if after is None else after
+        if after is not None:
+            values = {"before training": before, "after training": after, people: human}
+            rows.append({"measure": label} | {of: None if v is None else shown(v) for of, v in values.items()})
     return tables.html(rows)
 
 
-def choose_warning(report: Report) -> str:
-    """The warning on every page about a run of made-up papers; empty for other runs."""
-    return MADE_UP if report.made_up else ""
+def render_changed(report: Report) -> Markup:
+    """A table of the parameters whose values are not the defaults; empty if there are none."""
+    rows = []
+    for stage in STAGES:
+        for name, value in report.record(stage)["settings"].items():
+            default = declared(stage)[name].default if name in declared(stage) else value
+            if name not in SHARED and value != default:
+                default, value = (json.dumps(each, ensure_ascii=False) for each in (default, value))
+                rows.append({"parameter": f"{stage}.{name}", "default": default, "this run": value})
+    return tables.html(rows, empty="")
 
 
 def render_texts(report: Report, count: int = 10) -> Markup:
-    """The texts of `choose_best`, as a numbered list."""
-    return render("texts.html.j2", texts=[row["text"] for row in choose_best(report)[:count]])
+    """The texts of `choose_best`, as a numbered list, and how they were chosen."""
+    return render("texts.html.j2", texts=choose_best(report)[:count])
 
 
 def choose_best(report: Report) -> list[dict]:
-    """The rows of the generated texts, ordered by `RULE`; those without a log-probability last."""
+    """The rows of the generated texts, the likeliest first, each of which begins with a different word if possible.
+
+    Texts that are cut or near copies of training texts are omitted, and those without a log-probability are the last.
+    """
     rows = {}
     for row in report.texts:
         if row.get("finished", True) and row["text"].strip() and (row.get("nearest_similarity") or 0) < NEAR:
@@ -183,56 +148,52 @@ def choose_best(report: Report) -> list[dict]:
     return [row for group in zip_longest(*openings.values()) for row in group if row] or report.texts
 
 
-def render_notebook(report: Report, stage: str) -> str:
+def render_notebook(report: Report, stage: str, launching: Launch) -> str:
     """An executed notebook as a page: links to the other notebooks, parameters collapsed, figures with alt texts."""
     book = make_inert(report.chapter(stage), stage)
-    book["metadata"]["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
-    book["cells"] = _drop_empty_sections(book["cells"])
-    for cell in book["cells"]:
-        metadata, source = cell["metadata"], "".join(cell["source"])
+    launching.adapt(book, {stage: report.record(stage)["settings"] for stage in STAGES})
+    book.metadata["orphan"] = True  # the sidebar lists no runs: with hundreds, each page would carry them all
+    book.cells = _drop_empty_sections(book.cells)
+    for cell in book.cells:
         # papermill adds this cell; the notebook's own cells are marked in the notebook
-        if "injected-parameters" in metadata.get("tags", []):
-            metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "Show the parameters of this run"}}
-        if plot := re.search(r"\bplots\.(\w+)\(", source):
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "Show the parameters of this run"}}
+        if plot := re.search(r"\bplots\.(\w+)\(", cell.source):
             alt = (inspect.getdoc(getattr(plots, plot[1], None)) or "A figure").split("\n")[0]
-            metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
     # Links to the run's other pages, after the title
-    titles = STAGE_TITLES.items()
-    links = [title if name == stage else f"[{title}]({notebook(name).name})" for name, title in titles]
-    links.append(f"[Quiz]({QUIZ})")
-    source = f"[{myst(report.name)}](index.md): {' · '.join(links)}"
-    title = next((i for i, cell in enumerate(book["cells"]) if "".join(cell["source"]).startswith("# ")), 0)
-    book["cells"].insert(title + 1, {"cell_type": "markdown", "id": "links", "metadata": {}, "source": source})
-    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    own = notebook(stage).stem
+    links = [title if stem == own else f"[{title}]({stem}.ipynb)" for stem, title in NOTEBOOKS.items()]
+    source = f"[{myst(report.name)}](index.md): {' · '.join([*links, f'[Quiz]({QUIZ})'])}"
+    after_title = 1 + next((i for i, cell in enumerate(book.cells) if cell.source.startswith("# ")), 0)
+    book.cells.insert(after_title, new_markdown_cell(source, id="links"))
+    return nbformat.writes(book)
 
 
-def _drop_empty_sections(cells: list[dict]) -> list[dict]:
+def _drop_empty_sections(cells: list[NotebookNode]) -> list[NotebookNode]:
     """The cells of a notebook without the sections whose outputs are all empty tables."""
-    sections: list[list[dict]] = [[]]
+    sections: list[list[NotebookNode]] = [[]]
     for cell in cells:
-        if cell["cell_type"] == "markdown" and re.match("## ", "".join(cell["source"])):
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
             sections.append([])
         sections[-1].append(cell)
 
-    def is_empty(section: list[dict]) -> bool:
+    def is_empty(section: list[NotebookNode]) -> bool:
         outputs = [output for cell in section for output in cell.get("outputs", ())]
-        return bool(outputs) and all(
-            'class="empty"' in output.get("data", {}).get("text/html", "") for output in outputs
-        )
+        shown = [output.get("data", {}).get("text/html", "") for output in outputs]
+        return bool(shown) and all('class="empty"' in html for html in shown)
 
     return [cell for section in sections if not is_empty(section) for cell in section]
 
 
 def render_cards(reports: list[Report]) -> Markup:
     """A card for each run: model, papers, loss curve, main measurements, the first text."""
-    first_texts = [next((row["text"] for row in report.texts if row["text"].strip()), "") for report in reports]
-    curves = [figures.render_spark(report.history) for report in reports]
-    return render("cards.html.j2", cards=list(zip(reports, curves, first_texts, strict=True)))
+    return render("cards.html.j2", reports=reports, draw_spark=figures.render_spark)
 
 
 def render_gallery(reports: list[Report]) -> Markup:
     """The part of the page of runs: the cards of all runs."""
-    return render("gallery.md.j2", reports=reports, caption=CURVES, cards=render_cards(reports))
+    return render("gallery.md.j2", reports=reports, cards=render_cards(reports))
 
 
 def choose_lead(reports: list[Report]) -> Report | None:
@@ -243,56 +204,29 @@ def choose_lead(reports: list[Report]) -> Report | None:
 def render_home(reports: list[Report], scripts: dict[str, Path]) -> Markup:
     """The part of the home page about the run of `choose_lead`, and the latest cards."""
     report = choose_lead(reports)
-    pages_ = [f"runs/{report.name}/{notebook(stage).stem}.html" if report else "" for stage in STAGES]
-    flow = render("flow.html.j2", steps=list(zip(STAGE_TITLES.values(), DOES, pages_, strict=True)))
+    flow = render("flow.html.j2", notebooks=NOTEBOOKS, report=report)
     if not report:
         return render("home.md.j2", flow=flow, report=None)
-    model, epochs = models.describe(report.training["settings"]["model"]), report.history[-1].get("epoch") or 0
-    script = scripts.get(report.name)
+    model, script = models.describe(report.training["settings"]["model"]), scripts.get(report.name)
     return render(
         "home.md.j2",
         flow=flow,
         report=report,
-        lead=render(
-            "lead.html.j2",
-            report=report,
-            model=model[0].upper() + model[1:],
-            epochs=f"{epochs:.0f}" if epochs >= 1.5 else "",
-            texts=render_texts(report, 8),
-            rule=RULE,
-            before=report.measurement("before.perplexity"),
-            after=report.measurement("after.perplexity"),
-        ),
-        warning=choose_warning(report),
+        lead=render("lead.html.j2", report=report, model=model, texts=render_texts(report, 8)),
         writer=writer.render_writer(report, script, "..") if script else "",
-        comparison=render_comparison(report),
-        samples=tables.html(measurements.texts_before_after(report.metrics), empty=""),
-        loss=render_loss(report, f"run-{report.name}-loss"),
         cards=render_cards(reports[:LATEST]),
         total=len(reports),
         shown=LATEST,
+        **_render_results(report),
     )
 
 
-def has_abstracts(reports: list[Report]) -> bool:
-    """Whether the page of the three abstracts has content."""
-    return any(map(_makes_titles, reports))
+def makes_titles(report: Report) -> bool:
+    """Whether a run is on the page of the three abstracts."""
+    own = template(report.record("corpus")["settings"]["template"])
+    return bool(report.metrics.get("three_abstracts")) or abstracts.makes_titles(own)
 
 
-def _makes_titles(report: Report) -> bool:
-    return bool(report.metrics.get("three_abstracts")) or abstracts.makes_titles(
-        template(report.record("corpus")["settings"]["template"])
-    )
-
-
-def render_three_abstracts(reports: list[Report]) -> Markup:
-    """The titles that runs generated for the three abstracts, and the runs that could generate them."""
-    runs = []
-    for report in reports:
-        rows = [
-            {"real title": row["title"], "titles by the model": " / ".join(row["titles"]) or row["why"]}
-            for row in report.metrics.get("three_abstracts") or ()
-        ]
-        if _makes_titles(report):
-            runs.append((report.name, tables.html(rows) if rows else ""))
-    return render("abstracts.md.j2", runs=runs)
+def render_feed(reports: list[Report], address: str) -> Markup:
+    """An Atom feed (RFC 4287) of the newest runs, with what their models wrote; ``address`` is that of the book."""
+    return render("feed.xml.j2", address=address, reports=reports, describe=models.describe, choose_best=choose_best)

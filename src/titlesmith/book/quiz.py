@@ -19,9 +19,8 @@ EACH = 10  # real texts, and as many generated ones
 
 def render_quiz(run: Run, chosen: list[dict]) -> Markup:
     """The page of a run's quiz: the items of `choose_items` with collapsed answers, which ``quiz.js`` improves."""
-    quiz = render("quiz.html.j2", items=chosen)
-    author, warning = ("The sample grammar", MADE_UP) if run.made_up else ("People", "")
-    return render("quiz.md.j2", items=chosen, quiz=quiz, author=author, run=run.name, warning=warning)
+    quiz, warning = render("quiz.html.j2", items=chosen), MADE_UP if run.made_up else ""
+    return render("quiz.md.j2", items=chosen, quiz=quiz, run=run, warning=warning)
 
 
 def load_items(run: Run) -> list[dict]:
@@ -50,9 +49,9 @@ def choose_items(run: Run, each: int = EACH) -> list[dict]:
     test = corpus.scan("test").select("id", "completion").with_row_index()
     test = test.filter(pl.col("index").is_in(chosen.tolist())).collect()
     real = {
-        fold(text): {"text": text, "real": True, "note": f"paper {name}"}
-        for name, text in zip(test["id"], test["completion"], strict=True)
-        if text.strip()
+        fold(row["completion"]): {"text": row["completion"], "real": True, "note": f"paper {row['id']}"}
+        for row in test.to_dicts()
+        if row["completion"].strip()
     }
     # Generated texts: each once
     generated = {}

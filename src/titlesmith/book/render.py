@@ -9,9 +9,6 @@ from pathlib import Path
 
 from jupyter_book.sphinx import build_sphinx
 
-from titlesmith.book.address import find_address
-from titlesmith.runs import digest, list_files
-
 
 def main(root: Path) -> int:
     """Renders ``ROOT`` into ``ROOT/_build/html``; the exit status is 0 if Sphinx printed no warning or error."""
@@ -28,8 +25,6 @@ def main(root: Path) -> int:
             "myst_enable_extensions": ["colon_fence", "dollarmath", "linkify", "tasklist"],
             "myst_substitutions": {},
             "nb_render_markdown_format": "commonmark",
-            "titlesmith_address": find_address(),
-            "titlesmith_static": [digest(file) for file in list_files(root / "book" / "_static")],
         },
         warningiserror=True,
         keep_going=True,

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from titlesmith import models
+from titlesmith.book import write
 from titlesmith.book.report import Report
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import template
 from titlesmith.errors import DAMAGE
 from titlesmith.markup import Markup, render
 from titlesmith.models import base, gpt2_checkpoint, hub
-from titlesmith.runs import replacing
 
 FILE = "model.js"  # in the record of a run
 VERSION = 1  # of the format
@@ -34,12 +34,14 @@ BITS, HASHES = 16, 11  # of the filter, for each title: it errs for one title in
 
 def write_scripts(reports: list[Report], folder: Path) -> dict[str, Path]:
     """The scripts of the newest runs that can have one, written into ``folder/<run>/`` where needed."""
-    chosen = [report for report in reports if can_write(report)][:MAX_MODELS]
-    paths = {report.name: folder / report.name / FILE for report in chosen}
+    chosen, paths = list(filter(can_write, reports))[:MAX_MODELS], {}
     for report in reports:
-        if report.name not in paths:
-            (folder / report.name / FILE).unlink(missing_ok=True)
-    return {report.name: paths[report.name] for report in chosen if write_script(report, paths[report.name])}
+        path = folder / report.name / FILE
+        if report in chosen and write_script(report, path):
+            paths[report.name] = path
+        else:
+            path.unlink(missing_ok=True)
+    return paths
 
 
 def can_write(report: Report) -> bool:
@@ -55,29 +57,21 @@ def can_write(report: Report) -> bool:
 
 
 def write_script(report: Report, path: Path) -> bool:
-    """Writes the script of a run's model, unless it is there; returns whether it is."""
+    """Writes the script of a run's model, unless it is there; returns False if there are no weights."""
     current = f"{VERSION} {report.record('generate')['fingerprint']}"
     for source in (path, report / FILE):
         match = SCRIPT.fullmatch(content := source.read_bytes()) if source.is_file() else None
         if match and match[1].decode() == current:
-            if source != path:
-                _write(path, content)
+            write(path, content)
             return True
     try:
         weights, shape = gpt2_checkpoint.read(report / "model")
         corpus, settings = Corpus(report), report.record("generate")["settings"]
         titles = corpus.scan("train").select("completion").collect().to_series().to_list()
-        _write(path, pack(weights, shape, corpus, titles, settings, current))
+        write(path, pack(weights, shape, corpus, titles, settings, current))
     except DAMAGE:  # an earlier publication has no weights
-        path.unlink(missing_ok=True)
         return False
     return True
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def pack(
@@ -85,18 +79,8 @@ def pack(
 ) -> bytes:
     """The script of a GPT-2.
 
-    Parameters
-    ----------
-    weights, shape
-        The variables and hyperparameters, as `titlesmith.models.gpt2_checkpoint.read` returns them.
-    format
-        Tokenizer and layout of the documents.
-    titles
-        Training titles, whose copies are marked.
-    settings
-        Parameters of notebook 04.
-    mark
-        Says later whether the script is up to date.
+    ``weights`` and ``shape`` are as `titlesmith.models.gpt2_checkpoint.read` returns them, ``settings`` are parameters
+    of notebook 04. Copies of the training ``titles`` are marked. ``mark`` says later whether the script is up to date.
     """
     arrays = base.quantize({name: weights[name] for name in models.shapes(shape)})
     arrays = {name: a if a.dtype == np.int8 else a.astype(np.float32) for name, a in arrays.items()}
@@ -147,5 +131,4 @@ def render_writer(report: Report, path: Path, root: str) -> Markup:
     """The box "Write titles" of a run whose script is at ``path``; ``root`` is the way from the page to the book's."""
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     temperature = report.record("generate")["settings"].get("temperature", 0.8)
-    address = f"{root}/runs/{report.name}/{FILE}"
-    return render("writer.html.j2", address=address, size=size, temperature=temperature, root=root)
+    return render("writer.html.j2", run=report.name, file=FILE, size=size, temperature=temperature, root=root)

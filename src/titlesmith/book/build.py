@@ -32,16 +32,9 @@ class Book:
 
 
 def build(commands: TyperGroup, published: Path | None = None) -> Book:
-    """Builds ``_build/html`` from the pages in ``book/`` and every finished run. Warnings are errors.
+    """Builds ``_build/html`` from the pages in ``book/`` and every finished run; a warning is a StageError.
 
     The reference describes ``commands``. Runs that only the folder ``published``, an earlier publication, has are kept.
-
-    Raises
-    ------
-    StageError
-        Jupyter Book failed; the message has its errors.
-    RunError
-        Another process is building the book.
     """
     output = project() / "_build"
     output.mkdir(exist_ok=True)
@@ -82,7 +75,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     parts = {
         **launching.parts(),
         "home": pages.render_home(shown, scripts),
-        "gallery": pages.render_gallery(shown),
+        "gallery": render("gallery.md.j2", reports=shown, cards=pages.render_cards(shown)),
         "three-abstracts": render("abstracts.md.j2", reports=with_abstracts),
         "parameters": reference.render_parameters(),
         "commands": reference.render_commands(commands),

@@ -1,6 +1,7 @@
 """Comparisons of runs: the parameters that differ, their measurements, their texts."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
     for key, (name, best) in MEASUREMENTS.items():
         best = best if same_vocabulary or not key.startswith(("perplexity", "loss")) else None
         own = [report.measurement(key) for report in reports]
-        others = [value if isinstance(value := row.get(key), (int, float)) else None for row in published.values()]
+        others = [row.get(key) for row in published.values()]
         if any(value is not None for value in [*own, *others]):
             shown = [*mark_best(own, best), *mark_best(others, None)]
             measurements.append({"": name, **dict(zip([*names, *published], shown, strict=True))})
@@ -89,11 +90,16 @@ def read_record(name: str, folders: list[Path]) -> dict:
     for folder in folders:
         try:
             record = json.loads((folder / "sweeps" / f"{name}.json").read_text("utf-8"))
-            rows = [row for row in record.get("reference", []) if isinstance(row, dict)]
-            return {"reference": rows, "plot": [(str(x), y) for x, y in record.get("plot", []) if y in MEASUREMENTS]}
+            plots = [(str(x), y) for x, y in record.get("plot", []) if y in MEASUREMENTS]
+            return {"reference": list(map(_check_published, record.get("reference", []))), "plot": plots}
         except DAMAGE:
             continue
     return {"reference": [], "plot": []}
+
+
+def _check_published(row: dict) -> dict:
+    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+    return numbers | {"set": dict(row.get("set", {})), "source": str(row.get("source", "elsewhere"))}
 
 
 def find_published(reports: list[Report]) -> dict[str, dict]:
@@ -101,10 +107,9 @@ def find_published(reports: list[Report]) -> dict[str, dict]:
     published = {}
     for report in reports:
         for row in read_record(report.sweep.get("name", ""), [root()])["reference"]:
-            values = row["set"] if isinstance(row.get("set"), dict) else {}
-            if all(report.sweep["set"].get(key) == value for key, value in values.items()):
-                own = ", ".join(map(format_value, values.values()))
-                published[f"published: {row.get('source')}" + (f" ({own})" if own else "")] = row
+            if all(report.sweep["set"].get(key) == value for key, value in row["set"].items()):
+                own = ", ".join(map(format_value, row["set"].values()))
+                published[f"published: {row['source']}" + (f" ({own})" if own else "")] = row
     return published
 
 
@@ -129,14 +134,17 @@ def format_value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def find_best(values: list[float | None], best: Callable | None) -> float:
+    """The best of several measurements, by ``min`` or ``max``; NaN if all are equal."""
+    known = {value for value in values if value is not None}
+    return best(known) if best and len(known) > 1 else math.nan
+
+
 def mark_best(values: list[float | None], best: Callable | None) -> list[str]:
-    """Measurements as text. The best ones, by ``min`` or ``max``, are marked unless all are equal."""
-    known = [value for value in values if value is not None]
-    top = best(known) if best and len(set(known)) > 1 else None
+    """Measurements as text, of which those that `find_best` returns are marked."""
+    top = find_best(values, best)
     shown = [number(value) if value is None or value >= 10 else f"{value:.3f}" for value in values]
-    return [
-        text + (BEST if value is not None and value == top else "") for text, value in zip(shown, values, strict=True)
-    ]
+    return [text + BEST * (value == top) for text, value in zip(shown, values, strict=True)]
 
 
 def _identify_vocabulary(report: Report) -> frozenset[tuple[str, str]]:

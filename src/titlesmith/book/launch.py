@@ -30,16 +30,13 @@ NOTEBOOKS = "_sources/notebooks"  # in the built book
 
 @dataclass(frozen=True)
 class Launch:
-    """A book's repository (``url``, empty if it is unknown), the branch that serves it, its commit, and its wheel.
+    """Addresses of a book."""
 
-    ``config`` has the settings of Jupyter Book, with buttons for what the repository allows.
-    """
-
-    url: str
-    branch: str
-    commit: str
+    url: str  # of the repository; empty if it is unknown
+    branch: str  # which serves the book
+    commit: str  # of the project; empty if it is not in the repository
     wheel: Path
-    config: dict
+    config: dict  # settings of Jupyter Book, with buttons for what the repository allows
 
     @property
     def on_github(self) -> bool:
@@ -105,15 +102,7 @@ class Launch:
 
 
 def prepare(output: Path) -> Launch:
-    """Reads the repository's address and writes the wheel below ``output``.
-
-    Raises
-    ------
-    RequestError
-        The address in ``_config.yml`` is not one.
-    StageError
-        The wheel cannot be built.
-    """
+    """Reads the repository's address (RequestError if it is not one), and writes the wheel below ``output``."""
     config = yaml.safe_load((root() / "_config.yml").read_text("utf-8"))
     repository = config.pop("repository", None) or {}
     given, branch = repository.get("url"), repository.get("branch") or "gh-pages"

@@ -43,13 +43,7 @@ MEASURES = {  # before training, after it, and of texts by people: what each is 
 
 
 def render_run(report: Report, launching: Launch) -> dict[str, str]:
-    """The files of a run's pages by name: notebooks, quiz, new papers of the last days. The first is `render_index`.
-
-    Raises
-    ------
-    DAMAGE
-        A file of the run cannot be shown.
-    """
+    """The files of a run's pages by name, without `render_index`; DAMAGE if a file of the run cannot be shown."""
     render_cards([report]), render_index(report), makes_titles(report)  # fail here, not on pages of several runs
     items = quiz.load_items(report)
     return {
@@ -189,11 +183,6 @@ def _drop_empty_sections(cells: list[NotebookNode]) -> list[NotebookNode]:
 def render_cards(reports: list[Report]) -> Markup:
     """A card for each run: model, papers, loss curve, main measurements, the first text."""
     return render("cards.html.j2", reports=reports, draw_spark=figures.render_spark)
-
-
-def render_gallery(reports: list[Report]) -> Markup:
-    """The part of the page of runs: the cards of all runs."""
-    return render("gallery.md.j2", reports=reports, cards=render_cards(reports))
 
 
 def choose_lead(reports: list[Report]) -> Report | None:

@@ -21,14 +21,8 @@ BRANCH = "gh-pages"
 def publish(target: str, commands: TyperGroup) -> Book:
     """Builds the book, including runs that were published earlier, and publishes it.
 
-    ``target`` is a folder; or ``gh-pages``, the branch of that name in the repository ``origin``.
-
-    Raises
-    ------
-    RequestError
-        The folder or branch holds other files, or the project is not a git repository with a remote ``origin``.
-    StageError
-        The build, the fetch or the push failed; the earlier publication is unchanged.
+    ``target`` is a folder; or ``gh-pages``, the branch of that name in the repository ``origin``. If it holds other
+    files, or there is no such repository, it is a RequestError; after a StageError, the publication is unchanged.
     """
     if target == BRANCH:
         return _to_branch(commands)

@@ -19,17 +19,9 @@ SPLITS = ("train", "valid", "test")
 
 
 class Report(Run):
-    """A finished run, read once and checked.
+    """A finished run, read once; a RunError if it is unfinished, or its files are not those that the stages wrote.
 
-    Parameters
-    ----------
-    path
-        The run's directory, or its record in a published book: `FILES`, ``samples/`` and ``notebooks/``.
-
-    Raises
-    ------
-    RunError
-        The run is unfinished, or its files are not those that the stages wrote; the message has the remedy.
+    ``path`` is the run's directory, or its record in a published book: `FILES`, ``samples/`` and ``notebooks/``.
     """
 
     def __init__(self, path: Path):

@@ -31,12 +31,8 @@ MIN_RATERS = 10  # of a bootstrap over raters; with fewer, the interval is over 
 def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
     """Writes a study's page, script and key into a folder; returns the number of items.
 
-    Of each run there are up to ``count`` pairs and as many single texts, fewer if it has fewer clean texts.
-
-    Raises
-    ------
-    RequestError
-        No run has suitable texts, or the folder has the key of another study.
+    Of each run there are up to ``count`` pairs and as many single texts, fewer if it has fewer clean texts. No suitable
+    texts at all, and a folder with the key of another study, are a RequestError.
     """
     chance, items = random.Random(seed), []
     with (root() / "book" / ERRORS).open(encoding="utf-8", newline="") as file:
@@ -55,9 +51,7 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
         for text, answer in chance.sample(rest, min(count, len(rest))):
             items.append({"kind": "single", "run": run.name, "texts": [text], "answer": answer, "errors": named})
     if not items:
-        raise RequestError(
-            "study: these runs have no texts that are finished, clean and not near copies. Generate more"
-        )
+        raise RequestError("study: no texts of these runs are finished, clean and not near copies. Generate more")
     chance.shuffle(items)
     key = folder / KEY
     if key.is_file() and _read(key).get("items") != items:

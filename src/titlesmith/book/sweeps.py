@@ -4,7 +4,7 @@ import statistics
 
 from titlesmith import tables
 from titlesmith.book import figures
-from titlesmith.book.compare import BEST, format_value
+from titlesmith.book.compare import BEST, find_best, format_value
 from titlesmith.book.report import SPLITS, Report
 from titlesmith.evaluate.measurement import Measurement
 from titlesmith.evaluate.report import MEASUREMENTS
@@ -94,17 +94,13 @@ def render_table(
     # Mark the best value of each measurement
     for name in measurements:
         summaries, best = [summarize(repeats, name) for repeats in combinations.values()], MEASUREMENTS[name][1]
-        known = [summary.value for summary in summaries if summary]
-        top = best(known) if best and known and len(rows) > 1 else None
+        top = find_best([summary and summary.value for summary in summaries], best)
         for row, summary in zip(rows, summaries, strict=True):
             row[name] = format_summary(summary) + (BEST if summary and summary.value == top else "")
-    # Published results: values of unexpected types are shown as dashes
     for row in reference:
-        values = row["set"] if isinstance(row.get("set"), dict) else {}
-        published = {key: format_value(values.get(key)) for key in keys} | {"runs": ""}
-        for name in measurements:
-            published[name] = number(row[name] if isinstance(row.get(name), (int, float)) else None)
-        rows.append(published | {"whose": f"published: {row.get('source', 'elsewhere')}"})
+        published = {key: format_value(row["set"].get(key)) for key in keys}
+        published |= {name: number(row.get(name)) for name in measurements}
+        rows.append(published | {"whose": f"published: {row['source']}"})
     # Headings without the stage, if they stay different
     short = {key: key.rpartition(".")[2] for key in keys}
     short = short if len(set(short.values())) == len(keys) else {key: key for key in keys}

@@ -22,22 +22,11 @@ STYLES = {
     "text-align", "vertical-align", "padding", "margin", "white-space", "overflow-x", "color", "background-color",
     "font-size", "font-weight", "border",
 }  # fmt: skip
-ELEMENTS = {
-    "a", "b", "blockquote", "br", "caption", "code", "dd", "div", "dl", "dt", "em", "h2", "h3", "h4", "h5", "h6", "hr",
-    "i", "li", "ol", "p", "pre", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr",
-    "ul",
-}  # fmt: skip
-ATTRIBUTES = {
-    "*": {"class", "style", "title", "role", "tabindex"},
-    "a": {"href"},
-    "th": {"scope", "colspan", "rowspan"},
-    "td": {"colspan", "rowspan"},
-}
 # HTML without scripts, event handlers, frames, forms, images, and addresses other than links
 sanitize = partial(
     nh3.clean,
-    tags=ELEMENTS,
-    attributes=ATTRIBUTES,
+    tags=nh3.ALLOWED_TAGS - {"area", "img", "map"},
+    attributes=nh3.ALLOWED_ATTRIBUTES | {"*": {"class", "style", "title", "role", "tabindex"}},
     generic_attribute_prefixes={"data-", "aria-"},
     filter_style_properties=STYLES,
     url_schemes={"http", "https"},
@@ -53,11 +42,6 @@ def make_inert(book: NotebookNode, stage: str) -> NotebookNode:
 
     Markdown and cell settings are kept where the project's own notebook has the same cell; other Markdown is shown
     without directives, roles, images and HTML. Outputs are reduced to text, sanitized HTML and PNG images.
-
-    Raises
-    ------
-    TypeError, ValueError, AttributeError
-        It is not a notebook.
     """
     own = nbformat.read(notebook(stage), as_version=4)
     trusted = {(cell.cell_type, cell.source): cell.metadata for cell in own.cells}

@@ -1,15 +1,14 @@
-"""The model in the reader's browser: a run's GPT-2, its tokenizer and a filter of its training titles as one script.
+"""The model in the reader's browser: a run's GPT-2, its tokenizer and hashes of its training titles as one script.
 
-``book/_static/gpt2.js`` reads the script. It holds one string of 7 bits a character: deflated bytes, which are a
-header in JSON and the arrays that it lists. The string has no quote, backslash or line end, so a script that matches
-`SCRIPT` is only data, also one from somebody else's publication.
+``book/_static/gpt2.js`` reads the script. It holds one string in base64: deflated bytes, which are a header in JSON and
+the arrays that it lists. A script that matches `SCRIPT` is only data, also one from somebody else's publication.
 """
 
+import base64
 import json
 import re
 import unicodedata
 import zlib
-from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,10 @@ from titlesmith.markup import Markup, render
 from titlesmith.models import base, gpt2_checkpoint, hub
 
 FILE = "model.js"  # in the record of a run
-VERSION = 1  # of the format
-MAX_PARAMETERS = 20_000_000  # a byte each
+VERSION = 2  # of the format
+MAX_PARAMETERS = 20_000_000  # of a byte each
 MAX_MODELS = 20  # runs of a book that get a box, the newest: a book of a thousand models would be gigabytes
-SCRIPT = re.compile(rb'\xef\xbb\xbfwindow\.titlesmithModel="[^"\\\r\n\0]*";/\*([0-9a-f ]+)\*/\n')
-UNSAFE = b'\0\n\r"\\'  # in a JavaScript string; written as the character 128 higher
-BITS, HASHES = 16, 11  # of the filter, for each title: it errs for one title in two thousand
+SCRIPT = re.compile(rb'window\.titlesmithModel="[\w+/=]*";/\*([0-9a-f ]+)\*/\n', re.ASCII)
 
 
 def write_scripts(reports: list[Report], folder: Path) -> dict[str, Path]:
@@ -84,7 +81,7 @@ def pack(
     """
     arrays = base.quantize({name: weights[name] for name in models.shapes(shape)})
     arrays = {name: a if a.dtype == np.int8 else a.astype(np.float32) for name, a in arrays.items()}
-    arrays["filter"] = build_filter(titles)
+    arrays["titles"] = hash_titles(titles)
     ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)  # floats first, so that they are aligned
     tokenizer, layout = format.tokenizer, format.layout
     header = json.dumps({
@@ -95,36 +92,19 @@ def pack(
         "start": [tokenizer.eos_id, *layout.start],
         "stop": layout.markers[2],
         "lowercase": format.lowercase,
-        "hashes": HASHES,
         **{key: settings[key] for key in ("top_k", "top_p", "max_tokens")},
         "layout": [(name, str(array.dtype), array.size) for name, array in ordered],
     }).encode()  # fmt: skip
     header += b" " * (-len(header) % 4)
     size = np.array([len(header)], np.uint32).tobytes()
-    packed = to_text(zlib.compress(size + header + b"".join(array.tobytes() for _, array in ordered), 9))
-    return b'%bwindow.titlesmithModel="%b";/*%b*/\n' % (BOM_UTF8, packed, mark.encode())
+    packed = zlib.compress(size + header + b"".join(array.tobytes() for _, array in ordered), 9)
+    return b'window.titlesmithModel="%b";/*%b*/\n' % (base64.b64encode(packed), mark.encode())
 
 
-def to_text(data: bytes) -> bytes:
-    """Bytes as UTF-8 of 7 bits a character, nearly all of which take one byte."""
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    bits = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    text = (np.packbits(bits, axis=1) >> 1).tobytes()
-    for byte in UNSAFE:
-        text = text.replace(bytes([byte]), chr(byte + 128).encode())
-    return text
-
-
-def build_filter(titles: list[str]) -> np.ndarray:
-    """A Bloom filter (1970) of titles, case and white space folded, as bytes."""
-    folded = {" ".join(unicodedata.normalize("NFC", title).lower().split()).encode() for title in titles}
-    size = max(1, len(folded) * BITS // 8)
-    first = np.array([zlib.crc32(text) for text in folded], np.uint64)
-    step = np.array([zlib.crc32(text[::-1]) | 1 for text in folded], np.uint64)
-    bits = (first[:, None] + np.arange(HASHES, dtype=np.uint64) * step[:, None]) % np.uint64(size * 8)
-    array = np.zeros(size * 8, np.uint8)
-    array[bits.ravel()] = 1
-    return np.packbits(array, bitorder="little")
+def hash_titles(titles: list[str]) -> np.ndarray:
+    """CRC-32 of n titles, case and white space folded; another title has one of them with a probability of n / 2**32."""
+    folded = {" ".join(unicodedata.normalize("NFC", title).lower().split()) for title in titles}
+    return np.unique(np.array([zlib.crc32(title.encode()) for title in folded], np.uint32))
 
 
 def render_writer(report: Report, path: Path, root: str) -> Markup:

@@ -64,7 +64,10 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
         write(folder / report.name / "index.md", index)
     _prune(folder, {report.name for report in shown}, html)
     # Pages of sweeps
-    groups = sweeps.group_by_sweep(shown)
+    groups: dict[str, list[Report]] = {}
+    for report in shown:
+        if report.sweep:
+            groups.setdefault(report.sweep["name"], []).append(report)
     sources = [root(), *filter(None, [published])]
     tables = {name: compare.read_record(name, sources) for name in groups}
     for name, members in groups.items():
@@ -89,7 +92,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     sections = [{"file": f"{run}daily"} for run in listed if (root() / run / daily.PAGE).exists()]
     for run in listed[: pages.LATEST]:
         sections.append({"file": f"{run}index", "sections": [{"file": f"{run}{name}"} for name in pages.SUB]})
-    sections += [{"file": f"book/sweeps/{name}"} for name in groups]
+    sections += [{"file": f"book/sweeps/{name}"} for name in sorted(groups)]
     for part in toc["parts"]:
         if not with_abstracts:
             part["chapters"] = [c for c in part["chapters"] if c["file"] != "book/three-abstracts"]

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -21,35 +20,11 @@ from titlesmith.runs import STAGES, open_run, root
 BEST = " (best)"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison of the runs ``names``.
+def compare(reports: list[Report], count: int = 10) -> dict[str, list[dict]]:
+    """Tables of parameters that differ, measurements, and up to ``count`` texts of each run, as rows by title.
 
-    ``tables`` has rows by title: parameters, measurements, texts. The column ``""`` names the row, the others are the
-    runs. ``remark`` says why perplexities cannot be compared; it is empty if they can.
+    The column ``""`` names the row, the others are the runs and published results.
     """
-
-    names: list[str]
-    tables: dict[str, list[dict]]
-    remark: str
-
-    def print(self, console: Console) -> None:
-        """Prints the comparison."""
-        for title, rows in self.tables.items():
-            table = Table("", *list(rows[0])[1:], title=title, title_justify="left", show_lines=title == "Texts")
-            for row in rows:
-                table.add_row(*(Text(str(value)) for value in row.values()))
-            console.print(table)
-        console.print(self.remark)
-
-    def html(self) -> Markup:
-        """A page that needs no other file."""
-        title = f"{', '.join(self.names)} compared"
-        return render("comparison.html.j2", title=title, tables=self.tables, table=tables.html, remark=self.remark)
-
-
-def compare(reports: list[Report], count: int = 10) -> Comparison:
-    """Compares runs, with up to ``count`` texts of each."""
     names, published = [report.name for report in reports], find_published(reports)
     parameters = [
         {"": key, **dict(zip(names, map(format_value, values), strict=True))}
@@ -57,6 +32,7 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
     ]
     # Perplexities of different vocabularies have no best one
     same_vocabulary = len({_identify_vocabulary(report) for report in reports}) == 1
+    remark = "" if same_vocabulary else ": bits per byte, because perplexities of different vocabularies do not compare"
     measurements = []
     for key, (name, best) in MEASUREMENTS.items():
         best = best if same_vocabulary or not key.startswith(("perplexity", "loss")) else None
@@ -69,9 +45,22 @@ def compare(reports: list[Report], count: int = 10) -> Comparison:
         {"": str(i + 1), **{r.name: text(r.texts[i]["text"]) if i < len(r.texts) else "" for r in reports}}
         for i in range(min(count, max(len(report.texts) for report in reports)))
     ]
-    remark = "These runs have different vocabularies: compare their bits per byte, not their perplexities."
-    parts = {"Parameters that differ": parameters, "Measurements": measurements, "Texts": texts}
-    return Comparison(names, {title: rows for title, rows in parts.items() if rows}, "" if same_vocabulary else remark)
+    parts = {"Parameters that differ": parameters, f"Measurements{remark}": measurements, "Texts": texts}
+    return {title: rows for title, rows in parts.items() if rows}
+
+
+def print_comparison(comparison: dict[str, list[dict]], console: Console) -> None:
+    """Prints the tables of `compare`."""
+    for title, rows in comparison.items():
+        table = Table(*rows[0], title=title, title_justify="left", show_lines=title == "Texts")
+        for row in rows:
+            table.add_row(*(Text(str(value)) for value in row.values()))
+        console.print(table)
+
+
+def render_comparison(comparison: dict[str, list[dict]]) -> Markup:
+    """A page with the tables of `compare` that needs no other file."""
+    return render("comparison.html.j2", tables=comparison, table=tables.html)
 
 
 def open_reports(names: list[str]) -> list[Report]:

@@ -1,5 +1,6 @@
 """Figures of the book, each for light and for dark pages, and the small curve on a card."""
 
+import hashlib
 import io
 import math
 import re
@@ -26,24 +27,25 @@ INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
-def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: object) -> Markup:
-    """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them.
+def render_figure(name: str, alt: str, draw: Callable[..., Figure], *data: object) -> Markup:
+    """Draws ``draw(*data)`` for light and for dark pages into ``_build/figures/``; returns the MyST that shows it.
 
-    It is drawn again only if ``data``, what it shows or a hash of that, changes, or the code that draws it.
+    It is drawn again only if the data change (of a report, its training), or the code that draws it.
     """
-    data = repr((data, digest(Path(__file__)), digest(Path(plots.__file__))))
+    drawn = [item.training["fingerprint"] if isinstance(item, Report) else item for item in data]
+    key = hashlib.sha256(repr((drawn, digest(Path(__file__)), digest(Path(plots.__file__)))).encode()).hexdigest()
     marker = root() / "_build" / "figures" / f"{name}.txt"
-    is_current = marker.is_file() and marker.read_text("utf-8") == data
+    is_current = marker.is_file() and marker.read_text("utf-8") == key
     for theme, ink in {} if is_current else INK.items():
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
         # Equal data have equal bytes, so that Sphinx reads only pages again whose figures changed
         form = {"svg.hashsalt": name, "figure.facecolor": "none", "axes.facecolor": "none"}
         content = io.StringIO()
         with plt.rc_context(STYLE | colours | form | {"path.simplify_threshold": 0.5}):  # pixels
-            draw().savefig(content, format="svg", metadata={"Date": None})
+            draw(*data).savefig(content, format="svg", metadata={"Date": None})
         svg = re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue())  # hundredths of a point
         write(marker.with_name(f"{name}-{theme}.svg"), svg)
-    write(marker, data)
+    write(marker, key)
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import nbformat
 import yaml
@@ -23,7 +22,6 @@ from titlesmith.package import write_wheel
 from titlesmith.runs import digest, root, shipped
 
 GITHUB = "https://github.com/"
-COLAB = "https://colab.research.google.com/github/"
 PYTHON = "3.12"  # on Binder, whose default is too old
 NOTEBOOKS = "_sources/notebooks"  # in the built book
 
@@ -61,12 +59,7 @@ class Launch:
 
     def parts(self) -> dict[str, str]:
         """The parts of pages with addresses, by name."""
-        colab = f"{COLAB}{self.url.removeprefix(GITHUB)}/blob/{self.branch}/{NOTEBOOKS}/colab.ipynb"
-        names = {"url": self.url, "commit": self.commit, "wheel": self.wheel.name}
-        return {
-            "clone": render("clone.md.j2", name=self.url.rpartition("/")[2], **names),
-            "colab": render("colab.md.j2", colab=colab if self.on_github else "", notebooks=NOTEBOOKS),
-        }
+        return {name: render(f"{name}.md.j2", launch=self, notebooks=NOTEBOOKS) for name in ("clone", "colab")}
 
     def adapt(self, book: NotebookNode, settings: dict | None = None) -> None:
         """Lets a notebook install this book's wheel, and know the settings of its run by stage, if it has one."""
@@ -123,12 +116,9 @@ def prepare(output: Path) -> Launch:
 
 def normalize(url: str) -> str:
     """The https address of a repository, without a user's name or token; empty if it has none."""
-    if ssh := re.fullmatch(r"(?:ssh://)?git@([\w.-]+)[:/](.+)", url):
-        url = f"https://{ssh[1]}/{ssh[2]}"
-    parts = urlsplit(url)
-    address = f"https://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/").removesuffix(".git")
-    is_valid = re.fullmatch(r"https://[\w.-]+(:\d+)?(/[\w.~-]+)+", address, re.ASCII)
-    return address if parts.scheme in ("http", "https") and is_valid else ""
+    path = r"([\w.~-]+(?:/[\w.~-]+)*)"
+    match = re.fullmatch(rf"(?:https?://(?:[^/@]+@)?|(?:ssh://)?git@)([\w.-]+(?::\d+)?)[:/]{path}/?", url, re.ASCII)
+    return f"https://{match[1]}/{match[2].removesuffix('.git')}" if match else ""
 
 
 def _git(*arguments: str) -> str:

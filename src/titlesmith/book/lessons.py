@@ -127,25 +127,17 @@ def _render_loss(report: Report, measured: dict) -> Markup:
     nats, tokens = measured["nats"], [_format_token(token, "·") for token in measured["tokens"]]
     if ended := "|" in tokens[-1]:  # the end-of-text token
         tokens[-1] = "(end)"
-    most = max(range(len(nats)), key=nats.__getitem__)
-    alt = (
-        f"Bars: the loss of the model at each of {len(nats)} tokens of a held-out title. It is largest, "
-        f"{max(nats):.1f} nats, at the token {tokens[most]!r}; the mean is {np.mean(nats):.2f}."
-    )
+    alt = f"The loss of each of {len(nats)} tokens of a held-out title, {np.mean(nats):.2f} nats on average."
     title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
-    figure = figures.render_figure("lesson-loss", lambda: figures.draw_token_losses(tokens, nats), alt, measured)
+    figure = figures.render_figure("lesson-loss", alt, figures.draw_token_losses, tokens, nats)
     return render("lesson.md.j2", part="loss", report=report, title=title, figure=figure)
 
 
 def _render_perplexity(report: Report) -> Markup:
     rows = [{"texts": name, "perplexity": number(report.measurement(f"perplexity.{name}"))} for name in SPLITS]
     values = [math.exp(loss) for _, loss in report.validation]
-    alt = (
-        f"Perplexity of the validation texts against steps, on a logarithmic scale: from {values[0]:,.0f} at the "
-        f"first measurement to {min(values):,.0f} at the best and {values[-1]:,.0f} at the last."
-    )
-    data = report.training["fingerprint"]
-    figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt, data)
+    alt = f"Perplexity of the validation texts against steps: {values[0]:,.0f} at first, {values[-1]:,.0f} at last."
+    figure = figures.render_figure("lesson-perplexity", alt, figures.draw_perplexity, report)
     return render("lesson.md.j2", part="perplexity", report=report, figure=figure, table=tables.html(rows))
 
 
@@ -153,22 +145,17 @@ def _render_nucleus(report: Report, measured: dict) -> Markup:
     size, top_p, probabilities = measured["nucleus"], measured["top_p"], measured["probabilities"]
     tokens = [_format_token(token, "(space)") for token in measured["likeliest"]]
     alt = (
-        f"Bars: the probability of the {len(tokens)} likeliest next tokens, from {tokens[0]!r} at "
-        f"{probabilities[0]:.0%} down to {tokens[-1]!r} at {probabilities[-1]:.1%}; "
-        f"the nucleus of {top_p:.0%} has {size:,} tokens."
+        f"Probabilities of the {len(tokens)} likeliest next tokens, from {probabilities[0]:.0%} of {tokens[0]!r} to "
+        f"{probabilities[-1]:.1%} of {tokens[-1]!r}; the nucleus has {size:,} tokens."
     )
-    figure = figures.render_figure(
-        "lesson-nucleus", lambda: figures.draw_nucleus(tokens, probabilities, size, top_p), alt, measured
-    )
+    figure = figures.render_figure("lesson-nucleus", alt, figures.draw_nucleus, tokens, probabilities, size, top_p)
     return render("lesson.md.j2", part="nucleus", report=report, figure=figure, **measured)
 
 
 def _render_memorization(report: Report) -> Markup:
     alt = (
-        f"Left: training loss and validation loss against steps; at the end they are "
-        f"{report.history[-1]['loss_smoothed']:.1f} and {report.validation[-1][1]:.1f} nats per token. Right: the "
-        f"share of copies among the texts generated during training, at most {percent(_max_copy_rate(report))}."
+        "Top: training and validation loss against steps. Bottom: the share of copies among the texts generated during "
+        f"training, at most {percent(_max_copy_rate(report))}."
     )
-    data = report.training["fingerprint"]
-    figure = figures.render_figure("lesson-memorising", lambda: figures.draw_memorization(report), alt, data)
+    figure = figures.render_figure("lesson-memorising", alt, figures.draw_memorization, report)
     return render("lesson.md.j2", part="memorising", report=report, figure=figure)

@@ -92,8 +92,7 @@ def render_loss(report: Report) -> Markup:
         f"{report.history[0]['loss_smoothed']:.1f} to {report.history[-1]['loss_smoothed']:.1f} nats per token in "
         f"{report.training['steps']:,} steps; the weights of step {report.kept:,} were kept."
     )
-    name = f"run-{report.name}-loss"
-    return figures.render_figure(name, lambda: figures.draw_loss(report), alt, report.training["fingerprint"])
+    return figures.render_figure(f"run-{report.name}-loss", alt, figures.draw_loss, report)
 
 
 def render_comparison(report: Report) -> Markup:

@@ -127,10 +127,8 @@ class Report(Run):
 
 def explain(path: Path, error: Exception) -> str:
     """Why a run is not in the book, and the remedy."""
-    if isinstance(error, TitlesmithError):
-        return str(error)
-    what = f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})"
-    return f"{what}. Remove {path / 'run.json'}, and run its experiment again"
+    has_remedy = isinstance(error, TitlesmithError)
+    return str(error) if has_remedy else f"{path} is damaged ({error!r:.200}). Remove it, or run its experiment again"
 
 
 def load_reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:

@@ -13,15 +13,6 @@ from titlesmith.runs import MADE_UP
 from titlesmith.sweep.file import CASE
 
 
-def group_by_sweep(reports: list[Report]) -> dict[str, list[Report]]:
-    """The runs of each sweep, by the sweep's name."""
-    groups: dict[str, list[Report]] = {}
-    for report in reports:
-        if report.sweep:
-            groups.setdefault(report.sweep["name"], []).append(report)
-    return dict(sorted(groups.items()))
-
-
 def summarize(reports: list[Report], name: str) -> Measurement | None:
     """A measurement of repeats: their mean, from the lowest to the highest; of one run: its value, 95% interval."""
     values = [value for report in reports if (value := report.measurement(name)) is not None]
@@ -48,7 +39,6 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         values = tuple(format_value(report.sweep["set"].get(key)) for key in keys)
         combinations.setdefault(values, []).append(report)
     lines = {", ".join(values): [r.history for r in repeats] for values, repeats in combinations.items()}
-    drawn = [(values, [r.training["fingerprint"] for r in repeats]) for values, repeats in combinations.items()]
     alt = (
         f"Smoothed training loss and validation loss against steps for the {len(reports)} runs of the sweep {name}, "
         f"one line style for each of {len(combinations)} combinations. The table lists the final values."
@@ -65,7 +55,7 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         repeats=max(map(len, combinations.values())),
         warning=MADE_UP if any(report.made_up for report in reports) else "",
         table=render_table(keys, combinations, reference, shown),
-        losses=figures.render_figure(f"sweep-{name}-losses", lambda: figures.draw_curves(lines), alt, drawn),
+        losses=figures.render_figure(f"sweep-{name}-losses", alt, figures.draw_curves, lines),
         plots=[
             (_label(x), _label(y), _render_plot(f"sweep-{name}-{number}", x, y, keys, reports))
             for number, (x, y) in enumerate(dict.fromkeys(plots))
@@ -118,9 +108,7 @@ def _render_plot(file: str, x: str, y: str, keys: list[str], reports: list[Repor
         points = {label: (r.measurement(x), r.measurement(y)) for label, r in labels.items()}
         points = {label: point for label, point in points.items() if point[0] is not None}
         alt = f"{_label(y)} against {_label(x)}, a point for each of {len(points)} runs."
-        names = _label(x), _label(y)
-        draw, data = (lambda: figures.draw_scatter(points, *names)), (names, points)
-        return figures.render_figure(file, draw, alt, data) if points else ""
+        return figures.render_figure(file, alt, figures.draw_scatter, points, _label(x), _label(y)) if points else ""
     if not reports:
         return ""
     # A line for each combination of the other values, a point for each value of the key
@@ -147,4 +135,4 @@ def _render_plot(file: str, x: str, y: str, keys: list[str], reports: list[Repor
         f"{_label(y)} against {x}, a line for each combination of the other values; "
         f"the {'highest' if is_highest else 'lowest'}, {number(best.value)}, at {format_value(value)}."
     )
-    return figures.render_figure(file, lambda: figures.draw_hyperparameter(x, lines, _label(y)), alt, (x, y, lines))
+    return figures.render_figure(file, alt, figures.draw_hyperparameter, x, lines, _label(y))

@@ -102,7 +102,7 @@ def pack(
 
 
 def hash_titles(titles: list[str]) -> np.ndarray:
-    """CRC-32 of n titles, case and white space folded; another title has one of them with a probability of n / 2**32."""
+    """CRC-32 of n titles, case and white space folded; another title has one of them with probability n / 2**32."""
     folded = {" ".join(unicodedata.normalize("NFC", title).lower().split()) for title in titles}
     return np.unique(np.array([zlib.crc32(title.encode()) for title in folded], np.uint32))
 

@@ -10,16 +10,8 @@ SHOWN = {"prefix": lambda value: "(none)" if value == "" else value, "id": link_
 def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = "", empty: str = "None.") -> Markup:
     """An HTML table in one line, without columns in which every value is missing, empty or a count of zero.
 
-    Parameters
-    ----------
-    rows
-        Dictionaries with the same keys. Floats are shown with three decimal places, lists as their items.
-    columns
-        The keys to show, and the heading of each. Default: all keys.
-    empty
-        What is shown if there are no rows.
-    file
-        Name of a CSV file: the book lets readers sort the table and download it (``book/_static/tables.js``).
+    ``rows`` have the same keys; ``columns`` are those to show, with their headings. ``file`` names a CSV file: the book
+    lets readers sort the table and download it (``book/_static/tables.js``). ``empty`` is shown if there are no rows.
     """
     columns = columns or {key: key for key in (rows[0] if rows else ())}
     shown = [key for key in columns if any(_has_content(row.get(key)) for row in rows)]

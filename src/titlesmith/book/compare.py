@@ -21,10 +21,7 @@ BEST = " (best)"
 
 
 def compare(reports: list[Report], count: int = 10) -> dict[str, list[dict]]:
-    """Tables of parameters that differ, measurements, and up to ``count`` texts of each run, as rows by title.
-
-    The column ``""`` names the row, the others are the runs and published results.
-    """
+    """Parameters that differ, measurements, and up to ``count`` texts of each run: rows by title, ``""`` names them."""
     names, published = [report.name for report in reports], find_published(reports)
     parameters = [
         {"": key, **dict(zip(names, map(format_value, values), strict=True))}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -51,24 +53,19 @@ def render_figure(name: str, alt: str, draw: Callable[..., Figure], *data: objec
 
 def render_spark(rows: list[dict]) -> Markup:
     """The smoothed training loss and the validation loss as a small SVG in the text's colour."""
-    lines = (
-        ("smoothed training loss", "", [(row["step"], row["loss_smoothed"]) for row in rows]),
-        ("validation loss", "5 3", [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]),
-    )
-    last = max(row["step"] for row in rows)
-    top = max(value for _, _, points in lines for _, value in points if math.isfinite(value)) or 1
+    losses = [
+        [(row["step"], row[name]) for row in rows if row[name] is not None and math.isfinite(row[name])]
+        for name in ("loss_smoothed", "valid_loss")
+    ]
+    last, top = rows[-1]["step"], max(loss for points in losses for _, loss in points)
 
     def path(points: list) -> str:
-        every = math.ceil(len(points) / 60)
+        every = max(1, len(points) // 60)
         points = [*points[:-1:every], *points[-1:]]
-        return " ".join(f"{200 * x / last:.0f},{58 - 56 * y / top:.0f}" for x, y in points if math.isfinite(y))
+        return " ".join(f"{200 * step / last:.0f},{58 - 56 * loss / top:.0f}" for step, loss in points)
 
-    ends = ", ".join(f"{name} {points[-1][1]:.2f}" for name, _, points in lines if points)
-    return render(
-        "spark.html.j2",
-        label=f"Loss over {last:,.0f} steps; at the end {ends}",
-        lines=[(dash, path(points)) for _, dash, points in lines],
-    )
+    label = f"Training loss and validation loss over {last:,.0f} steps"
+    return render("spark.html.j2", label=label, training=path(losses[0]), validation=path(losses[1]))
 
 
 def draw_loss(report: Report) -> Figure:
@@ -96,12 +93,9 @@ def draw_perplexity(report: Report) -> Figure:
 def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
     """The loss at each token of a title, and its mean."""
     figure, (axis,) = create_panels(height=3.4)
-    axis.bar(range(len(nats)), nats, color=BLUE)
+    _draw_bars(axis, tokens, nats, "loss, nats")
     mean = float(np.mean(nats))
     axis.axhline(mean, color=ORANGE, linestyle="--", label=f"mean, the loss of the title: {mean:.2f}")
-    axis.set_xticks(range(len(nats)), tokens, rotation=45, ha="right")
-    axis.set(ylabel="loss, nats")
-    axis.grid(axis="x", visible=False)
     axis.legend()
     return figure
 
@@ -109,18 +103,22 @@ def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
 def draw_nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: float) -> Figure:
     """Probabilities of the likeliest next tokens; the bars of the nucleus are filled."""
     figure, (axis,) = create_panels()
-    bars = axis.bar(range(len(tokens)), 100 * np.array(probabilities), color=BLUE, edgecolor=BLUE)
-    for bar in bars[size:]:
+    for bar in _draw_bars(axis, tokens, [100 * value for value in probabilities], "probability, %")[size:]:
         bar.set(facecolor="none", hatch="///")
     cut = min(size, len(tokens)) - 0.5
     axis.axvline(cut, color=plt.rcParams["text.color"], linestyle=":")
     of = f"the first {len(tokens)} of " if size > len(tokens) else ""
     words = f"nucleus of {top_p:.0%}: {of}{size:,} token{'s' * (size != 1)}"
     axis.annotate(words, (cut, axis.get_ylim()[1]), xytext=(-6, -4), textcoords="offset points", ha="right", va="top")
-    axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right")
-    axis.set(ylabel="probability, %")
-    axis.grid(axis="x", visible=False)
     return figure
+
+
+def _draw_bars(axis: Axes, tokens: list[str], values: list[float], label: str) -> BarContainer:
+    bars = axis.bar(range(len(tokens)), values, color=BLUE, edgecolor=BLUE)
+    axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right")
+    axis.set(ylabel=label)
+    axis.grid(axis="x", visible=False)
+    return bars
 
 
 def draw_memorization(report: Report) -> Figure:
@@ -163,10 +161,7 @@ def draw_curves(lines: dict[str, list[list[dict]]]) -> Figure:
 
 
 def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, Measurement]]], measure: str) -> Figure:
-    """A measure, with its unit, against the values of a hyperparameter.
-
-    ``lines`` has the values with their measurements, for each combination of the other hyperparameters.
-    """
+    """A measure, with its unit, against a hyperparameter: a line for each combination of the others, by its label."""
     figure, (axis,) = create_panels(height=3.4)
     values = {value for points in lines.values() for value, _ in points}
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))

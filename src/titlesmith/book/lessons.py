@@ -87,10 +87,7 @@ def measure(report: Report) -> dict:
 
 
 def render_lessons(reports: list[Report], folder: Path) -> dict[str, Markup]:
-    """The figure and text of each section of the page, by its name; a sentence if no run is suitable.
-
-    What `measure` returns is kept in ``folder/<run>/``.
-    """
+    """The figure and text of each section of the page, by its name; `load_lesson` describes ``folder``."""
     # First runs in no sweep, newest first
     reports = sorted((r for r in reports if r.validation), key=lambda r: bool(r.sweep))
     missing = render("lesson.md.j2", report=None, runs=bool(reports))

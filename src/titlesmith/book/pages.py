@@ -22,7 +22,7 @@ from titlesmith.evaluate import abstracts
 from titlesmith.evaluate import report as measurements
 from titlesmith.evaluate.faults import NEAR
 from titlesmith.experiment import SHARED
-from titlesmith.markup import Markup, myst, number, percent, render
+from titlesmith.markup import Markup, myst, render
 from titlesmith.runs import MADE_UP, STAGES, notebook
 from titlesmith.settings import declared
 
@@ -31,15 +31,7 @@ NOTEBOOKS = dict(zip(STEMS, ("Harvest", "Corpus", "Fine-tune", "Generate", "Eval
 QUIZ = "quiz.md"
 SUB = (*NOTEBOOKS, "quiz")  # the pages of a run after its first, in order
 LATEST = 6  # runs on the home page
-MEASURES = {  # before training, after it, and of texts by people: what each is called and how it is shown
-    "perplexity": ("perplexity of unread validation texts", number),
-    "bits_per_byte": ("their bits per byte", number),
-    "copy_rate": (measurements.NAMES["copy_rate"], percent),
-    "ngram_novelty": ("three-word sequences that no training text has", percent),
-    "words_mean": ("words in a text", number),
-    "classifier_accuracy": ("texts that a classifier tells apart (50% is a guess)", percent),
-    "reference_bits_per_byte": (measurements.NAMES["reference_bits_per_byte"], number),
-}
+MEASURED = ("copy_rate", "ngram_novelty", "words_mean", *measurements.DISTRIBUTION)  # of texts, next to people's
 
 
 def render_run(report: Report, launching: Launch) -> dict[str, str]:
@@ -56,14 +48,13 @@ def render_run(report: Report, launching: Launch) -> dict[str, str]:
 
 def render_index(report: Report, newer: str = "", older: str = "", script: Path | None = None) -> Markup:
     """The first page of a run, with links to its neighbours in time, and a box if its model has a script."""
-    model, versions = report.training["settings"]["model"], report.info.get("versions")
+    versions = report.info.get("versions")
     return render(
         "run.md.j2",
         report=report,
         newer=newer,
         older=older,
-        model=models.describe(model).removeprefix("the model ") if model in models.PUBLISHED else model,
-        described=models.describe(model),
+        model=models.describe(report.training["settings"]["model"]),
         table=tables.html,
         texts=render_texts(report),
         writer=writer.render_writer(report, script, "../../..") if script else "",
@@ -77,11 +68,13 @@ def render_index(report: Report, newer: str = "", older: str = "", script: Path 
 
 def _render_results(report: Report) -> dict[str, object]:
     """What the first page of a run and the home page have in common."""
+    people, metrics = "by the sample grammar" if report.made_up else "by people", report.metrics
     return {
         "warning": MADE_UP if report.made_up else "",
         "loss": render_loss(report),
-        "comparison": render_comparison(report),
-        "samples": tables.html(measurements.texts_before_after(report.metrics), empty=""),
+        "before_after": tables.html(measurements.before_after(metrics), empty=""),
+        "comparison": tables.html(measurements.comparison(metrics, MEASURED, people), empty=""),
+        "samples": tables.html(measurements.texts_before_after(metrics), empty=""),
     }
 
 
@@ -93,19 +86,6 @@ def render_loss(report: Report) -> Markup:
         f"{report.training['steps']:,} steps; the weights of step {report.kept:,} were kept."
     )
     return figures.render_figure(f"run-{report.name}-loss", alt, figures.draw_loss, report)
-
-
-def render_comparison(report: Report) -> Markup:
-    """A table of measurements before training, after it, and of texts by people; unknown ones are not shown."""
-    people = "the sample grammar" if report.made_up else "people"
-    rows = []
-    for name, (label, shown) in MEASURES.items():
-        before, after, human = (report.measurement(f"{of}.{name}") for of in ("before", "after", "human"))
-        after = report.measurement(name) if after is None else after
-        if after is not None:
-            values = {"before training": before, "after training": after, people: human}
-            rows.append({"measure": label} | {of: None if v is None else shown(v) for of, v in values.items()})
-    return tables.html(rows)
 
 
 def render_changed(report: Report) -> Markup:
@@ -126,10 +106,7 @@ def render_texts(report: Report, count: int = 10) -> Markup:
 
 
 def choose_best(report: Report) -> list[dict]:
-    """The rows of the generated texts, the likeliest first, each of which begins with a different word if possible.
-
-    Texts that are cut or near copies of training texts are omitted, and those without a log-probability are the last.
-    """
+    """The rows of generated texts that are not cut or near copies: the likeliest with different first words, others."""
     rows = {}
     for row in report.texts:
         if row.get("finished", True) and row["text"].strip() and (row.get("nearest_similarity") or 0) < NEAR:

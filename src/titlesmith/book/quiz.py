@@ -32,15 +32,10 @@ def load_items(run: Run) -> list[dict]:
 
 
 def choose_items(run: Run, each: int = EACH) -> list[dict]:
-    """Chooses texts of a run, half of them real, at most ``each`` of both kinds, in an order that depends on the seed.
+    """Texts of a run, half of them real, at most ``each`` of both kinds, shuffled: ``text``, ``real`` and a ``note``.
 
     Real texts are completions of test papers. Generated ones are finished and clean, not near copies of training texts,
-    and not test texts. Those without a prefix come first, because a prefix that many share identifies them.
-
-    Returns
-    -------
-    list of dict
-        ``text``, ``real``, and ``note``: the paper, or the training text most like it.
+    and not test texts. Those without a prefix are preferred, because a prefix that many share identifies them.
     """
     chance = random.Random(run.record("generate")["settings"].get("seed", 1))
     # Real texts: a sample of the test split

@@ -85,10 +85,7 @@ class Report(Run):
         return self._read(f"notebooks/{notebook(stage).name}", partial(nbformat.reads, as_version=4))
 
     def measurement(self, name: str) -> float | None:
-        """A number of metrics.json by its name, such as ``perplexity.test``; None if it was not measured.
-
-        ``loss.test`` is the logarithm of the perplexity, and ``hours`` the time of the training.
-        """
+        """A number of metrics.json, such as ``perplexity.test``, its ``loss.test``, or ``hours``; None if unknown."""
         if name == "hours":
             return self.history[-1]["seconds"] / 3600
         if name.startswith("loss."):

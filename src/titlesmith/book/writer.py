@@ -74,10 +74,9 @@ def write_script(report: Report, path: Path) -> bool:
 def pack(
     weights: dict[str, np.ndarray], shape: dict, format: DocumentFormat, titles: list[str], settings: dict, mark: str
 ) -> bytes:
-    """The script of a GPT-2.
+    """The script of a GPT-2 as `gpt2_checkpoint.read` returns it; ``settings`` are the parameters of notebook 04.
 
-    ``weights`` and ``shape`` are as `titlesmith.models.gpt2_checkpoint.read` returns them, ``settings`` are parameters
-    of notebook 04. Copies of the training ``titles`` are marked. ``mark`` says later whether the script is up to date.
+    Copies of the training ``titles`` are marked. ``mark`` says later whether the script is up to date.
     """
     arrays = base.quantize({name: weights[name] for name in models.shapes(shape)})
     arrays = {name: a if a.dtype == np.int8 else a.astype(np.float32) for name, a in arrays.items()}

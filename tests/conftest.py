@@ -39,7 +39,7 @@ def corpus_settings(**changes: object) -> dict:
 def make_project(path: Path) -> Path:
     """A copy of what the project needs to run and to build the book."""
     for name in ("notebooks", "book", "experiments"):
-        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("runs", "mathjax"))
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("runs"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, path / name)
     return path

@@ -27,6 +27,7 @@ STYLE = {
     "legend.fontsize": "small",
 }
 plt.rcParams["text.parse_math"] = False  # labels hold text of papers and files, which is not mathematics
+plt.rcParams["axes.titlelocation"] = "left"
 
 
 def create_panels(rows: int = 1, height: float = 3.2, title: str = "") -> tuple[Figure, list]:
@@ -46,14 +47,12 @@ def papers(harvested: "Harvested") -> Figure:
     figure, (left, right) = create_panels(2, title=f"{rows:,} papers: {harvested.label}")
     years = _count(table, pl.col("published").dt.year()).sort("value")
     left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
-    left.set_title("By year", loc="left")
-    left.set(xlabel="year of first publication", ylabel="papers")
+    left.set(title="By year", xlabel="year of first publication", ylabel="papers")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.yaxis.set_major_formatter("{x:,.0f}")
     categories = _count(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
     right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
-    right.set_title("By primary category", loc="left")
-    right.set(xlabel="papers")
+    right.set(title="By primary category", xlabel="papers")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     right.xaxis.set_major_formatter("{x:,.0f}")
     for axis, counts in ((left, years), (right, categories)):
@@ -83,8 +82,7 @@ def lengths(built: "Built") -> Figure:
     for axis, values, unit, color in zip(axes, (words, tokens), ("words", "tokens"), (BLUE, ORANGE), strict=True):
         axis.hist(values, bins=_choose_bins(values, 40), color=color, alpha=0.85)
         axis.axvline(np.mean(values), color="black", linestyle="--", label=f"mean {np.mean(values):.1f}")
-        axis.set(xlabel=f"{unit} per document", ylabel="documents")
-        axis.set_title(f"In {unit}", loc="left")
+        axis.set(title=f"In {unit}", xlabel=f"{unit} per document", ylabel="documents")
         axis.legend()
     return figure
 
@@ -128,17 +126,16 @@ def loss(history: "History") -> Figure:
     draw_losses(left, history.rows, history.kept_step)
     if history.loss_floor:
         left.axhline(history.loss_floor, color=GREY, linestyle=":", label=f"floor at {history.loss_floor}")
-    left.set_title("Loss", loc="left")
+    left.set(title="Loss")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "ncols": 2, "frameon": False}
     left.legend(**below)
     steps = [row["step"] for row in history.rows]
     right.plot(steps, [row["learning_rate"] for row in history.rows], color=GREEN, label="learning rate")
-    right.set_title("Learning rate and gradient norm", loc="left")
-    right.set(xlabel="optimizer steps", ylabel="learning rate")
+    right.set(title="Learning rate and gradient norm", xlabel="optimizer steps", ylabel="learning rate")
     twin = right.twinx()
     norms = [row["grad_norm"] for row in history.rows]
     twin.plot(steps, norms, color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
-    twin.set_ylabel("gradient norm")
+    twin.set(ylabel="gradient norm")
     twin.grid(False)
     right.legend(handles=[*right.get_lines(), *twin.get_lines()], **below)
     return figure
@@ -149,15 +146,13 @@ def copies(history: "History") -> Figure:
     figure, (left, right) = create_panels(2, 3.0, f"Copies of training texts during training on {history.label}")
     draw_copies(left, history.rows, "step")
     draw_copies(right, history.rows, "loss_smoothed")
-    left.set_title("During training", loc="left")
-    left.set(xlabel="optimizer steps")
+    left.set(title="During training", xlabel="optimizer steps")
     if history.loss_floor:
         right.axvline(history.loss_floor, color=GREY, linestyle=":", label=f"floor at {history.loss_floor}")
     memorized = history.memorization_floor
     right.axvline(memorized, color=BLUE, linestyle="--", label=f"all memorized: {memorized:.2f}")
     right.legend(loc="upper left")
-    right.set_title("Against the loss, falling to the right", loc="left")
-    right.set(xlabel="smoothed training loss, nats per token")
+    right.set(title="Against the loss, falling to the right", xlabel="smoothed training loss, nats per token")
     right.set_xlim(right.get_xlim()[1], 0)
     return figure
 
@@ -182,9 +177,9 @@ def word_counts(evaluation: "Evaluation") -> Figure:
     bins = _choose_bins([*generated, *people] or [0], 30)
     for values, name, color, line in ((generated, "generated", ORANGE, "-"), (people, evaluation.people, BLUE, "--")):
         if values:
-            style = {"histtype": "step", "color": color, "linestyle": line, "linewidth": 2}
-            weights, label = np.full(len(values), 100 / len(values)), f"{name}, mean {np.mean(values):.1f}"
-            axis.hist(values, bins, weights=weights, label=label, **style)
+            weights, style = np.full(len(values), 100 / len(values)), {"histtype": "step", "linewidth": 2}
+            label = f"{name}, mean {np.mean(values):.1f}"
+            axis.hist(values, bins, weights=weights, label=label, color=color, linestyle=line, **style)
     axis.set(xlabel="words per text", ylabel="texts, %")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if generated or people:
@@ -195,18 +190,15 @@ def word_counts(evaluation: "Evaluation") -> Figure:
 def novelty(evaluation: "Evaluation") -> Figure:
     """Share of n-grams that no training text has, by n, of generated texts and of texts by people (metrics.json)."""
     figure, (axis,) = create_panels(1, 3.0, f"Word sequences that no training text has: {evaluation.label}")
-    generated, people = evaluation.metrics, evaluation.metrics["human"]
-    for of, name, style in (
-        (generated, "generated", {"color": ORANGE, "linestyle": "-"}),
-        (people, evaluation.people, {"color": BLUE, "linestyle": "--"}),
-    ):
+    of_generated, of_people = evaluation.metrics, evaluation.metrics["human"]
+    for of, name, color, line in ((of_generated, "generated", ORANGE, "-"), (of_people, evaluation.people, BLUE, "--")):
         measured = [n for n in range(1, 9) if of.get(f"novelty_{n}") is not None]
         if measured:
             values = np.array([of[f"novelty_{n}"] for n in measured])
             ends = np.array([of["intervals"][f"novelty_{n}"] for n in measured])
-            shifted = np.array(measured) + (0.03 if of is people else -0.03)  # so that intervals do not overlap
-            errors = 100 * np.abs(ends.T - values)
-            axis.errorbar(shifted, 100 * values, errors, label=name, marker="o", capsize=4, **style)
+            errors, style = 100 * np.abs(ends.T - values), {"color": color, "linestyle": line, "marker": "o"}
+            shifted = np.array(measured) + (0.03 if of is of_people else -0.03)  # so that intervals do not overlap
+            axis.errorbar(shifted, 100 * values, errors, label=name, capsize=4, **style)
     axis.set(xlabel="words in a sequence", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 8.3), xticks=range(1, 9))
     if axis.get_legend_handles_labels()[0]:
         axis.legend()

@@ -106,7 +106,7 @@ def test_a_rejected_push_is_an_error_and_changes_nothing(repository, project):
 
 def test_an_invalid_target_is_an_error_before_anything_is_built(project, monkeypatch):
     monkeypatch.setattr(publishing, "build", lambda commands, published: pytest.fail("built"))
-    with pytest.raises(RequestError, match="origin"):
+    with pytest.raises(StageError, match="git"):
         publish("gh-pages")
     with pytest.raises(RequestError, match="did not write it"):
         publish(str(project / "notebooks"))

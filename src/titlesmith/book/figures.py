@@ -152,8 +152,7 @@ def draw_curves(lines: dict[str, list[list[dict]]]) -> Figure:
             measured = [row for row in rows if row["valid_loss"] is not None]
             right.plot([row["step"] for row in measured], [row["valid_loss"] for row in measured], **style)
     for axis, name in ((left, "smoothed training loss"), (right, "validation loss")):
-        axis.set_title(name, loc="left")
-        axis.set(xlabel="optimizer steps", ylabel="nats per token")
+        axis.set(title=name, xlabel="optimizer steps", ylabel="nats per token")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)), frameon=False)

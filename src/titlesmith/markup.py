@@ -47,11 +47,6 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def count(value: int) -> str:
-    """An integer with thousands separators."""
-    return f"{value:,}"
-
-
 def duration(seconds: float | None) -> str:
     """Seconds in a suitable unit; a dash for None."""
     if seconds is None:
@@ -81,7 +76,8 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {each.__name__: each for each in (option, link_papers, number, percent, count, duration, day)}
+ENVIRONMENT.filters |= {each.__name__: each for each in (option, link_papers, number, percent, duration, day)}
+ENVIRONMENT.filters["count"] = "{:,}".format
 
 
 def render(template: str, **values: object) -> Markup:

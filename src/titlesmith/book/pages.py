@@ -80,11 +80,8 @@ def _render_results(report: Report) -> dict[str, object]:
 
 def render_loss(report: Report) -> Markup:
     """The figure of a run's losses."""
-    alt = (
-        f"Loss against optimizer steps for the run {report.name}. The smoothed training loss falls from "
-        f"{report.history[0]['loss_smoothed']:.1f} to {report.history[-1]['loss_smoothed']:.1f} nats per token in "
-        f"{report.training['steps']:,} steps; the weights of step {report.kept:,} were kept."
-    )
+    first, last = (report.history[i]["loss_smoothed"] for i in (0, -1))
+    alt = f"Loss against optimizer steps: smoothed training loss from {first:.1f} to {last:.1f} nats per token."
     return figures.render_figure(f"run-{report.name}-loss", alt, figures.draw_loss, report)
 
 

@@ -54,11 +54,12 @@ def choose_items(run: Run, each: int = EACH) -> list[dict]:
         key = fold(row["text"])
         good = key and row["finished"] and is_clean(row["text"], row["prefix"]) and row["nearest_similarity"] < NEAR
         if good and key not in real:
-            note = f"the training text most like it: {row.get('nearest', row['nearest_id'])}"
-            generated.setdefault(key, {"text": row["text"], "real": False, "note": note, "prefix": bool(row["prefix"])})
+            generated.setdefault(key, row)
     # As many of both, shuffled
     half = min(each, len(real), len(generated))
-    shuffled = sorted(chance.sample(list(generated.values()), len(generated)), key=lambda item: item.pop("prefix"))
-    quiz = shuffled[:half] + chance.sample(list(real.values()), half)
-    chance.shuffle(quiz)
-    return quiz
+    rows = sorted(chance.sample(list(generated.values()), len(generated)), key=lambda row: bool(row["prefix"]))[:half]
+    near = [f"the training text most like it: {row.get('nearest', row['nearest_id'])}" for row in rows]
+    items = [{"text": row["text"], "real": False, "note": note} for row, note in zip(rows, near, strict=True)]
+    items += chance.sample(list(real.values()), half)
+    chance.shuffle(items)
+    return items

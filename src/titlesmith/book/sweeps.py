@@ -39,10 +39,7 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         values = tuple(format_value(report.sweep["set"].get(key)) for key in keys)
         combinations.setdefault(values, []).append(report)
     lines = {", ".join(values): [r.history for r in repeats] for values, repeats in combinations.items()}
-    alt = (
-        f"Smoothed training loss and validation loss against steps for the {len(reports)} runs of the sweep {name}, "
-        f"one line style for each of {len(combinations)} combinations. The table lists the final values."
-    )
+    alt = f"Training loss and validation loss against steps, one line style for each of {len(lines)} combinations."
     # Measurements: the perplexities, and what the published results or the figures have
     reference, plots = record["reference"], [*((key, f"perplexity.{SPLITS[-1]}") for key in keys), *record["plot"]]
     given = {key for row in reference for key in row} | {key for pair in plots for key in pair}

@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import compare, daily, launch, lessons, pages, reference, sweeps, write, writer
+from titlesmith.book import compare, launch, lessons, pages, sweeps, write, writer
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
@@ -80,8 +80,8 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
         "home": pages.render_home(shown, scripts),
         "gallery": render("gallery.md.j2", reports=shown, cards=pages.render_cards(shown)),
         "three-abstracts": render("abstracts.md.j2", reports=with_abstracts),
-        "parameters": reference.render_parameters(),
-        "commands": reference.render_commands(commands),
+        "parameters": pages.render_parameters(),
+        "commands": pages.render_commands(commands),
         **{f"lesson-{name}": text for name, text in lessons.render_lessons(shown, html / "runs").items()},
     }
     for name, text in parts.items():
@@ -89,7 +89,7 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     # The table of contents lists the new papers, the latest runs and the sweeps, and the three abstracts if they exist
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
     listed = [f"book/runs/{report.name}/" for report in shown]
-    sections = [{"file": f"{run}daily"} for run in listed if (root() / run / daily.PAGE).exists()]
+    sections = [{"file": f"{run}daily"} for run in listed if (root() / run / pages.DAILY).exists()]
     for run in listed[: pages.LATEST]:
         sections.append({"file": f"{run}index", "sections": [{"file": f"{run}{name}"} for name in pages.SUB]})
     sections += [{"file": f"book/sweeps/{name}"} for name in sorted(groups)]

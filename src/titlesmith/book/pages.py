@@ -1,18 +1,22 @@
-"""Pages of a run, the gallery of runs, and the newest run on the home page."""
+"""Pages of a run, the gallery of runs, the newest run on the home page, and the reference."""
 
 import inspect
 import json
 import math
 import re
-from itertools import zip_longest
+from datetime import date
+from itertools import groupby, zip_longest
+from operator import itemgetter
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+from typer.cli import get_docs_for_click
+from typer.core import TyperGroup
 
 from titlesmith import models, plots, tables
-from titlesmith.book import daily, figures, quiz, writer
+from titlesmith.book import figures, quiz, writer
 from titlesmith.book.launch import Launch
 from titlesmith.book.report import Report
 from titlesmith.book.untrusted import make_inert
@@ -28,7 +32,7 @@ from titlesmith.settings import declared
 
 STEMS = tuple(notebook(stage).stem for stage in STAGES)
 NOTEBOOKS = dict(zip(STEMS, ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate"), strict=True))
-QUIZ = "quiz.md"
+QUIZ, DAILY = "quiz.md", "daily.md"
 SUB = (*NOTEBOOKS, "quiz")  # the pages of a run after its first, in order
 LATEST = 6  # runs on the home page
 MEASURED = ("copy_rate", "ngram_novelty", "words_mean", *measurements.DISTRIBUTION)  # of texts, next to people's
@@ -42,7 +46,7 @@ def render_run(report: Report, launching: Launch) -> dict[str, str]:
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
         QUIZ: quiz.render_quiz(report, items),
         **{notebook(stage).name: render_notebook(report, stage, launching) for stage in STAGES},
-        **daily.render_days(report),
+        **render_days(report),
     }
 
 
@@ -153,6 +157,26 @@ def _drop_empty_sections(cells: list[NotebookNode]) -> list[NotebookNode]:
     return [cell for section in sections if not is_empty(section) for cell in section]
 
 
+def render_days(report: Report) -> dict[str, Markup]:
+    """The pages of new papers by file name, `DAILY` with the newest day; none for a run without new papers."""
+    rows = sorted((row for row in report.daily if "titles" in row), key=itemgetter("day", "id"))
+    papers = {date.fromisoformat(day): list(group) for day, group in groupby(rows, key=itemgetter("day"))}
+    newest = sorted(papers, reverse=True)
+    days = {day: f"daily-{day}.md" if day < newest[0] else DAILY for day in newest}
+    return {
+        name: render(
+            "daily.md.j2",
+            report=report,
+            categories=", ".join(report.record("harvest")["settings"]["categories"]),
+            day=day,
+            days=days,
+            count=len(papers[day]),
+            papers=render("daily.html.j2", papers=papers[day]),
+        )
+        for day, name in days.items()
+    }
+
+
 def render_cards(reports: list[Report]) -> Markup:
     """A card for each run: model, papers, loss curve, main measurements, the first text."""
     return render("cards.html.j2", reports=reports, draw_spark=figures.render_spark)
@@ -180,6 +204,31 @@ def render_home(reports: list[Report], scripts: dict[str, Path]) -> Markup:
         total=len(reports),
         shown=LATEST,
         **_render_results(report),
+    )
+
+
+def render_parameters() -> Markup:
+    """The part of the reference with a table of the parameters of each stage."""
+    stages = []
+    for stage in STAGES:
+        rows = [
+            {
+                "parameter": p.name if p.name in SHARED else f"{stage}.{p.name}",
+                "type": p.annotation,
+                "default": repr(p.default),
+                "meaning": p.help,
+            }
+            for p in declared(stage).values()
+        ]
+        stages.append((stage, notebook(stage).name, tables.html(rows)))
+    return render("parameters.md.j2", stages=stages)
+
+
+def render_commands(group: TyperGroup) -> str:
+    """The part of the reference with a section for each command of a command line."""
+    return "".join(
+        get_docs_for_click(obj=command, ctx=command.context_class(command), indent=1, call_prefix="titlesmith")
+        for command in group.commands.values()
     )
 
 

@@ -75,6 +75,7 @@ def test_finished_runs_have_every_chapter_and_unfinished_runs_have_none(built, h
     for stage in STAGES:
         assert (html / "book" / "runs" / "small" / f"{notebook(stage).stem}.html").is_file()
     home = text(html, "book/index.html")
+    assert "A small GPT-2 with random weights read 108 documents" in home
     assert "Written by the run" in home and ">Take the quiz</a>" in home
     assert "Before and after training" in home and ">before</th>" in home and ">by people</th>" in home
     assert not list(html.rglob("*unfinished*"))

@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, 
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from titlesmith.runs import MADE_UP
+
 ARXIV_ID = re.compile(r"(?<![\w./-])(\d{4}\.\d{4,5}(?:v\d+)?|[a-z-]+(?:\.[A-Z]{2})?/\d{7}(?:v\d+)?)(?![\w/-]|\.\d)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffe\uffff]")  # characters that make an XML file, such as the feed, invalid
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
@@ -89,3 +91,6 @@ def render(template: str, **values: object) -> Markup:
     if template.endswith(".html.j2"):
         page = " ".join(filter(None, map(str.strip, page.split("\n"))))
     return Markup(page)
+
+
+ENVIRONMENT.globals |= {"render": render, "MADE_UP": MADE_UP}

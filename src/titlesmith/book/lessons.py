@@ -117,7 +117,7 @@ def _render_samples(report: Report) -> Markup:
     samples = first_samples(report)
     chosen = [samples[i] for i in evenly_spread(len(samples), 6)]
     rows = [{"step": sample["step"], "generated text": sample["text"][:200]} for sample in chosen]
-    return render("lesson.md.j2", part="finetuning", report=report, table=tables.html(rows))
+    return render("lesson.md.j2", part="finetuning", report=report, rows=tables.html(rows))
 
 
 def _render_loss(report: Report, measured: dict) -> Markup:
@@ -135,7 +135,7 @@ def _render_perplexity(report: Report) -> Markup:
     values = [math.exp(loss) for _, loss in report.validation]
     alt = f"Perplexity of the validation texts against steps: {values[0]:,.0f} at first, {values[-1]:,.0f} at last."
     figure = figures.render_figure("lesson-perplexity", alt, figures.draw_perplexity, report)
-    return render("lesson.md.j2", part="perplexity", report=report, figure=figure, table=tables.html(rows))
+    return render("lesson.md.j2", part="perplexity", report=report, figure=figure, rows=tables.html(rows))
 
 
 def _render_nucleus(report: Report, measured: dict) -> Markup:

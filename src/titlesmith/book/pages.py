@@ -27,15 +27,14 @@ from titlesmith.evaluate import report as measurements
 from titlesmith.evaluate.faults import NEAR
 from titlesmith.experiment import SHARED
 from titlesmith.markup import Markup, myst, render
-from titlesmith.runs import MADE_UP, STAGES, notebook
+from titlesmith.runs import STAGES, notebook
 from titlesmith.settings import declared
 
-STEMS = tuple(notebook(stage).stem for stage in STAGES)
-NOTEBOOKS = dict(zip(STEMS, ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate"), strict=True))
+TITLES = ("Harvest", "Corpus", "Fine-tune", "Generate", "Evaluate")
+NOTEBOOKS = {stage: (notebook(stage).stem, title) for stage, title in zip(STAGES, TITLES, strict=True)}
 QUIZ, DAILY = "quiz.md", "daily.md"
-SUB = (*NOTEBOOKS, "quiz")  # the pages of a run after its first, in order
+SUB = (*(stem for stem, _ in NOTEBOOKS.values()), "quiz")  # the pages of a run after its first, in order
 LATEST = 6  # runs on the home page
-MEASURED = ("copy_rate", "ngram_novelty", "words_mean", *measurements.DISTRIBUTION)  # of texts, next to people's
 
 
 def render_run(report: Report, launching: Launch) -> dict[str, str]:
@@ -52,34 +51,19 @@ def render_run(report: Report, launching: Launch) -> dict[str, str]:
 
 def render_index(report: Report, newer: str = "", older: str = "", script: Path | None = None) -> Markup:
     """The first page of a run, with links to its neighbours in time, and a box if its model has a script."""
-    versions = report.info.get("versions")
     return render(
         "run.md.j2",
         report=report,
         newer=newer,
         older=older,
-        model=models.describe(report.training["settings"]["model"]),
-        table=tables.html,
-        texts=render_texts(report),
+        loss=render_loss(report),
         writer=writer.render_writer(report, script, "../../..") if script else "",
-        app=not script and bool(report.training["outputs"]),
         changed=render_changed(report),
-        notebooks=dict(zip(STAGES, NOTEBOOKS.items(), strict=True)),
-        files=render("run_files.html.j2", report=report, versions=versions if isinstance(versions, dict) else {}),
-        **_render_results(report),
+        measurements=measurements,
+        notebooks=NOTEBOOKS,
+        describe=models.describe,
+        choose_best=choose_best,
     )
-
-
-def _render_results(report: Report) -> dict[str, object]:
-    """What the first page of a run and the home page have in common."""
-    people, metrics = "by the sample grammar" if report.made_up else "by people", report.metrics
-    return {
-        "warning": MADE_UP if report.made_up else "",
-        "loss": render_loss(report),
-        "before_after": tables.html(measurements.before_after(metrics), empty=""),
-        "comparison": tables.html(measurements.comparison(metrics, MEASURED, people), empty=""),
-        "samples": tables.html(measurements.texts_before_after(metrics), empty=""),
-    }
 
 
 def render_loss(report: Report) -> Markup:
@@ -99,11 +83,6 @@ def render_changed(report: Report) -> Markup:
                 default, value = (json.dumps(each, ensure_ascii=False) for each in (default, value))
                 rows.append({"parameter": f"{stage}.{name}", "default": default, "this run": value})
     return tables.html(rows, empty="")
-
-
-def render_texts(report: Report, count: int = 10) -> Markup:
-    """The texts of `choose_best`, as a numbered list, and how they were chosen."""
-    return render("texts.html.j2", texts=choose_best(report)[:count])
 
 
 def choose_best(report: Report) -> list[dict]:
@@ -133,8 +112,7 @@ def render_notebook(report: Report, stage: str, launching: Launch) -> str:
             alt = (inspect.getdoc(getattr(plots, plot[1], None)) or "A figure").split("\n")[0]
             cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
     # Links to the run's other pages, after the title
-    own = notebook(stage).stem
-    links = [title if stem == own else f"[{title}]({stem}.ipynb)" for stem, title in NOTEBOOKS.items()]
+    links = [title if name == stage else f"[{title}]({stem}.ipynb)" for name, (stem, title) in NOTEBOOKS.items()]
     source = f"[{myst(report.name)}](index.md): {' · '.join([*links, f'[Quiz]({QUIZ})'])}"
     after_title = 1 + next((i for i, cell in enumerate(book.cells) if cell.source.startswith("# ")), 0)
     book.cells.insert(after_title, new_markdown_cell(source, id="links"))
@@ -170,8 +148,7 @@ def render_days(report: Report) -> dict[str, Markup]:
             categories=", ".join(report.record("harvest")["settings"]["categories"]),
             day=day,
             days=days,
-            count=len(papers[day]),
-            papers=render("daily.html.j2", papers=papers[day]),
+            papers=papers[day],
         )
         for day, name in days.items()
     }
@@ -190,20 +167,18 @@ def choose_lead(reports: list[Report]) -> Report | None:
 def render_home(reports: list[Report], scripts: dict[str, Path]) -> Markup:
     """The part of the home page about the run of `choose_lead`, and the latest cards."""
     report = choose_lead(reports)
-    flow = render("flow.html.j2", notebooks=NOTEBOOKS, report=report)
-    if not report:
-        return render("home.md.j2", flow=flow, report=None)
-    model, script = models.describe(report.training["settings"]["model"]), scripts.get(report.name)
     return render(
         "home.md.j2",
-        flow=flow,
         report=report,
-        lead=render("lead.html.j2", report=report, model=model, texts=render_texts(report, 8)),
-        writer=writer.render_writer(report, script, "..") if script else "",
+        loss=render_loss(report) if report else "",
+        writer=writer.render_writer(report, scripts[report.name], "..") if report and report.name in scripts else "",
         cards=render_cards(reports[:LATEST]),
         total=len(reports),
         shown=LATEST,
-        **_render_results(report),
+        measurements=measurements,
+        notebooks=NOTEBOOKS,
+        describe=models.describe,
+        choose_best=choose_best,
     )
 
 

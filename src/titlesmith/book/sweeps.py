@@ -9,7 +9,6 @@ from titlesmith.book.report import SPLITS, Report
 from titlesmith.evaluate.measurement import Measurement
 from titlesmith.evaluate.report import MEASUREMENTS
 from titlesmith.markup import Markup, number, render
-from titlesmith.runs import MADE_UP
 from titlesmith.sweep.file import CASE
 
 
@@ -50,7 +49,7 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         reports=reports,
         keys=keys,
         repeats=max(map(len, combinations.values())),
-        warning=MADE_UP if any(report.made_up for report in reports) else "",
+        made_up=any(report.made_up for report in reports),
         table=render_table(keys, combinations, reference, shown),
         losses=figures.render_figure(f"sweep-{name}-losses", alt, figures.draw_curves, lines),
         plots=[

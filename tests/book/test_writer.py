@@ -14,6 +14,7 @@ from titlesmith.book.report import Report
 from titlesmith.corpus import DocumentFormat
 from titlesmith.corpus.template import template
 from titlesmith.corpus.tokenizer import Tokenizer
+from titlesmith.markup import render
 from titlesmith.models import BASE, SCRATCH, base, gpt2_checkpoint, shapes
 
 TITLES = [
@@ -44,7 +45,8 @@ def page(format, tmp_path_factory):
     shutil.copytree(ROOT / "book" / "_static", folder / "_static")
     (folder / "book").mkdir()
     report = SimpleNamespace(name="r", record=lambda stage: {"settings": {"temperature": 0.9}})
-    (folder / "book" / "page.html").write_text(HEAD + str(writer.render_writer(report, path, "..")), "utf-8")
+    box = str(render("writer.html.j2", report=report, script=path, root=".."))
+    (folder / "book" / "page.html").write_text(HEAD + box, "utf-8")
     with browser.chromium() as chromium:
         context = chromium.new_context(offline=True, viewport={"width": 400, "height": 800})
         page = context.new_page()

@@ -13,6 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
+from titlesmith import models
 from titlesmith.book import compare, launch, lessons, pages, sweeps, write, writer
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
@@ -108,7 +109,8 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     write(html / "_static" / MATHJAX, (Path(package) / "static" / MATHJAX).read_bytes())
     _render(output)
     write(html / "index.html", render("home.html.j2"))
-    write(html / "feed.xml", pages.render_feed(shown, launching.address))
+    helpers = {"describe": models.describe, "choose_best": pages.choose_best}
+    write(html / "feed.xml", render("feed.xml.j2", address=launching.address, reports=shown, **helpers))
     launching.write(html)
     for script in html.glob("_static/vendor/fontawesome/*/js/*"):  # which no page loads
         script.unlink()

@@ -16,7 +16,7 @@ from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 
 from titlesmith import models, plots, tables
-from titlesmith.book import figures, quiz, writer
+from titlesmith.book import figures, quiz
 from titlesmith.book.launch import Launch
 from titlesmith.book.report import Report
 from titlesmith.book.untrusted import make_inert
@@ -43,7 +43,7 @@ def render_run(report: Report, launching: Launch) -> dict[str, str]:
     items = quiz.load_items(report)
     return {
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",
-        QUIZ: quiz.render_quiz(report, items),
+        QUIZ: render("quiz.md.j2", items=items, run=report),
         **{notebook(stage).name: render_notebook(report, stage, launching) for stage in STAGES},
         **render_days(report),
     }
@@ -57,7 +57,7 @@ def render_index(report: Report, newer: str = "", older: str = "", script: Path 
         newer=newer,
         older=older,
         loss=render_loss(report),
-        writer=writer.render_writer(report, script, "../../..") if script else "",
+        script=script,
         changed=render_changed(report),
         measurements=measurements,
         notebooks=NOTEBOOKS,
@@ -171,7 +171,7 @@ def render_home(reports: list[Report], scripts: dict[str, Path]) -> Markup:
         "home.md.j2",
         report=report,
         loss=render_loss(report) if report else "",
-        writer=writer.render_writer(report, scripts[report.name], "..") if report and report.name in scripts else "",
+        script=scripts.get(report.name) if report else None,
         cards=render_cards(reports[:LATEST]),
         total=len(reports),
         shown=LATEST,
@@ -211,8 +211,3 @@ def makes_titles(report: Report) -> bool:
     """Whether a run is on the page of the three abstracts."""
     own = template(report.record("corpus")["settings"]["template"])
     return bool(report.metrics.get("three_abstracts")) or abstracts.makes_titles(own)
-
-
-def render_feed(reports: list[Report], address: str) -> Markup:
-    """An Atom feed (RFC 4287) of the newest runs, with what their models wrote; ``address`` is that of the book."""
-    return render("feed.xml.j2", address=address, reports=reports, describe=models.describe, choose_best=choose_best)

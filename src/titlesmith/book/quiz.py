@@ -10,16 +10,10 @@ from titlesmith.corpus.budget import evenly_spread
 from titlesmith.corpus.clean import fold
 from titlesmith.evaluate.faults import NEAR
 from titlesmith.generate.generator import is_clean
-from titlesmith.markup import Markup, render
 from titlesmith.runs import Run
 
 FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones
-
-
-def render_quiz(run: Run, chosen: list[dict]) -> Markup:
-    """The page of a run's quiz: the items of `choose_items` with collapsed answers, which ``quiz.js`` improves."""
-    return render("quiz.md.j2", items=chosen, run=run)
 
 
 def load_items(run: Run) -> list[dict]:

@@ -19,7 +19,6 @@ from titlesmith.book.report import Report
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import template
 from titlesmith.errors import DAMAGE
-from titlesmith.markup import Markup, render
 from titlesmith.models import base, gpt2_checkpoint, hub
 
 FILE = "model.js"  # in the record of a run
@@ -104,10 +103,3 @@ def hash_titles(titles: list[str]) -> np.ndarray:
     """CRC-32 of n titles, case and white space folded; another title has one of them with probability n / 2**32."""
     folded = {" ".join(unicodedata.normalize("NFC", title).lower().split()) for title in titles}
     return np.unique(np.array([zlib.crc32(title.encode()) for title in folded], np.uint32))
-
-
-def render_writer(report: Report, path: Path, root: str) -> Markup:
-    """The box "Write titles" of a run whose script is at ``path``; ``root`` is the way from the page to the book's."""
-    size = f"{path.stat().st_size / 1e6:.1f} MB"
-    temperature = report.record("generate")["settings"].get("temperature", 0.8)
-    return render("writer.html.j2", run=report.name, file=FILE, size=size, temperature=temperature, root=root)

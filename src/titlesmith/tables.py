@@ -2,7 +2,7 @@
 
 from IPython.display import HTML
 
-from titlesmith.markup import ENVIRONMENT, Markup, link_papers, render
+from titlesmith.markup import Markup, link_papers, render
 
 SHOWN = {"prefix": lambda value: "(none)" if value == "" else value, "id": link_papers}  # columns by key
 
@@ -17,9 +17,6 @@ def html(rows: list[dict], columns: dict[str, str] | None = None, file: str = ""
     shown = [key for key in columns if any(_has_content(row.get(key)) for row in rows)]
     cells = [[SHOWN[key](row.get(key)) if key in SHOWN else row.get(key) for key in shown] for row in rows]
     return render("table.html.j2", headings=[columns[key] for key in shown], rows=cells, file=file, empty=empty)
-
-
-ENVIRONMENT.globals["table"] = html
 
 
 def table(rows: list[dict], columns: dict[str, str] | None = None, file: str = "", empty: str = "None.") -> HTML:

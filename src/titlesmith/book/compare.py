@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from titlesmith import tables
 from titlesmith.book.report import Report
 from titlesmith.errors import DAMAGE, RequestError
 from titlesmith.evaluate.report import MEASUREMENTS
@@ -56,7 +57,7 @@ def print_comparison(comparison: dict[str, list[dict]], console: Console) -> Non
 
 def render_comparison(comparison: dict[str, list[dict]]) -> Markup:
     """A page with the tables of `compare` that needs no other file."""
-    return render("comparison.html.j2", tables=comparison)
+    return render("comparison.html.j2", tables=comparison, table=tables.html)
 
 
 def open_reports(names: list[str]) -> list[Report]:

@@ -115,7 +115,8 @@ def draw_nucleus(tokens: list[str], probabilities: list[float], size: int, top_p
 
 def _draw_bars(axis: Axes, tokens: list[str], values: list[float], label: str) -> BarContainer:
     bars = axis.bar(range(len(tokens)), values, color=BLUE, edgecolor=BLUE)
-    axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right")
+    printed = ["".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or "(space)" for token in tokens]
+    axis.set_xticks(range(len(tokens)), printed, rotation=45, ha="right")
     axis.set(ylabel=label)
     axis.grid(axis="x", visible=False)
     return bars

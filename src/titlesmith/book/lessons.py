@@ -1,17 +1,16 @@
 """The figures of the page that explains the method, from the newest suitable runs."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 
 from titlesmith import tables
 from titlesmith.book import figures, write
-from titlesmith.book.report import SPLITS, Report
+from titlesmith.book.report import Report
 from titlesmith.corpus.budget import evenly_spread
 from titlesmith.errors import DAMAGE
-from titlesmith.markup import Markup, number, percent, render
+from titlesmith.markup import Markup, render
 from titlesmith.train.monitor import first_samples
 
 LIKELIEST = 15  # next tokens in the figure
@@ -36,7 +35,7 @@ def _read(path: Path, report: Report) -> dict | None:
         kept = json.loads(path.read_text("utf-8"))
         lesson = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
         lesson |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
-        types = {"top_p": float, "nucleus": int, "vocabulary": int, "prefix": str, "fingerprint": str}
+        types = {"top_p": float, "nucleus": int, "vocabulary": int, "prefix": str, "title": str, "fingerprint": str}
         lesson |= {key: kind(kept[key]) for key, kind in types.items()}
     except DAMAGE:
         return None
@@ -48,8 +47,8 @@ def _read(path: Path, report: Report) -> dict | None:
 def measure(report: Report) -> dict:
     """Measures the loss of each token of a held-out text, and the probabilities of the next token after a prefix.
 
-    ``nats`` are the losses of ``tokens``; ``probabilities`` those of the ``likeliest`` tokens after ``prefix``;
-    ``nucleus`` is the number of tokens that reach ``top_p`` together; ``vocabulary`` is the number of all tokens.
+    ``nats`` are the losses of the ``tokens`` of ``title``; ``probabilities`` those of the ``likeliest`` tokens after
+    ``prefix``; ``nucleus`` is the number of tokens that reach ``top_p`` together; ``vocabulary`` that of all tokens.
     """
     from titlesmith.corpus import Corpus
     from titlesmith.generate import open_backend
@@ -73,9 +72,11 @@ def measure(report: Report) -> dict:
     top_p = sampling.get("top_p", 1.0)
     top_p = top_p if top_p < 1 else 0.9
     reached = np.flatnonzero(np.cumsum(probabilities[order]) >= top_p)
+    tokens = [decode([int(text[i])]) for i in positions]
     return {
         "fingerprint": report.training["fingerprint"],
-        "tokens": [decode([int(text[i])]) for i in positions],
+        "title": "".join(token for token in tokens if "|" not in token),  # without the end-of-text token
+        "tokens": tokens,
         "nats": [round(float(value), 4) for value in nats],
         "prefix": prefix,
         "likeliest": [decode([int(i)]) for i in order[:LIKELIEST]],
@@ -90,69 +91,23 @@ def render_lessons(reports: list[Report], folder: Path) -> dict[str, Markup]:
     """The figure and text of each section of the page, by its name; `load_lesson` describes ``folder``."""
     # First runs in no sweep, newest first
     reports = sorted((r for r in reports if r.validation), key=lambda r: bool(r.sweep))
-    missing = render("lesson.md.j2", report=None, runs=bool(reports))
-    if not reports:
-        return dict.fromkeys(("finetuning", "loss", "perplexity", "nucleus", "memorising"), missing)
-    measured = next(((r, result) for r in reports[:5] if (result := load_lesson(r, folder))), None)
+    newest, copying = (reports or [None])[0], max(reports[:20], key=_max_copy_rate, default=None)
+    measured, lesson = next(((r, kept) for r in reports[:5] if (kept := load_lesson(r, folder))), (None, None))
+    chosen = {"finetuning": newest, "perplexity": newest, "loss": measured, "nucleus": measured, "memorising": copying}
+    values = {"runs": bool(reports), "lesson": lesson, "choose_samples": choose_samples}
+    values |= {"figures": figures, "table": tables.html}
     return {
-        "finetuning": _render_samples(reports[0]),
-        "loss": _render_loss(*measured) if measured else missing,
-        "perplexity": _render_perplexity(reports[0]),
-        "nucleus": _render_nucleus(*measured) if measured else missing,
-        "memorising": _render_memorization(max(reports[:20], key=_max_copy_rate)),
+        name: render(f"lesson-{name}.md.j2" if report else "lesson-missing.md.j2", report=report, **values)
+        for name, report in chosen.items()
     }
+
+
+def choose_samples(report: Report, count: int = 6) -> list[dict]:
+    """The beginnings of samples during a training, evenly spread."""
+    samples = first_samples(report)
+    return [samples[i] | {"text": samples[i]["text"][:200]} for i in evenly_spread(len(samples), count)]
 
 
 def _max_copy_rate(report: Report) -> float:
     """The largest share of copies that was measured during training."""
     return max(row.get("copy_rate") or 0.0 for row in report.history)
-
-
-def _format_token(token: str, space: str) -> str:
-    """A token as the label of a bar: without spaces, and with a box for each character that cannot be printed."""
-    return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
-
-
-def _render_samples(report: Report) -> Markup:
-    samples = first_samples(report)
-    chosen = [samples[i] for i in evenly_spread(len(samples), 6)]
-    rows = [{"step": sample["step"], "generated text": sample["text"][:200]} for sample in chosen]
-    return render("lesson.md.j2", part="finetuning", report=report, rows=tables.html(rows))
-
-
-def _render_loss(report: Report, measured: dict) -> Markup:
-    nats, tokens = measured["nats"], [_format_token(token, "·") for token in measured["tokens"]]
-    if ended := "|" in tokens[-1]:  # the end-of-text token
-        tokens[-1] = "(end)"
-    alt = f"The loss of each of {len(nats)} tokens of a held-out title, {np.mean(nats):.2f} nats on average."
-    title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
-    figure = figures.render_figure("lesson-loss", alt, figures.draw_token_losses, tokens, nats)
-    return render("lesson.md.j2", part="loss", report=report, title=title, figure=figure)
-
-
-def _render_perplexity(report: Report) -> Markup:
-    rows = [{"texts": name, "perplexity": number(report.measurement(f"perplexity.{name}"))} for name in SPLITS]
-    values = [math.exp(loss) for _, loss in report.validation]
-    alt = f"Perplexity of the validation texts against steps: {values[0]:,.0f} at first, {values[-1]:,.0f} at last."
-    figure = figures.render_figure("lesson-perplexity", alt, figures.draw_perplexity, report)
-    return render("lesson.md.j2", part="perplexity", report=report, figure=figure, rows=tables.html(rows))
-
-
-def _render_nucleus(report: Report, measured: dict) -> Markup:
-    size, top_p, probabilities = measured["nucleus"], measured["top_p"], measured["probabilities"]
-    tokens = [_format_token(token, "(space)") for token in measured["likeliest"]]
-    alt = (
-        f"Probabilities of the {len(tokens)} likeliest next tokens, from {probabilities[0]:.0%} of {tokens[0]!r} to "
-        f"{probabilities[-1]:.1%} of {tokens[-1]!r}; the nucleus has {size:,} tokens."
-    )
-    figure = figures.render_figure("lesson-nucleus", alt, figures.draw_nucleus, tokens, probabilities, size, top_p)
-    return render("lesson.md.j2", part="nucleus", report=report, figure=figure, **measured)
-
-
-def _render_memorization(report: Report) -> Markup:
-    alt = (
-        "Top: training and validation loss against steps. Bottom: the share of copies among the texts generated during "
-        f"training, at most {percent(_max_copy_rate(report))}."
-    )
-    figure = figures.render_figure("lesson-memorising", alt, figures.draw_memorization, report)
-    return render("lesson.md.j2", part="memorising", report=report, figure=figure)

@@ -39,7 +39,9 @@ LATEST = 6  # runs on the home page
 
 def render_run(report: Report, launching: Launch) -> dict[str, str]:
     """The files of a run's pages by name, without `render_index`; DAMAGE if a file of the run cannot be shown."""
-    render_cards([report]), render_index(report), makes_titles(report)  # fail here, not on pages of several runs
+    # Fail here, not on pages of several runs
+    render_cards([report]), render_index(report)
+    render("abstracts.md.j2", reports=list(filter(makes_titles, [report])))
     items = quiz.load_items(report)
     return {
         quiz.FILE: json.dumps(items, ensure_ascii=False) + "\n",

@@ -21,7 +21,7 @@ BEST = " (best)"
 
 
 def compare(reports: list[Report], count: int = 10) -> dict[str, list[dict]]:
-    """Parameters that differ, measurements, and up to ``count`` texts of each run: rows by title, ``""`` names them."""
+    """Tables by title: parameters that differ, measurements, ``count`` texts of each run; ``""`` names a row."""
     names, published = [report.name for report in reports], find_published(reports)
     parameters = [
         {"": key, **dict(zip(names, map(format_value, values), strict=True))}

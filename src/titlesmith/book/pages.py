@@ -89,7 +89,7 @@ def render_changed(report: Report) -> Markup:
 
 
 def choose_best(report: Report) -> list[dict]:
-    """The rows of generated texts that are not cut or near copies: the likeliest with different first words, others."""
+    """Rows of texts that are neither cut nor near copies: the likeliest for each first word, then the others."""
     rows = {}
     for row in report.texts:
         if row.get("finished", True) and row["text"].strip() and (row.get("nearest_similarity") or 0) < NEAR:

@@ -47,4 +47,4 @@ pictures: setup  ## make the pictures of the README from a run of EXPERIMENT (ne
 	@$(BIN)/python .ci/pictures.py $(EXPERIMENT)
 
 clean:  ## remove the environment and the built book; runs stay
-	rm -rf .venv _build book/runs book/sweeps book/_static/mathjax
+	rm -rf .venv _build book/runs book/sweeps

@@ -39,7 +39,7 @@ def main() -> None:
 def measure(folder: Path, runs: int, run: Path | None = None) -> dict:
     """Builds a book of so many runs in an empty folder."""
     for name in ("notebooks", "book", "experiments"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("runs", "sweeps", "mathjax"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("runs", "sweeps"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, folder / name)
     if run is None:

@@ -39,7 +39,7 @@ def corpus_settings(**changes: object) -> dict:
 def make_project(path: Path) -> Path:
     """A copy of what the project needs to run and to build the book."""
     for name in ("notebooks", "book", "experiments"):
-        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("runs", "mathjax"))
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("runs"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, path / name)
     return path
@@ -55,7 +55,7 @@ def project(tmp_path, monkeypatch):
 # Files of tests by processor time, the longest first: the last minutes have short files only
 LONGEST = (
     "test_pipeline", "test_contract", "test_gpt2", "test_sweep", "test_export", "test_build", "test_huggingface",
-    "test_distributed", "test_app", "test_benchmarks", "test_untrusted", "test_update", "test_terminal",
+    "test_distributed", "test_app", "test_benchmarks", "test_update", "test_terminal",
     "test_gpt2_step", "test_evaluate", "test_small_experiments",
 )  # fmt: skip
 

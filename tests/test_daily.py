@@ -15,7 +15,7 @@ from conftest import HOSTILE, ROOT, SMALL, SMALL_SCRATCH, execute_here
 from servers.base import Paper
 from servers.oai import Oai
 from titlesmith import daily as days
-from titlesmith.book.daily import render_days
+from titlesmith.book.pages import render_days
 from titlesmith.daily import daily
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, find

@@ -12,16 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, 
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from titlesmith.runs import MADE_UP
+
 ARXIV_ID = re.compile(r"(?<![\w./-])(\d{4}\.\d{4,5}(?:v\d+)?|[a-z-]+(?:\.[A-Z]{2})?/\d{7}(?:v\d+)?)(?![\w/-]|\.\d)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffe\uffff]")  # characters that make an XML file, such as the feed, invalid
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def text(value: object) -> str:
-    """A value as one line of text. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark.
-
-    Control characters become the replacement character.
-    """
+    """A value as one line of text, with replacements for control characters and halves of surrogate pairs."""
     return CONTROL.sub("\ufffd", " ".join(str(value).encode("utf-8", "replace").decode().split()))
 
 
@@ -37,9 +36,7 @@ def option(value: object) -> Markup:
 
 def link_papers(value: object) -> Markup:
     """A value as HTML text, in which the identifiers of arXiv are links to its papers."""
-    link = Markup('<a href="https://arxiv.org/abs/{0}">{0}</a>')
-    parts = ARXIV_ID.split(text(value))
-    return Markup("").join(link.format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+    return Markup(ARXIV_ID.sub(r'<a href="https://arxiv.org/abs/\1">\1</a>', str(escape(text(value)))))
 
 
 def number(value: float | None) -> str:
@@ -49,12 +46,7 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A share as a percentage; a dash for None."""
-    return "-" if value is None else f"{100 * value:.0f}%"
-
-
-def count(value: int) -> str:
-    """An integer with thousands separators."""
-    return f"{value:,}"
+    return "-" if value is None else f"{value:.0%}"
 
 
 def duration(seconds: float | None) -> str:
@@ -86,19 +78,12 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {
-    function.__name__: function for function in (option, link_papers, number, percent, count, duration, day)
-}  # fmt: skip
+ENVIRONMENT.filters |= {each.__name__: each for each in (option, link_papers, number, percent, duration, day)}
+ENVIRONMENT.filters["count"] = "{:,}".format
 
 
 def render(template: str, **values: object) -> Markup:
-    """Renders a template. HTML becomes one line, because an empty line ends an HTML block of Markdown.
-
-    Raises
-    ------
-    KeyError
-        A value that the template shows does not exist.
-    """
+    """Renders a template (KeyError if a value is missing). HTML becomes one line: an empty one would end its block."""
     try:
         page = ENVIRONMENT.get_template(template).render(values)
     except UndefinedError as error:
@@ -106,3 +91,6 @@ def render(template: str, **values: object) -> Markup:
     if template.endswith(".html.j2"):
         page = " ".join(filter(None, map(str.strip, page.split("\n"))))
     return Markup(page)
+
+
+ENVIRONMENT.globals |= {"render": render, "MADE_UP": MADE_UP}

@@ -10,9 +10,7 @@ from titlesmith.errors import RequestError, StageError
 
 CHECKOUT = Path(__file__).parents[2]  # of the repository, if the package is not installed
 PROJECT = "titlesmith/project/"  # files of a project, in the wheel
-IGNORED = (
-    "# What titlesmith makes\n/_build/\n/runs/\n/sweeps/\n/models/\nbook/runs/\nbook/sweeps/\nbook/_static/mathjax/\n"
-)
+IGNORED = "# What titlesmith makes\n/_build/\n/runs/\n/sweeps/\n/models/\nbook/runs/\nbook/sweeps/\n"
 
 
 def write_wheel(folder: Path) -> Path:

@@ -27,40 +27,34 @@ STYLE = {
     "legend.fontsize": "small",
 }
 plt.rcParams["text.parse_math"] = False  # labels hold text of papers and files, which is not mathematics
+plt.rcParams["axes.titlelocation"] = "left"
 
 
-def create_panels(rows: int = 1, height: float = 3.2) -> tuple[Figure, list]:
+def create_panels(rows: int = 1, height: float = 3.2, title: str = "") -> tuple[Figure, list]:
     """A figure with axes below each other, of this height each, in inches."""
-    figure, axes = plt.subplots(rows, 1, figsize=(WIDTH, rows * height), layout="constrained", squeeze=False)
-    return figure, list(axes[:, 0])
-
-
-def _create_figure(rows: int, title: str, height: float = 3.2) -> tuple[Figure, list]:
     with plt.rc_context(STYLE):
-        figure, axes = create_panels(rows, height)
-    title = "\n".join(wrap(title, 46))  # a file's name is text
-    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", parse_math=False)
+        figure, axes = plt.subplots(rows, 1, figsize=(WIDTH, rows * height), layout="constrained", squeeze=False)
+    if title:
+        figure.suptitle("\n".join(wrap(title, 46)), x=0.01, ha="left", fontsize="medium")
     plt.close(figure)  # the notebook shows the cell's result, once
-    return figure, axes
+    return figure, list(axes[:, 0])
 
 
 def papers(harvested: "Harvested") -> Figure:
     """Papers by year of publication, and by primary category (the ten most frequent)."""
     table = harvested.scan()
     rows = table.select(pl.len()).collect().item()
-    figure, (left, right) = _create_figure(2, f"{rows:,} papers: {harvested.label}")
+    figure, (left, right) = create_panels(2, title=f"{rows:,} papers: {harvested.label}")
     years = _count(table, pl.col("published").dt.year()).sort("value")
     left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
-    left.set_title("By year", loc="left")
+    left.set(title="By year", xlabel="year of first publication", ylabel="papers")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    left.set(xlabel="year of first publication", ylabel="papers")
+    left.yaxis.set_major_formatter("{x:,.0f}")
     categories = _count(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
     right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
+    right.set(title="By primary category", xlabel="papers")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     right.xaxis.set_major_formatter("{x:,.0f}")
-    left.yaxis.set_major_formatter("{x:,.0f}")
-    right.set_title("By primary category", loc="left")
-    right.set(xlabel="papers")
     for axis, counts in ((left, years), (right, categories)):
         if counts.is_empty():
             axis.text(0.5, 0.5, "unknown", transform=axis.transAxes, ha="center", color=GREY)
@@ -74,17 +68,21 @@ def _count(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
     return counts.collect(engine="streaming")
 
 
+def _choose_bins(values: list[int], count: int) -> np.ndarray:
+    """Edges of about ``count`` bins, each of which has equally many integers."""
+    width = max(1, (max(values) - min(values)) // count)
+    return np.arange(min(values) - 0.5, max(values) + width + 0.5, width)
+
+
 def lengths(built: "Built") -> Figure:
     """Histograms of the lengths of training documents, or of a sample of them, in words and in tokens."""
     (words, tokens), total = built.corpus.lengths("train"), built.corpus.info["splits"]["train"]["documents"]
     sample = f"{len(words):,} of " if len(words) < total else ""
-    figure, axes = _create_figure(2, f"Lengths of {sample}{total:,} training documents: {built.label}", 3.0)
+    figure, axes = create_panels(2, 3.0, f"Lengths of {sample}{total:,} training documents: {built.label}")
     for axis, values, unit, color in zip(axes, (words, tokens), ("words", "tokens"), (BLUE, ORANGE), strict=True):
-        wide = max(1, (max(values) - min(values)) // 40)
-        axis.hist(values, bins=np.arange(min(values) - 0.5, max(values) + wide + 0.5, wide), color=color, alpha=0.85)
+        axis.hist(values, bins=_choose_bins(values, 40), color=color, alpha=0.85)
         axis.axvline(np.mean(values), color="black", linestyle="--", label=f"mean {np.mean(values):.1f}")
-        axis.set(xlabel=f"{unit} per document", ylabel="documents")
-        axis.set_title(f"In {unit}", loc="left")
+        axis.set(title=f"In {unit}", xlabel=f"{unit} per document", ylabel="documents")
         axis.legend()
     return figure
 
@@ -99,16 +97,24 @@ def draw_losses(axis: Axes, rows: list[dict], kept: int) -> None:
     if measured:
         axis.plot(*zip(*measured, strict=True), color=ORANGE, marker="o", markersize=4, label="validation loss")
     if kept:
-        style = {"color": plt.rcParams["text.color"], "linestyle": "--", "linewidth": 1}
-        axis.axvline(kept, label=f"kept: step {kept:,}", **style)
+        color = plt.rcParams["text.color"]
+        axis.axvline(kept, label=f"kept: step {kept:,}", color=color, linestyle="--", linewidth=1)
     axis.set(xlabel="optimizer steps", ylabel="loss, nats per token")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(bottom=0)
 
 
+def draw_copies(axis: Axes, rows: list[dict], key: str) -> None:
+    """Draws the share of copies among the texts sampled during training against a column of the history."""
+    measured = [row for row in rows if row.get("copy_rate") is not None]
+    shares = [100 * row["copy_rate"] for row in measured]
+    axis.plot([row[key] for row in measured], shares, color=ORANGE, marker="o", markersize=4)
+    axis.set(ylabel="copies, % of texts", ylim=(-3, 103))
+
+
 def losses(rows: list[dict], label: str) -> Figure:
     """Loss, smoothed loss and validation loss of a training in progress."""
-    figure, (axis,) = _create_figure(1, f"Training on {label}", 3.2)
+    figure, (axis,) = create_panels(1, 3.2, f"Training on {label}")
     draw_losses(axis, rows, kept=0)
     axis.legend()
     return figure
@@ -116,26 +122,20 @@ def losses(rows: list[dict], label: str) -> Figure:
 
 def loss(history: "History") -> Figure:
     """Loss, smoothed loss and validation loss against steps, floor and kept step marked, and the learning rate."""
-    figure, (left, right) = _create_figure(2, f"Training on {history.label}", 4.3)
-    rows, floor, kept = history.rows, history.loss_floor, history.kept_step
-    steps = [row["step"] for row in rows]
-    draw_losses(left, rows, kept)
-    if floor:
-        left.axhline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
-    left.set_title("Loss", loc="left")
-    below = {
-        "loc": "upper center",
-        "bbox_to_anchor": (0.5, -0.25),
-        "ncols": 2,
-        "frameon": False,
-    }  # the curves fill the axes
+    figure, (left, right) = create_panels(2, 4.3, f"Training on {history.label}")
+    draw_losses(left, history.rows, history.kept_step)
+    if history.loss_floor:
+        left.axhline(history.loss_floor, color=GREY, linestyle=":", label=f"floor at {history.loss_floor}")
+    left.set(title="Loss")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "ncols": 2, "frameon": False}
     left.legend(**below)
-    right.plot(steps, [row["learning_rate"] for row in rows], color=GREEN, label="learning rate")
-    right.set_title("Learning rate and gradient norm", loc="left")
-    right.set(xlabel="optimizer steps", ylabel="learning rate")
+    steps = [row["step"] for row in history.rows]
+    right.plot(steps, [row["learning_rate"] for row in history.rows], color=GREEN, label="learning rate")
+    right.set(title="Learning rate and gradient norm", xlabel="optimizer steps", ylabel="learning rate")
     twin = right.twinx()
-    twin.plot(steps, [row["grad_norm"] for row in rows], color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
-    twin.set_ylabel("gradient norm")
+    norms = [row["grad_norm"] for row in history.rows]
+    twin.plot(steps, norms, color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
+    twin.set(ylabel="gradient norm")
     twin.grid(False)
     right.legend(handles=[*right.get_lines(), *twin.get_lines()], **below)
     return figure
@@ -143,28 +143,24 @@ def loss(history: "History") -> Figure:
 
 def copies(history: "History") -> Figure:
     """Share of copies among the texts sampled during training, against steps and against the smoothed loss."""
-    figure, (left, right) = _create_figure(2, f"Copies of training texts during training on {history.label}", 3.0)
-    floor, memorized = history.loss_floor, history.memorization_floor
-    rows = [row for row in history.rows if row["copy_rate"] is not None]
-    share = [100 * row["copy_rate"] for row in rows]
-    left.plot([row["step"] for row in rows], share, color=ORANGE, marker="o", markersize=4)
-    left.set_title("During training", loc="left")
-    left.set(xlabel="optimizer steps", ylabel="copies, % of texts", ylim=(-3, 103))
-    right.plot([row["loss_smoothed"] for row in rows], share, color=ORANGE, marker="o", markersize=4)
-    if floor:
-        right.axvline(floor, color=GREY, linestyle=":", label=f"floor at {floor}")
+    figure, (left, right) = create_panels(2, 3.0, f"Copies of training texts during training on {history.label}")
+    draw_copies(left, history.rows, "step")
+    draw_copies(right, history.rows, "loss_smoothed")
+    left.set(title="During training", xlabel="optimizer steps")
+    if history.loss_floor:
+        right.axvline(history.loss_floor, color=GREY, linestyle=":", label=f"floor at {history.loss_floor}")
+    memorized = history.memorization_floor
     right.axvline(memorized, color=BLUE, linestyle="--", label=f"all memorized: {memorized:.2f}")
     right.legend(loc="upper left")
-    right.set_title("Against the loss, falling to the right", loc="left")
-    right.set(xlabel="smoothed training loss, nats per token", ylabel="copies, % of texts", ylim=(-3, 103))
+    right.set(title="Against the loss, falling to the right", xlabel="smoothed training loss, nats per token")
     right.set_xlim(right.get_xlim()[1], 0)
     return figure
 
 
 def similarities(texts: "Texts") -> Figure:
     """Histogram of the similarity of each generated text to its nearest training text; copies are at 1."""
-    values = texts.similarities()
-    figure, (axis,) = _create_figure(1, f"Similarity of {len(values):,} generated texts to the training texts", 2.8)
+    values = [row["nearest_similarity"] for row in texts.rows]
+    figure, (axis,) = create_panels(1, 2.8, f"Similarity of {len(values):,} generated texts to the training texts")
     axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
     axis.axvline(0.9, color=GREY, linestyle=":", label="near copies: 0.9 or more")
     axis.set(xlabel="similarity to the nearest training text (1 is a copy)", ylabel="texts", xlim=(0, 1.02))
@@ -175,16 +171,15 @@ def similarities(texts: "Texts") -> Figure:
 
 def word_counts(evaluation: "Evaluation") -> Figure:
     """Histograms of the lengths in words of generated texts and of held-out texts by people, as shares."""
-    generated, people = evaluation.word_counts()
-    figure, (axis,) = _create_figure(1, f"Lengths of generated texts and of texts by people: {evaluation.label}", 3.0)
-    both = [*generated, *people] or [0]
-    wide = max(1, (max(both) - min(both)) // 30)
-    bins = np.arange(min(both) - 0.5, max(both) + wide + 0.5, wide)
+    generated = [len(row["text"].split()) for row in evaluation.rows]
+    people = [len(text.split()) for text in evaluation.held_out]
+    figure, (axis,) = create_panels(1, 3.0, f"Lengths of generated texts and of texts by people: {evaluation.label}")
+    bins = _choose_bins([*generated, *people] or [0], 30)
     for values, name, color, line in ((generated, "generated", ORANGE, "-"), (people, evaluation.people, BLUE, "--")):
         if values:
-            style = {"histtype": "step", "color": color, "linestyle": line, "linewidth": 2}
-            weights, label = np.full(len(values), 100 / len(values)), f"{name}, mean {np.mean(values):.1f}"
-            axis.hist(values, bins, weights=weights, label=label, **style)
+            weights, style = np.full(len(values), 100 / len(values)), {"histtype": "step", "linewidth": 2}
+            label = f"{name}, mean {np.mean(values):.1f}"
+            axis.hist(values, bins, weights=weights, label=label, color=color, linestyle=line, **style)
     axis.set(xlabel="words per text", ylabel="texts, %")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if generated or people:
@@ -194,18 +189,16 @@ def word_counts(evaluation: "Evaluation") -> Figure:
 
 def novelty(evaluation: "Evaluation") -> Figure:
     """Share of n-grams that no training text has, by n, of generated texts and of texts by people (metrics.json)."""
-    figure, (axis,) = _create_figure(1, f"Word sequences that no training text has: {evaluation.label}", 3.0)
-    metrics = evaluation.metrics
-    for of, name, color, line, shift in (
-        (metrics, "generated", ORANGE, "-", -0.03),
-        (metrics["human"], evaluation.people, BLUE, "--", 0.03),
-    ):
-        keys = {n: f"novelty_{n}" for n in range(1, 9) if of.get(f"novelty_{n}") is not None}
-        if keys:
-            values, ends = np.array([of[key] for key in keys.values()]), [of["intervals"][key] for key in keys.values()]
-            errors = 100 * np.abs(np.array(ends).T - values)
-            style = {"color": color, "linestyle": line, "marker": "o", "capsize": 4}
-            axis.errorbar(np.array(list(keys)) + shift, 100 * values, errors, label=name, **style)
+    figure, (axis,) = create_panels(1, 3.0, f"Word sequences that no training text has: {evaluation.label}")
+    of_generated, of_people = evaluation.metrics, evaluation.metrics["human"]
+    for of, name, color, line in ((of_generated, "generated", ORANGE, "-"), (of_people, evaluation.people, BLUE, "--")):
+        measured = [n for n in range(1, 9) if of.get(f"novelty_{n}") is not None]
+        if measured:
+            values = np.array([of[f"novelty_{n}"] for n in measured])
+            ends = np.array([of["intervals"][f"novelty_{n}"] for n in measured])
+            errors, style = 100 * np.abs(ends.T - values), {"color": color, "linestyle": line, "marker": "o"}
+            shifted = np.array(measured) + (0.03 if of is of_people else -0.03)  # so that intervals do not overlap
+            axis.errorbar(shifted, 100 * values, errors, label=name, capsize=4, **style)
     axis.set(xlabel="words in a sequence", ylabel="new, %", ylim=(-3, 103), xlim=(0.7, 8.3), xticks=range(1, 9))
     if axis.get_legend_handles_labels()[0]:
         axis.legend()

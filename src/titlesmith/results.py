@@ -14,21 +14,11 @@ from titlesmith.tables import table
 
 @dataclass(frozen=True)
 class Harvested:
-    """The papers of a harvest.
+    """The papers of a harvest."""
 
-    Attributes
-    ----------
-    papers
-        The table of papers, on disk.
-    seed
-        Decides which papers `sample` shows.
-    label
-        What was harvested, for titles of figures.
-    """
-
-    papers: Papers
-    seed: int
-    label: str
+    papers: Papers  #: The table of papers, on disk.
+    seed: int  #: Decides which papers `sample` shows.
+    label: str  #: What was harvested, for titles of figures.
 
     def scan(self) -> pl.LazyFrame:
         """The table of papers, to read the rows and columns that are needed."""
@@ -51,18 +41,10 @@ class Harvested:
 
 @dataclass(frozen=True)
 class Built:
-    """A corpus, as the corpus stage built it.
+    """A corpus, as the corpus stage built it."""
 
-    Attributes
-    ----------
-    corpus
-        Its documents.
-    label
-        What was harvested, for titles of figures.
-    """
-
-    corpus: Corpus
-    label: str
+    corpus: Corpus  #: Its documents.
+    label: str  #: What was harvested, for titles of figures.
 
     def splits(self) -> HTML:
         """A table of documents, tokens and dates of each split."""
@@ -84,34 +66,16 @@ class Built:
 
 @dataclass(frozen=True)
 class History:
-    """A training that has stopped.
+    """A training that has stopped."""
 
-    Attributes
-    ----------
-    rows
-        The rows of ``history.csv``, one for each step.
-    loss_floor
-        The setting, in nats a token; 0 for none.
-    memorization_floor
-        Loss in nats a token of a model that knows every training document but not their order.
-    kept_step, stop_reason
-        The step whose weights were kept, 0 while there is none, and why training stopped.
-    first_samples
-        The first text of each sample that was generated during training.
-    label
-        What was trained on, for titles of figures.
-    stopped
-        After an interrupt, how far the training came and how to resume it.
-    """
-
-    rows: list[dict]
-    loss_floor: float
-    memorization_floor: float
-    kept_step: int
-    stop_reason: str
-    first_samples: list[dict]
-    label: str
-    stopped: str = ""
+    rows: list[dict]  #: The rows of ``history.csv``, one for each step.
+    loss_floor: float  #: The setting, in nats a token; 0 for none.
+    memorization_floor: float  #: Loss in nats a token of a model that knows all training documents, not their order.
+    kept_step: int  #: The step whose weights were kept, 0 while there is none.
+    stop_reason: str  #: Why training stopped.
+    first_samples: list[dict]  #: The first text of each sample that was generated during training.
+    label: str  #: What was trained on, for titles of figures.
+    stopped: str = ""  #: After an interrupt, how far the training came and how to resume it.
 
     def __str__(self) -> str:
         if self.stopped:
@@ -129,54 +93,26 @@ class History:
 
 @dataclass(frozen=True)
 class Texts:
-    """The generated texts.
+    """The generated texts."""
 
-    Attributes
-    ----------
-    rows
-        The rows of ``texts.jsonl``.
-    name
-        Of the run; names the CSV file that readers of the book can download.
-    """
-
-    rows: list[dict]
-    name: str
+    rows: list[dict]  #: The rows of ``texts.jsonl``.
+    name: str  #: Of the run; names the CSV file that readers of the book can download.
 
     def table(self) -> HTML:
         """A table of the texts, each with its nearest training text."""
         return table(self.rows, texts.columns(self.rows), f"{self.name}-texts.csv")
 
-    def similarities(self) -> list[float]:
-        """For each text, the similarity to its nearest training text; 1 is a copy."""
-        return [row["nearest_similarity"] for row in self.rows]
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measurements of a model and of its texts.
+    """Measurements of a model and of its texts."""
 
-    Attributes
-    ----------
-    metrics
-        The content of ``metrics.json``.
-    model
-        The model that was fine-tuned.
-    rows
-        The rows of ``texts.jsonl``.
-    held_out
-        Texts by people, as many as were generated if the test split has that many.
-    label
-        What was trained on, for titles of figures.
-    people
-        Who wrote the held-out texts.
-    """
-
-    metrics: dict
-    model: str
-    rows: list[dict]
-    held_out: list[str]
-    label: str
-    people: str = "by people"
+    metrics: dict  #: The content of ``metrics.json``.
+    model: str  #: The model that was fine-tuned.
+    rows: list[dict]  #: The rows of ``texts.jsonl``.
+    held_out: list[str]  #: Texts by people, as many as were generated if the test split has that many.
+    label: str  #: What was trained on, for titles of figures.
+    people: str = "by people"  #: Who wrote the held-out texts.
 
     def perplexity(self) -> HTML:
         """A table of the perplexity of each split, with the number of documents that were measured."""
@@ -231,8 +167,3 @@ class Evaluation:
 
     def _compare(self, names: tuple[str, ...]) -> HTML:
         return table(report.comparison(self.metrics, names, self.people), empty=report.why_missing(self.metrics, names))
-
-    def word_counts(self) -> tuple[list[int], list[int]]:
-        """Lengths in words of the generated texts and of the texts by people."""
-        generated = [len(row["text"].split()) for row in self.rows]
-        return generated, [len(text.split()) for text in self.held_out]

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from conftest import copy_run
 from titlesmith import cli
+from titlesmith.book import compare as comparing
 from titlesmith.book.compare import compare, format_value, mark_best, open_reports
 from titlesmith.errors import RequestError
 from titlesmith.runs import Run, digest
@@ -35,14 +36,14 @@ def row(rows, name):
 
 def test_parameters_that_differ_measurements_and_texts_are_compared(two):
     comparison = compare(open_reports(["small", "other"]))
-    parameters, measurements, texts = comparison.tables.values()
+    parameters, measurements, texts = comparison.values()
     assert parameters == [{"": "finetune.learning_rate", "small": "0.002", "other": "0.0001"}]
     assert row(measurements, "perplexity, test")["other"] == "1.500 (best)"
     assert "best" not in row(measurements, "perplexity, test")["small"]
     assert "best" not in str(row(measurements, "perplexity, train")), "no value is best if all are equal"
     assert row(measurements, "copies of training texts")["other"] == "-"
     assert len(texts) == 9 and texts[0]["small"] == texts[0]["other"]
-    assert not comparison.remark
+    assert list(comparison)[1] == "Measurements"
 
 
 def test_published_results_of_the_runs_values_are_shown_next_to_theirs(two):
@@ -50,11 +51,11 @@ def test_published_results_of_the_runs_values_are_shown_next_to_theirs(two):
     rows = [{"set": {"finetune.batch_size": n}, "source": f"<b>{n}", "hours": 31, "loss.test": 3.1} for n in (2, 4)]
     (two / "sweeps").mkdir()
     (two / "sweeps" / "s.json").write_text(json.dumps({"reference": rows}))
-    measurements = compare(open_reports(["small", "other"])).tables["Measurements"]
+    measurements = compare(open_reports(["small", "other"]))["Measurements"]
     assert list(measurements[0]) == ["", "small", "other", "published: <b>2 (2)"]
     assert row(measurements, "hours of training")["published: <b>2 (2)"] == "31.00"
     assert row(measurements, "loss in nats per token, test")["published: <b>2 (2)"] == "3.100"
-    assert "&lt;b&gt;2" in compare(open_reports(["small", "other"])).html()
+    assert "&lt;b&gt;2" in comparing.render_comparison(compare(open_reports(["small", "other"])))
 
 
 def test_perplexities_of_different_vocabularies_are_not_compared(two):
@@ -65,16 +66,16 @@ def test_perplexities_of_different_vocabularies_are_not_compared(two):
     for stage in ("finetune", "generate", "evaluate"):
         Run("other").update_stage(stage, inputs=Run("other").inputs(stage))
     comparison = compare(open_reports(["small", "other"]))
-    assert "compare their bits per byte" in comparison.remark
-    assert "best" not in str(row(comparison.tables["Measurements"], "perplexity, test"))
+    _, title, _ = comparison
+    assert "bits per byte" in title and "best" not in str(row(comparison[title], "perplexity, test"))
 
 
 def test_the_page_and_the_terminal_show_texts_literally(two):
     comparison = compare(open_reports(["small", "other"]))
-    page = html.document_fromstring(comparison.html())
+    page = html.document_fromstring(comparing.render_comparison(comparison))
     assert not page.xpath("//script") and page.xpath("//table") and page.get("lang") == "en"
     out = io.StringIO()
-    comparison.print(Console(file=out, width=200))
+    comparing.print_comparison(comparison, Console(file=out, width=200))
     assert "finetune.learning_rate" in out.getvalue() and "1.500 (best)" in out.getvalue()
 
 

@@ -6,36 +6,23 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 from conftest import make_project
 from titlesmith import notebook as api
-from titlesmith.book import build as building
 from titlesmith.book import launch
-from titlesmith.cli import describe_commands
 from titlesmith.errors import RequestError
 from titlesmith.runs import STAGES, Run, digest, notebook
 
 FORK = "https://github.com/someone/fork"
 
 
-@pytest.fixture(scope="module")
-def project(finished_project, tmp_path_factory):
-    """A project with a finished run, whose settings name another repository."""
-    folder = tmp_path_factory.mktemp("fork") / "project"
-    shutil.copytree(finished_project, folder)
-    config = (folder / "_config.yml").read_text()
-    (folder / "_config.yml").write_text(config.replace('  url: ""', f"  url: {FORK}"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def html(project):
-    """Its built book."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TITLESMITH_ROOT", str(project))
-        return building.build(describe_commands()).page.parent
+@pytest.fixture
+def html(built):
+    """The book of a fork."""
+    return built.html
 
 
 def read_cells(path: Path) -> list[str]:
@@ -75,18 +62,18 @@ def test_binder_reads_its_folder(html):
     assert lines[1].startswith("./titlesmith-") and (html / lines[1]).is_file() and len(lines) == 2
 
 
-def test_a_published_notebook_runs_what_its_run_had(html, project, tmp_path, monkeypatch, capsys):
+def test_a_published_notebook_runs_what_its_run_had(html, built, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setenv("TITLESMITH_ROOT", str(tmp_path))
     monkeypatch.setattr(api, "chain", lambda experiment, until: asked.append((experiment, until)) or 1 / 0)
-    shutil.copy(project / "papers.tsv", tmp_path)
+    shutil.copy(built.project / "papers.tsv", tmp_path)
     namespace = {}
     cells = read_cells(html / "_sources" / "book" / "runs" / "small" / "04_generate.ipynb")
     with pytest.raises(ZeroDivisionError):
         for source in cells:
             exec(source.replace("    %pip", "    #"), namespace)
     ((experiment, until),) = asked
-    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
+    monkeypatch.setenv("TITLESMITH_ROOT", str(built.project))
     for stage in STAGES[:3]:
         assert experiment.settings[stage] == Run("small").record(stage)["settings"]
     assert until == "finetune"
@@ -94,12 +81,26 @@ def test_a_published_notebook_runs_what_its_run_had(html, project, tmp_path, mon
     assert "harvest   source: 'archive', path: 'papers.tsv'" in printed and "steps: 6" in printed
 
 
-def test_a_notebook_that_was_published_before_is_adapted_again(project, html, monkeypatch):
-    monkeypatch.setenv("TITLESMITH_ROOT", str(project))
-    prepared = launch.prepare(project / "_build")
-    text = (html / "runs" / "small" / "notebooks" / "03_finetune.ipynb").read_text()
-    again = prepared.adapt({"03_finetune.ipynb": text, "index.md": "x"}, Run("small"))
-    assert json.loads(again["03_finetune.ipynb"]) == json.loads(text) and again["index.md"] == "x"
+def test_a_notebook_that_was_published_before_is_adapted_again(html, built, tmp_path, monkeypatch):
+    monkeypatch.setenv("TITLESMITH_ROOT", str(built.project))
+    path = html / "runs" / "small" / "notebooks" / "03_finetune.ipynb"
+    settings = {stage: Run("small").record(stage)["settings"] for stage in STAGES}
+    before, again = nbformat.read(path, 4), nbformat.read(path, 4)
+    launch.Launch(FORK, "gh-pages", "", next(html.glob("*.whl")), {}).adapt(again, settings)
+    assert again == before and "run_settings" in str(before)
+
+
+@pytest.mark.parametrize(
+    ("url", "config", "address"),
+    [
+        ("https://github.com/Reader/book", {}, "https://reader.github.io/book/"),
+        ("https://example.org/a/b", {}, ""),
+        ("", {"html": {"baseurl": "https://example.org/b"}}, "https://example.org/b/"),
+        ("", {}, ""),
+    ],
+)
+def test_the_address_of_the_book_follows_from_its_repository_or_settings(url, config, address):
+    assert launch.Launch(url, "", "", Path(), config).address == address
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ def test_a_notebook_that_was_published_before_is_adapted_again(project, html, mo
         ("https://user:token@github.com/a/b/", "https://github.com/a/b"),
         ("https://example.org:8443/a/b", "https://example.org:8443/a/b"),
         ("/home/me/b", ""),
+        ("ftp://a/b", ""),
         ("https://github.com/a/b;x$(y)", ""),
         ("", ""),
     ],
@@ -123,8 +125,8 @@ def test_without_an_address_there_are_no_buttons_and_a_wrong_one_is_named(tmp_pa
     project = make_project(tmp_path / "project")
     monkeypatch.setenv("TITLESMITH_ROOT", str(project))
     prepared = launch.prepare(project / "_build")
-    assert prepared.package() == "" and prepared.config()["html"]["use_repository_button"] is False
-    assert "launch_buttons" not in prepared.config() and "git clone" not in prepared.parts()["clone"]
+    assert prepared.package() == "" and prepared.config["html"]["use_repository_button"] is False
+    assert "launch_buttons" not in prepared.config and "git clone" not in prepared.parts()["clone"]
     assert "Upload notebook" in prepared.parts()["colab"]
     # The clone's remote is the address; Colab opens GitHub only
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -137,7 +139,7 @@ def test_without_an_address_there_are_no_buttons_and_a_wrong_one_is_named(tmp_pa
         subprocess.run([*git, *command], cwd=project, check=True)
     prepared = launch.prepare(project / "_build")
     assert re.fullmatch(r"titlesmith @ git\+https://gitlab\.com/a/b@[0-9a-f]{7,}", prepared.package())
-    assert "colab_url" not in prepared.config()["launch_buttons"]
+    assert "colab_url" not in prepared.config["launch_buttons"]
     assert f"git checkout {prepared.commit}" in prepared.parts()["clone"]
     config = yaml.safe_load((project / "_config.yml").read_text())
     config["repository"]["url"] = "ftp://a/b"

@@ -1,6 +1,9 @@
 from types import SimpleNamespace
 
+import nbformat
+
 from titlesmith.book import pages
+from titlesmith.markup import render
 
 
 def test_runs_show_their_titles_for_the_three_abstracts_or_how_to_get_them():
@@ -14,10 +17,12 @@ def test_runs_show_their_titles_for_the_three_abstracts_or_how_to_get_them():
     done = Shown(
         "done", {"three_abstracts": [{"title": "<One>", "titles": ["$x$"]}, {"title": "2", "titles": [], "why": "no"}]}
     )
-    page = pages.render_three_abstracts([done, Shown("waiting", {}), Shown("other", {})])
-    assert "## done" in page and "&lt;One&gt;" in page and "mathjax_ignore" in page
-    assert "## waiting\n\nThis run generates" in page and "other" not in page
-    assert "No run" in pages.render_three_abstracts([Shown("other", {})])
+    runs = [done, Shown("waiting", {}), Shown("other", {})]
+    shown = list(filter(pages.makes_titles, runs))
+    page = render("abstracts.md.j2", reports=shown)
+    assert shown == runs[:2]
+    assert "&lt;One&gt;" in page and ">$x$</td>" in page and ">no</td>" in page and "mathjax_ignore" in page
+    assert "## waiting\n\nThis run generates" in page
 
 
 def test_real_papers_lead_and_a_run_in_no_sweep_before_the_others():
@@ -48,12 +53,11 @@ def test_the_best_texts_are_the_likeliest_with_different_beginnings_and_no_copie
 
 def test_sections_whose_tables_are_all_empty_are_not_shown():
     def table(html):
-        return {"cell_type": "code", "source": "", "outputs": [{"data": {"text/html": html}}]}
+        output = nbformat.v4.new_output("display_data", {"text/html": html})
+        return nbformat.v4.new_code_cell(outputs=[output])
 
-    def heading(text):
-        return {"cell_type": "markdown", "source": [text]}
-
+    heading = nbformat.v4.new_markdown_cell
     cells = [heading("# T"), heading("## Overlap"), table('<p class="empty">None.</p>'), heading("note")]
     cells += [heading("## Style"), table("<table>"), table('<p class="empty">None.</p>'), heading("**Next**")]
     kept = pages._drop_empty_sections(cells)
-    assert [cell["source"] for cell in kept if cell["cell_type"] == "markdown"] == [["# T"], ["## Style"], ["**Next**"]]
+    assert [cell.source for cell in kept if cell.cell_type == "markdown"] == ["# T", "## Style", "**Next**"]

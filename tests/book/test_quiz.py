@@ -40,6 +40,10 @@ def corpus(monkeypatch):
     monkeypatch.setattr(quiz, "Corpus", read)
 
 
+def render_quiz(run, items):
+    return render("quiz.md.j2", run=run, items=items)
+
+
 def written(count, **changed):
     return [ROW | {"text": f"Written title {i}"} | changed for i in range(count)]
 
@@ -77,16 +81,16 @@ def test_texts_without_a_prefix_come_first():
 
 @pytest.mark.parametrize("run", [Recorded([]), Recorded(written(9), test=[]), Recorded(written(3, finished=False))])
 def test_a_run_without_suitable_texts_has_a_page_that_says_so(run):
-    assert "There is no quiz for this run" in quiz.render_quiz(run, quiz.choose_items(run))
+    assert "There is no quiz for this run" in render_quiz(run, quiz.choose_items(run))
 
 
 def test_made_up_papers_are_labelled_and_text_is_escaped():
     run = Recorded([ROW | {"text": f"{HOSTILE} {i} \ud800"} for i in range(12)], made_up=True)
-    page = quiz.render_quiz(run, quiz.choose_items(run))
+    page = render_quiz(run, quiz.choose_items(run))
     assert "The papers of this run are made up" in page and "The sample grammar wrote 10 of" in page
-    assert "People wrote 10 of" in quiz.render_quiz(Recorded(written(12)), quiz.choose_items(Recorded(written(12))))
+    assert "People wrote 10 of" in render_quiz(Recorded(written(12)), quiz.choose_items(Recorded(written(12))))
     assert "[r](index.md)" in page
-    assert "made up" not in quiz.render_quiz(Recorded(written(12)), [])
+    assert "made up" not in render_quiz(Recorded(written(12)), [])
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$" in page
     assert "mathjax_ignore" in page
     page.encode()

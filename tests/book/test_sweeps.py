@@ -4,7 +4,7 @@ import pytest
 
 from titlesmith.book import sweeps
 from titlesmith.book.compare import read_record
-from titlesmith.book.sweeps import Summary, group_by_sweep, render_sweep
+from titlesmith.book.sweeps import format_summary, render_sweep, summarize
 
 NOTHING = {"reference": [], "plot": []}
 
@@ -37,9 +37,12 @@ def root(tmp_path, monkeypatch):
 
 
 def test_repeats_have_a_mean_with_its_range_and_one_run_its_interval():
-    assert str(Summary.of([Fake(1, {}, 20.0), Fake(2, {}, 30.0)], "perplexity.test")) == "25.00 [20.00, 30.00]"
-    assert str(Summary.of([Fake(1, {}, 20.0)], "perplexity.test")) == "20.00 [19.00, 21.00]"
-    assert str(Summary.of([Fake(1, {}, None)], "perplexity.test")) == "-"
+    def shown(*runs):
+        return format_summary(summarize(runs, "perplexity.test"))
+
+    assert shown(Fake(1, {}, 20.0), Fake(2, {}, 30.0)) == "25.00 [20.00, 30.00]"
+    assert shown(Fake(1, {}, 20.0)) == "20.00 [19.00, 21.00]"
+    assert shown(Fake(1, {}, None)) == "-"
 
 
 def test_the_table_marks_the_best_and_labels_published_results(root):
@@ -48,7 +51,8 @@ def test_the_table_marks_the_best_and_labels_published_results(root):
         for i, (rate, size, repeat) in enumerate((r, s, n) for r in (1e-4, 5e-5) for s in (1, 8) for n in (1, 2))
     ]
     reference = {"set": {"finetune.batch_size": 1}, "perplexity.test": 17.61, "source": "Liu <and> Zheng"}
-    made = render_sweep("s", runs, {"reference": [reference, {"perplexity.test": 20.08, "hours": 31}], "plot": []})
+    elsewhere = {"set": {}, "perplexity.test": 20.08, "hours": 31, "source": "elsewhere"}
+    made = render_sweep("s", runs, {"reference": [reference, elsewhere], "plot": []})
     assert "8 runs" in made and "finetune\\.learning\\_rate and finetune\\.batch\\_size" in made
     assert made.count("(best)") == 6, "two combinations share the best of each split"
     assert "11.50 [11.00, 12.00] (best)" in made
@@ -58,14 +62,6 @@ def test_the_table_marks_the_best_and_labels_published_results(root):
     figures = {path.name for path in (root / "_build" / "figures").glob("*.svg")}
     assert figures == {f"sweep-s-{name}-{theme}.svg" for name in ("losses", "0", "1") for theme in ("light", "dark")}
     assert all(":alt:" in part for part in made.split("```{image}")[1:])
-
-
-def test_runs_of_sweeps_are_grouped(monkeypatch):
-    runs = [Fake(1, {}, 2.0, sweep="b"), Fake(2, {}, 2.0, sweep=None), Fake(3, {}, 2.0, sweep="a")]
-    assert {name: [run.name for run in members] for name, members in group_by_sweep(runs).items()} == {
-        "a": ["run-3"],
-        "b": ["run-1"],
-    }
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"reference": [1]}', "{}"])

@@ -13,12 +13,14 @@ import yaml
 from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
-from titlesmith.book import compare, daily, launch, lessons, pages, reference, sharing, sweeps, writer
-from titlesmith.book.figures import write
+from titlesmith import models
+from titlesmith.book import compare, launch, lessons, pages, sweeps, write, writer
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
-from titlesmith.runs import project, replacing, root, write_json
+from titlesmith.runs import digest, list_files, project, replacing, root, write_json
+
+MATHJAX = Path("mathjax", "tex-svg.js")  # formulas need no network
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,9 @@ class Book:
 
 
 def build(commands: TyperGroup, published: Path | None = None) -> Book:
-    """Builds ``_build/html`` from the pages in ``book/`` and every finished run. Warnings are errors.
+    """Builds ``_build/html`` from the pages in ``book/`` and every finished run; a warning is a StageError.
 
     The reference describes ``commands``. Runs that only the folder ``published``, an earlier publication, has are kept.
-
-    Raises
-    ------
-    StageError
-        Jupyter Book failed; the message has its errors.
-    RunError
-        Another process is building the book.
     """
     output = project() / "_build"
     output.mkdir(exist_ok=True)
@@ -57,73 +52,71 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     # Pages of runs, first all but the first one, whose links depend on which runs are shown
     for report in list(shown):
         try:
-            files = launching.adapt(pages.render_run(report), report)
+            files = pages.render_run(report, launching)
+            for name, text in files.items():
+                write(folder / report.name / name, text)
+            _prune(folder / report.name, {*files, "index.md"}, html)
         except DAMAGE as error:  # the other runs stay
             shown.remove(report)
             omitted[report.name] = explain(report.path, error)
-            continue
-        for name, text in files.items():
-            write(folder / report.name / name, text)
-        _prune(folder / report.name, {*files, "index.md"}, html)
     scripts, names = writer.write_scripts(shown, html / "runs"), ["", *(report.name for report in shown), ""]
     for report, newer, older in zip(shown, names, names[2:], strict=False):
         index = pages.render_index(report, newer, older, scripts.get(report.name))
         write(folder / report.name / "index.md", index)
     _prune(folder, {report.name for report in shown}, html)
     # Pages of sweeps
-    groups = sweeps.group_by_sweep(shown)
+    groups: dict[str, list[Report]] = {}
+    for report in shown:
+        if report.sweep:
+            groups.setdefault(report.sweep["name"], []).append(report)
     sources = [root(), *filter(None, [published])]
     tables = {name: compare.read_record(name, sources) for name in groups}
     for name, members in groups.items():
         write(folder.with_name("sweeps") / f"{name}.md", sweeps.render_sweep(name, members, tables[name]))
     _prune(folder.with_name("sweeps"), {f"{name}.md" for name in groups}, html)
     # Parts that the other pages include
+    with_abstracts = list(filter(pages.makes_titles, shown))
     parts = {
         **launching.parts(),
         "home": pages.render_home(shown, scripts),
-        "gallery": pages.render_gallery(shown),
-        "three-abstracts": pages.render_three_abstracts(shown),
-        "parameters": reference.render_parameters(),
-        "commands": reference.render_commands(commands),
-        **{f"lesson-{name}": text for name, text in lessons.render_lessons(shown, output / "lessons").items()},
+        "gallery": render("gallery.md.j2", reports=shown, cards=pages.render_cards(shown)),
+        "three-abstracts": render("abstracts.md.j2", reports=with_abstracts),
+        "parameters": pages.render_parameters(),
+        "commands": pages.render_commands(commands),
+        **{f"lesson-{name}": text for name, text in lessons.render_lessons(shown, html / "runs").items()},
     }
     for name, text in parts.items():
         write(output / "parts" / f"{name}.md", text)
     # The table of contents lists the new papers, the latest runs and the sweeps, and the three abstracts if they exist
     toc = yaml.safe_load((root() / "_toc.yml").read_text("utf-8"))
-    listed = [f"book/runs/{report.name}/" for report in shown[: pages.LATEST]]
-    sections = [
-        {"file": f"book/runs/{report.name}/daily"} for report in shown if (folder / report.name / daily.PAGE).exists()
-    ]
-    for run in listed:
+    listed = [f"book/runs/{report.name}/" for report in shown]
+    sections = [{"file": f"{run}daily"} for run in listed if (root() / run / pages.DAILY).exists()]
+    for run in listed[: pages.LATEST]:
         sections.append({"file": f"{run}index", "sections": [{"file": f"{run}{name}"} for name in pages.SUB]})
-    sections += [{"file": f"book/sweeps/{name}"} for name in groups]
+    sections += [{"file": f"book/sweeps/{name}"} for name in sorted(groups)]
     for part in toc["parts"]:
-        if not pages.has_abstracts(shown):
+        if not with_abstracts:
             part["chapters"] = [c for c in part["chapters"] if c["file"] != "book/three-abstracts"]
         for chapter in part["chapters"]:
             if chapter["file"] == "book/runs" and sections:
                 chapter["sections"] = sections
     write(output / "toc.yml", yaml.safe_dump(toc, sort_keys=False))
-    write(output / "config.yml", yaml.safe_dump(launching.config(), sort_keys=False))
-    mathjax = root() / "book" / "_static" / "mathjax" / "tex-svg.js"
-    if not mathjax.exists():  # formulas need no network
-        (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
-        with replacing(mathjax) as temporary:
-            shutil.copyfile(Path(package) / "static" / "mathjax" / mathjax.name, temporary)
+    # Settings, and what the pages load
+    config, static = launching.config, [digest(file) for file in list_files(root() / "book" / "_static")]
+    config["sphinx"]["config"] |= {"titlesmith_address": launching.address, "titlesmith_static": static}
+    write(output / "config.yml", yaml.safe_dump(config, sort_keys=False))
+    (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
+    write(html / "_static" / MATHJAX, (Path(package) / "static" / MATHJAX).read_bytes())
     _render(output)
     write(html / "index.html", render("home.html.j2"))
+    helpers = {"describe": models.describe, "choose_best": pages.choose_best}
+    write(html / "feed.xml", render("feed.xml.j2", address=launching.address, reports=shown, **helpers))
     launching.write(html)
     for script in html.glob("_static/vendor/fontawesome/*/js/*"):  # which no page loads
         script.unlink()
-    sharing.write_feed(shown, html)
-    sharing.write_preview(shown, html)
     # Records, from which the next publication shows these runs again
     for report in shown:
         report.copy_to(html / "runs" / report.name, folder / report.name)
-        lesson = output / "lessons" / f"{report.name}.json"
-        if lesson.is_file() and not (report / lessons.FILE).is_file():
-            shutil.copyfile(lesson, html / "runs" / report.name / lessons.FILE)
     for name, rows in tables.items():
         write_json(html / "sweeps" / f"{name}.json", {"name": name} | rows)
     return Book(html / "index.html", shown, omitted)

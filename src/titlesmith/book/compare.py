@@ -1,8 +1,8 @@
 """Comparisons of runs: the parameters that differ, their measurements, their texts."""
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -20,65 +20,44 @@ from titlesmith.runs import STAGES, open_run, root
 BEST = " (best)"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison of runs.
-
-    Attributes
-    ----------
-    names
-        The runs, in the requested order.
-    tables
-        Rows, by title: parameters, measurements, texts. The column ``""`` names the row; the others are the runs.
-    remark
-        Why perplexities cannot be compared; empty if they can.
-    """
-
-    names: list[str]
-    tables: dict[str, list[dict]]
-    remark: str
-
-    def print(self, console: Console) -> None:
-        """Prints the comparison."""
-        for title, rows in self.tables.items():
-            table = Table("", *list(rows[0])[1:], title=title, title_justify="left", show_lines=title == "Texts")
-            for row in rows:
-                table.add_row(*(Text(str(value)) for value in row.values()))
-            console.print(table)
-        console.print(self.remark)
-
-    def html(self) -> Markup:
-        """A page that needs no other file."""
-        title = f"{', '.join(self.names)} compared"
-        shown = [(heading, tables.html(rows)) for heading, rows in self.tables.items()]
-        return render("comparison.html.j2", title=title, tables=shown, remark=self.remark)
-
-
-def compare(reports: list[Report], count: int = 10) -> Comparison:
-    """Compares runs, with up to ``count`` texts of each."""
-    names = [report.name for report in reports]
+def compare(reports: list[Report], count: int = 10) -> dict[str, list[dict]]:
+    """Tables by title: parameters that differ, measurements, ``count`` texts of each run; ``""`` names a row."""
+    names, published = [report.name for report in reports], find_published(reports)
     parameters = [
         {"": key, **dict(zip(names, map(format_value, values), strict=True))}
         for key, values in find_differences(reports).items()
     ]
     # Perplexities of different vocabularies have no best one
     same_vocabulary = len({_identify_vocabulary(report) for report in reports}) == 1
-    measurements, published = [], find_published(reports)
+    remark = "" if same_vocabulary else ": bits per byte, because perplexities of different vocabularies do not compare"
+    measurements = []
     for key, (name, best) in MEASUREMENTS.items():
-        values = [report.measurement(key) for report in reports]
         best = best if same_vocabulary or not key.startswith(("perplexity", "loss")) else None
-        others = {source: row.get(key) for source, row in published.items()}
-        others = {source: v if isinstance(v, (int, float)) else None for source, v in others.items()}
-        if any(value is not None for value in [*values, *others.values()]):
-            shown = dict(zip(others, mark_best([*others.values()], None), strict=True))
-            measurements.append({"": name, **dict(zip(names, mark_best(values, best), strict=True)), **shown})
+        own = [report.measurement(key) for report in reports]
+        others = [row.get(key) for row in published.values()]
+        if any(value is not None for value in [*own, *others]):
+            shown = [*mark_best(own, best), *mark_best(others, None)]
+            measurements.append({"": name, **dict(zip([*names, *published], shown, strict=True))})
     texts = [
         {"": str(i + 1), **{r.name: text(r.texts[i]["text"]) if i < len(r.texts) else "" for r in reports}}
         for i in range(min(count, max(len(report.texts) for report in reports)))
     ]
-    remark = "These runs have different vocabularies: compare their bits per byte, not their perplexities."
-    parts = {"Parameters that differ": parameters, "Measurements": measurements, "Texts": texts}
-    return Comparison(names, {title: rows for title, rows in parts.items() if rows}, "" if same_vocabulary else remark)
+    parts = {"Parameters that differ": parameters, f"Measurements{remark}": measurements, "Texts": texts}
+    return {title: rows for title, rows in parts.items() if rows}
+
+
+def print_comparison(comparison: dict[str, list[dict]], console: Console) -> None:
+    """Prints the tables of `compare`."""
+    for title, rows in comparison.items():
+        table = Table(*rows[0], title=title, title_justify="left", show_lines=title == "Texts")
+        for row in rows:
+            table.add_row(*(Text(str(value)) for value in row.values()))
+        console.print(table)
+
+
+def render_comparison(comparison: dict[str, list[dict]]) -> Markup:
+    """A page with the tables of `compare` that needs no other file."""
+    return render("comparison.html.j2", tables=comparison, table=tables.html)
 
 
 def open_reports(names: list[str]) -> list[Report]:
@@ -97,11 +76,16 @@ def read_record(name: str, folders: list[Path]) -> dict:
     for folder in folders:
         try:
             record = json.loads((folder / "sweeps" / f"{name}.json").read_text("utf-8"))
-            rows = [row for row in record.get("reference", []) if isinstance(row, dict)]
-            return {"reference": rows, "plot": [(str(x), y) for x, y in record.get("plot", []) if y in MEASUREMENTS]}
+            plots = [(str(x), y) for x, y in record.get("plot", []) if y in MEASUREMENTS]
+            return {"reference": list(map(_check_published, record.get("reference", []))), "plot": plots}
         except DAMAGE:
             continue
     return {"reference": [], "plot": []}
+
+
+def _check_published(row: dict) -> dict:
+    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+    return numbers | {"set": dict(row.get("set", {})), "source": str(row.get("source", "elsewhere"))}
 
 
 def find_published(reports: list[Report]) -> dict[str, dict]:
@@ -109,22 +93,21 @@ def find_published(reports: list[Report]) -> dict[str, dict]:
     published = {}
     for report in reports:
         for row in read_record(report.sweep.get("name", ""), [root()])["reference"]:
-            values = row["set"] if isinstance(row.get("set"), dict) else {}
-            if all(report.sweep["set"].get(key) == value for key, value in values.items()):
-                own = ", ".join(map(format_value, values.values()))
-                published[f"published: {row.get('source')}" + (f" ({own})" if own else "")] = row
+            if all(report.sweep["set"].get(key) == value for key, value in row["set"].items()):
+                own = ", ".join(map(format_value, row["set"].values()))
+                published[f"published: {row['source']}" + (f" ({own})" if own else "")] = row
     return published
 
 
 def find_differences(reports: list[Report]) -> dict[str, list[object]]:
     """Parameters that differ, ``stage.name`` or the ``name`` of a shared one, with the value of each run or None."""
-    columns = []
-    for report in reports:
-        settings = {f"{s}.{key}": v for s in STAGES for key, v in report.record(s).get("settings", {}).items()}
-        shared = {key: settings.get(f"finetune.{key}") for key in SHARED}
-        columns.append(shared | {key: v for key, v in settings.items() if key.partition(".")[2] not in SHARED})
-    keys = dict.fromkeys(key for column in columns for key in column)
-    rows = {key: [column.get(key) for column in columns] for key in keys}
+    rows: dict[str, list[object]] = {}
+    for position, report in enumerate(reports):
+        for stage in STAGES:
+            for name, value in report.record(stage)["settings"].items():
+                if name not in SHARED or stage == "finetune":  # which has all of them
+                    key = name if name in SHARED else f"{stage}.{name}"
+                    rows.setdefault(key, [None] * len(reports))[position] = value
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 
@@ -137,14 +120,17 @@ def format_value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def find_best(values: list[float | None], best: Callable | None) -> float:
+    """The best of several measurements, by ``min`` or ``max``; NaN if all are equal."""
+    known = {value for value in values if value is not None}
+    return best(known) if best and len(known) > 1 else math.nan
+
+
 def mark_best(values: list[float | None], best: Callable | None) -> list[str]:
-    """Measurements as text. The best ones, by ``min`` or ``max``, are marked unless all are equal."""
-    known = [value for value in values if value is not None]
-    top = best(known) if best and len(set(known)) > 1 else None
+    """Measurements as text, of which those that `find_best` returns are marked."""
+    top = find_best(values, best)
     shown = [number(value) if value is None or value >= 10 else f"{value:.3f}" for value in values]
-    return [
-        text + (BEST if value is not None and value == top else "") for text, value in zip(shown, values, strict=True)
-    ]
+    return [text + BEST * (value == top) for text, value in zip(shown, values, strict=True)]
 
 
 def _identify_vocabulary(report: Report) -> frozenset[tuple[str, str]]:

@@ -10,16 +10,13 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.search.en import SearchEnglish
 
-from titlesmith.book.address import FEED, PREVIEW
 from titlesmith.markup import render
-
-DESCRIPTION = "Language models fine-tuned on scientific papers, what they wrote, and whether you can tell."
 
 
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("config-inited", prepare, priority=900)
-    app.connect("builder-inited", shrink_pages)
+    app.connect("builder-inited", lambda app: app.builder.templates.environment.add_extension(Shrink))
     app.connect("html-page-context", describe_page, priority=900)
     app.add_config_value("titlesmith_address", "", "html")
     app.add_config_value("titlesmith_static", [], "html")  # Sphinx copies changed styles and scripts only with a page
@@ -43,23 +40,19 @@ class Shrink(Extension):
         return re.sub(r'<link rel="preload" as="font"[^>]*>|<script [^>]*/fontawesome/[^>]*></script>', "", source)
 
 
-def shrink_pages(app: Sphinx) -> None:
-    """Applies `Shrink` to all pages."""
-    app.builder.templates.environment.add_extension(Shrink)
-
-
 def describe_page(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
-    """Adds what feed readers and social networks read: the feed, and title, description and image of a preview."""
-    values = {
-        "feed": context["pathto"](FEED, 1),
-        "title": Markup(context.get("title", "")).striptags(),
-        "image": app.config.titlesmith_address + PREVIEW if app.config.titlesmith_address else "",
-        "description": DESCRIPTION,
-        "is_described": 'name="description"' in context.get("metatags", ""),
-    }
-    context["metatags"] = context.get("metatags", "") + str(render("head.html.j2", **values))
+    """Adds what feed readers and social networks read, and removes styles and scripts that the page does not need."""
+    metatags = context.get("metatags", "")
+    head = render(
+        "head.html.j2",
+        feed=context["pathto"]("feed.xml", 1),
+        title=Markup(context.get("title", "")).striptags(),
+        address=app.config.titlesmith_address,
+        is_described='name="description"' in metatags,
+    )
+    context["metatags"] = metatags + str(head)
     context["default_mode"] = "auto"  # of light and dark; else the theme's script reports an error
-    # Only what the page needs: nothing for grids, toggles and kernels, which no page has; MathJax has two megabytes
+    # No page has grids, toggles and kernels; MathJax has two megabytes
     unused = ["sphinx-design", "design-tabs", "togglebutton", "thebe", "THEBE"]
     kinds = {type(node) for node in doctree.findall()} if doctree else set()
     unused += ["mathjax"] * kinds.isdisjoint({nodes.math, nodes.math_block})

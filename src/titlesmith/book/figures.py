@@ -1,21 +1,26 @@
 """Figures of the book, each for light and for dark pages, and the small curve on a card."""
 
+import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from titlesmith import plots
+from titlesmith.book import write
 from titlesmith.book.report import Report
+from titlesmith.evaluate.measurement import Measurement
 from titlesmith.markup import Markup, render
-from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, create_panels, draw_losses
-from titlesmith.runs import digest, replacing, root
+from titlesmith.plots import BLUE, GREEN, GREY, ORANGE, STYLE, create_panels, draw_copies, draw_losses
+from titlesmith.runs import digest, root
 
 # Okabe and Ito's colours, visible on dark pages; line styles and markers distinguish lines in black and white
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -24,58 +29,43 @@ INK = {"light": "#222222", "dark": "#d9d9d9"}
 _PARTS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
-def render_figure(name: str, draw: Callable[[], Figure], alt: str, data: object) -> Markup:
-    """Draws a figure for light and for dark pages into ``_build/figures/``; returns the MyST that shows them.
+def render_figure(name: str, alt: str, draw: Callable[..., Figure], *data: object) -> Markup:
+    """Draws ``draw(*data)`` for light and for dark pages into ``_build/figures/``; returns the MyST that shows it.
 
-    It is drawn again only if ``data``, what it shows or a hash of that, changes, or the code that draws it.
+    It is drawn again only if the data change (of a report, its training), or the code that draws it.
     """
-    data = repr((data, digest(Path(__file__)), digest(Path(plots.__file__))))
+    drawn = [item.training["fingerprint"] if isinstance(item, Report) else item for item in data]
+    key = hashlib.sha256(repr((drawn, digest(Path(__file__)), digest(Path(plots.__file__)))).encode()).hexdigest()
     marker = root() / "_build" / "figures" / f"{name}.txt"
-    is_current = marker.is_file() and marker.read_text("utf-8") == data
+    is_current = marker.is_file() and marker.read_text("utf-8") == key
     for theme, ink in {} if is_current else INK.items():
-        path = root() / "_build" / "figures" / f"{name}-{theme}.svg"
         colours = dict.fromkeys(_PARTS, ink) | {"legend.facecolor": "none", "savefig.facecolor": "none"}
         # Equal data have equal bytes, so that Sphinx reads only pages again whose figures changed
-        form = {"svg.hashsalt": name, "figure.facecolor": "none", "path.simplify_threshold": 0.5}  # pixels
-        with plt.rc_context(STYLE | colours | form):
-            content = io.StringIO()
-            figure = draw()
-            for axis in figure.axes:
-                axis.set_facecolor("none")
-            figure.savefig(content, format="svg", metadata={"Date": None})
-            plt.close(figure)
-        write(path, re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue()))  # hundredths of a point
-    write(marker, data)
+        form = {"svg.hashsalt": name, "figure.facecolor": "none", "axes.facecolor": "none"}
+        content = io.StringIO()
+        with plt.rc_context(STYLE | colours | form | {"path.simplify_threshold": 0.5}):  # pixels
+            draw(*data).savefig(content, format="svg", metadata={"Date": None})
+        svg = re.sub(r"(?<=[ -])(\d+\.\d\d)\d+", r"\1", content.getvalue())  # hundredths of a point
+        write(marker.with_name(f"{name}-{theme}.svg"), svg)
+    write(marker, key)
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file if its content changes, so that Sphinx reads only changed files again."""
-    if not path.exists() or path.read_text("utf-8") != text:
-        with replacing(path) as temporary:
-            temporary.write_text(text, "utf-8")
 
 
 def render_spark(rows: list[dict]) -> Markup:
     """The smoothed training loss and the validation loss as a small SVG in the text's colour."""
-    lines = (
-        ("smoothed training loss", "", [(row["step"], row["loss_smoothed"]) for row in rows]),
-        ("validation loss", "5 3", [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]),
-    )
-    last = max(row["step"] for row in rows)
-    top = max(value for _, _, points in lines for _, value in points if math.isfinite(value)) or 1
+    losses = [
+        [(row["step"], row[name]) for row in rows if row[name] is not None and math.isfinite(row[name])]
+        for name in ("loss_smoothed", "valid_loss")
+    ]
+    last, top = rows[-1]["step"], max(loss for points in losses for _, loss in points)
 
     def path(points: list) -> str:
-        every = math.ceil(len(points) / 60)
+        every = max(1, len(points) // 60)
         points = [*points[:-1:every], *points[-1:]]
-        return " ".join(f"{200 * x / last:.0f},{58 - 56 * y / top:.0f}" for x, y in points if math.isfinite(y))
+        return " ".join(f"{200 * step / last:.0f},{58 - 56 * loss / top:.0f}" for step, loss in points)
 
-    ends = ", ".join(f"{name} {points[-1][1]:.2f}" for name, _, points in lines if points)
-    return render(
-        "spark.html.j2",
-        label=f"Loss over {last:,.0f} steps; at the end {ends}",
-        lines=[(dash, path(points)) for _, dash, points in lines],
-    )
+    label = f"Training loss and validation loss over {last:,.0f} steps"
+    return render("spark.html.j2", label=label, training=path(losses[0]), validation=path(losses[1]))
 
 
 def draw_loss(report: Report) -> Figure:
@@ -103,12 +93,9 @@ def draw_perplexity(report: Report) -> Figure:
 def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
     """The loss at each token of a title, and its mean."""
     figure, (axis,) = create_panels(height=3.4)
-    axis.bar(range(len(nats)), nats, color=BLUE)
+    _draw_bars(axis, tokens, nats, "loss, nats")
     mean = float(np.mean(nats))
     axis.axhline(mean, color=ORANGE, linestyle="--", label=f"mean, the loss of the title: {mean:.2f}")
-    axis.set_xticks(range(len(nats)), tokens, rotation=45, ha="right", parse_math=False)
-    axis.set(ylabel="loss, nats")
-    axis.grid(axis="x", visible=False)
     axis.legend()
     return figure
 
@@ -116,78 +103,78 @@ def draw_token_losses(tokens: list[str], nats: list[float]) -> Figure:
 def draw_nucleus(tokens: list[str], probabilities: list[float], size: int, top_p: float) -> Figure:
     """Probabilities of the likeliest next tokens; the bars of the nucleus are filled."""
     figure, (axis,) = create_panels()
-    for i, value in enumerate(probabilities):
-        inside = i < size
-        axis.bar(i, 100 * value, color=BLUE if inside else "none", edgecolor=BLUE, hatch="" if inside else "///")
+    for bar in _draw_bars(axis, tokens, [100 * value for value in probabilities], "probability, %")[size:]:
+        bar.set(facecolor="none", hatch="///")
     cut = min(size, len(tokens)) - 0.5
     axis.axvline(cut, color=plt.rcParams["text.color"], linestyle=":")
     of = f"the first {len(tokens)} of " if size > len(tokens) else ""
     words = f"nucleus of {top_p:.0%}: {of}{size:,} token{'s' * (size != 1)}"
     axis.annotate(words, (cut, axis.get_ylim()[1]), xytext=(-6, -4), textcoords="offset points", ha="right", va="top")
-    axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right", parse_math=False)
-    axis.set(ylabel="probability, %")
-    axis.grid(axis="x", visible=False)
     return figure
+
+
+def _draw_bars(axis: Axes, tokens: list[str], values: list[float], label: str) -> BarContainer:
+    bars = axis.bar(range(len(tokens)), values, color=BLUE, edgecolor=BLUE)
+    printed = ["".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or "(space)" for token in tokens]
+    axis.set_xticks(range(len(tokens)), printed, rotation=45, ha="right")
+    axis.set(ylabel=label)
+    axis.grid(axis="x", visible=False)
+    return bars
 
 
 def draw_memorization(report: Report) -> Figure:
     """Training and validation loss, and the share of copies, against steps."""
     figure, (left, right) = create_panels(2)
-    steps = [row["step"] for row in report.history]
-    left.plot(steps, [row["loss_smoothed"] for row in report.history], color=BLUE, label="training")
-    left.plot(*zip(*report.validation, strict=True), color=ORANGE, linestyle="--", label="validation")
-    left.set(xlabel="optimizer steps", ylabel="loss, nats per token")
-    left.set_ylim(bottom=0)
+    draw_losses(left, report.history, kept=0)
     left.legend()
-    copies = [(row["step"], 100 * row["copy_rate"]) for row in report.history if row.get("copy_rate") is not None]
-    if copies:
-        right.plot(*zip(*copies, strict=True), color=GREEN, marker="o", markersize=4)
-    right.set(xlabel="optimizer steps", ylabel="copies, % of texts", ylim=(-3, 103))
+    draw_copies(right, report.history, "step")
+    right.set(xlabel="optimizer steps")
     return figure
 
 
-def draw_curves(lines: Iterable[tuple[str, int, list[dict]]]) -> Figure:
-    """Losses of several runs: for each, the label, the number of its style, and the rows of its history."""
+def _choose_style(number: int) -> dict[str, str]:
+    """The style of a line, by its number."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": LINES[number % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
+
+
+def draw_curves(lines: dict[str, list[list[dict]]]) -> Figure:
+    """Losses of several runs: by label, the rows of the history of each of them."""
     figure, (left, right) = create_panels(2)
-    labelled = set()
-    for label, number, rows in lines:
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
-        style |= {"label": None if label in labelled else label, "linewidth": 1.2}
-        if number < len(COLOURS):  # distinct in black and white too
-            style["linestyle"] = LINES[number % len(LINES)]
-        left.plot([row["step"] for row in rows], [row["loss_smoothed"] for row in rows], **style)
-        measured = [(row["step"], row["valid_loss"]) for row in rows if row["valid_loss"] is not None]
-        if measured:
-            right.plot(*zip(*measured, strict=True), marker=MARKERS[number % len(MARKERS)], markersize=4, **style)
-        labelled.add(label)
+    for number, (label, histories) in enumerate(lines.items()):
+        style = _choose_style(number) | {"linewidth": 1.2, "markersize": 4}
+        for rows in histories:
+            losses = [row["loss_smoothed"] for row in rows]
+            shown = label if rows is histories[0] else None  # once in the legend
+            left.plot([row["step"] for row in rows], losses, label=shown, **style | {"marker": ""})
+            measured = [row for row in rows if row["valid_loss"] is not None]
+            right.plot([row["step"] for row in measured], [row["valid_loss"] for row in measured], **style)
     for axis, name in ((left, "smoothed training loss"), (right, "validation loss")):
-        axis.set_title(name, loc="left")
-        axis.set(xlabel="optimizer steps", ylabel="nats per token")
+        axis.set(title=name, xlabel="optimizer steps", ylabel="nats per token")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)), frameon=False)
     return figure
 
 
-def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, float, float, float]]], measure: str) -> Figure:
-    """A measure, with its unit, against the values of a hyperparameter.
-
-    ``lines`` has value, mean, and the ends of the interval, for each combination of the other hyperparameters.
-    """
+def draw_hyperparameter(key: str, lines: dict[str, list[tuple[object, Measurement]]], measure: str) -> Figure:
+    """A measure, with its unit, against a hyperparameter: a line for each combination of the others, by its label."""
     figure, (axis,) = create_panels(height=3.4)
-    values = {point[0] for points in lines.values() for point in points}
+    values = {value for points in lines.values() for value, _ in points}
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     for number, (label, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda point: ordered.index(point[0]))
         # Lines that share a value are shifted, so that their intervals do not overlap
-        x = [ordered.index(value) + 0.06 * (number - (len(lines) - 1) / 2) for value, *_ in points]
-        means, lows, highs = np.array([point[1:] for point in points]).T
-        errors = np.maximum(0, [means - lows, highs - means])
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)], "capsize": 3}
-        marker = MARKERS[number % len(MARKERS)]
-        axis.errorbar(x, means, yerr=errors, label=label or None, marker=marker, markersize=5, **style)
+        x = [ordered.index(value) + 0.06 * (number - (len(lines) - 1) / 2) for value, _ in points]
+        means = np.array([measured.value for _, measured in points])
+        ends = np.array([measured.interval or (measured.value, measured.value) for _, measured in points])
+        errors = np.abs(ends.T - means)
+        axis.errorbar(x, means, yerr=errors, label=label or None, markersize=5, capsize=3, **_choose_style(number))
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in ordered]
-    axis.set_xticks(range(len(ordered)), names, parse_math=False)
+    axis.set_xticks(range(len(ordered)), names)
     axis.set_xlim(-0.5, len(ordered) - 0.5)
     axis.set(xlabel=key, ylabel=measure)
     if any(lines):
@@ -199,7 +186,7 @@ def draw_scatter(points: dict[str, tuple[float, float]], x: str, y: str) -> Figu
     """One measurement against another: a labelled point for each run."""
     figure, (axis,) = create_panels(height=3.8)
     for number, (label, point) in enumerate(points.items()):
-        axis.plot(*point, MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)])
-        axis.annotate(label, point, xytext=(6, 4), textcoords="offset points", parse_math=False)
+        axis.plot(*point, **_choose_style(number))
+        axis.annotate(label, point, xytext=(6, 4), textcoords="offset points")
     axis.set(xlabel=x, ylabel=y)
     return figure

@@ -1,19 +1,16 @@
 """The figures of the page that explains the method, from the newest suitable runs."""
 
 import json
-import math
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from titlesmith import tables
-from titlesmith.book import figures
-from titlesmith.book.report import SPLITS, Report
+from titlesmith.book import figures, write
+from titlesmith.book.report import Report
 from titlesmith.corpus.budget import evenly_spread
 from titlesmith.errors import DAMAGE
-from titlesmith.markup import Markup, number, percent, render
-from titlesmith.runs import write_json
+from titlesmith.markup import Markup, render
 from titlesmith.train.monitor import first_samples
 
 LIKELIEST = 15  # next tokens in the figure
@@ -21,45 +18,37 @@ MAX_TOKENS = 24  # tokens of the title in the figure
 FILE = "lesson.json"
 
 
-def load_lesson(report: Report, cache: Path) -> dict | None:
-    """The result of `measure` for a run, which is cached; None if its model is not available.
-
-    The cache is the run's published record and the folder ``cache``.
-    """
-    cached = cache / f"{report.name}.json"
-    for path in (report / FILE, cached):
-        with suppress(*DAMAGE):
-            known = _check(json.loads(path.read_text("utf-8")))
-            if known["fingerprint"] == report.training["fingerprint"]:
-                return known
+def load_lesson(report: Report, folder: Path) -> dict | None:
+    """The result of `measure` for a run, which is kept in ``folder/<run>/``; None if its model is not available."""
+    kept = folder / report.name / FILE
     try:
-        measured = measure(report)
+        lesson = _read(report / FILE, report) or _read(kept, report) or measure(report)
     except DAMAGE:
         return None
-    write_json(cached, measured)
-    return measured
+    write(kept, json.dumps(lesson, indent=2, ensure_ascii=False) + "\n")
+    return lesson
 
 
-def _format_token(token: str, space: str) -> str:
-    """A token as the label of a bar: without spaces, and with a box for each character that cannot be printed."""
-    return "".join(c if c.isprintable() else "\u25a1" for c in token.strip()) or space
-
-
-def _check(kept: dict) -> dict:
-    """A cached result of `measure` with its types checked, because the file may come from somebody else (DAMAGE)."""
-    checked = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
-    checked |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
-    if not checked["nats"] or len(checked["nats"]) != len(checked["tokens"]):
-        raise ValueError("tokens and nats differ in number")
-    types = {"top_p": float, "nucleus": int, "vocabulary": int, "prefix": str, "fingerprint": str}
-    return checked | {key: kind(kept[key]) for key, kind in types.items()}
+def _read(path: Path, report: Report) -> dict | None:
+    """A kept result of `measure`, its types checked, because the file may come from somebody else."""
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        lesson = {key: [float(value) for value in kept[key]] for key in ("nats", "probabilities")}
+        lesson |= {key: [str(value) for value in kept[key]] for key in ("tokens", "likeliest")}
+        types = {"top_p": float, "nucleus": int, "vocabulary": int, "prefix": str, "title": str, "fingerprint": str}
+        lesson |= {key: kind(kept[key]) for key, kind in types.items()}
+    except DAMAGE:
+        return None
+    sizes = [len(lesson[key]) for key in ("nats", "tokens", "probabilities", "likeliest")]
+    is_complete = 0 < sizes[0] == sizes[1] and 0 < sizes[2] == sizes[3]
+    return lesson if is_complete and lesson["fingerprint"] == report.training["fingerprint"] else None
 
 
 def measure(report: Report) -> dict:
     """Measures the loss of each token of a held-out text, and the probabilities of the next token after a prefix.
 
-    ``nats`` are the losses of ``tokens``; ``probabilities`` those of the ``likeliest`` tokens after ``prefix``;
-    ``nucleus`` is the number of tokens that reach ``top_p`` together; ``vocabulary`` is the number of all tokens.
+    ``nats`` are the losses of the ``tokens`` of ``title``; ``probabilities`` those of the ``likeliest`` tokens after
+    ``prefix``; ``nucleus`` is the number of tokens that reach ``top_p`` together; ``vocabulary`` that of all tokens.
     """
     from titlesmith.corpus import Corpus
     from titlesmith.generate import open_backend
@@ -83,9 +72,11 @@ def measure(report: Report) -> dict:
     top_p = sampling.get("top_p", 1.0)
     top_p = top_p if top_p < 1 else 0.9
     reached = np.flatnonzero(np.cumsum(probabilities[order]) >= top_p)
+    tokens = [decode([int(text[i])]) for i in positions]
     return {
         "fingerprint": report.training["fingerprint"],
-        "tokens": [decode([int(text[i])]) for i in positions],
+        "title": "".join(token for token in tokens if "|" not in token),  # without the end-of-text token
+        "tokens": tokens,
         "nats": [round(float(value), 4) for value in nats],
         "prefix": prefix,
         "likeliest": [decode([int(i)]) for i in order[:LIKELIEST]],
@@ -96,93 +87,27 @@ def measure(report: Report) -> dict:
     }
 
 
-def render_lessons(reports: list[Report], cache: Path) -> dict[str, Markup]:
-    """The figure and text of each section of the page, by its name; a sentence if no run is suitable."""
-    if not reports:
-        return {name: _render(name, None) for name in ("finetuning", "loss", "perplexity", "nucleus", "memorising")}
-    reports = sorted(reports, key=lambda r: bool(r.sweep))  # first runs in no sweep, newest first
-    report = next((r for r in reports if r.validation), reports[0])
-    measured = next(((r, result) for r in reports[:5] if (result := load_lesson(r, cache))), None)
+def render_lessons(reports: list[Report], folder: Path) -> dict[str, Markup]:
+    """The figure and text of each section of the page, by its name; `load_lesson` describes ``folder``."""
+    # First runs in no sweep, newest first
+    reports = sorted((r for r in reports if r.validation), key=lambda r: bool(r.sweep))
+    newest, copying = (reports or [None])[0], max(reports[:20], key=_max_copy_rate, default=None)
+    measured, lesson = next(((r, kept) for r in reports[:5] if (kept := load_lesson(r, folder))), (None, None))
+    chosen = {"finetuning": newest, "perplexity": newest, "loss": measured, "nucleus": measured, "memorising": copying}
+    values = {"runs": bool(reports), "lesson": lesson, "choose_samples": choose_samples}
+    values |= {"figures": figures, "table": tables.html}
     return {
-        "finetuning": _render_finetuning(report),
-        "loss": _render_loss(*measured) if measured else _render("loss", None, runs=True),
-        "perplexity": _render_perplexity(report),
-        "nucleus": _render_nucleus(*measured) if measured else _render("nucleus", None, runs=True),
-        "memorising": _render_memorization(max(reports[:20], key=_max_copy_rate)),
+        name: render(f"lesson-{name}.md.j2" if report else "lesson-missing.md.j2", report=report, **values)
+        for name, report in chosen.items()
     }
 
 
-def _render(part: str, report: Report | None, **values: object) -> Markup:
-    return render("lesson.md.j2", **{"part": part, "report": report, "runs": False, "figure": "", "table": ""} | values)
+def choose_samples(report: Report, count: int = 6) -> list[dict]:
+    """The beginnings of samples during a training, evenly spread."""
+    samples = first_samples(report)
+    return [samples[i] | {"text": samples[i]["text"][:200]} for i in evenly_spread(len(samples), count)]
 
 
 def _max_copy_rate(report: Report) -> float:
     """The largest share of copies that was measured during training."""
-    return max((row.get("copy_rate") or 0.0 for row in report.history), default=0.0)
-
-
-def _render_finetuning(report: Report) -> Markup:
-    samples = first_samples(report)
-    chosen = [samples[i] for i in evenly_spread(len(samples), 6)]
-    rows = [{"step": sample["step"], "generated text": sample["text"][:200]} for sample in chosen]
-    return _render("finetuning", report, table=tables.html(rows))
-
-
-def _render_loss(report: Report, measured: dict) -> Markup:
-    nats, tokens = measured["nats"], [_format_token(token, "·") for token in measured["tokens"]]
-    if ended := "|" in tokens[-1]:  # the end-of-text token
-        tokens[-1] = "(end)"
-    most = max(range(len(nats)), key=nats.__getitem__)
-    alt = (
-        f"Bars: the loss of the model at each of {len(nats)} tokens of a held-out title. It is largest, "
-        f"{max(nats):.1f} nats, at the token {tokens[most]!r}; the mean is {np.mean(nats):.2f}."
-    )
-    title = "".join(measured["tokens"][:-1] if ended else measured["tokens"])
-    figure = figures.render_figure("lesson-loss", lambda: figures.draw_token_losses(tokens, nats), alt, measured)
-    return _render("loss", report, title=title, figure=figure)
-
-
-def _render_perplexity(report: Report) -> Markup:
-    rows = [{"texts": name, "perplexity": number(report.measurement(f"perplexity.{name}"))} for name in SPLITS]
-    values, figure = [math.exp(loss) for _, loss in report.validation], ""
-    if values:
-        alt = (
-            f"Perplexity of the validation texts against steps, on a logarithmic scale: from {values[0]:,.0f} at the "
-            f"first measurement to {min(values):,.0f} at the best and {values[-1]:,.0f} at the last."
-        )
-        data = report.training["fingerprint"]
-        figure = figures.render_figure("lesson-perplexity", lambda: figures.draw_perplexity(report), alt, data)
-    return _render("perplexity", report, figure=figure, table=tables.html(rows))
-
-
-def _render_nucleus(report: Report, measured: dict) -> Markup:
-    size, top_p, probabilities = measured["nucleus"], measured["top_p"], measured["probabilities"]
-    tokens = [_format_token(token, "(space)") for token in measured["likeliest"]]
-    alt = (
-        f"Bars: the probability of the {len(tokens)} likeliest next tokens, from {tokens[0]!r} at "
-        f"{probabilities[0]:.0%} down to {tokens[-1]!r} at {probabilities[-1]:.1%}; "
-        f"the nucleus of {top_p:.0%} has {size:,} tokens."
-    )
-    figure = figures.render_figure(
-        "lesson-nucleus", lambda: figures.draw_nucleus(tokens, probabilities, size, top_p), alt, measured
-    )
-    values = {
-        "prefix": measured["prefix"],
-        "size": size,
-        "nucleus": f"{top_p:.0%}",
-        "vocabulary": measured["vocabulary"],
-    }
-    return _render("nucleus", report, figure=figure, **values)
-
-
-def _render_memorization(report: Report) -> Markup:
-    if not report.validation:
-        return _render("memorising", report)
-    alt = (
-        f"Left: training loss and validation loss against steps; at the end they are "
-        f"{report.history[-1]['loss_smoothed']:.1f} and {report.validation[-1][1]:.1f} nats per token. Right: the "
-        f"share of copies among the texts generated during training, at most {percent(_max_copy_rate(report))}."
-    )
-    data = report.training["fingerprint"]
-    figure = figures.render_figure("lesson-memorising", lambda: figures.draw_memorization(report), alt, data)
-    return _render("memorising", report, figure=figure)
+    return max(row.get("copy_rate") or 0.0 for row in report.history)

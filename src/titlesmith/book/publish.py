@@ -21,38 +21,26 @@ BRANCH = "gh-pages"
 def publish(target: str, commands: TyperGroup) -> Book:
     """Builds the book, including runs that were published earlier, and publishes it.
 
-    ``target`` is a folder; or ``gh-pages``, the branch of that name in the repository ``origin``.
-
-    Raises
-    ------
-    RequestError
-        The folder or branch holds other files, or the project is not a git repository with a remote ``origin``.
-    StageError
-        The build, the fetch or the push failed; the earlier publication is unchanged.
+    ``target`` is a folder; or ``gh-pages``, the branch of that name in the repository ``origin``. If it holds other
+    files, it is a RequestError. After a StageError, which has the message of git, the publication is unchanged.
     """
     if target == BRANCH:
         return _to_branch(commands)
     folder = Path(target).resolve()
     if folder == root() or folder in root().parents or folder.is_relative_to(root() / "_build"):
         raise RequestError(f"--publish {target}: the project is built there; name another folder, or {BRANCH}")
+    return _to_folder(folder, commands)
+
+
+def _to_folder(folder: Path, commands: TyperGroup) -> Book:
     check_target(folder, "book")
     book = build(commands, folder)
-    _write(book, folder)
+    mirror(book.page.parent, folder, "book")
+    (folder / ".nojekyll").touch()  # without it, GitHub omits folders whose names begin with _
     return book
 
 
-def _write(book: Book, folder: Path) -> None:
-    """Mirrors a built book into a folder; without ``.nojekyll`` GitHub omits folders whose names begin with ``_``."""
-    mirror(book.page.parent, folder, "book")
-    (folder / ".nojekyll").touch()
-
-
 def _to_branch(commands: TyperGroup) -> Book:
-    try:
-        _git("remote", "get-url", "origin")
-    except StageError as error:
-        why = f"{root()} is not a git repository with a remote origin ({error})"
-        raise RequestError(f"--publish {BRANCH}: {why}") from None
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / BRANCH
         remote = f"origin/{BRANCH}" if _git("ls-remote", "--heads", "origin", BRANCH) else ""
@@ -60,9 +48,7 @@ def _to_branch(commands: TyperGroup) -> Book:
             _git("fetch", "origin", f"+refs/heads/{BRANCH}:refs/remotes/{remote}")
         _git("worktree", "add", "--detach", *([str(tree), remote] if remote else ["--no-checkout", str(tree)]))
         try:
-            check_target(tree, "book")
-            book = build(commands, tree)
-            _write(book, tree)
+            book = _to_folder(tree, commands)
             _git("add", "--all", "--force", ".", at=tree)
             content = _git("write-tree", at=tree)
             if not remote or content != _git("rev-parse", f"{remote}^{{tree}}", at=tree):

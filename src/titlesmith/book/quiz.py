@@ -10,18 +10,10 @@ from titlesmith.corpus.budget import evenly_spread
 from titlesmith.corpus.clean import fold
 from titlesmith.evaluate.faults import NEAR
 from titlesmith.generate.generator import is_clean
-from titlesmith.markup import Markup, render
-from titlesmith.runs import MADE_UP, Run
+from titlesmith.runs import Run
 
 FILE = "quiz.json"  # the items, in a published record
 EACH = 10  # real texts, and as many generated ones
-
-
-def render_quiz(run: Run, chosen: list[dict]) -> Markup:
-    """The page of a run's quiz: the items of `choose_items` with collapsed answers, which ``quiz.js`` improves."""
-    quiz = render("quiz.html.j2", items=chosen)
-    author, warning = ("The sample grammar", MADE_UP) if run.made_up else ("People", "")
-    return render("quiz.md.j2", items=chosen, quiz=quiz, author=author, run=run.name, warning=warning)
 
 
 def load_items(run: Run) -> list[dict]:
@@ -33,15 +25,10 @@ def load_items(run: Run) -> list[dict]:
 
 
 def choose_items(run: Run, each: int = EACH) -> list[dict]:
-    """Chooses texts of a run, half of them real, at most ``each`` of both kinds, in an order that depends on the seed.
+    """Texts of a run, half of them real, at most ``each`` of both kinds, shuffled: ``text``, ``real`` and a ``note``.
 
     Real texts are completions of test papers. Generated ones are finished and clean, not near copies of training texts,
-    and not test texts. Those without a prefix come first, because a prefix that many share identifies them.
-
-    Returns
-    -------
-    list of dict
-        ``text``, ``real``, and ``note``: the paper, or the training text most like it.
+    and not test texts. Those without a prefix are preferred, because a prefix that many share identifies them.
     """
     chance = random.Random(run.record("generate")["settings"].get("seed", 1))
     # Real texts: a sample of the test split
@@ -50,9 +37,9 @@ def choose_items(run: Run, each: int = EACH) -> list[dict]:
     test = corpus.scan("test").select("id", "completion").with_row_index()
     test = test.filter(pl.col("index").is_in(chosen.tolist())).collect()
     real = {
-        fold(text): {"text": text, "real": True, "note": f"paper {name}"}
-        for name, text in zip(test["id"], test["completion"], strict=True)
-        if text.strip()
+        fold(row["completion"]): {"text": row["completion"], "real": True, "note": f"paper {row['id']}"}
+        for row in test.to_dicts()
+        if row["completion"].strip()
     }
     # Generated texts: each once
     generated = {}
@@ -60,11 +47,12 @@ def choose_items(run: Run, each: int = EACH) -> list[dict]:
         key = fold(row["text"])
         good = key and row["finished"] and is_clean(row["text"], row["prefix"]) and row["nearest_similarity"] < NEAR
         if good and key not in real:
-            note = f"the training text most like it: {row.get('nearest', row['nearest_id'])}"
-            generated.setdefault(key, {"text": row["text"], "real": False, "note": note, "prefix": bool(row["prefix"])})
+            generated.setdefault(key, row)
     # As many of both, shuffled
     half = min(each, len(real), len(generated))
-    shuffled = sorted(chance.sample(list(generated.values()), len(generated)), key=lambda item: item.pop("prefix"))
-    quiz = shuffled[:half] + chance.sample(list(real.values()), half)
-    chance.shuffle(quiz)
-    return quiz
+    rows = sorted(chance.sample(list(generated.values()), len(generated)), key=lambda row: bool(row["prefix"]))[:half]
+    near = [f"the training text most like it: {row.get('nearest', row['nearest_id'])}" for row in rows]
+    items = [{"text": row["text"], "real": False, "note": note} for row, note in zip(rows, near, strict=True)]
+    items += chance.sample(list(real.values()), half)
+    chance.shuffle(items)
+    return items

@@ -1,6 +1,6 @@
-"""Sphinx as Jupyter Book sets it up, in a separate process: ``python -m titlesmith.book.render ROOT``.
+"""Renders ``ROOT`` into ``ROOT/_build/html`` as ``jupyter-book build`` does, which has no option for several processes.
 
-``jupyter-book build`` has no option for more than one process.
+``python -m titlesmith.book.render ROOT`` exits with 0 if Sphinx printed no warning or error.
 """
 
 import os
@@ -9,12 +9,8 @@ from pathlib import Path
 
 from jupyter_book.sphinx import build_sphinx
 
-from titlesmith.book.address import find_address
-from titlesmith.runs import digest, list_files
-
-
-def main(root: Path) -> int:
-    """Renders ``ROOT`` into ``ROOT/_build/html``; the exit status is 0 if Sphinx printed no warning or error."""
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
     result = build_sphinx(
         str(root),
         str(root / "_build" / "html"),
@@ -28,15 +24,9 @@ def main(root: Path) -> int:
             "myst_enable_extensions": ["colon_fence", "dollarmath", "linkify", "tasklist"],
             "myst_substitutions": {},
             "nb_render_markdown_format": "commonmark",
-            "titlesmith_address": find_address(),
-            "titlesmith_static": [digest(file) for file in list_files(root / "book" / "_static")],
         },
         warningiserror=True,
         keep_going=True,
         jobs=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,  # else it cannot fork
     )
-    return int(result != 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(result != 0)

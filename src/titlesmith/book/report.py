@@ -3,12 +3,13 @@
 import json
 import math
 import re
-import shutil
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from titlesmith.book import quiz
+import nbformat
+from nbformat import NotebookNode
+
+from titlesmith.book import quiz, write
 from titlesmith.errors import DAMAGE, RunError, TitlesmithError
 from titlesmith.runs import STAGES, Run, digest, notebook, root
 from titlesmith.train import monitor
@@ -18,58 +19,24 @@ SPLITS = ("train", "valid", "test")
 
 
 class Report(Run):
-    """A finished run, read once and checked.
+    """A finished run, read once; a RunError if it is unfinished, or its files are not those that the stages wrote.
 
-    Parameters
-    ----------
-    path
-        The run's directory, or its record in a published book: `FILES`, ``samples/`` and ``notebooks/``.
-
-    Raises
-    ------
-    RunError
-        The run is unfinished, or a file is missing, damaged, or lacks what the book needs; the message has the remedy.
+    ``path`` is the run's directory, or its record in a published book: `FILES`, ``samples/`` and ``notebooks/``.
     """
 
     def __init__(self, path: Path):
         super().__init__(path.name)
         self.path = path
-        # The run is finished
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is not a run: it has no run.json. Move the folder out of {path.parent}")
-        if missing := [stage for stage in STAGES if not self.is_current(stage)]:
-            raise RunError(
-                f"{self.name} is unfinished: its {missing[0]} is missing or out of date. Run {self.rerun_command}"
-            )
-        # The files are those that the stages wrote, and have what the book needs
-        written = {name: value for stage in STAGES for name, value in self.record(stage)["outputs"].items()}
-        for name in FILES[1:]:
-            self._check(path / name, lambda name=name: digest(path / name) == written.get(name), "its content changed")
-        for part, needed in (
-            ("corpus/corpus.json", lambda: [self.splits[name]["documents"] for name in SPLITS]),
-            ("history.csv", lambda: [(row["step"], row["loss_smoothed"], row["valid_loss"]) for row in self.history]),
-            ("texts.jsonl", lambda: [row["text"] + row["prefix"] for row in self.texts]),
-            ("metrics.json", lambda: [float(self.metrics["perplexity"][name] or 0) for name in SPLITS]),
-            ("run.json", lambda: [self.training[key] for key in ("settings", "steps", "stop_reason")]),
-        ):
-            self._check(self.path / part, needed)
-        if path.parent == root() / "runs":  # a published record has no token ids
-            self.verify("corpus")
+        self.require(*STAGES)
+        folders = ("corpus/",) if path.parent == root() / "runs" else ()  # a published record has no token ids
         for stage in STAGES:
-            self._check(self.executed(stage), lambda stage=stage: [self.chapter(stage)["cells"]])
-
-    def _check(self, path: Path, needed: Callable[[], object], otherwise: str = "it is empty") -> None:
-        """Checks that ``needed`` returns something true (RunError, which names the file)."""
-        try:
-            if needed():
-                return
-            why = f"damaged ({otherwise})"
-        except OSError as error:
-            why = f"missing ({error.strerror})"
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            why = f"damaged or from an older version ({reason})"
-        raise RunError(f"{self.name}: {path} is {why}. Rebuild it: {self.rerun_command}")
+            for name, written in self.record(stage)["outputs"].items():
+                file = path / name
+                is_needed = name in FILES or name.startswith(folders)
+                if is_needed and not (file.is_file() and digest(file) == written):
+                    raise RunError(f"{file} is damaged or missing. Rebuild it: {self.rerun_command}")
 
     # Files are read once
     info = cached_property(Run.info.fget)
@@ -89,7 +56,7 @@ class Report(Run):
     @cached_property
     def splits(self) -> dict[str, dict]:
         """Counts of documents and tokens by split."""
-        return json.loads((self.path / "corpus" / "corpus.json").read_text("utf-8"))["splits"]
+        return self._read("corpus/corpus.json", json.loads)["splits"]
 
     @property
     def training(self) -> dict:
@@ -113,15 +80,12 @@ class Report(Run):
         name = sweep.get("name") if isinstance(sweep, dict) and isinstance(sweep.get("set"), dict) else None
         return sweep if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name, re.ASCII) else {}
 
-    def chapter(self, stage: str) -> dict:
-        """An executed notebook, as JSON."""
-        return json.loads(self.executed(stage).read_text("utf-8"))
+    def chapter(self, stage: str) -> NotebookNode:
+        """An executed notebook."""
+        return self._read(f"notebooks/{notebook(stage).name}", partial(nbformat.reads, as_version=4))
 
     def measurement(self, name: str) -> float | None:
-        """A number of metrics.json by its name, such as ``perplexity.test``; None if it was not measured.
-
-        ``loss.test`` is the logarithm of the perplexity, and ``hours`` the time of the training.
-        """
+        """A number of metrics.json, such as ``perplexity.test``, its ``loss.test``, or ``hours``; None if unknown."""
         if name == "hours":
             return self.history[-1]["seconds"] / 3600
         if name.startswith("loss."):
@@ -130,8 +94,16 @@ class Report(Run):
         value: object = self.metrics
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if number else None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if is_number else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95% interval of a measurement; None if metrics.json has none."""
+        group, _, key = name.rpartition(".")
+        intervals = self.metrics.get(f"{group}_interval" if group else "intervals")
+        ends = intervals.get(key) if isinstance(intervals, dict) else None
+        is_interval = isinstance(ends, list) and [type(end) for end in ends] == [float, float]
+        return tuple(ends) if is_interval else None
 
     def setting(self, key: str) -> object:
         """A parameter, ``stage.name``, or ``model`` or ``seed`` of the training; None if there is none."""
@@ -139,33 +111,21 @@ class Report(Run):
         settings = self.record(stage if dot else "finetune").get("settings", {})
         return settings.get(name if dot else stage)
 
-    def interval(self, name: str) -> tuple[float, float] | None:
-        """The 95% interval of a measurement; None if metrics.json has none."""
-        group, _, key = name.rpartition(".")
-        found = self.metrics.get(f"{group}_interval" if group else "intervals")
-        found = found.get(key) if isinstance(found, dict) else None
-        return tuple(found) if isinstance(found, list) and len(found) == 2 and None not in found else None
-
     def copy_to(self, folder: Path, chapters: Path) -> None:
         """Writes the record of this run that a published book keeps; ``chapters`` is the folder of its pages."""
-        files = {name: self / name for name in FILES}
+        files = {name: self / name for name in (*FILES, "daily.jsonl")}
         files |= {f"samples/{file.name}": file for file in (self / "samples").glob("step-*.txt")}
         files |= {f"notebooks/{notebook(stage).name}": chapters / notebook(stage).name for stage in STAGES}
-        files |= {name: chapters / name for name in (quiz.FILE,) if (chapters / name).is_file()}
-        files |= {"daily.jsonl": self / "daily.jsonl"} if (self / "daily.jsonl").is_file() else {}
+        files |= {quiz.FILE: chapters / quiz.FILE}
         for name, source in files.items():
-            target = folder / name
-            if not target.exists() or target.read_bytes() != source.read_bytes():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+            if source.is_file():
+                write(folder / name, source.read_bytes())
 
 
 def explain(path: Path, error: Exception) -> str:
     """Why a run is not in the book, and the remedy."""
-    if isinstance(error, TitlesmithError):
-        return str(error)
-    what = f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})"
-    return f"{what}. Remove {path / 'run.json'}, and run its experiment again"
+    has_remedy = isinstance(error, TitlesmithError)
+    return str(error) if has_remedy else f"{path} is damaged ({error!r:.200}). Remove it, or run its experiment again"
 
 
 def load_reports(published: Path | None = None) -> tuple[list[Report], dict[str, str]]:

@@ -12,31 +12,27 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from nltk.metrics.agreement import AnnotationTask
 
-from titlesmith.book import quiz
+from titlesmith.book import quiz, write
 from titlesmith.corpus.template import template
-from titlesmith.errors import RequestError
+from titlesmith.errors import DAMAGE, RequestError
 from titlesmith.evaluate.measurement import Measurement, MissingError, ratio, share
 from titlesmith.markup import render
-from titlesmith.runs import Run, digest, replacing, root, write_json
+from titlesmith.runs import Run, digest, root, write_json
 
 KEY = "study.json"  # the items with their answers, next to the page
 ERRORS = "error-types.csv"  # in the book
 SCRIPT = "study.js"
 KINDS = {"single": "real or generated", "pair": "which of two is generated"}
 MIN_RATERS = 10  # of a bootstrap over raters; with fewer, the interval is over answers
-MAX_BYTES = 2**24  # of a file of answers
 
 
 def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
     """Writes a study's page, script and key into a folder; returns the number of items.
 
-    Of each run there are up to ``count`` pairs and as many single texts, fewer if it has fewer clean texts.
-
-    Raises
-    ------
-    RequestError
-        No run has suitable texts, or the folder has the key of another study.
+    Of each run there are up to ``count`` pairs and as many single texts, fewer if it has fewer clean texts. No suitable
+    texts at all, and a folder with the key of another study, are a RequestError.
     """
     chance, items = random.Random(seed), []
     with (root() / "book" / ERRORS).open(encoding="utf-8", newline="") as file:
@@ -49,23 +45,14 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
         pairs = min(count, (len(real) + 1) // 2)
         for texts in zip(real[:pairs], generated[:pairs], strict=True):
             second = chance.random() < 0.5  # whether the generated text is the second
-            items.append(
-                {
-                    "kind": "pair",
-                    "run": run.name,
-                    "texts": list(texts if second else texts[::-1]),
-                    "answer": int(second),
-                }
-            )
+            texts = list(texts if second else texts[::-1])
+            items.append({"kind": "pair", "run": run.name, "texts": texts, "answer": int(second)})
         rest = [*((text, 0) for text in real[pairs:]), *((text, 1) for text in generated[pairs:])]
         for text, answer in chance.sample(rest, min(count, len(rest))):
             items.append({"kind": "single", "run": run.name, "texts": [text], "answer": answer, "errors": named})
     if not items:
-        raise RequestError(
-            "study: these runs have no texts that are finished, clean and not near copies. Generate more"
-        )
+        raise RequestError("study: no texts of these runs are finished, clean and not near copies. Generate more")
     chance.shuffle(items)
-    folder.mkdir(parents=True, exist_ok=True)
     key = folder / KEY
     if key.is_file() and _read(key).get("items") != items:
         raise RequestError(f"--out {folder}: it has another study, whose answers may be on their way; choose another")
@@ -74,8 +61,7 @@ def write_study(runs: list[Run], folder: Path, count: int, seed: int) -> int:
     shown = [{name: value for name, value in item.items() if name not in ("run", "answer")} for item in items]
     meanings = {row["error"]: row["what is wrong"] for row in errors}
     page = render("study.html.j2", study={"study": digest(key), "items": shown, "errors": meanings}, script=SCRIPT)
-    with replacing(folder / "index.html") as temporary:
-        temporary.write_text(page, "utf-8")
+    write(folder / "index.html", page)
     return len(items)
 
 
@@ -97,7 +83,10 @@ def collect(folder: Path) -> list[dict]:
         rater = str(answers.get("rater"))
         if rater in raters:
             raise RequestError(f"{path}: the rater {rater[:40]!r} has another file; keep one of the two")
-        raters[rater] = _check(answers, items, path)
+        try:
+            raters[rater] = _check(answers["answers"], items)
+        except DAMAGE as error:
+            raise RequestError(f"{path} is damaged ({error!r}): export the answers again") from None
     if not raters:
         raise RequestError(f"--collect {folder}: there are no answers, only {KEY}")
     return summarize(items, list(raters.values()))
@@ -105,26 +94,21 @@ def collect(folder: Path) -> list[dict]:
 
 def _read(path: Path) -> dict:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes")
         content = json.loads(path.read_text("utf-8"))
-        return content if isinstance(content, dict) else {}
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} is damaged ({error}): export the answers again") from None
+    return content if isinstance(content, dict) else {}
 
 
-def _check(answers: dict, items: list[dict], path: Path) -> dict[int, dict]:
-    """The answers by item: ``choice`` and ``errors``."""
+def _check(answers: dict, items: list[dict]) -> dict[int, dict]:
+    """The answers by item, ``choice`` and ``errors``, with their values checked (DAMAGE)."""
     checked = {}
-    try:
-        for number, answer in answers["answers"].items():
-            choice, errors = answer["choice"], answer.get("errors", [])
-            index = range(len(items))[int(number)]
-            if choice not in (0, 1) or not set(errors) <= set(items[index].get("errors", ())):
-                raise ValueError(f"answer {number}")
-            checked[index] = {"choice": int(choice), "errors": list(errors)}
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise RequestError(f"{path} is damaged ({error!r}): export the answers again") from None
+    for number, answer in answers.items():
+        choice, errors = answer["choice"], list(answer.get("errors", []))
+        index = range(len(items))[int(number)]
+        if choice not in (0, 1) or not set(errors) <= set(items[index].get("errors", ())):
+            raise ValueError(f"answer {number}")
+        checked[index] = {"choice": int(choice), "errors": errors}
     return checked
 
 
@@ -142,18 +126,11 @@ def summarize(items: list[dict], raters: list[dict[int, dict]]) -> list[dict]:
             "task": KINDS[kind],
             "raters": sum(map(bool, choices)),
             "answers": sum(map(len, choices)),
-            "accuracy": _shown(measured),
+            "accuracy": "{:.1%} ({:.1%} to {:.1%})".format(measured.value, *measured.interval) if measured else "-",
             "agreement": "-" if agreement is None else f"{agreement:.2f}",
             "errors": ", ".join(f"{name} {number}" for name, number in errors.most_common()),
         })  # fmt: skip
     return rows
-
-
-def _shown(measured: Measurement | None) -> str:
-    if measured is None:
-        return "-"
-    low, high = measured.interval
-    return f"{measured.value:.1%} ({low:.1%} to {high:.1%})"
 
 
 def accuracy(right: list[list[bool]]) -> Measurement | None:
@@ -162,9 +139,7 @@ def accuracy(right: list[list[bool]]) -> Measurement | None:
     try:
         if len(right) < MIN_RATERS:
             return share([answer for answers in right for answer in answers])
-        return ratio(
-            np.array([sum(answers) for answers in right]), np.array([len(answers) for answers in right]), seed=1
-        )
+        return ratio(np.array(list(map(sum, right))), np.array(list(map(len, right))), seed=1)
     except MissingError:
         return None
 
@@ -172,11 +147,5 @@ def accuracy(right: list[list[bool]]) -> Measurement | None:
 def krippendorff_alpha(units: list[list[int]]) -> float | None:
     """Agreement of the values of each unit: 1 if all agree, 0 as by chance; None if no unit has two values."""
     units = [values for values in units if len(values) > 1]
-    total = Counter(value for values in units for value in values)
-    size = sum(total.values())
-    # Pairs of different values within units, each unit with the weight of its values, and in all values together
-    observed = sum((len(v) ** 2 - sum(n * n for n in Counter(v).values())) / (len(v) - 1) for v in units)
-    expected = (size**2 - sum(n * n for n in total.values())) / max(1, size - 1)
-    if not size:
-        return None
-    return 1 - observed / expected if expected else 1.0
+    rated = [(rater, unit, value) for unit, values in enumerate(units) for rater, value in enumerate(values)]
+    return float(AnnotationTask(rated).alpha()) if rated else None

@@ -1,71 +1,44 @@
 """Pages of sweeps: a table of measurements, the losses overlaid, and figures of measurements against parameters."""
 
 import statistics
-from dataclasses import dataclass
 
 from titlesmith import tables
-from titlesmith.book import figures, pages
-from titlesmith.book.compare import BEST, format_value
+from titlesmith.book import figures
+from titlesmith.book.compare import BEST, find_best, format_value
 from titlesmith.book.report import SPLITS, Report
+from titlesmith.evaluate.measurement import Measurement
 from titlesmith.evaluate.report import MEASUREMENTS
 from titlesmith.markup import Markup, number, render
 from titlesmith.sweep.file import CASE
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A measurement of one combination of values, summarized over its repeats; ``mean`` is None if no run measured it.
-
-    ``low`` and ``high`` are the lowest and the highest of several repeats, or the ends of one run's 95% interval.
-    """
-
-    mean: float | None
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def of(cls, reports: list[Report], name: str) -> "Summary":
-        """The measurement ``name`` of these repeats."""
-        values = [value for report in reports if (value := report.measurement(name)) is not None]
-        if not values:
-            return cls(None)
-        if len(values) > 1:
-            return cls(statistics.fmean(values), min(values), max(values))
-        return cls(values[0], *next(filter(None, (report.interval(name) for report in reports)), (None, None)))
-
-    def __str__(self) -> str:
-        mean = number(self.mean)
-        return mean if self.low is None else f"{mean} [{number(self.low)}, {number(self.high)}]"
+def summarize(reports: list[Report], name: str) -> Measurement | None:
+    """A measurement of repeats: their mean, from the lowest to the highest; of one run: its value, 95% interval."""
+    values = [value for report in reports if (value := report.measurement(name)) is not None]
+    if len(values) > 1:
+        return Measurement(statistics.fmean(values), (min(values), max(values)))
+    intervals = filter(None, (report.interval(name) for report in reports))
+    return Measurement(values[0], next(intervals, None)) if values else None
 
 
-def group_by_sweep(reports: list[Report]) -> dict[str, list[Report]]:
-    """The runs of each sweep, by the sweep's name."""
-    groups: dict[str, list[Report]] = {}
-    for report in reports:
-        if report.sweep:
-            groups.setdefault(report.sweep["name"], []).append(report)
-    return dict(sorted(groups.items()))
+def format_summary(summary: Measurement | None) -> str:
+    """A measurement with its interval in brackets; a dash for None."""
+    if summary is None or summary.interval is None:
+        return number(summary and summary.value)
+    low, high = summary.interval
+    return f"{number(summary.value)} [{number(low)}, {number(high)}]"
 
 
 def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
     """The page of a sweep with its runs; ``record`` is that of `compare.read_record`."""
     keys = list(dict.fromkeys(key for report in reports for key in report.sweep["set"]))
-    # Repeats of one combination of values share a row
+    # Repeats of one combination of values share a row, and a style in the figure of the losses
     combinations: dict[tuple, list[Report]] = {}
     for report in sorted(reports, key=lambda r: [_sort_key(r.sweep["set"].get(key)) for key in keys]):
         values = tuple(format_value(report.sweep["set"].get(key)) for key in keys)
         combinations.setdefault(values, []).append(report)
-    # Every line of the losses is labelled with its combination
-    lines = [
-        (", ".join(values), i, report.history)
-        for i, (values, repeats) in enumerate(combinations.items())
-        for report in repeats
-    ]
-    drawn = [(values, [r.training["fingerprint"] for r in repeats]) for values, repeats in combinations.items()]
-    alt = (
-        f"Smoothed training loss and validation loss against steps for the {len(lines)} runs of the sweep {name}, "
-        f"one line style for each of {len(combinations)} combinations. The table lists the final values."
-    )
+    lines = {", ".join(values): [r.history for r in repeats] for values, repeats in combinations.items()}
+    alt = f"Training loss and validation loss against steps, one line style for each of {len(lines)} combinations."
     # Measurements: the perplexities, and what the published results or the figures have
     reference, plots = record["reference"], [*((key, f"perplexity.{SPLITS[-1]}") for key in keys), *record["plot"]]
     given = {key for row in reference for key in row} | {key for pair in plots for key in pair}
@@ -76,11 +49,11 @@ def render_sweep(name: str, reports: list[Report], record: dict) -> Markup:
         reports=reports,
         keys=keys,
         repeats=max(map(len, combinations.values())),
-        warning=next(filter(None, map(pages.choose_warning, reports)), ""),
+        made_up=any(report.made_up for report in reports),
         table=render_table(keys, combinations, reference, shown),
-        losses=figures.render_figure(f"sweep-{name}-losses", lambda: figures.draw_curves(lines), alt, drawn),
+        losses=figures.render_figure(f"sweep-{name}-losses", alt, figures.draw_curves, lines),
         plots=[
-            (_label(x), MEASUREMENTS[y][0], _render_plot(f"sweep-{name}-{number}", x, y, keys, reports))
+            (_label(x), _label(y), _render_plot(f"sweep-{name}-{number}", x, y, keys, reports))
             for number, (x, y) in enumerate(dict.fromkeys(plots))
         ],
     )
@@ -106,19 +79,14 @@ def render_table(
     ]
     # Mark the best value of each measurement
     for name in measurements:
-        cells, best = [Summary.of(repeats, name) for repeats in combinations.values()], MEASUREMENTS[name][1]
-        known = {cell.mean for cell in cells if cell.mean is not None}
-        top = best(known) if best and known and len(rows) > 1 else None
-        for row, cell in zip(rows, cells, strict=True):
-            row[name] = f"{cell}{BEST if cell.mean is not None and cell.mean == top else ''}"
-    # Published results: values of unexpected types are shown as dashes
+        summaries, best = [summarize(repeats, name) for repeats in combinations.values()], MEASUREMENTS[name][1]
+        top = find_best([summary and summary.value for summary in summaries], best)
+        for row, summary in zip(rows, summaries, strict=True):
+            row[name] = format_summary(summary) + (BEST if summary and summary.value == top else "")
     for row in reference:
-        values = row["set"] if isinstance(row.get("set"), dict) else {}
-        published = {key: format_value(values.get(key)) for key in keys} | {"runs": ""}
-        for name in measurements:
-            value = row.get(name)
-            published[name] = number(value if isinstance(value, (int, float)) else None)
-        rows.append(published | {"whose": f"published: {row.get('source', 'elsewhere')}"})
+        published = {key: format_value(row["set"].get(key)) for key in keys}
+        published |= {name: number(row.get(name)) for name in measurements}
+        rows.append(published | {"whose": f"published: {row['source']}"})
     # Headings without the stage, if they stay different
     short = {key: key.rpartition(".")[2] for key in keys}
     short = short if len(set(short.values())) == len(keys) else {key: key for key in keys}
@@ -130,44 +98,37 @@ def _render_plot(file: str, x: str, y: str, keys: list[str], reports: list[Repor
 
     ``file`` is the figure's name, without the key: runs of others may have any key.
     """
+    reports = [report for report in reports if report.measurement(y) is not None]
     if x in MEASUREMENTS:
-        values = {", ".join(format_value(v) for v in r.sweep["set"].values()): r for r in reports}
-        points = {label: (r.measurement(x), r.measurement(y)) for label, r in values.items()}
-        points = {label: point for label, point in points.items() if None not in point}
-        if not points:
-            return ""
+        labels = {", ".join(format_value(v) for v in r.sweep["set"].values()): r for r in reports}
+        points = {label: (r.measurement(x), r.measurement(y)) for label, r in labels.items()}
+        points = {label: point for label, point in points.items() if point[0] is not None}
         alt = f"{_label(y)} against {_label(x)}, a point for each of {len(points)} runs."
-        names = _label(x), _label(y)
-        return figures.render_figure(file, lambda: figures.draw_scatter(points, *names), alt, (names, points))
-    # Group the runs: a line for each combination of the other values, a point for each value of the key
-    groups: dict[str, dict[object, list[Report]]] = {}
+        return figures.render_figure(file, alt, figures.draw_scatter, points, _label(x), _label(y)) if points else ""
+    if not reports:
+        return ""
+    # A line for each combination of the other values, a point for each value of the key
     others = [key for key in keys if key != x and (x in keys or key != CASE)]  # a case decides keys that are not varied
-    for report in reports:
-        values = report.sweep["set"]
-        label = ", ".join(f"{key.rpartition('.')[2]} {format_value(values.get(key))}" for key in others)
-        value = values.get(x, None) if x in keys else report.setting(x)
+    labels = [
+        ", ".join(f"{key.rpartition('.')[2]} {format_value(report.sweep['set'].get(key))}" for key in others)
+        for report in reports
+    ]
+    if len(set(labels)) == len(reports) > len(figures.COLOURS):  # runs of a search, in which all values differ
+        labels = [""] * len(reports)
+    groups: dict[str, dict[object, list[Report]]] = {}
+    for label, report in zip(labels, reports, strict=True):
+        value = report.sweep["set"].get(x) if x in keys else report.setting(x)
         value = value if isinstance(value, (int, float)) and not isinstance(value, bool) else format_value(value)
         groups.setdefault(label, {}).setdefault(value, []).append(report)
-    if len(groups) == len(reports) > len(figures.COLOURS):  # runs of a search, in which all values differ
-        values = [pair for by_value in groups.values() for pair in by_value.items()]
-        groups = {"": {}}
-        for value, found in values:
-            groups[""].setdefault(value, []).extend(found)
-    lines = {}
-    for label, by_value in sorted(groups.items()):
-        points = [(value, Summary.of(repeats, y)) for value, repeats in by_value.items()]
-        lines[label] = [
-            (v, m.mean, m.mean if m.low is None else m.low, m.mean if m.high is None else m.high)
-            for v, m in points
-            if m.mean is not None
-        ]
+    lines = {
+        label: [(value, summarize(repeats, y)) for value, repeats in by_value.items()]
+        for label, by_value in sorted(groups.items())
+    }
+    is_highest = MEASUREMENTS[y][1] is max
     points = [point for line in lines.values() for point in line]
-    if not points:
-        return ""
-    end = (MEASUREMENTS[y][1] or min)(points, key=lambda point: point[1])
-    kind = "highest" if MEASUREMENTS[y][1] is max else "lowest"
+    value, best = (max if is_highest else min)(points, key=lambda point: point[1].value)
     alt = (
         f"{_label(y)} against {x}, a line for each combination of the other values; "
-        f"the {kind}, {number(end[1])}, at {format_value(end[0])}."
+        f"the {'highest' if is_highest else 'lowest'}, {number(best.value)}, at {format_value(value)}."
     )
-    return figures.render_figure(file, lambda: figures.draw_hyperparameter(x, lines, _label(y)), alt, (x, y, lines))
+    return figures.render_figure(file, alt, figures.draw_hyperparameter, x, lines, _label(y))

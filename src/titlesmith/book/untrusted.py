@@ -5,96 +5,61 @@ never reaches MyST as markup, and of their notebooks only plain text, sanitized 
 """
 
 import base64
-import json
-from binascii import Error as Base64Error
+from copy import deepcopy
+from functools import partial
 
+import nbformat
 import nh3
 from markdown_it import MarkdownIt
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from titlesmith.markup import myst
 from titlesmith.runs import notebook
 
-TAGS = frozenset({"hide-input", "remove-cell", "parameters", "injected-parameters"})
-STYLES = frozenset({
+TAGS = {"hide-input", "remove-cell", "parameters", "injected-parameters"}
+STYLES = {
     "text-align", "vertical-align", "padding", "margin", "white-space", "overflow-x", "color", "background-color",
     "font-size", "font-weight", "border",
-})  # fmt: skip
-ELEMENTS = frozenset({
-    "a", "b", "blockquote", "br", "caption", "code", "dd", "div", "dl", "dt", "em", "h2", "h3", "h4", "h5", "h6", "hr",
-    "i", "li", "ol", "p", "pre", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr",
-    "ul",
-})  # fmt: skip
-ATTRIBUTES = {
-    "*": {"class", "style", "title", "role", "tabindex"},
-    "a": {"href"},
-    "th": {"scope", "colspan", "rowspan"},
-    "td": {"colspan", "rowspan"},
-}
+}  # fmt: skip
+# HTML without scripts, event handlers, frames, forms, images, and addresses other than links
+sanitize = partial(
+    nh3.clean,
+    tags=nh3.ALLOWED_TAGS - {"area", "img", "map"},
+    attributes=nh3.ALLOWED_ATTRIBUTES | {"*": {"class", "style", "title", "role", "tabindex"}},
+    generic_attribute_prefixes={"data-", "aria-"},
+    filter_style_properties=STYLES,
+    url_schemes={"http", "https"},
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PNG = b"\x89PNG\r\n\x1a\n"
+KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}
+LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
 
 
-def sanitize(html: str) -> str:
-    """HTML without scripts, event handlers, frames, forms, images, and addresses other than links."""
-    return nh3.clean(
-        html,
-        tags=set(ELEMENTS),
-        attributes={name: set(values) for name, values in ATTRIBUTES.items()},
-        generic_attribute_prefixes={"data-", "aria-"},
-        filter_style_properties=set(STYLES),
-        url_schemes={"http", "https"},
-    )
-
-
-def make_inert(book: dict, stage: str) -> dict:
-    """A copy of an executed notebook that runs and reads nothing when the book is built or opened.
+def make_inert(book: NotebookNode, stage: str) -> NotebookNode:
+    """A copy of a stage's executed notebook that runs and reads nothing when the book is built or opened.
 
     Markdown and cell settings are kept where the project's own notebook has the same cell; other Markdown is shown
     without directives, roles, images and HTML. Outputs are reduced to text, sanitized HTML and PNG images.
-
-    Parameters
-    ----------
-    book
-        The executed notebook, as JSON.
-    stage
-        Its stage, which says what the project's own notebook is.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError, AttributeError
-        It is not a notebook.
     """
-    own = json.loads(notebook(stage).read_text("utf-8"))["cells"]
-    trusted = {(cell["cell_type"], _join_source(cell)): cell["metadata"] for cell in own}
-    cells = []
-    for number, cell in enumerate(book["cells"]):
-        kind, source, identity = cell["cell_type"], _join_source(cell), f"cell-{number}"
-        settings = trusted.get((kind, source))
-        if kind == "markdown":
-            shown = _escape_markdown(source) if settings is None else source
-            cells.append({"cell_type": "markdown", "id": identity, "metadata": {}, "source": shown})
-        elif kind == "code":
-            if settings is None:
-                tags = [tag for tag in cell.get("metadata", {}).get("tags", []) if tag in TAGS]
-                settings = {"tags": tags}
-            count = cell.get("execution_count")
-            cells.append({
-                "cell_type": "code",
-                "id": identity,
-                "metadata": json.loads(json.dumps(settings)),
-                "source": source,
-                "execution_count": count if isinstance(count, int) else None,
-                "outputs": [made for output in cell.get("outputs", []) if (made := _make_output_inert(output))],
-            })  # fmt: skip
-    language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
-    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    metadata = {"kernelspec": kernel, "language_info": language}
-    return {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
-
-
-def _join_source(cell: dict) -> str:
-    source = cell["source"]
-    return source if isinstance(source, str) else "".join(map(str, source))
+    own = nbformat.read(notebook(stage), as_version=4)
+    trusted = {(cell.cell_type, cell.source): cell.metadata for cell in own.cells}
+    inert = new_notebook(metadata={"kernelspec": KERNEL, "language_info": LANGUAGE})
+    for number, cell in enumerate(book.cells):
+        identity, metadata = f"cell-{number}", trusted.get((cell.cell_type, cell.source))
+        if cell.cell_type == "markdown":
+            source = _escape_markdown(cell.source) if metadata is None else cell.source
+            inert.cells.append(new_markdown_cell(source, id=identity))
+        elif cell.cell_type == "code":
+            if metadata is None:
+                metadata = {"tags": sorted(TAGS.intersection(cell.metadata.get("tags", [])))}
+            made = new_code_cell(str(cell.source), id=identity, metadata=deepcopy(metadata))
+            if isinstance(cell.execution_count, int):
+                made.execution_count = cell.execution_count
+            made.outputs = list(filter(None, map(_make_output_inert, cell.outputs)))
+            inert.cells.append(made)
+    return inert
 
 
 def _escape_markdown(source: str) -> str:
@@ -107,33 +72,25 @@ def _escape_markdown(source: str) -> str:
     return f"{title}<div>{html}</div>"
 
 
-def _make_output_inert(output: dict) -> dict | None:
-    kind = output.get("output_type")
-    if kind == "stream":
+def _make_output_inert(output: NotebookNode) -> NotebookNode | None:
+    if output.output_type == "stream":
         name = "stderr" if output.get("name") == "stderr" else "stdout"
-        return {"output_type": "stream", "name": name, "text": _join(output.get("text", ""))}
-    if kind == "error":
-        lines = [str(line) for line in output.get("traceback", [])]
-        names = {key: str(output.get(key, "")) for key in ("ename", "evalue")}
-        return {"output_type": "error", "traceback": lines} | names
-    if kind not in ("display_data", "execute_result"):
-        return None
+        return new_output("stream", name=name, text=str(output.text))
+    if output.output_type == "error":
+        lines = [str(line) for line in output.traceback]
+        return new_output("error", ename=str(output.ename), evalue=str(output.evalue), traceback=lines)
     given, data = output.get("data", {}), {}
     if "text/html" in given:
-        data["text/html"] = sanitize(_join(given["text/html"]))
-    if "image/png" in given and _is_png(image := _join(given["image/png"])):
-        data["image/png"] = image
+        data["text/html"] = sanitize(given["text/html"])
+    if "image/png" in given and _is_png(given["image/png"]):
+        data["image/png"] = given["image/png"]
     if "text/plain" in given and WIDGET not in given:  # of a bar or a box that only a kernel shows
-        data["text/plain"] = _join(given["text/plain"])
-    return {"output_type": "display_data", "metadata": {}, "data": data} if data else None
-
-
-def _join(value: object) -> str:
-    return value if isinstance(value, str) else "".join(map(str, value))
+        data["text/plain"] = str(given["text/plain"])
+    return new_output("display_data", data) if data else None
 
 
 def _is_png(encoded: str) -> bool:
     try:
         return base64.b64decode("".join(encoded.split()), validate=True).startswith(PNG)
-    except (Base64Error, ValueError):
+    except ValueError:
         return False

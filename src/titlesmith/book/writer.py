@@ -1,45 +1,43 @@
-"""The model in the reader's browser: a run's GPT-2, its tokenizer and a filter of its training titles as one script.
+"""The model in the reader's browser: a run's GPT-2, its tokenizer and hashes of its training titles as one script.
 
-``book/_static/gpt2.js`` reads the script. It holds one string of 7 bits a character: deflated bytes, which are a
-header in JSON and the arrays that it lists. The string has no quote, backslash or line end, so a script that matches
-`SCRIPT` is only data, also one from somebody else's publication.
+``book/_static/gpt2.js`` reads the script. It holds one string in base64: deflated bytes, which are a header in JSON and
+the arrays that it lists. A script that matches `SCRIPT` is only data, also one from somebody else's publication.
 """
 
+import base64
 import json
 import re
 import unicodedata
 import zlib
-from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
 
 from titlesmith import models
+from titlesmith.book import write
 from titlesmith.book.report import Report
 from titlesmith.corpus import Corpus, DocumentFormat
 from titlesmith.corpus.template import template
 from titlesmith.errors import DAMAGE
-from titlesmith.markup import Markup, render
 from titlesmith.models import base, gpt2_checkpoint, hub
-from titlesmith.runs import replacing
 
 FILE = "model.js"  # in the record of a run
-VERSION = 1  # of the format
-MAX_PARAMETERS = 20_000_000  # a byte each
+VERSION = 2  # of the format
+MAX_PARAMETERS = 20_000_000  # of a byte each
 MAX_MODELS = 20  # runs of a book that get a box, the newest: a book of a thousand models would be gigabytes
-SCRIPT = re.compile(rb'\xef\xbb\xbfwindow\.titlesmithModel="[^"\\\r\n\0]*";/\*([0-9a-f ]+)\*/\n')
-UNSAFE = b'\0\n\r"\\'  # in a JavaScript string; written as the character 128 higher
-BITS, HASHES = 16, 11  # of the filter, for each title: it errs for one title in two thousand
+SCRIPT = re.compile(rb'window\.titlesmithModel="[\w+/=]*";/\*([0-9a-f ]+)\*/\n', re.ASCII)
 
 
 def write_scripts(reports: list[Report], folder: Path) -> dict[str, Path]:
     """The scripts of the newest runs that can have one, written into ``folder/<run>/`` where needed."""
-    chosen = [report for report in reports if can_write(report)][:MAX_MODELS]
-    paths = {report.name: folder / report.name / FILE for report in chosen}
+    chosen, paths = list(filter(can_write, reports))[:MAX_MODELS], {}
     for report in reports:
-        if report.name not in paths:
-            (folder / report.name / FILE).unlink(missing_ok=True)
-    return {report.name: paths[report.name] for report in chosen if write_script(report, paths[report.name])}
+        path = folder / report.name / FILE
+        if report in chosen and write_script(report, path):
+            paths[report.name] = path
+        else:
+            path.unlink(missing_ok=True)
+    return paths
 
 
 def can_write(report: Report) -> bool:
@@ -55,52 +53,33 @@ def can_write(report: Report) -> bool:
 
 
 def write_script(report: Report, path: Path) -> bool:
-    """Writes the script of a run's model, unless it is there; returns whether it is."""
+    """Writes the script of a run's model, unless it is there; returns False if there are no weights."""
     current = f"{VERSION} {report.record('generate')['fingerprint']}"
     for source in (path, report / FILE):
         match = SCRIPT.fullmatch(content := source.read_bytes()) if source.is_file() else None
         if match and match[1].decode() == current:
-            if source != path:
-                _write(path, content)
+            write(path, content)
             return True
     try:
         weights, shape = gpt2_checkpoint.read(report / "model")
         corpus, settings = Corpus(report), report.record("generate")["settings"]
         titles = corpus.scan("train").select("completion").collect().to_series().to_list()
-        _write(path, pack(weights, shape, corpus, titles, settings, current))
+        write(path, pack(weights, shape, corpus, titles, settings, current))
     except DAMAGE:  # an earlier publication has no weights
-        path.unlink(missing_ok=True)
         return False
     return True
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def pack(
     weights: dict[str, np.ndarray], shape: dict, format: DocumentFormat, titles: list[str], settings: dict, mark: str
 ) -> bytes:
-    """The script of a GPT-2.
+    """The script of a GPT-2 as `gpt2_checkpoint.read` returns it; ``settings`` are the parameters of notebook 04.
 
-    Parameters
-    ----------
-    weights, shape
-        The variables and hyperparameters, as `titlesmith.models.gpt2_checkpoint.read` returns them.
-    format
-        Tokenizer and layout of the documents.
-    titles
-        Training titles, whose copies are marked.
-    settings
-        Parameters of notebook 04.
-    mark
-        Says later whether the script is up to date.
+    Copies of the training ``titles`` are marked. ``mark`` says later whether the script is up to date.
     """
     arrays = base.quantize({name: weights[name] for name in models.shapes(shape)})
     arrays = {name: a if a.dtype == np.int8 else a.astype(np.float32) for name, a in arrays.items()}
-    arrays["filter"] = build_filter(titles)
+    arrays["titles"] = hash_titles(titles)
     ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)  # floats first, so that they are aligned
     tokenizer, layout = format.tokenizer, format.layout
     header = json.dumps({
@@ -111,41 +90,16 @@ def pack(
         "start": [tokenizer.eos_id, *layout.start],
         "stop": layout.markers[2],
         "lowercase": format.lowercase,
-        "hashes": HASHES,
         **{key: settings[key] for key in ("top_k", "top_p", "max_tokens")},
         "layout": [(name, str(array.dtype), array.size) for name, array in ordered],
     }).encode()  # fmt: skip
     header += b" " * (-len(header) % 4)
     size = np.array([len(header)], np.uint32).tobytes()
-    packed = to_text(zlib.compress(size + header + b"".join(array.tobytes() for _, array in ordered), 9))
-    return b'%bwindow.titlesmithModel="%b";/*%b*/\n' % (BOM_UTF8, packed, mark.encode())
+    packed = zlib.compress(size + header + b"".join(array.tobytes() for _, array in ordered), 9)
+    return b'window.titlesmithModel="%b";/*%b*/\n' % (base64.b64encode(packed), mark.encode())
 
 
-def to_text(data: bytes) -> bytes:
-    """Bytes as UTF-8 of 7 bits a character, nearly all of which take one byte."""
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    bits = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    text = (np.packbits(bits, axis=1) >> 1).tobytes()
-    for byte in UNSAFE:
-        text = text.replace(bytes([byte]), chr(byte + 128).encode())
-    return text
-
-
-def build_filter(titles: list[str]) -> np.ndarray:
-    """A Bloom filter (1970) of titles, case and white space folded, as bytes."""
-    folded = {" ".join(unicodedata.normalize("NFC", title).lower().split()).encode() for title in titles}
-    size = max(1, len(folded) * BITS // 8)
-    first = np.array([zlib.crc32(text) for text in folded], np.uint64)
-    step = np.array([zlib.crc32(text[::-1]) | 1 for text in folded], np.uint64)
-    bits = (first[:, None] + np.arange(HASHES, dtype=np.uint64) * step[:, None]) % np.uint64(size * 8)
-    array = np.zeros(size * 8, np.uint8)
-    array[bits.ravel()] = 1
-    return np.packbits(array, bitorder="little")
-
-
-def render_writer(report: Report, path: Path, root: str) -> Markup:
-    """The box "Write titles" of a run whose script is at ``path``; ``root`` is the way from the page to the book's."""
-    size = f"{path.stat().st_size / 1e6:.1f} MB"
-    temperature = report.record("generate")["settings"].get("temperature", 0.8)
-    address = f"{root}/runs/{report.name}/{FILE}"
-    return render("writer.html.j2", address=address, size=size, temperature=temperature, root=root)
+def hash_titles(titles: list[str]) -> np.ndarray:
+    """CRC-32 of n titles, case and white space folded; another title has one of them with probability n / 2**32."""
+    folded = {" ".join(unicodedata.normalize("NFC", title).lower().split()) for title in titles}
+    return np.unique(np.array([zlib.crc32(title.encode()) for title in folded], np.uint32))

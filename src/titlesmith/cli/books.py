@@ -45,10 +45,10 @@ def compare(
     comparison = comparing.compare(comparing.open_reports(run), count)
     if html:
         with replacing(html.resolve()) as temporary:
-            temporary.write_text(comparison.html(), "utf-8")
+            temporary.write_text(comparing.render_comparison(comparison), "utf-8")
         print(html)
     else:
-        comparison.print(Console())
+        comparing.print_comparison(comparison, Console())
 
 
 def export(

@@ -194,14 +194,32 @@ def test_requests_share_batches_and_the_seed_decides(finished):
     assert calls[0] == 8, "one batch"
     assert texts_of(settings) == first != texts_of(replace(settings, seed=2))
     beams = texts_of(replace(settings, beams=4, count=2))
-    assert len(beams) == 4
+    assert len(beams) == len(set(beams)) == 4
 
 
-def test_texts_of_a_beam_search_come_likeliest_first_and_unfinished_ones_last():
-    rows = generated(Scripted("one~", "two", "three"), 3, beams=3)
-    assert [(row["text"], row["finished"]) for row in rows] == [("two", True), ("three", True), ("one", False)]
-    rows = generated(Scripted("A study", "Another", "another"), 2, beams=3, unique=True, corpus=Small(["a STUDY"]))
-    assert [row["text"] for row in rows] == ["Another"]
+class Searching(Scripted):
+    """A back end that returns the first texts of its answers for any number of beams."""
+
+    def generate(self, prompts, settings):
+        assert settings.count == settings.beams, "all beams, so that repeats can be dropped"
+        self.calls.append(settings.beams)
+        texts = (self.answers * settings.beams)[: settings.beams]
+        completions = [Completion(TOKENIZER.encode(a.strip("~")), -1.0, not a.endswith("~")) for a in texts]
+        return [completions] * len(prompts)
+
+
+def test_texts_of_a_beam_search_differ_in_their_letters():
+    engine = Searching("A study", "A study.", "a  Study!", "Another", "The third", "The third?")
+    assert [row["text"] for row in generated(engine, 3, beams=3)] == ["A study", "Another", "The third"]
+    assert engine.calls == [3, 6], "a wider search finds the others"
+    rows = generated(engine, 2, beams=3, unique=True, corpus=Small(["a STUDY"]))
+    assert [row["text"] for row in rows] == ["Another", "The third"]
+
+
+def test_a_beam_search_that_finds_no_other_texts_returns_fewer_and_unfinished_ones_last():
+    engine = Searching("one~", "two", "one~")
+    assert [(row["text"], row["finished"]) for row in generated(engine, 3, beams=3)] == [("two", True), ("one", False)]
+    assert engine.calls == [3, 6, 12, 24]
 
 
 def test_greedy_decoding_returns_one_text():

@@ -20,6 +20,7 @@ from titlesmith.generate.token_healing import TokenHealing
 FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")  # of delimiters, and of characters
 ROUNDS = 5  # times that a text is sampled until it is finished and clean
 UNIQUE_ROUNDS = 20  # times that a text is sampled until it is new, while each round finds new ones
+WIDENINGS = (1, 2, 4, 8)  # factors of the number of beams, until a search finds enough different texts
 BLOCK = 128  # texts that are sampled together
 
 
@@ -39,6 +40,11 @@ def is_clean(text: str, prefix: str = "", markup: str = "strip", breaks: str = "
 def _strip_after(prefix: str, rest: str) -> str:
     """The text after a prefix without outer white space, except one that separates it from the prefix."""
     return rest.rstrip() if prefix and not prefix[-1].isspace() else rest.strip()
+
+
+def _letters(text: str) -> str:
+    """A text without case, white space and punctuation; the text itself if it has nothing else."""
+    return "".join(filter(str.isalnum, text.casefold())) or text
 
 
 class TextGenerator:
@@ -87,7 +93,9 @@ class TextGenerator:
         kept: dict[int, list[dict]] = {i: [] for i in wanted}
         spare: dict[int, list[dict]] = {i: [] for i in wanted}
         rounds = UNIQUE_ROUNDS if self.unique else ROUNDS
-        for round in range(rounds if self.settings.is_sampled else 1):
+        if not self.settings.is_sampled:
+            rounds = 1 if self.settings.is_greedy else len(WIDENINGS)
+        for round in range(rounds):
             missing = {i: count - len(kept[i]) for i, count in wanted.items() if count > len(kept[i])}
             if not missing:
                 break
@@ -96,6 +104,9 @@ class TextGenerator:
             for i, rows in self._complete(missing, (self.settings.seed, number, round)).items():
                 if best_of > 1:
                     rows.sort(key=lambda row: -row["logprob"])
+                if not self.settings.is_sampled:  # beams often differ in punctuation alone
+                    different = {_letters(row["text"]): row for row in reversed([*kept[i], *rows])}
+                    rows = [row for row in rows if different[_letters(row["text"])] is row]
                 spare[i] = [row for row in rows if not row["finished"] and self._is_new(row)]
                 for row in rows:
                     if row["finished"] and len(kept[i]) < wanted[i] and self._is_new(row):
@@ -115,11 +126,15 @@ class TextGenerator:
         return not self.unique or not (fold(row["text"]) in self.seen or self.nearest.is_copy(row["text"]))
 
     def _complete(self, missing: dict[int, int], seeds: tuple[int, ...]) -> dict[int, list[dict]]:
-        """Rows by request: ``best_of`` samples for each missing text, or the results of one beam search."""
+        """Rows by request: ``best_of`` samples for each missing text, or the results of one beam search.
+
+        The last of ``seeds`` is the number of the round; each search is wider than the one before.
+        """
         settings, rng = replace(self.settings, count=1, seed=seeds), np.random.default_rng(seeds)
         copies = {i: count * settings.best_of for i, count in missing.items()}
         if not settings.is_sampled:
-            settings, copies = replace(settings, count=settings.beams), dict.fromkeys(missing, 1)
+            beams = settings.beams * WIDENINGS[seeds[-1]]
+            settings, copies = replace(settings, beams=beams, count=beams), dict.fromkeys(missing, 1)
         # Which candidate for the ids of the prefix each completion continues
         chosen = [(i, which) for i, count in copies.items() for which in self._heal(i).sample(count, settings, rng)]
         prompts = [self._heal(i).opening + self._heal(i).candidates[which] for i, which in chosen]

@@ -92,12 +92,12 @@ class GPT2Engine(Engine):
         checkpoint = tf.train.latest_checkpoint(path)
         if not checkpoint:
             raise RequestError(f"{path} has no checkpoint: `checkpoint` or the files that it names are missing")
+        stored = dict(tf.train.list_variables(checkpoint))
+        for name, shape in ((v.op.name, v.shape.as_list()) for v in self._variables):
+            if stored.get(name) != shape:  # TensorFlow would read a variable of another shape without an error
+                raise RequestError(f"{checkpoint}: {name} is {stored.get(name)}; {HYPERPARAMETERS} says {shape}")
         with self._session.graph.as_default():
-            try:
-                tf1.train.Saver(self._variables).restore(self._session, checkpoint)
-            except tf.errors.OpError as error:  # a variable is missing, damaged, or of another shape
-                reason = error.message.split("Original error:")[-1].split("\n[[")[0].strip()
-                raise RequestError(f"{checkpoint} does not fit {HYPERPARAMETERS}: {reason}") from None
+            tf1.train.Saver(self._variables).restore(self._session, checkpoint)
         return checkpoint
 
     def device(self, settings: dict) -> str:

@@ -58,10 +58,8 @@ class Step:
         self, variables, hyperparameters: dict, shape, settings: dict, kind, steps, sampled: SampledSoftmax | None
     ):
         self.steps, self.settings, self.kind, self.variables = steps, settings, kind, dict(variables)
-        self._layers, self._kernels = (
-            hyperparameters["n_layer"],
-            Kernels(*shape, hyperparameters, settings["dropout"], kind),
-        )
+        self._kernels = Kernels(*shape, hyperparameters, settings["dropout"], kind)
+        self._layers = hyperparameters["n_layer"]
         if sampled:
             self.variables |= {"wte": sampled.table, "shift": sampled.shift}
         self.ids, self.position_ids, self.labels = (tf1.placeholder(tf.int32, shape) for _ in range(3))
@@ -69,13 +67,14 @@ class Step:
         self.total, self.rate = tf1.placeholder(tf.float32, []), tf1.placeholder(tf.float32, [])
         self.seed = tf1.placeholder(tf.int32, [2])
         self._document_ids = tf.cumsum(tf.cast(tf.equal(self.position_ids, 0), tf.int32), 1)
-        # Matrices are cast to the type of their products once
         model = {}
         for n, v in self.variables.items():
-            if n.endswith("/w"):
+            if n.endswith("/w"):  # matrices are cast to the type of their products once
                 model[n] = tf.cast(tf.reshape(v, v.shape[1:]), kind)
+            elif n.endswith(("/b", "/g")):
+                model[n] = per_block(v, self.ids.shape.num_elements())
             else:
-                model[n] = per_block(v, self.ids.shape.num_elements()) if "/" in n else tf.convert_to_tensor(v)
+                model[n] = tf.convert_to_tensor(v)
         trained = [n for n in self.variables if n.startswith("h") or settings["layers"] == "all"]
         self.loss, gradients = self._gradients(trained, model, variables["wte"], sampled)
         self._update({n: gradients[n] for n in trained})

@@ -273,7 +273,6 @@ def test_hostile_overrides_are_refused_in_one_short_line(project, override, said
         ("finetune.schedule=Cosine", "Did you mean cosine?"),
         ("corpus.template=Title", "Did you mean title?"),
         ("corpus.template={title!r}", "Did you mean title?"),
-        ("harvest.categories=cs.CL CS.LG", "Did you mean cs.CL,cs.LG?"),
         ("harvest.categories=cs.cl", "Did you mean cs.CL?"),
         ("harvest.categories=cs/CL", "Did you mean cs.CL?"),
         ("harvest.categories=cmp-lg2", None),

@@ -136,7 +136,7 @@ def test_parquet_and_arrow_read_as_json_lines(project, monkeypatch, name):
 WRITE = """
 import polars as pl
 number = pl.col("number").cast(pl.String)
-pl.LazyFrame({"number": range(400_000)}).select(
+pl.LazyFrame({"number": range(200_000)}).select(
     id="0704." + number.str.zfill(6), title="On " + number, abstract=pl.lit("We study sound. " * 125) + number
 ).sink_parquet("s.parquet", row_group_size=20_000)
 """
@@ -150,11 +150,11 @@ print(sum(table.height for table in tables), Path("/proc/self/status").read_text
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, because getrusage counts the parent's memory too")
 def test_a_large_parquet_file_is_not_read_ahead(project):
-    """800 MB of text, in row groups of 20,000 papers, need half of that."""
+    """400 MB of text, in row groups of 20,000 papers, need half of that."""
     for code in (WRITE, READ):
         done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
     rows, peak = map(int, done.stdout.split())
-    assert rows == 400_000 and peak < 450_000, "kB"
+    assert rows == 200_000 and peak < 350_000, "kB"
 
 
 def test_data_sets_with_names_of_versions_and_without_columns_are_read(project):

@@ -31,7 +31,7 @@ def find(settings: dict) -> list[Path]:
     path, source = settings["path"] and root() / settings["path"], settings["source"]
     files = [file for file in list_files(path) if file.stat().st_size] if path else []
     if not files:
-        missing = f"{path or 'it'} is missing or empty"
+        missing = f"{path} is missing or empty" if path else "no path is given"
         raise RequestError(f"harvest.path: source {source} reads a file, and {missing}: add -p harvest.path=FILE")
     return files
 

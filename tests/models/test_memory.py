@@ -63,6 +63,14 @@ def test_estimates_are_close_to_measured_peaks():
         assert 0.97 * peak <= estimate / 1e9 <= 1.13 * peak
 
 
+def test_estimates_for_pytorch_are_close_to_measured_peaks():
+    """Peaks in GB of SmolLM2 on two CPU cores, with the tokens of the softmax."""
+    shape, settings = models.hyperparameters("smollm2", "full"), SETTINGS | {"model": "smollm2", "batch_size": 8}
+    for peak, block_size, used in ((4.4, 128, 8_000), (10.3, 512, 20_732), (8.4, 512, shape["n_vocab"])):
+        estimate = models.training_memory(shape, settings | {"block_size": block_size}, True, used)
+        assert 0.8 * peak <= estimate / 1e9 <= 1.2 * peak
+
+
 @given(st.integers(2**30, 2**36))
 def test_the_error_names_the_largest_batch_and_block_that_fit(room):
     made_of = models.GPT2["124M"]

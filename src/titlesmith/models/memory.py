@@ -65,8 +65,9 @@ def _torch_memory(hyperparameters: dict, settings: dict, bf16: bool, used: int, 
 
     A trained parameter takes 16 bytes (weight, gradient, two Adam moments), a frozen one its stored size. A token's
     activations take 34 bytes per layer and unit of width in bfloat16 (Korthikanti et al. 2023, without attention
-    weights), twice as much in float32, and 60 on a processor, where float32 copies are kept next to bfloat16. Estimates
-    are 10% above and 3% below the peaks of SmolLM2 with 8 rows of 128 (4.4 GB) and of 512 tokens (8.4 GB).
+    weights), twice as much in float32, and 80 on a processor, where float32 copies are kept next to bfloat16. That is
+    fitted to peaks of SmolLM2: 4.4 GB with 8 rows of 128 tokens, 8.4 and 10.3 GB with 8 of 512; estimates are 9% below
+    to 14% above them.
     """
     count, unused = num_parameters(hyperparameters), hyperparameters["n_vocab"] - used
     width, depth, size = hyperparameters["n_embd"], hyperparameters["n_layer"], 2 if bf16 else 4
@@ -77,7 +78,7 @@ def _torch_memory(hyperparameters: dict, settings: dict, bf16: bool, used: int, 
     else:  # of embeddings that do not train, only the weights exist
         fixed = 16 * count - 12 * width * (unused if settings["layers"] == "all" else hyperparameters["n_vocab"])
     fixed += TORCH_PROCESS + 2 * count * (bf16 and quantize == "none")  # bfloat16 copies that matrix products read
-    block = width * (60 if bf16 and not gpu else 17 * size)
+    block = width * (80 if bf16 and not gpu else 17 * size)
     activations = depth * size * width + block if settings["checkpointing"] else depth * block
     tokens = settings["batch_size"] * settings["block_size"]
     return fixed + tokens * activations + (8 + 2 * size) * min(tokens * used, max_logits(gpu))

@@ -103,8 +103,8 @@ def test_a_feed_and_previews_name_the_runs(html):
     assert '<link rel="alternate" type="application/atom+xml" title="Runs" href="../../../feed.xml">' in page
     assert '<meta name="viewport"' in page and "&lt;meta" not in page
     assert page.count('name="description"') == 1 and "What a small GPT-2" in page
-    assert '<meta property="og:image" content="https://someone.github.io/fork/_static/home.png">' in page
-    assert (html / "_static" / "home.png").is_file()
+    assert '<meta property="og:image" content="https://someone.github.io/fork/_static/preview.png">' in page
+    assert (html / "_static" / "preview.png").read_bytes()[1:4] == b"PNG"
     assert '<a href="https://arxiv.org/abs/2001.' in text(html, "book/runs/small/01_harvest.html")
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from typer.core import TyperGroup
 
 from titlesmith import models
-from titlesmith.book import compare, launch, lessons, pages, sweeps, write, writer
+from titlesmith.book import compare, figures, launch, lessons, pages, sweeps, write, writer
 from titlesmith.book.report import Report, explain, load_reports
 from titlesmith.errors import DAMAGE, RunError, StageError
 from titlesmith.markup import render
@@ -111,6 +111,8 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     write(html / "index.html", render("home.html.j2"))
     helpers = {"describe": models.describe, "choose_best": pages.choose_best}
     write(html / "feed.xml", render("feed.xml.j2", address=launching.address, reports=shown, **helpers))
+    best = pages.choose_best(lead) if (lead := pages.choose_lead(shown)) else []
+    write(html / "_static" / "preview.png", figures.draw_preview([row["text"] for row in best[:5]]))
     launching.write(html)
     for script in html.glob("_static/vendor/fontawesome/*/js/*"):  # which no page loads
         script.unlink()

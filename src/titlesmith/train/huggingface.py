@@ -104,13 +104,9 @@ class HuggingFaceEngine(Engine):
 
     def device(self, settings: dict) -> str:
         """See `Engine.device`."""
-        device, gpu = models.cpu_name(), torch.cuda.is_available()
-        if gpu:
-            card = torch.cuda.get_device_properties(0)
-            device = f"GPU: {card.name}, {card.total_memory / 2**30:.0f} GiB"
+        device = f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else models.cpu_name()
         if settings["processes"] > 1:
-            device += f", {settings['processes']} processes" + " with a GPU each" * gpu
-            device += ", weights sharded" * (settings["sharding"] == "full")
+            device += f", {settings['processes']} processes" + ", weights sharded" * (settings["sharding"] == "full")
         trained = f"LoRA of rank {settings['lora_rank']}, " if settings["lora_rank"] else ""
         return f"{device}, PyTorch, {trained}matrix products in {precision(settings)}"
 

@@ -87,7 +87,7 @@ def prepare(folder: Path, size: str, titles: int, calls: int) -> dict:
     np.savez(folder / "weights.npz", **engine.weights())
     for stage in ("harvest", "corpus"):
         run.finish(stage)
-    run.begin("finetune", {})
+    run.begin("finetune", {"model": size})
     engine.save_weights(run / "model")
     save_backend(engine, run)
     run.finish("finetune")
@@ -200,7 +200,7 @@ def quality(folder: Path, size: str, titles: int, calls: int) -> dict:
     harvest(run, settings["harvest"])
     run.begin("corpus", {})
     built = corpus.build(run, settings["corpus"], None, context=context("scratch"))
-    run.begin("finetune", {})
+    run.begin("finetune", {"model": size})
     with redirect_stdout(sys.stderr):
         finetune_run(run, settings["finetune"])
     run.finish("finetune")

@@ -19,7 +19,7 @@ def own(project):
 
     folder = project / "models" / "own"
     folder.mkdir(parents=True)
-    Tokenizer.learn([f"word{i} word{i}" for i in range(100)], 300).save(folder)
+    Tokenizer.learn([f"word{i} word{i}" for i in range(100)], 300).save_gpt2(folder)
     (folder / "hparams.json").write_text(json.dumps(TINY))
     weights = {name: np.zeros(shape, np.float32) for name, shape in models.shapes(TINY).items()}
     gpt2_checkpoint.save(folder / "model.ckpt", weights)

@@ -30,7 +30,7 @@ def repositories(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     repository = folder / catalogue.PUBLISHED["124M"][0]
     repository.mkdir(parents=True)
-    Tokenizer.learn([f"word{i} word{i}" for i in range(100)], 300).save(repository)
+    Tokenizer.learn([f"word{i} word{i}" for i in range(100)], 300).save_gpt2(repository)
     for theirs, ours in gpt2_checkpoint.VOCABULARY.items():
         (repository / ours).rename(repository / theirs)
     random = np.random.default_rng(1)

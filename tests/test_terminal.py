@@ -202,7 +202,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
         (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),
         (["--adapter", "adapter", "--template", "chat"], "none"),
         (["--adapter", "adapter", "--held-out", "3"], "a run's corpus has held-out papers"),
-        (["--adapter", "adapter", "--quantize", "2bit"], "'2bit' is not allowed"),
+        (["--adapter", "adapter", "--quantize", "2bit"], "'2bit' is not one of"),
         (["--adapter", "adapter", "--beams", "2", "-n", "3"], "3 texts of 2 beams"),
     ],
 )

@@ -11,10 +11,10 @@ import nbformat
 import pytest
 
 from conftest import SMALL, copy_run, execute_here
-from titlesmith.errors import RunError, StageError
+from titlesmith.errors import RequestError, RunError, StageError
 from titlesmith.experiment import Experiment
 from titlesmith.notebook import begin
-from titlesmith.pipeline import chain, failed, source
+from titlesmith.pipeline import chain, failed, finish, source
 from titlesmith.runs import STAGES, Run, release
 from titlesmith.settings import defaults
 from titlesmith.train import monitor
@@ -261,6 +261,19 @@ def test_ctrl_c_and_kill_9_while_training_and_the_same_command_resumes(papers, c
     subprocess.run([*command, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=900)
     assert monitor.read(history)[:4] == before, "what was done before the kill was not done again"
     assert_same_history(copied, finished)
+
+
+def test_finish_ends_a_training_whose_checkpoint_is_of_use(papers, copied, monkeypatch):
+    copied.update_stage("finetune", status="running")
+    (copied / "model" / "last").mkdir()
+    monkeypatch.setattr("titlesmith.pipeline.chain", lambda *given, **stages: (*given, stages))
+    resumed, name, stages = finish(copied, until="generate")
+    assert resumed.settings == experiment().settings and name == "copied"
+    assert stages == {"until": "generate", "first": "finetune"} and copied.record("finetune")["ended"]
+    path = papers / "experiments" / "scratch-titles.yml"
+    path.write_text(path.read_text().replace("warmup_steps: 150", "warmup_steps: 9"))
+    with pytest.raises(RequestError, match="its settings, notebook or an input has changed"):
+        finish(copied)
 
 
 def test_parameters_are_not_in_the_fingerprint_of_the_notebook(papers):

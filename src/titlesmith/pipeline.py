@@ -48,7 +48,10 @@ def chain(
     last = STAGES.index(until)
     if start and STAGES.index(start) > last:
         raise RequestError(f"--from {start} is after --until {until}: nothing would run")
-    training, vocabulary = experiment.settings["finetune"], experiment.settings["corpus"]["vocabulary"]
+    training, trained = experiment.settings["finetune"], run.record("finetune")
+    if last >= STAGES.index("finetune") and (trained.get("status"), trained.get("settings")) != ("done", training):
+        vocabulary = experiment.settings["corpus"]["vocabulary"]
+        models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
     if last >= STAGES.index("corpus"):  # the first stage that reads a model
         models.fetch(experiment.settings["corpus"]["model"])
     with chain_lock(run.path):
@@ -59,10 +62,6 @@ def chain(
                 if not forced and run.is_done(stage, settings, source(stage)):
                     echo(f"{label}: unchanged, skipped")
                     continue
-                trained = run.record("finetune")
-                is_trained = (trained.get("status"), trained.get("settings")) == ("done", training)
-                if number <= STAGES.index("finetune") <= last and not is_trained:
-                    models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
                 path = experiment.path and os.path.relpath(experiment.path, root())
                 run.update(experiment=path, overrides=list(experiment.overrides))
                 if forced:

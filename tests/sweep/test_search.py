@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from stages import empty_notebooks
 from titlesmith import sweep
 from titlesmith.errors import RequestError
 from titlesmith.runs import Run, write_json
@@ -96,11 +97,8 @@ def test_trials_that_fall_behind_are_pruned_and_a_study_is_rebuilt(project):
 def test_an_interrupted_search_runs_the_trials_that_are_missing(project, request):
     pytest.importorskip("optuna", reason="needs titlesmith[search]")
     pytest.importorskip("distributed", reason="needs titlesmith[sweep]")
-    fixed = "fixed: {finetune.steps: 4, finetune.warmup_steps: 0, generate.count: 2, generate.prefixes: ['']}"
-    path, record = (
-        write(project, f"{fixed}\n{FILE.replace('trials: 3', 'trials: 2')}"),
-        project / "sweeps" / "mine.json",
-    )
+    empty_notebooks(project)
+    path, record = write(project, FILE.replace("trials: 3", "trials: 2")), project / "sweeps" / "mine.json"
     command = [sys.executable, "-m", "titlesmith", "sweep", path, "--workers", "1"]
 
     def ended() -> dict[str, str]:

@@ -6,13 +6,13 @@ import subprocess
 import sys
 import time
 
-import nbformat
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
+from stages import empty_notebooks
 from titlesmith import cli, sweep
 from titlesmith.errors import FetchError, RequestError, RunError
 from titlesmith.experiment import Experiment
@@ -21,7 +21,6 @@ from titlesmith.sweep import cluster
 from titlesmith.sweep.plan import Point, group
 
 pytest.importorskip("distributed", reason="needs titlesmith[sweep]")
-FEW = ("harvest.num_papers=120", "corpus.vocabulary=400")
 
 
 def quiet(line: str) -> None:
@@ -231,15 +230,6 @@ def test_there_are_as_many_workers_as_fit_into_memory_and_cores(project, monkeyp
 # On workers
 
 
-def slow(project, seconds: float) -> None:
-    """Gives the corpus notebook a cell that waits once the stage has begun, to leave time for an interruption."""
-    path = project / "notebooks" / "02_corpus.ipynb"
-    book = nbformat.read(path, 4)
-    (begun,) = (n for n, cell in enumerate(book.cells) if "= begin(" in cell.source)
-    book.cells.insert(begun + 1, nbformat.v4.new_code_cell(f"import time; time.sleep({seconds})"))
-    nbformat.write(book, path)
-
-
 def until(check, seconds: float = 300):
     """The first true value of a check."""
     end = time.monotonic() + seconds
@@ -283,12 +273,11 @@ def dask(project, tmp_path_factory):
 
 
 def test_the_run_of_a_killed_worker_is_executed_by_another(project, dask, request):
-    slow(project, 2)
+    empty_notebooks(project, corpus="import time; time.sleep(2)")
     address, workers = dask
-    plan = sweep.read("sample-titles", ("corpus.min_words=1,2",), FEW, name="k", until="corpus")
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,2",), name="k", until="corpus")
     names = [point.name for point in plan.points]
     words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2", "--name", "k", "--until", "corpus"]
-    words += [word for value in FEW for word in ("-p", value)]
     command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
     request.addfinalizer(driver.kill)
@@ -315,10 +304,9 @@ def test_the_run_of_a_killed_worker_is_executed_by_another(project, dask, reques
 
 
 def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, dask, request):
-    slow(project, 60)
+    empty_notebooks(project, corpus="import time; time.sleep(60)")
     address, workers = dask
     words = ["sweep", "sample-titles", "--set", "corpus.min_words=1,2", "--name", "i", "--until", "corpus"]
-    words += [word for value in FEW for word in ("-p", value)]
     command = [sys.executable, "-m", "titlesmith", *words, "--scheduler", address]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
     request.addfinalizer(driver.kill)
@@ -336,7 +324,8 @@ def test_an_interrupted_sweep_ends_its_kernels_and_leaves_the_workers(project, d
 
 
 def test_a_failed_run_fails_alone_and_only_it_is_run_again(project):
-    plan = sweep.read("sample-titles", ("corpus.min_words=1,99,2",), FEW, name="f", until="corpus")
+    empty_notebooks(project, corpus="assert min_words < 99")
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,99,2",), name="f", until="corpus")
     with pytest.raises(RunError, match=r"1 of 3 runs of sweep f failed.*\n  f-99: corpus failed in") as error:
         sweep.run(plan, workers=2, echo=quiet)
     assert str(Run("f-99") / "notebooks") in str(error.value), "where the failed notebook can be opened"
@@ -346,7 +335,7 @@ def test_a_failed_run_fails_alone_and_only_it_is_run_again(project):
     papers = [(Run(name) / "papers.parquet").stat().st_ino for name in states]
     assert len(set(papers)) == 1, "one file, three names"
     # With an additional value, and without the one that fails, only the missing run is executed
-    plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), FEW, name="f", until="corpus")
+    plan = sweep.read("sample-titles", ("corpus.min_words=1,2,3",), name="f", until="corpus")
     done = sweep.run(plan, workers=2, echo=quiet)
     assert [run["name"] for run in done["runs"]] == ["f-1", "f-2", "f-3"]
     assert {name: Run(name).record("corpus")["ended"] for name in ("f-1", "f-2")} == before

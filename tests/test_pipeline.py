@@ -14,7 +14,7 @@ from conftest import SMALL, copy_run, execute_here
 from titlesmith.errors import RequestError, RunError, StageError
 from titlesmith.experiment import Experiment
 from titlesmith.notebook import begin
-from titlesmith.pipeline import chain, failed, finish, source
+from titlesmith.pipeline import chain, failed, finish, has_changed_defaults, source
 from titlesmith.runs import STAGES, Run, release
 from titlesmith.settings import defaults
 from titlesmith.train import monitor
@@ -287,3 +287,14 @@ def test_parameters_are_not_in_the_fingerprint_of_the_notebook(papers):
     cell.source += "\nprint(steps)"
     nbformat.write(book, path)
     assert source("finetune") != before, "code that declares no parameter"
+
+
+def test_changed_defaults_are_noticed(project):
+    assert not has_changed_defaults("finetune"), "not in git"
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "notebooks"], [*identity, "commit", "-qm", "notebooks"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    assert not has_changed_defaults("finetune")
+    path = project / "notebooks" / "03_finetune.ipynb"
+    path.write_text(path.read_text().replace("steps: int = 250", "steps: int = 9"))
+    assert has_changed_defaults("finetune") and not has_changed_defaults("corpus")

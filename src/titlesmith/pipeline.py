@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -68,6 +70,11 @@ def chain(
                     run.clear(stage)
                 for damaged in run.damaged(stage):
                     echo(f"{label}: {damaged} is damaged or missing")
+                if has_changed_defaults(stage):
+                    echo(
+                        f"warning: the parameters cell of {notebook(stage)} differs from the committed one. Its defaults "
+                        "apply to every experiment that does not set them; set values in the experiment, or with -p"
+                    )
                 echo(f"{label}: running {notebook(stage).name}")
                 execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
@@ -177,6 +184,21 @@ def join_streams(path: Path) -> None:
 def failed(run: Run, stage: str) -> Path:
     """Where an executed notebook lies that failed."""
     return run.executed(stage).with_suffix(".failed.ipynb")
+
+
+def has_changed_defaults(stage: str) -> bool:
+    """Whether the parameters cell of a stage's notebook differs from the one that git has committed."""
+    path = notebook(stage)
+    if not shutil.which("git"):
+        return False
+    command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
+    committed = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
+    return bool(committed) and _read_parameters_cell(committed) != _read_parameters_cell(path.read_text("utf-8"))
+
+
+def _read_parameters_cell(text: str) -> str:
+    cells = nbformat.reads(text, 4).cells
+    return next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
 
 
 def source(stage: str) -> str:

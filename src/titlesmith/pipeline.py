@@ -72,8 +72,8 @@ def chain(
                     echo(f"{label}: {damaged} is damaged or missing")
                 if has_changed_defaults(stage):
                     echo(
-                        f"warning: the parameters cell of {notebook(stage)} differs from the committed one. Its defaults "
-                        "apply to every experiment that does not set them; set values in the experiment, or with -p"
+                        f"warning: the parameters cell of {notebook(stage)} differs from the committed one. Its "
+                        "defaults apply to every experiment that does not set them; set values there, or with -p"
                     )
                 echo(f"{label}: running {notebook(stage).name}")
                 execute(run, stage, settings)

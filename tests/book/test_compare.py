@@ -7,7 +7,6 @@ from lxml import html
 from rich.console import Console
 
 from conftest import copy_run
-from titlesmith import cli
 from titlesmith.book import compare as comparing
 from titlesmith.book.compare import compare, format_value, mark_best, open_reports
 from titlesmith.errors import RequestError

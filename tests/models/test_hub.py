@@ -67,7 +67,7 @@ def test_a_model_is_downloaded_at_its_revision_and_then_found_in_the_cache(serve
         ("tokenizer", RequestError, r"lacks tokenizer\.json"),
         ("gated", RequestError, "hf:me/tiny .* is gated: accept its terms on its page on the hub, and set HF_TOKEN"),
         ("name", RequestError, "hf:me/other does not exist here, and cannot be downloaded .*Repo"),
-        ("path", RequestError, "hf:/no/such/folder does not exist here"),
+        ("path", RequestError, "/no/such/folder is neither a folder nor a .gguf file"),
         ("network", FetchError, "does not exist here, and cannot be downloaded .*Copy its files to .*me/tiny"),
         (
             "code",

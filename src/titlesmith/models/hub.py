@@ -80,8 +80,10 @@ def model_path(name: str) -> Path:
 def folder(name: str) -> Path:
     """The folder with all files of a model, downloaded if necessary; raises as `download` does."""
     check_installed()
-    path = model_path(name)
-    if missing_files(path) and name.startswith(PREFIX) and not _find_local(name):
+    source, local, path = split_name(name)[0], _find_local(name), model_path(name)
+    if source.startswith(("/", "~", ".")) and not local:
+        raise RequestError(f"model: {source} is neither a folder nor a .gguf file")
+    if missing_files(path) and name.startswith(PREFIX) and not local:
         path = download(name, [*SMALL_FILES, "*.safetensors"], _remedy(name))
         if not any(path.glob("*.safetensors")):
             path = download(name, [*SMALL_FILES, "*.bin"], _remedy(name))

@@ -80,10 +80,8 @@ def model_path(name: str) -> Path:
 def folder(name: str) -> Path:
     """The folder with all files of a model, downloaded if necessary; raises as `download` does."""
     check_installed()
-    source, local, path = split_name(name)[0], _find_local(name), model_path(name)
-    if source.startswith(("/", "~", ".")) and not local:
-        raise RequestError(f"model: {source} is neither a folder nor a .gguf file")
-    if missing_files(path) and name.startswith(PREFIX) and not local:
+    path = model_path(name)
+    if missing_files(path) and name.startswith(PREFIX) and not _find_local(name):
         path = download(name, [*SMALL_FILES, "*.safetensors"], _remedy(name))
         if not any(path.glob("*.safetensors")):
             path = download(name, [*SMALL_FILES, "*.bin"], _remedy(name))
@@ -129,6 +127,8 @@ def download(name: str, patterns: list[str], remedy: str, sha256: str = "", **wh
     FetchError, which ends with ``remedy``, if the hub cannot be reached, or a file is damaged; complete files are kept.
     """
     source, revision = split_name(name)
+    if source.startswith(("/", "~", ".")):
+        raise RequestError(f"model: {source} is neither a folder nor a .gguf file")
     try:
         path = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **where))
     except Exception as error:  # the hub's client raises many kinds: its own, httpx's, the disk's

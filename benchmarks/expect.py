@@ -89,9 +89,11 @@ def real_texts(run) -> dict:
 
 def page(rows: list[dict]) -> str:
     """The page, from its template."""
+    from titlesmith.evaluate.rouge import PUBLISHED
+
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("expect.md.jinja").render(rows=rows)
+    return environment.get_template("expect.md.jinja").render(rows=rows, published=PUBLISHED)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import math
 import re
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache, cached_property
@@ -187,8 +188,11 @@ def _convert(value: object, kind: object) -> object:
         return ": ".join([*value, _convert(*value.values(), str)])
     if kind is bool and isinstance(value, str) and value.lower() in BOOLEANS:
         return BOOLEANS[value.lower()]
-    if type(value) is kind or (kind in (int, float) and type(value) in (int, str)):
-        return kind(value)
+    if type(value) is kind:
+        return value
+    if kind in (int, float) and type(value) in (int, str):
+        with suppress(ValueError, OverflowError):
+            return kind(value)
     raise ValueError(f"it is not of type {getattr(kind, '__name__', kind)}")
 
 

@@ -62,7 +62,7 @@ def _add_distribution(both: tuple[Measurements, ...], rows: list[dict], corpus: 
     texts, seed = comparable(rows, corpus.has_prompt), settings["seed"]
     first, second = two_samples(corpus, min(len(texts), MAX_TEXTS), seed)
     model = reference.open_reference(settings["reference_model"], [text for _, text in second])
-    for measurements, sample in zip(both, (texts, second), strict=True):
+    for measurements, sample, read in zip(both, (texts, second), (texts, first + second), strict=True):
         measurements.add("classifier_accuracy", classifier_accuracy, sample, first, seed)
-        own = [text for _, text in sample[:MAX_TEXTS]]
+        own = [text for _, text in read[:MAX_TEXTS]]
         measurements.add("reference_bits_per_byte", reference.reference_bits_per_byte, model, own, seed)

@@ -104,10 +104,10 @@ def test_an_update_adds_changes_and_deletes_and_the_next_run_skips_the_harvest(r
 
 def test_papers_that_are_harvested_again_are_updated_from_their_own_dates(run, server):
     settings = run.record("harvest")["settings"]
-    run.update_stage("harvest", asked="2024-05-01")  # as an update does
+    run.update_stage("harvest", requested="2024-05-01")  # as an update does
     run.begin("harvest", settings)
     harvest(run, settings | {"max_results": 50})  # without what the update brought
-    assert not run.record("harvest")["asked"], "the update is no longer among the papers"
+    assert not run.record("harvest")["requested"], "the update is no longer among the papers"
 
 
 def test_it_requests_changes_from_the_day_before_the_last_update(run, server):
@@ -116,7 +116,7 @@ def test_it_requests_changes_from_the_day_before_the_last_update(run, server):
     update(run, quiet)
     day = f"{TODAY - timedelta(days=1):%Y-%m-%d}"
     assert first == "" and {q["from"] for q in server.asked if "from" in q} == {day}
-    assert run.record("harvest")["asked"] == f"{TODAY:%Y-%m-%d}"
+    assert run.record("harvest")["requested"] == f"{TODAY:%Y-%m-%d}"
 
 
 def test_a_clock_that_is_ahead_during_an_update_leaves_no_gap(run, server, monkeypatch):
@@ -230,7 +230,7 @@ def test_a_paper_of_another_source_is_unchanged_until_it_changes(project, monkey
         run = Run("r")
         run.begin("harvest", settings)
         harvest(run, settings)
-        run.update_stage("harvest", asked="2024-01-01")
+        run.update_stage("harvest", requested="2024-01-01")
         for paper in papers[:2]:
             paper.abstract = "Another one"
         counts = changes.fetch(run, settings)["counts"]

@@ -35,6 +35,6 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         echo(f"run {run.name}: changes since {known['since'] or 'the first one'}")
         if any(known["counts"][kind] for kind in ("new", "changed", "deleted")):
             execute(run, "harvest", settings)
-        run.update_stage("harvest", asked=known["day"], update=known["counts"])
+        run.update_stage("harvest", requested=known["day"], update=known["counts"])
         shutil.rmtree(run / "update")
     return known["counts"]

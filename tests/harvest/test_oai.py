@@ -252,7 +252,7 @@ def test_the_day_of_the_request_is_the_earlier_one_of_two_clocks(tmp_path, monke
     monkeypatch.setattr(client, "today", lambda: date(2199, 1, 1))
     with Oai(spread(5)) as server:
         harvest(server, tmp_path)
-    assert json.loads((tmp_path / "state.json").read_text()) == {"asked": f"{datetime.now(UTC):%Y-%m-%d}"}
+    assert json.loads((tmp_path / "state.json").read_text()) == {"requested": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def test_tokens_that_are_always_refused_end_the_harvest(tmp_path):

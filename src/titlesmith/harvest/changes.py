@@ -125,7 +125,7 @@ def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
 
 def _since(run: Run) -> str:
     """The first day whose changes the run's papers may lack: a day before it was harvested or updated last."""
-    updated = run.record("harvest").get("asked")
+    updated = run.record("harvest").get("requested")
     day = date.fromisoformat(updated) if updated else first_day(run / "harvest")
     if not day:
         # All papers of a file were up to date on the last day on which any of them changed

@@ -73,7 +73,7 @@ def harvest(run: Run, settings: dict) -> Papers:
     counts = {"read": num_read, "outside": num_read - spool.num_rows, "repeated": spool.num_rows - num_different}
     counts |= {"beyond": num_different - kept, "kept": kept}
     # The papers are as old as their source: earlier updates are not in them
-    run.finish("harvest", counts=counts, faults=faults, asked=None, update=None)
+    run.finish("harvest", counts=counts, faults=faults, requested=None, update=None)
     for path in list_files(run / "harvest"):
         if path.name != STATE:
             path.unlink()

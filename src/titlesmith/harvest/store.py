@@ -95,5 +95,5 @@ def first_day(folder: Path, day: date | None = None) -> date | None:
     """The day of a harvest's first request, from which an update starts. ``day`` is kept in ``folder`` if none is."""
     path = folder / STATE
     if day and not path.exists():
-        write_json(path, {"asked": day.isoformat()})
-    return date.fromisoformat(json.loads(path.read_text("utf-8"))["asked"]) if path.exists() else None
+        write_json(path, {"requested": day.isoformat()})
+    return date.fromisoformat(json.loads(path.read_text("utf-8"))["requested"]) if path.exists() else None

@@ -111,8 +111,9 @@ def _build(output: Path, commands: TyperGroup, published: Path | None) -> Book:
     write(html / "index.html", render("home.html.j2"))
     helpers = {"describe": models.describe, "choose_best": pages.choose_best}
     write(html / "feed.xml", render("feed.xml.j2", address=launching.address, reports=shown, **helpers))
-    best = pages.choose_best(lead) if (lead := pages.choose_lead(shown)) else []
-    write(html / "_static" / "preview.png", figures.draw_preview([row["text"] for row in best[:5]]))
+    lead = pages.choose_lead(shown)
+    best = [row["text"] for row in pages.choose_best(lead)[:5]] if lead else []
+    write(html / "_static" / "preview.png", figures.draw_preview(best, made_up=bool(lead and lead.made_up)))
     launching.write(html)
     for script in html.glob("_static/vendor/fontawesome/*/js/*"):  # which no page loads
         script.unlink()

@@ -53,12 +53,13 @@ def render_figure(name: str, alt: str, draw: Callable[..., Figure], *data: objec
     return render("image.md.j2", name=name, themes=list(INK), alt=alt)
 
 
-def draw_preview(texts: list[str]) -> bytes:
+def draw_preview(texts: list[str], made_up: bool) -> bytes:
     """The picture that a link to the book shows, PNG of 1,200 by 630 pixels: what a model wrote."""
+    heading = "A language model, trained on made-up papers, wrote:" if made_up else "A language model wrote these texts:"
     lines = ["\n   ".join(wrap(text, 62)[:2]) for text in texts]
     figure, content = plt.figure(figsize=(12.0, 6.3), dpi=100, facecolor="white"), io.BytesIO()
     figure.text(0.05, 0.86, "titlesmith", fontsize=44, weight="bold", color=BLUE)
-    figure.text(0.05, 0.77, "A language model wrote these texts:", fontsize=22, color="#444444")
+    figure.text(0.05, 0.77, heading, fontsize=22, color="#444444")
     figure.text(0.05, 0.70, "\n".join(lines), fontsize=22, va="top", linespacing=1.45, parse_math=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that the font lacks, which become boxes

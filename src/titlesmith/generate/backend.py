@@ -9,12 +9,8 @@ import numpy as np
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.generate.settings import GenerationSettings
 
-# Called with the index of a prompt and the next id of its completion; True ends the generation early
-Listener = Callable[[int, int], bool]
-
-
-class StoppedError(Exception):
-    """A listener ended the generation."""
+# Called with the index of a prompt and the next id of its completion; an exception that it raises ends the generation
+Listener = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

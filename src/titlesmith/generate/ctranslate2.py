@@ -16,7 +16,6 @@ from titlesmith.models import cpu_count, cpu_name
 COMPUTE_TYPE = "int8"
 MAX_ROWS = 128  # texts that are sampled in parallel
 MAX_CACHE_BYTES = 2**31  # of their keys and values
-MAX_LOGIT_BYTES = 2**28  # of the logits of `next_token_logprobs`
 
 
 def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenizer: Tokenizer, folder: Path) -> None:
@@ -81,38 +80,34 @@ class CTranslate2Backend:
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
-        longest = max(map(len, prompts), default=1)
         rng = np.random.default_rng(settings.seed)
         generator = self._open(int(rng.integers(2**31)))
-        max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
-        # A job is a prompt, and for each of its texts the index of the text's prompt. Equal prompts that are longer
-        # than their texts are one job, so that they are read once
-        jobs: dict[tuple, list[int]] = defaultdict(list)
+        tokens = max(map(len, prompts), default=1) + settings.max_tokens
+        max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * tokens)))
+        # Texts of equal prompts are sampled together, so that the prompt is read once. A batch has prompts of one length,
+        # because CTranslate2 reads one by one what prompts are longer than the shortest, and equally many texts of each
+        owners: dict[tuple, list[int]] = defaultdict(list)  # the index of the prompt of each text
+        count = 1 if settings.is_greedy else settings.count
         for i, prompt in enumerate(prompts):
-            is_shared = settings.is_sampled and len(prompt) > settings.max_tokens
-            jobs[tuple(prompt), -1 if is_shared else i] += [i] * (1 if settings.is_greedy else settings.count)
-        # Jobs with equally many texts share batches. But CTranslate2 reads one by one what the prompts of a batch are
-        # longer than the shortest, so long prompts only share them with prompts of their length. Next to a prompt of
-        # one token, it returns the rest of longer prompts as generated text
+            owners[tuple(prompt), 0 if settings.is_sampled else i] += [i] * count
         batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
-        for (prompt, _), owners in jobs.items():
-            is_grouped = len(prompt) > settings.max_tokens or settings.counts_prompt
-            for first in range(0, len(owners), max_rows):
-                some = owners[first : first + max_rows]
-                batches[len(prompt) if is_grouped else min(len(prompt), 2), len(some)].append((list(prompt), some))
-        # Completions of a job come best first; samples are shuffled
+        for (prompt, _), texts in owners.items():
+            for first in range(0, len(texts), max_rows):
+                some = texts[first : first + max_rows]
+                batches[len(prompt), len(some)].append((list(prompt), some))
         completions: list[list[Completion]] = [[] for _ in prompts]
+        is_told = listener and settings.is_sampled and not settings.counts_prompt
         for (_, size), batch in batches.items():
-            tell = None
-            if listener and settings.is_sampled and not settings.counts_prompt:
 
-                def tell(step: ctranslate2.GenerationStepResult, batch: list = batch) -> bool:
-                    return listener(batch[step.batch_id][1][step.hypothesis_id or 0], step.token_id)
+            def tell(step: ctranslate2.GenerationStepResult, batch: list = batch) -> None:
+                listener(batch[step.batch_id][1][step.hypothesis_id or 0], step.token_id)
 
-            results = self._generate_batch(generator, [prompt for prompt, _ in batch], size, max_rows, settings, tell)
-            for (_, owners), result in zip(batch, results, strict=True):
+            some = [prompt for prompt, _ in batch], size, max_rows
+            results = self._generate_batch(generator, *some, settings, tell if is_told else None)
+            for (_, texts), result in zip(batch, results, strict=True):
+                # Completions of a prompt come best first; samples are shuffled
                 order = rng.permutation(size) if settings.is_sampled else range(size)
-                for i, number in zip(owners, order, strict=True):
+                for i, number in zip(texts, order, strict=True):
                     completions[i].append(result[number])
         return [some * settings.count for some in completions] if settings.is_greedy else completions
 
@@ -123,7 +118,7 @@ class CTranslate2Backend:
         size: int,
         max_rows: int,
         settings: GenerationSettings,
-        tell: Callable[[ctranslate2.GenerationStepResult], bool] | None,
+        tell: Callable[[ctranslate2.GenerationStepResult], None] | None,
     ) -> list[list[Completion]]:
         """``size`` completions of each prompt."""
         # Where tokens of the prompt count as repeated, they are part of the result, all but the first
@@ -165,11 +160,8 @@ class CTranslate2Backend:
 
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
-        longest = max(map(len, prompts), default=1)
-        generator, logprobs = self._open(), np.empty((len(prompts), len(self.tokenizer)), np.float32)
-        size = max(1, MAX_LOGIT_BYTES // (4 * longest * len(self.tokenizer)))
-        for first in range(0, len(prompts), size):
-            rows = prompts[first : first + size]
-            batch = generator.forward_batch(rows, return_log_probs=True).to_device(ctranslate2.Device.cpu)
-            logprobs[first : first + size] = np.array(batch)[np.arange(len(rows)), [len(row) - 1 for row in rows]]
-        return logprobs
+        generator, rows = self._open(), []
+        for prompt in prompts:  # separately: CTranslate2 returns the log-probabilities of all tokens
+            logprobs = generator.forward_batch([prompt], return_log_probs=True)
+            rows.append(np.array(logprobs.to_device(ctranslate2.Device.cpu))[0, -1])
+        return np.array(rows)

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from itertools import chain
 
@@ -11,7 +12,7 @@ from titlesmith.corpus import DocumentFormat
 from titlesmith.corpus.clean import fold, join_paragraphs
 from titlesmith.corpus.markup import strip
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate.backend import Backend, Completion, Listener, StoppedError
+from titlesmith.generate.backend import Backend, Completion, Listener
 from titlesmith.generate.nearest import Nearest
 from titlesmith.generate.prompts import Request
 from titlesmith.generate.settings import GenerationSettings
@@ -74,7 +75,7 @@ class TextGenerator:
                 )
         self.unique = settings.unique or settings.best_of > 1
         self.nearest = nearest or Nearest(corpus)
-        self._stopped, self._kept = False, []  # texts of the block that are complete
+        self._kept: list[str] = []  # texts of the block that are complete
         self.listener: Callable[[Callable[[], list[str]]], bool] | None = None  # see `_listen`; True ends early
         self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
         self._healings: dict[int, TokenHealing] = {}  # by the index of their request
@@ -139,26 +140,23 @@ class TextGenerator:
         chosen = [(i, which) for i, count in copies.items() for which in self._heal(i).sample(count, settings, rng)]
         prompts = [self._heal(i).opening + self._heal(i).candidates[which] for i, which in chosen]
         rows: dict[int, list[dict]] = {i: [] for i in copies}
-        listener = [self._listen(chosen)] if self.listener else []
-        completed = self.backend.generate(prompts, settings, *listener)
-        if self._stopped:
-            raise StoppedError
+        completed = self.backend.generate(prompts, settings, self._listen(chosen) if self.listener else None)
         for (i, which), completions in zip(chosen, completed, strict=True):
             rows[i] += [self._row(i, which, completion) for completion in completions]
         return rows
 
     def _listen(self, chosen: list[tuple[int, int]]) -> Listener:
-        """Collects the ids of completions, and tells ``listener`` how to get their texts so far."""
+        """Collects the ids of completions, and calls ``listener`` with a function that returns their texts so far."""
         begun, end = [[] for _ in chosen], self.corpus.tokenizer.eos_id
 
         def texts() -> list[str]:
             pairs = zip(chosen, begun, strict=True)
             return self._kept + [self._row(*which, Completion.of(ids, 0.0, end))["text"] for which, ids in pairs]
 
-        def listen(number: int, token: int) -> bool:
+        def listen(number: int, token: int) -> None:
             begun[number].append(token)
-            self._stopped = self._stopped or self.listener(texts)
-            return self._stopped
+            if self.listener(texts):
+                raise CancelledError
 
         return listen
 

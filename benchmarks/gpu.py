@@ -200,7 +200,7 @@ def trainer(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     """Titles from titlesmith's back end, none of which ends before its last token."""
     from titlesmith.generate.huggingface import TransformersBackend
-    from titlesmith.generate.settings import GenerationSettings
+    from titlesmith.generate import GenerationSettings
 
     trained, titles = engine("gpt2", folder, tiny), 20 if tiny else 1000
     backend = TransformersBackend(trained.model, trained.tokenizer)

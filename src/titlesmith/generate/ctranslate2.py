@@ -1,7 +1,7 @@
 """GPT-2 in CTranslate2, with weights of 8-bit integers, which processors multiply fastest."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,8 +9,7 @@ import ctranslate2
 import numpy as np
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
-from titlesmith.generate.backend import Completion, Listener
-from titlesmith.generate.settings import GenerationSettings
+from titlesmith.generate.backend import Completion, GenerationSettings, Listener
 from titlesmith.models import cpu_count, cpu_name
 
 COMPUTE_TYPE = "int8"
@@ -82,78 +81,68 @@ class CTranslate2Backend:
         """See `Backend.generate`."""
         rng = np.random.default_rng(settings.seed)
         generator = self._open(int(rng.integers(2**31)))
+        # Whether the tokens of the prompt count as repeated. Then they are part of the result, all but the first
+        counts_prompt = settings.repetition_penalty != 1 or settings.no_repeat_ngram > 0
+        is_told = listener and settings.is_sampled and not counts_prompt
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for batch in self._batches(prompts, settings):
+            rows, owners = zip(*batch, strict=True)
+
+            def tell(step: ctranslate2.GenerationStepResult, owners: tuple = owners) -> None:
+                listener(owners[step.batch_id][step.hypothesis_id or 0], step.token_id)
+
+            skipped = len(rows[0]) - 1 if counts_prompt else 0
+            results = generator.generate_batch(
+                self._named(rows),
+                beam_size=settings.beams,
+                num_hypotheses=len(owners[0]),
+                sampling_temperature=settings.temperature,
+                sampling_topk=1 if settings.beams > 1 else settings.top_k,
+                sampling_topp=1 if settings.beams > 1 else settings.top_p,
+                repetition_penalty=settings.repetition_penalty,
+                no_repeat_ngram_size=settings.no_repeat_ngram,
+                max_length=skipped + settings.max_tokens,
+                min_length=skipped + settings.min_tokens if settings.min_tokens else 0,
+                include_prompt_in_result=counts_prompt,
+                end_token=[self.tokenizer.eos_id],
+                return_end_token=True,
+                return_scores=True,
+                callback=tell if is_told else None,
+            )
+            for prompt, numbers, result in zip(rows, owners, results, strict=True):
+                texts = [ids[skipped:] for ids in result.sequences_ids]
+                scores = result.scores  # mean log-probabilities, but after penalties and exclusions
+                if settings.min_tokens or counts_prompt:
+                    read = self._named([[*prompt, *ids] for ids in texts])
+                    logprobs = [row.log_probs for row in generator.score_batch(read, max_batch_size=16)]
+                    scores = [np.mean(row[-len(ids) :]) for row, ids in zip(logprobs, texts, strict=True)]
+                # The results of a prompt come best first; samples are shuffled
+                order = rng.permutation(len(texts)) if settings.is_sampled else range(len(texts))
+                for i, which in zip(numbers, order, strict=True):
+                    completions[i].append(Completion.of(texts[which], scores[which], self.tokenizer.eos_id))
+        return completions
+
+    def _batches(
+        self, prompts: list[list[int]], settings: GenerationSettings
+    ) -> Iterator[list[tuple[list[int], list[int]]]]:
+        """Batches of different prompts, each with an index for each of its texts, that of the text in ``prompts``.
+
+        Texts of equal prompts are sampled together, so that the prompt is read once. The prompts of a batch are equally
+        long and have equally many texts: CTranslate2 reads one by one what prompts are longer than the shortest.
+        """
         tokens = max(map(len, prompts), default=1) + settings.max_tokens
         max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * tokens)))
-        # Texts of equal prompts are sampled together, so that the prompt is read once. A batch has prompts of one length,
-        # because CTranslate2 reads one by one what prompts are longer than the shortest, and equally many texts of each
-        owners: dict[tuple, list[int]] = defaultdict(list)  # the index of the prompt of each text
-        count = 1 if settings.is_greedy else settings.count
+        owners: dict[tuple, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
-            owners[tuple(prompt), 0 if settings.is_sampled else i] += [i] * count
+            owners[tuple(prompt), 0 if settings.is_sampled else i] += [i] * settings.count
         batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
-        for (prompt, _), texts in owners.items():
-            for first in range(0, len(texts), max_rows):
-                some = texts[first : first + max_rows]
+        for (prompt, _), numbers in owners.items():
+            for first in range(0, len(numbers), max_rows):
+                some = numbers[first : first + max_rows]
                 batches[len(prompt), len(some)].append((list(prompt), some))
-        completions: list[list[Completion]] = [[] for _ in prompts]
-        is_told = listener and settings.is_sampled and not settings.counts_prompt
-        for (_, size), batch in batches.items():
-
-            def tell(step: ctranslate2.GenerationStepResult, batch: list = batch) -> None:
-                listener(batch[step.batch_id][1][step.hypothesis_id or 0], step.token_id)
-
-            some = [prompt for prompt, _ in batch], size, max_rows
-            results = self._generate_batch(generator, *some, settings, tell if is_told else None)
-            for (_, texts), result in zip(batch, results, strict=True):
-                # Completions of a prompt come best first; samples are shuffled
-                order = rng.permutation(size) if settings.is_sampled else range(size)
-                for i, number in zip(texts, order, strict=True):
-                    completions[i].append(result[number])
-        return [some * settings.count for some in completions] if settings.is_greedy else completions
-
-    def _generate_batch(
-        self,
-        generator: ctranslate2.Generator,
-        prompts: list[list[int]],
-        size: int,
-        max_rows: int,
-        settings: GenerationSettings,
-        tell: Callable[[ctranslate2.GenerationStepResult], None] | None,
-    ) -> list[list[Completion]]:
-        """``size`` completions of each prompt."""
-        # Where tokens of the prompt count as repeated, they are part of the result, all but the first
-        skipped = len(prompts[0]) - 1 if settings.counts_prompt else 0
-        results = generator.generate_batch(
-            self._named(prompts),
-            max_batch_size=max(1, max_rows // max(size, settings.beams)),
-            beam_size=settings.beams,
-            num_hypotheses=size,
-            sampling_temperature=settings.temperature,
-            sampling_topk=1 if settings.beams > 1 else settings.top_k,
-            sampling_topp=1 if settings.beams > 1 else settings.top_p,
-            repetition_penalty=settings.repetition_penalty,
-            no_repeat_ngram_size=settings.no_repeat_ngram,
-            max_length=skipped + settings.max_tokens,
-            min_length=skipped + settings.min_tokens if settings.min_tokens else 0,
-            include_prompt_in_result=settings.counts_prompt,
-            end_token=[self.tokenizer.eos_id],
-            return_end_token=True,
-            return_scores=True,
-            callback=tell,
-        )
-        completions = []
-        for prompt, result in zip(prompts, results, strict=True):
-            texts = [ids[skipped:] for ids in result.sequences_ids]
-            scores = result.scores  # mean log-probabilities, but after penalties and exclusions
-            if settings.min_tokens or settings.counts_prompt:
-                rows = generator.score_batch(
-                    self._named([[*prompt, *ids] for ids in texts]), max_batch_size=16, max_input_length=0
-                )
-                scores = [np.mean(row.log_probs[-len(ids) :]) for row, ids in zip(rows, texts, strict=True)]
-            completions.append(
-                [Completion.of(ids, score, self.tokenizer.eos_id) for ids, score in zip(texts, scores, strict=True)]
-            )
-        return completions
+        for (_, count), batch in batches.items():
+            size = max(1, max_rows // max(count, settings.beams))
+            yield from (batch[first : first + size] for first in range(0, len(batch), size))
 
     def _named(self, rows: list[list[int]]) -> list[list[str]]:
         return [[self._tokens[i] for i in row] for row in rows]

@@ -6,8 +6,7 @@ import transformers
 from transformers.utils import ModelOutput
 
 from titlesmith.corpus.tokenizer import Tokenizer
-from titlesmith.generate.backend import Completion, Listener
-from titlesmith.generate.settings import GenerationSettings
+from titlesmith.generate.backend import Completion, GenerationSettings, Listener
 from titlesmith.models import cpu_name
 
 MAX_ROWS = 128  # texts that are generated in parallel
@@ -95,11 +94,11 @@ class TransformersBackend:
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
-        is_search, rng = settings.beams > 1, np.random.default_rng(settings.seed)
+        is_search, end, rng = settings.beams > 1, self.tokenizer.eos_id, np.random.default_rng(settings.seed)
         completions: list[list[Completion]] = [[] for _ in prompts]
         # A row per text, or per prompt in a beam search; short prompts first, so that little is padded
         order = np.argsort(list(map(len, prompts)), kind="stable").repeat(1 if is_search else settings.count)
-        row_bytes = self._cache_bytes * (max(map(len, prompts), default=0) + settings.max_tokens)
+        row_bytes = self._cache_bytes * (max(map(len, prompts)) + settings.max_tokens)
         row_bytes += is_search * self._logit_bytes * settings.max_tokens
         size = max(1, min(MAX_ROWS, MAX_BYTES // row_bytes) // settings.beams)
         for batch in np.split(order, range(size, len(order), size)):
@@ -116,15 +115,11 @@ class TransformersBackend:
                 sampler = Sampler(penalties, settings, int(rng.integers(2**31)), tell)
                 output = self._generate(rows, sampler, settings.max_tokens)
                 logprobs = torch.stack(sampler.logprobs, 1)
-            for i, *text in zip(owners, output.sequences.tolist(), logprobs.tolist(), strict=True):
-                completions[i].append(self._completion(*text))
+            # The ids of a text are filled up with the end of text
+            for i, ids, nats in zip(owners, output.sequences.tolist(), logprobs.tolist(), strict=True):
+                size = ids.index(end) + 1 if end in ids else len(ids)
+                completions[i].append(Completion.of(ids, sum(nats[:size]) / size, end))
         return completions
-
-    def _completion(self, row: list[int], logprobs: list[float]) -> Completion:
-        """The completion in a row of ids that is filled up with the end of text, by their log-probabilities."""
-        end = self.tokenizer.eos_id
-        size = row.index(end) + 1 if end in row else len(row)
-        return Completion.of(row, sum(logprobs[:size]) / size, end)
 
     def _generate(
         self, prompts: list[list[int]], processor: transformers.LogitsProcessor, max_tokens: int, **beams: int
@@ -148,7 +143,7 @@ class TransformersBackend:
     @torch.compiler.set_stance("force_eager")
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
-        rows, model = [], self._model.eval()
-        for prompt in prompts:
-            rows.append(model(input_ids=torch.tensor([prompt], device=model.device), logits_to_keep=1).logits[0, -1])
-        return torch.stack(rows).float().log_softmax(1)[:, : len(self.tokenizer)].cpu().numpy()
+        model = self._model.eval()
+        inputs = [torch.tensor([prompt], device=model.device) for prompt in prompts]
+        logits = torch.stack([model(input_ids=ids, logits_to_keep=1).logits[0, -1] for ids in inputs])
+        return logits.float().log_softmax(1)[:, : len(self.tokenizer)].cpu().numpy()

@@ -35,15 +35,15 @@ class Source(NamedTuple):
 def open_source(name: str) -> Source:
     """The model of a run, or for ``base``, unless a run has that name, that of the package (RequestError, RunError)."""
     if name == "base" and not Run(name).info:
-        format = DocumentFormat(template("title"), Tokenizer.load(base.FOLDER))
-        return Source("the base model", format, _open_base, NO_RUN | {"temperature": 0.8}, Nearest(None))
+        format, settings = DocumentFormat(template("title"), Tokenizer.load(base.FOLDER)), NO_RUN | {"temperature": 0.8}
+        return Source("the base model", format, lambda: _open_gpt2(*base.read()), settings, Nearest(None))
     run = open_run(name)
     run.require("finetune")
     settings = run.record("generate").get("settings", {})
     return Source(f"run {run.name}", Corpus(run), partial(open_backend, run), settings, run=run)
 
 
-def open_adapter(
+def open_adapter_source(
     adapter: Path, model: str = "", quantize: str = "none", named: str | None = None, run: Run | None = None
 ) -> Source:
     """A model with an adapter of peft's format that was trained elsewhere (RequestError).
@@ -90,11 +90,10 @@ def open_backend(run: Run) -> Backend:
     return CTranslate2Backend(run / CTRANSLATE2, hyperparameters, Tokenizer.load(run / "model"))
 
 
-def _open_base() -> Backend:
+def _open_gpt2(weights: dict, tokenizer: Tokenizer, hyperparameters: dict = BASE) -> Backend:
     from titlesmith.generate.ctranslate2 import CTranslate2Backend
 
-    weights, tokenizer = base.read()
-    return CTranslate2Backend.of_weights(weights, BASE, tokenizer)
+    return CTranslate2Backend.of_weights(weights, hyperparameters, tokenizer)
 
 
 def save_backend(engine: Engine, run: Run) -> None:
@@ -109,9 +108,7 @@ def save_backend(engine: Engine, run: Run) -> None:
 def backend_for(engine: Engine) -> Backend:
     """The current weights of an engine."""
     if hasattr(engine, "hyperparameters"):
-        from titlesmith.generate.ctranslate2 import CTranslate2Backend
-
-        return CTranslate2Backend.of_weights(engine.weights(), engine.hyperparameters, engine.tokenizer)
+        return _open_gpt2(engine.weights(), engine.tokenizer, engine.hyperparameters)
     from titlesmith.generate.huggingface import TransformersBackend
 
     return TransformersBackend(engine.model, engine.tokenizer)

@@ -106,14 +106,14 @@ class TransformersBackend:
             penalties = Penalties(settings, self.tokenizer, max(map(len, rows)))
             if is_search:
                 beams = {"num_beams": settings.beams, "num_return_sequences": settings.count, "output_logits": True}
-                output = self._generate(rows, penalties, settings.max_tokens, **beams)
+                output = self._generate(rows, [penalties], settings.max_tokens, **beams)
                 # The model's own log-probabilities; the scores of the search are those after penalties
                 chosen = output.sequences, output.logits, output.beam_indices
                 logprobs = self._model.compute_transition_scores(*chosen, normalize_logits=True)
             else:
                 tell = listener and (lambda row, token, owners=owners: listener(owners[row], token))
                 sampler = Sampler(penalties, settings, int(rng.integers(2**31)), tell)
-                output = self._generate(rows, sampler, settings.max_tokens)
+                output = self._generate(rows, [sampler], settings.max_tokens)
                 logprobs = torch.stack(sampler.logprobs, 1)
             # The ids of a text are filled up with the end of text
             for i, ids, nats in zip(owners, output.sequences.tolist(), logprobs.tolist(), strict=True):
@@ -121,9 +121,7 @@ class TransformersBackend:
                 completions[i].append(Completion.of(ids, sum(nats[:size]) / size, end))
         return completions
 
-    def _generate(
-        self, prompts: list[list[int]], processor: transformers.LogitsProcessor, max_tokens: int, **beams: int
-    ) -> ModelOutput:
+    def _generate(self, prompts: list[list[int]], processors: list, max_tokens: int, **options: int) -> ModelOutput:
         """Output of transformers. ``sequences`` are the new ids, filled up with the end of text, (rows, tokens)."""
         end, width = self.tokenizer.eos_id, max(map(len, prompts))
         ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts], device=self._model.device)
@@ -133,17 +131,14 @@ class TransformersBackend:
             output = self._model.eval().generate(
                 input_ids=ids,
                 attention_mask=mask.to(ids.device),
-                generation_config=transformers.GenerationConfig(**common, **beams, return_dict_in_generate=True),
-                logits_processor=transformers.LogitsProcessorList([processor]),
+                generation_config=transformers.GenerationConfig(**common, **options, return_dict_in_generate=True),
+                logits_processor=transformers.LogitsProcessorList(processors),
             )
         output.sequences = output.sequences[:, width:]
         return output
 
-    @torch.no_grad()
     @torch.compiler.set_stance("force_eager")
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
-        model = self._model.eval()
-        inputs = [torch.tensor([prompt], device=model.device) for prompt in prompts]
-        logits = torch.stack([model(input_ids=ids, logits_to_keep=1).logits[0, -1] for ids in inputs])
-        return logits.float().log_softmax(1)[:, : len(self.tokenizer)].cpu().numpy()
+        logits = [self._generate([prompt], [], 1, output_logits=True).logits[0] for prompt in prompts]
+        return torch.cat(logits).log_softmax(1)[:, : len(self.tokenizer)].float().cpu().numpy()

@@ -45,26 +45,20 @@ def papers(harvested: "Harvested") -> Figure:
     table = harvested.scan()
     rows = table.select(pl.len()).collect().item()
     figure, (left, right) = create_panels(2, title=f"{rows:,} papers: {harvested.label}")
-    years = _count(table, pl.col("published").dt.year()).sort("value")
-    left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
+    years = table.group_by(value=pl.col("published").dt.year()).len().drop_nulls().collect(engine="streaming")
+    left.bar(years["value"].to_list(), years["len"].to_list(), color=BLUE)
     if years.is_empty():
         left.text(0.5, 0.5, "unknown", transform=left.transAxes, ha="center")
     left.set(title="By year", xlabel="year of first publication", ylabel="papers")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.yaxis.set_major_formatter("{x:,.0f}")
-    categories = _count(table, pl.col("primary_category").fill_null("unknown"))
-    categories = categories.top_k(10, by="count").sort("count", "value")
-    right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
+    categories = table.group_by(value=pl.col("primary_category").fill_null("unknown")).len()
+    categories = categories.collect(engine="streaming").top_k(10, by="len").sort("len", "value")
+    right.barh(categories["value"].to_list(), categories["len"].to_list(), color=GREEN)
     right.set(title="By primary category", xlabel="papers")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     right.xaxis.set_major_formatter("{x:,.0f}")
     return figure
-
-
-def _count(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
-    """The count of each value, without unknown ones."""
-    counts = table.select(value=value).drop_nulls().group_by("value").agg(count=pl.len())
-    return counts.collect(engine="streaming")
 
 
 def _choose_bins(values: list[int], count: int) -> np.ndarray:

@@ -199,8 +199,8 @@ def trainer(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
 
 def generate(folder: Path, rows: int, steps: int, tiny: bool) -> dict:
     """Titles from titlesmith's back end, none of which ends before its last token."""
+    from titlesmith.generate import GenerationSettings
     from titlesmith.generate.huggingface import TransformersBackend
-    from titlesmith.generate.settings import GenerationSettings
 
     trained, titles = engine("gpt2", folder, tiny), 20 if tiny else 1000
     backend = TransformersBackend(trained.model, trained.tokenizer)

@@ -65,7 +65,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_end_the_training(finished, monke
     shown = []
     handle = SimpleNamespace(update=lambda data, raw: shown.append(data))
     monkeypatch.setattr(live, "display", lambda **_: handle)
-    monkeypatch.setattr(live.plots, "losses", fail)
+    monkeypatch.setattr(live.plots, "draw_losses", fail)
     with live.LiveBar(finished, total=6) as bar:
         bar.update(3)
         bar.refresh()

@@ -17,6 +17,8 @@ from titlesmith.pipeline import BATCH
 from titlesmith.runs import Run
 from titlesmith.train import monitor
 
+FORMAT = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+
 
 def is_watched() -> bool:
     """Whether this process is the kernel of a notebook that somebody watches."""
@@ -35,7 +37,7 @@ class LiveBar(tqdm):
     def __init__(self, run: Run, **options: object):
         self._run, self._image, self._sample, self._next_figure = run, "", {}, 0.0
         self._handle = display(display_id=True)
-        super().__init__(file=io.StringIO(), **options)
+        super().__init__(file=io.StringIO(), bar_format=FORMAT, **options)
 
     def display(self, *_: object, **__: object) -> None:
         """Shows the present state in place of the one before."""
@@ -44,17 +46,16 @@ class LiveBar(tqdm):
             with suppress(Exception):  # a figure that cannot be drawn must not end the training
                 self._draw()
             self._next_figure = time.monotonic() + 20 * (time.monotonic() - begun)
-        state = self.format_dict
-        done = state["n"] - state["initial"]
-        rate = state["rate"] or (done / state["elapsed"] if state["elapsed"] else 0)
-        left = (state["total"] - state["n"]) / rate if rate else None
-        html = render("live.html.j2", state=state, left=left, image=self._image, sample=self._sample)
+        html = render("live.html.j2", bar=self, text=str(self), image=self._image, sample=self._sample)
         self._handle.update({"text/html": str(html), "text/plain": str(self)}, raw=True)
 
     def _draw(self) -> None:
         if rows := monitor.read(self._run / "history.csv"):
+            figure, (axis,) = plots.create_panels(title=f"Training on {self._run.source_label}")
+            plots.draw_losses(axis, rows, kept=0)
+            axis.legend()
             buffer = io.BytesIO()
-            plots.losses(rows, self._run.source_label).savefig(buffer, format="png")
+            figure.savefig(buffer, format="png")
             self._image = base64.b64encode(buffer.getvalue()).decode()
             self._sample = (monitor.first_samples(self._run) or [{}])[-1]
 

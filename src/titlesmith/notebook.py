@@ -143,7 +143,7 @@ class Stage:
 
     def look_up_prefixes(self) -> HTML:
         """A table of the prefixes: how many training texts begin with each or contain its words."""
-        counts = relevance.relevance(Corpus(self.run), self.settings["prefixes"])
+        counts = relevance(Corpus(self.run), self.settings["prefixes"])
         return table([vars(prefix) for prefix in counts])
 
     def generate(self) -> Texts:

@@ -45,27 +45,20 @@ def papers(harvested: "Harvested") -> Figure:
     table = harvested.scan()
     rows = table.select(pl.len()).collect().item()
     figure, (left, right) = create_panels(2, title=f"{rows:,} papers: {harvested.label}")
-    years = _count(table, pl.col("published").dt.year()).sort("value")
-    left.bar(years["value"].to_list(), years["count"].to_list(), color=BLUE)
+    years = table.group_by(value=pl.col("published").dt.year()).len().drop_nulls().collect(engine="streaming")
+    left.bar(years["value"].to_list(), years["len"].to_list(), color=BLUE)
+    if years.is_empty():
+        left.text(0.5, 0.5, "unknown", transform=left.transAxes, ha="center")
     left.set(title="By year", xlabel="year of first publication", ylabel="papers")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.yaxis.set_major_formatter("{x:,.0f}")
-    categories = _count(table, pl.col("primary_category")).top_k(10, by="count").sort("count", "value")
-    right.barh(categories["value"].to_list(), categories["count"].to_list(), color=GREEN)
+    categories = table.group_by(value=pl.col("primary_category").fill_null("unknown")).len()
+    categories = categories.collect(engine="streaming").top_k(10, by="len").sort("len", "value")
+    right.barh(categories["value"].to_list(), categories["len"].to_list(), color=GREEN)
     right.set(title="By primary category", xlabel="papers")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     right.xaxis.set_major_formatter("{x:,.0f}")
-    for axis, counts in ((left, years), (right, categories)):
-        if counts.is_empty():
-            axis.text(0.5, 0.5, "unknown", transform=axis.transAxes, ha="center", color=GREY)
-            axis.set(xticks=[], yticks=[])
     return figure
-
-
-def _count(table: pl.LazyFrame, value: pl.Expr) -> pl.DataFrame:
-    """The count of each value, without unknown ones."""
-    counts = table.select(value=value).drop_nulls().group_by("value").agg(count=pl.len())
-    return counts.collect(engine="streaming")
 
 
 def _choose_bins(values: list[int], count: int) -> np.ndarray:
@@ -112,32 +105,13 @@ def draw_copies(axis: Axes, rows: list[dict], key: str) -> None:
     axis.set(ylabel="copies, % of texts", ylim=(-3, 103))
 
 
-def losses(rows: list[dict], label: str) -> Figure:
-    """Loss, smoothed loss and validation loss of a training in progress."""
-    figure, (axis,) = create_panels(1, 3.2, f"Training on {label}")
-    draw_losses(axis, rows, kept=0)
-    axis.legend()
-    return figure
-
-
 def loss(history: "History") -> Figure:
-    """Loss, smoothed loss and validation loss against steps, floor and kept step marked, and the learning rate."""
-    figure, (left, right) = create_panels(2, 4.3, f"Training on {history.label}")
-    draw_losses(left, history.rows, history.kept_step)
+    """Loss, smoothed loss and validation loss against steps, with the floor and the kept step."""
+    figure, (axis,) = create_panels(1, 4.3, f"Training on {history.label}")
+    draw_losses(axis, history.rows, history.kept_step)
     if history.loss_floor:
-        left.axhline(history.loss_floor, color=GREY, linestyle=":", label=f"floor at {history.loss_floor}")
-    left.set(title="Loss")
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "ncols": 2, "frameon": False}
-    left.legend(**below)
-    steps = [row["step"] for row in history.rows]
-    right.plot(steps, [row["learning_rate"] for row in history.rows], color=GREEN, label="learning rate")
-    right.set(title="Learning rate and gradient norm", xlabel="optimizer steps", ylabel="learning rate")
-    twin = right.twinx()
-    norms = [row["grad_norm"] for row in history.rows]
-    twin.plot(steps, norms, color=GREY, linestyle="--", alpha=0.7, label="gradient norm")
-    twin.set(ylabel="gradient norm")
-    twin.grid(False)
-    right.legend(handles=[*right.get_lines(), *twin.get_lines()], **below)
+        axis.axhline(history.loss_floor, color=GREY, linestyle=":", label=f"floor at {history.loss_floor}")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False)
     return figure
 
 

@@ -16,8 +16,7 @@ from titlesmith.cli.options import Adapter, Base, Quantize, TemplateName
 from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
-from titlesmith.generate.prompts import plain
-from titlesmith.generate.relevance import relevance
+from titlesmith.generate.prompts import plain, relevance
 from titlesmith.generate.source import Source, open_adapter_source, open_source
 from titlesmith.runs import STAGES, open_run
 from titlesmith.settings import Parameter, declared, defaults

@@ -12,7 +12,8 @@ from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.errors import RequestError, RunError
 from titlesmith.export import export
-from titlesmith.generate import GenerationSettings, backend_for, open_adapter, open_backend
+from titlesmith.generate import GenerationSettings, backend_for, open_backend
+from titlesmith.generate.source import open_adapter_source
 from titlesmith.models import hub
 from titlesmith.runs import Run
 from titlesmith.runs.mirror import MARKER
@@ -96,7 +97,7 @@ def test_models_of_the_library_are_exported_to_it(offline, kind, vocabulary, tem
         merged = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         for name, weight in adapted.state_dict().items():
             assert np.allclose(merged[name].numpy(), weight.numpy(), atol=1e-6), name
-        assert open_adapter(f"hf:{kind}", folder / "adapter").context == 1024
+        assert open_adapter_source(folder / "adapter", f"hf:{kind}", named=template).open().context == 1024
     config = json.loads((folder / "generation_config.json").read_text())
     spare = range(len(Corpus(run).tokenizer), AutoModelForCausalLM.from_pretrained(folder).config.vocab_size)
     assert config.get("suppress_tokens") == (list(spare) or None), "ids without a token are never sampled"

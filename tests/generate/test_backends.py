@@ -1,5 +1,6 @@
 """Both back ends against their model's own log-probabilities, on one tiny GPT-2 that is in both libraries."""
 
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from conftest import ROOT
 from titlesmith.corpus.layout import TokenLayout
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
-from titlesmith.generate import GenerationSettings, backend_for, ctranslate2, huggingface, open_adapter, save_backend
+from titlesmith.generate import GenerationSettings, backend_for, ctranslate2, huggingface, save_backend
 from titlesmith.generate.ctranslate2 import CTranslate2Backend
 from titlesmith.generate.huggingface import Sampler, TransformersBackend
-from titlesmith.generate.source import CTRANSLATE2
+from titlesmith.generate.source import CTRANSLATE2, open_adapter_source
 from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.settings import defaults
 from titlesmith.train.gpt2 import GPT2Engine
@@ -110,7 +111,7 @@ def test_log_probabilities_of_completions_are_the_models_own(engine, backend, pr
     chosen = settings(count=3, **CASES[case])
     found = backend.generate(prompts, chosen)
     assert found == backend.generate(prompts, chosen), "the same seed, the same texts"
-    assert [len(completions) for completions in found] == [3] * 4
+    assert [len(completions) for completions in found] == [chosen.count] * 4
     for prompt, completions in zip(prompts, found, strict=True):
         for completion in completions:
             assert engine.tokenizer.eos_id not in completion.ids
@@ -150,10 +151,14 @@ def test_a_nucleus_is_found_without_sorting_the_vocabulary(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "topk", lambda self, k, *args: sizes.append(k) or topk(self, k, *args))
     scores = torch.randn(4, 1000, generator=torch.Generator().manual_seed(1))
     scores[:, 77] = 20
-    left = Sampler([], settings(top_p=0.9), 1)(torch.zeros(4, 1), scores)
+
+    def unchanged(_, scores):
+        return scores
+
+    left = Sampler(unchanged, settings(top_p=0.9), 1)(torch.zeros(4, 1), scores)
     assert left.argmax(1).tolist() == [77] * 4 and sizes == [8]
     scores[0] = 0  # an even row, whose nucleus is most of the vocabulary
-    Sampler([], settings(top_p=0.9), 1)(torch.zeros(4, 1), scores)
+    Sampler(unchanged, settings(top_p=0.9), 1)(torch.zeros(4, 1), scores)
     assert sizes == [8, 8, 1000]
 
 
@@ -189,17 +194,13 @@ def test_more_texts_than_fit_in_parallel_come_in_several_batches(backend, prompt
     assert len({tuple(c.ids) for completions in found for c in completions}) == 16
 
 
-def test_long_prompts_that_are_equal_are_read_once(backends, prompts, monkeypatch):
-    backend, calls = backends["ctranslate2"], []
-    batch = CTranslate2Backend._generate_batch
-    monkeypatch.setattr(
-        CTranslate2Backend,
-        "_generate_batch",
-        lambda self, *args: calls.append((len(args[1]), args[2])) or batch(self, *args),
-    )
-    long = [*prompts[2], 3, 4]
-    found = backend.generate([long, prompts[0], long, long], settings(max_tokens=5, count=2))
-    assert sorted(calls) == [(1, 2), (1, 6)]
+def test_prompts_that_are_equal_are_read_once(backends, prompts):
+    backend, chosen = backends["ctranslate2"], settings(max_tokens=5, count=2)
+    asked = [prompts[2], prompts[0], prompts[2], prompts[2]]
+    batches = list(backend._batches(asked, chosen))
+    assert batches == [[(prompts[2], [0, 0, 2, 2, 3, 3])], [(prompts[0], [1, 1])]]
+    assert next(backend._batches(asked, settings(beams=2, count=2))) == [(prompts[2], [i, i]) for i in (0, 2, 3)]
+    found = backend.generate(asked, chosen)
     assert [len(completions) for completions in found] == [2] * 4
     assert len({tuple(c.ids) for completions in found for c in completions}) == 8
 
@@ -215,6 +216,25 @@ def test_long_prompts_that_are_equal_are_read_once(backends, prompts, monkeypatc
 def test_settings_that_contradict_each_other_are_an_error(changes, said):
     with pytest.raises(RequestError, match=said):
         settings(**changes)
+
+
+def test_greedy_decoding_has_one_text(backend, prompts):
+    assert [len(completions) for completions in backend.generate(prompts, settings(top_k=1, count=5))] == [1] * 4
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_listener_gets_each_id_and_can_end_the_generation(backend, prompts, count):
+    heard = [[] for _ in prompts]
+    found = backend.generate(prompts, settings(count=count), lambda i, token: heard[i].append(token))
+    if count == 1:
+        for ids, (completion,) in zip(heard, found, strict=True):
+            assert ids[: len(completion.ids)] == completion.ids
+
+    def stop(i, token):
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        backend.generate(prompts, settings(count=count), stop)
 
 
 def test_default_settings_are_those_of_the_notebook():
@@ -251,15 +271,15 @@ def test_a_published_adapter_is_opened_in_its_model(project):
     from titlesmith.models.weights import read
 
     name, path = made(project, "llama", "sentencepiece"), adapter(project)
-    adapted, folder = open_adapter("", path), models.folder(name)
+    adapted, folder = open_adapter_source(path).open(), models.folder(name)
     bare = TransformersBackend(read(folder, "none"), Tokenizer.load(folder))
     prompt = TokenLayout(adapted.tokenizer, "ids", True).prompt_ids("An abstract.")
     assert not np.allclose(*(some.next_token_logprobs([prompt]) for some in (bare, adapted)), atol=1e-3)
     assert len(adapted.generate([prompt], settings(count=3))[0]) == 3
     with pytest.raises(RequestError, match="nowhere is not an adapter saved by peft"):
-        open_adapter(name, project / "nowhere")
+        open_adapter_source(project / "nowhere", name)
     with pytest.raises(RequestError, match="does not fit the model"):
-        open_adapter(name, adapter(project, width=64))
+        open_adapter_source(adapter(project, width=64), name).open()
 
 
 def test_ids_after_the_tokenizers_last_are_never_sampled(project):

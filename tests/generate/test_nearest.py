@@ -52,13 +52,6 @@ def test_titles_are_compared_with_every_training_text(training, text):
     assert match["nearest_similarity"] == pytest.approx(best / 100, abs=1e-4)
 
 
-def test_texts_are_compared_in_batches_of_bounded_size(monkeypatch):
-    known, texts = Nearest(Texts(titles(100, 7))), titles(10, 7, seed=2)
-    matches = known.find(texts)
-    monkeypatch.setattr(nearest, "MAX_SCORES", 300)
-    assert known.find(texts) == matches
-
-
 def test_unknown_training_texts_give_empty_matches():
     known = Nearest(None)
     assert known.find(["a", "b"]) == [nearest.UNKNOWN] * 2 and not known.is_copy("a")

@@ -26,7 +26,8 @@ from titlesmith import models
 from titlesmith import train as engines
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import FetchError, RequestError
-from titlesmith.generate import backend_for, open_adapter
+from titlesmith.generate import backend_for
+from titlesmith.generate.source import open_adapter_source
 from titlesmith.models.gpt2_checkpoint import to_transformers
 from titlesmith.runs import Run
 from titlesmith.train import architectures
@@ -267,7 +268,7 @@ def test_adapters_train_on_8_bit_weights_without_a_gpu_and_resume(project, monke
     assert engine.step == 4 and next(engine.model.parameters()).device.type == "cpu" and "cast" not in caplog.text
     assert any(weight.dtype == torch.int8 for weight in engine.model.parameters())
     prompt = corpus.layout.prompt_ids("")
-    adapted = open_adapter(model, run / "model", "8bit")
+    adapted = open_adapter_source(run / "model", model, "8bit").open()
     assert np.isfinite(adapted.next_token_logprobs([prompt])).all()
 
 

@@ -1,10 +1,8 @@
 """Generation: texts of a model that begin with their prefix, are clean, and are new where they must be."""
 
-from titlesmith.generate.backend import Backend, Completion
+from titlesmith.generate.backend import Backend, Completion, GenerationSettings
 from titlesmith.generate.generator import TextGenerator, is_clean
 from titlesmith.generate.nearest import Nearest
-from titlesmith.generate.probe import Probe
-from titlesmith.generate.prompts import Request, requests
-from titlesmith.generate.settings import GenerationSettings
-from titlesmith.generate.source import backend_for, open_adapter, open_backend, save_backend
-from titlesmith.generate.texts import write_texts
+from titlesmith.generate.prompts import Request, relevance, requests
+from titlesmith.generate.source import backend_for, open_backend, save_backend
+from titlesmith.generate.texts import Probe, write_texts

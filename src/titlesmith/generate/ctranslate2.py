@@ -1,7 +1,7 @@
 """GPT-2 in CTranslate2, with weights of 8-bit integers, which processors multiply fastest."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,14 +9,12 @@ import ctranslate2
 import numpy as np
 
 from titlesmith.corpus.tokenizer import END, Tokenizer
-from titlesmith.generate.backend import Completion, Listener
-from titlesmith.generate.settings import GenerationSettings
+from titlesmith.generate.backend import Completion, GenerationSettings, Listener
 from titlesmith.models import cpu_count, cpu_name
 
 COMPUTE_TYPE = "int8"
 MAX_ROWS = 128  # texts that are sampled in parallel
 MAX_CACHE_BYTES = 2**31  # of their keys and values
-MAX_LOGIT_BYTES = 2**28  # of the logits of `next_token_logprobs`
 
 
 def convert_gpt2(weights: dict[str, np.ndarray], hyperparameters: dict, tokenizer: Tokenizer, folder: Path) -> None:
@@ -81,95 +79,78 @@ class CTranslate2Backend:
         self, prompts: list[list[int]], settings: GenerationSettings, listener: Listener | None = None
     ) -> list[list[Completion]]:
         """See `Backend.generate`."""
-        longest = max(map(len, prompts), default=1)
         rng = np.random.default_rng(settings.seed)
         generator = self._open(int(rng.integers(2**31)))
-        max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * (longest + settings.max_tokens))))
-        # A job is a prompt, and for each of its texts the index of the text's prompt. Equal prompts that are longer
-        # than their texts are one job, so that they are read once
-        jobs: dict[tuple, list[int]] = defaultdict(list)
-        for i, prompt in enumerate(prompts):
-            is_shared = settings.is_sampled and len(prompt) > settings.max_tokens
-            jobs[tuple(prompt), -1 if is_shared else i] += [i] * (1 if settings.is_greedy else settings.count)
-        # Jobs with equally many texts share batches. But CTranslate2 reads one by one what the prompts of a batch are
-        # longer than the shortest, so long prompts only share them with prompts of their length. Next to a prompt of
-        # one token, it returns the rest of longer prompts as generated text
-        batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
-        for (prompt, _), owners in jobs.items():
-            is_grouped = len(prompt) > settings.max_tokens or settings.counts_prompt
-            for first in range(0, len(owners), max_rows):
-                some = owners[first : first + max_rows]
-                batches[len(prompt) if is_grouped else min(len(prompt), 2), len(some)].append((list(prompt), some))
-        # Completions of a job come best first; samples are shuffled
+        # Whether the tokens of the prompt count as repeated. Then they are part of the result, all but the first
+        counts_prompt = settings.repetition_penalty != 1 or settings.no_repeat_ngram > 0
+        is_told = listener and settings.is_sampled and not counts_prompt
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for (_, size), batch in batches.items():
-            tell = None
-            if listener and settings.is_sampled and not settings.counts_prompt:
+        for batch in self._batches(prompts, settings):
+            rows, owners = zip(*batch, strict=True)
 
-                def tell(step: ctranslate2.GenerationStepResult, batch: list = batch) -> bool:
-                    return listener(batch[step.batch_id][1][step.hypothesis_id or 0], step.token_id)
+            def tell(step: ctranslate2.GenerationStepResult, owners: tuple = owners) -> None:
+                listener(owners[step.batch_id][step.hypothesis_id or 0], step.token_id)
 
-            results = self._generate_batch(generator, [prompt for prompt, _ in batch], size, max_rows, settings, tell)
-            for (_, owners), result in zip(batch, results, strict=True):
-                order = rng.permutation(size) if settings.is_sampled else range(size)
-                for i, number in zip(owners, order, strict=True):
-                    completions[i].append(result[number])
-        return [some * settings.count for some in completions] if settings.is_greedy else completions
-
-    def _generate_batch(
-        self,
-        generator: ctranslate2.Generator,
-        prompts: list[list[int]],
-        size: int,
-        max_rows: int,
-        settings: GenerationSettings,
-        tell: Callable[[ctranslate2.GenerationStepResult], bool] | None,
-    ) -> list[list[Completion]]:
-        """``size`` completions of each prompt."""
-        # Where tokens of the prompt count as repeated, they are part of the result, all but the first
-        skipped = len(prompts[0]) - 1 if settings.counts_prompt else 0
-        results = generator.generate_batch(
-            self._named(prompts),
-            max_batch_size=max(1, max_rows // max(size, settings.beams)),
-            beam_size=settings.beams,
-            num_hypotheses=size,
-            sampling_temperature=settings.temperature,
-            sampling_topk=1 if settings.beams > 1 else settings.top_k,
-            sampling_topp=1 if settings.beams > 1 else settings.top_p,
-            repetition_penalty=settings.repetition_penalty,
-            no_repeat_ngram_size=settings.no_repeat_ngram,
-            max_length=skipped + settings.max_tokens,
-            min_length=skipped + settings.min_tokens if settings.min_tokens else 0,
-            include_prompt_in_result=settings.counts_prompt,
-            end_token=[self.tokenizer.eos_id],
-            return_end_token=True,
-            return_scores=True,
-            callback=tell,
-        )
-        completions = []
-        for prompt, result in zip(prompts, results, strict=True):
-            texts = [ids[skipped:] for ids in result.sequences_ids]
-            scores = result.scores  # mean log-probabilities, but after penalties and exclusions
-            if settings.min_tokens or settings.counts_prompt:
-                rows = generator.score_batch(
-                    self._named([[*prompt, *ids] for ids in texts]), max_batch_size=16, max_input_length=0
-                )
-                scores = [np.mean(row.log_probs[-len(ids) :]) for row, ids in zip(rows, texts, strict=True)]
-            completions.append(
-                [Completion.of(ids, score, self.tokenizer.eos_id) for ids, score in zip(texts, scores, strict=True)]
+            skipped = len(rows[0]) - 1 if counts_prompt else 0
+            results = generator.generate_batch(
+                self._named(rows),
+                beam_size=settings.beams,
+                num_hypotheses=len(owners[0]),
+                sampling_temperature=settings.temperature,
+                sampling_topk=1 if settings.beams > 1 else settings.top_k,
+                sampling_topp=1 if settings.beams > 1 else settings.top_p,
+                repetition_penalty=settings.repetition_penalty,
+                no_repeat_ngram_size=settings.no_repeat_ngram,
+                max_length=skipped + settings.max_tokens,
+                min_length=skipped + settings.min_tokens if settings.min_tokens else 0,
+                include_prompt_in_result=counts_prompt,
+                end_token=[self.tokenizer.eos_id],
+                return_end_token=True,
+                return_scores=True,
+                callback=tell if is_told else None,
             )
+            for prompt, numbers, result in zip(rows, owners, results, strict=True):
+                texts = [ids[skipped:] for ids in result.sequences_ids]
+                scores = result.scores  # mean log-probabilities, but after penalties and exclusions
+                if settings.min_tokens or counts_prompt:
+                    read = self._named([[*prompt, *ids] for ids in texts])
+                    logprobs = [row.log_probs for row in generator.score_batch(read, max_batch_size=16)]
+                    scores = [np.mean(row[-len(ids) :]) for row, ids in zip(logprobs, texts, strict=True)]
+                # The results of a prompt come best first; samples are shuffled
+                order = rng.permutation(len(texts)) if settings.is_sampled else range(len(texts))
+                for i, which in zip(numbers, order, strict=True):
+                    completions[i].append(Completion.of(texts[which], scores[which], self.tokenizer.eos_id))
         return completions
+
+    def _batches(
+        self, prompts: list[list[int]], settings: GenerationSettings
+    ) -> Iterator[list[tuple[list[int], list[int]]]]:
+        """Batches of different prompts, each with an index for each of its texts, that of the text in ``prompts``.
+
+        Texts of equal prompts are sampled together, so that the prompt is read once. The prompts of a batch are equally
+        long and have equally many texts: CTranslate2 reads one by one what prompts are longer than the shortest.
+        """
+        tokens = max(map(len, prompts), default=1) + settings.max_tokens
+        max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * tokens)))
+        owners: dict[tuple, list[int]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            owners[tuple(prompt), 0 if settings.is_sampled else i] += [i] * settings.count
+        batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
+        for (prompt, _), numbers in owners.items():
+            for first in range(0, len(numbers), max_rows):
+                some = numbers[first : first + max_rows]
+                batches[len(prompt), len(some)].append((list(prompt), some))
+        for (_, count), batch in batches.items():
+            size = max(1, max_rows // max(count, settings.beams))
+            yield from (batch[first : first + size] for first in range(0, len(batch), size))
 
     def _named(self, rows: list[list[int]]) -> list[list[str]]:
         return [[self._tokens[i] for i in row] for row in rows]
 
     def next_token_logprobs(self, prompts: list[list[int]]) -> np.ndarray:
         """See `Backend.next_token_logprobs`."""
-        longest = max(map(len, prompts), default=1)
-        generator, logprobs = self._open(), np.empty((len(prompts), len(self.tokenizer)), np.float32)
-        size = max(1, MAX_LOGIT_BYTES // (4 * longest * len(self.tokenizer)))
-        for first in range(0, len(prompts), size):
-            rows = prompts[first : first + size]
-            batch = generator.forward_batch(rows, return_log_probs=True).to_device(ctranslate2.Device.cpu)
-            logprobs[first : first + size] = np.array(batch)[np.arange(len(rows)), [len(row) - 1 for row in rows]]
-        return logprobs
+        generator, rows = self._open(), []
+        for prompt in prompts:  # separately: CTranslate2 returns the log-probabilities of all tokens
+            logprobs = generator.forward_batch([prompt], return_log_probs=True)
+            rows.append(np.array(logprobs.to_device(ctranslate2.Device.cpu))[0, -1])
+        return np.array(rows)

@@ -1,8 +1,16 @@
-"""The text generator: completions that are clean, begin with their prefix to the letter, and are new on request."""
+"""The text generator: completions that are clean, begin with their prefix to the letter, and are new on request.
+
+A model reads tokens, and the end of a prefix is rarely the end of a token of the text that continues it. So the last
+word of the prefix is sampled again, among all tokenizations that spell it and perhaps more, each with its exact
+probability: "N" may be a likely token, and "Neural" may not begin with it (Vieira et al. 2024, From Language Models
+over Tokens to Language Models over Characters).
+"""
 
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -11,11 +19,9 @@ from titlesmith.corpus import DocumentFormat
 from titlesmith.corpus.clean import fold, join_paragraphs
 from titlesmith.corpus.markup import strip
 from titlesmith.errors import RequestError, shorten
-from titlesmith.generate.backend import Backend, Completion, Listener, StoppedError
+from titlesmith.generate.backend import Backend, Completion, GenerationSettings, Listener
 from titlesmith.generate.nearest import Nearest
 from titlesmith.generate.prompts import Request
-from titlesmith.generate.settings import GenerationSettings
-from titlesmith.generate.token_healing import TokenHealing
 
 FRAGMENTS = ("<|", "|>", "endoftext", "startoftext", "\ufffd")  # of delimiters, and of characters
 ROUNDS = 5  # times that a text is sampled until it is finished and clean
@@ -47,6 +53,70 @@ def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold())) or text
 
 
+class TokenHealing:
+    """A request as ids that a model continues, and the texts of its completions.
+
+    ``opening`` are the ids before the prefix: the end of text and the prompt. ``candidates`` are ids that spell the
+    prefix, and perhaps more in the last id, where possible fewer than ``max_size`` with the opening; ``logprobs`` are
+    their log-probabilities given the prefix, shape (candidates,).
+    """
+
+    def __init__(self, backend: Backend, corpus: DocumentFormat, request: Request, max_size: int):
+        self._corpus, self._request = corpus, request
+        self._prefix, self._tokenizer = corpus.clean_prefix(request.prefix), corpus.layout.completion_tokenizer
+        self.opening = corpus.layout.prompt_ids(request.prompt)
+        self.candidates, self.logprobs = [[]], np.zeros(1)
+        if not self._prefix:
+            return
+        # The tokens of all words but the last; and for each way to begin the last word, the ids that may complete it
+        head, endings = self._tokenizer.cover_encodings(self._prefix)
+        room = max_size - len(self.opening) - len(head)
+        endings = {begun: ids for begun, ids in endings.items() if len(begun) < room}
+        self.candidates = [[*head, *begun, last] for begun, ids in endings.items() for last in ids]
+        # The probability of a candidate is the product of those of its ids after the head
+        states = sorted({begun[:size] for begun in endings for size in range(len(begun) + 1)})
+        prompts = [self.opening + head + [*begun] for begun in states]
+        rows = dict(zip(states, backend.next_token_logprobs(prompts), strict=True))
+        logprobs = np.concatenate([
+            sum(float(rows[begun[:i]][token]) for i, token in enumerate(begun)) + rows[begun][ids].astype(np.float64)
+            for begun, ids in endings.items()
+        ])  # fmt: skip
+        self.logprobs = logprobs - np.logaddexp.reduce(logprobs)
+
+    def sample(self, count: int, settings: GenerationSettings, rng: np.random.Generator) -> list[int]:
+        """Indices of ``count`` candidates, sampled as tokens are; beam search uses the likeliest."""
+        order = np.argsort(-self.logprobs, kind="stable")
+        if settings.beams > 1 or len(order) == 1:
+            return [int(order[0])] * count
+        weights = np.exp((self.logprobs[order] - self.logprobs[order[0]]) / settings.temperature)
+        weights[settings.top_k or len(order) :] = 0
+        weights /= weights.sum()
+        weights[np.cumsum(weights) - weights >= settings.top_p] = 0
+        return order[rng.choice(len(order), count, p=weights / weights.sum())].tolist()
+
+    def row(self, which: int, completion: Completion) -> dict:
+        """The row of texts.jsonl for a completion of the candidate ``which``, see `TextGenerator`."""
+        corpus, begun, typed = self._corpus, self.candidates[which], self._request.prefix
+        # What the ids spell after the prefix, in bytes, so that no character is cut
+        rest = self._tokenizer.decode_after(self._prefix, begun + completion.ids)
+        rest, stopped = corpus.layout.cut_at_stop(rest)
+        text = typed + _strip_after(typed, rest)
+        if corpus.breaks:  # one newline between paragraphs, as in the corpus
+            text = join_paragraphs(map(str.strip, text.split("\n")))
+        tokens = len(completion.ids) + bool(self._tokenizer.decode_after(self._prefix, begun))
+        nats = self.logprobs[which] + completion.logprob * (len(completion.ids) + completion.finished)
+        is_good = bool(text.strip()) and is_clean(text, typed, corpus.markup, corpus.breaks)
+        return {
+            "prefix": typed,
+            "prompt": self._request.prompt,
+            "text": text,
+            "tokens": tokens,
+            "logprob": round(float(nats) / max(1, tokens + completion.finished), 4),
+            "finished": is_good and (completion.finished or stopped),
+            "paper": self._request.paper,
+        }
+
+
 class TextGenerator:
     """Generates the rows of texts.jsonl for requests, block by block; iteration yields all rows.
 
@@ -63,10 +133,11 @@ class TextGenerator:
         settings: GenerationSettings,
         nearest: Nearest | None = None,
     ):
-        self.backend, self.corpus, self.requests, self.settings = backend, corpus, requests, settings
+        self.backend, self.corpus, self.settings = backend, corpus, settings
+        max_size = backend.context - settings.max_tokens
         for request in requests:
             size = len(corpus.layout.prompt_ids(request.prompt, corpus.clean_prefix(request.prefix)))
-            if size + settings.max_tokens > backend.context:
+            if size > max_size:
                 longest = shorten(max(request.prefix, request.prompt, key=len))
                 raise RequestError(
                     f"generate.max_tokens: {settings.max_tokens} tokens after {longest} ({size} tokens) exceed the "
@@ -74,12 +145,12 @@ class TextGenerator:
                 )
         self.unique = settings.unique or settings.best_of > 1
         self.nearest = nearest or Nearest(corpus)
-        self._stopped, self._kept = False, []  # texts of the block that are complete
+        self._kept: list[str] = []  # texts of the block that are complete
         self.listener: Callable[[Callable[[], list[str]]], bool] | None = None  # see `_listen`; True ends early
         self.seen: set[str] = set()  # with `unique`, new texts must differ from these, folded
-        self._healings: dict[int, TokenHealing] = {}  # by the index of their request
+        self._heal = cache(lambda i: TokenHealing(backend, corpus, requests[i], max_size))  # of the request i
         # A block has the number of texts by the index of their request: several requests, or a part of one
-        count = 1 if settings.is_greedy else settings.count
+        count = settings.count
         parts = [(i, min(BLOCK, count - n)) for i in range(len(requests)) for n in range(0, count, BLOCK)]
         size = max(1, BLOCK // count)
         self.blocks = [dict(parts[first : first + size]) for first in range(0, len(parts), size)]
@@ -94,7 +165,7 @@ class TextGenerator:
         spare: dict[int, list[dict]] = {i: [] for i in wanted}
         rounds = UNIQUE_ROUNDS if self.unique else ROUNDS
         if not self.settings.is_sampled:
-            rounds = 1 if self.settings.is_greedy else len(WIDENINGS)
+            rounds = 1 if self.settings.beams == 1 else len(WIDENINGS)
         for round in range(rounds):
             missing = {i: count - len(kept[i]) for i, count in wanted.items() if count > len(kept[i])}
             if not missing:
@@ -139,54 +210,22 @@ class TextGenerator:
         chosen = [(i, which) for i, count in copies.items() for which in self._heal(i).sample(count, settings, rng)]
         prompts = [self._heal(i).opening + self._heal(i).candidates[which] for i, which in chosen]
         rows: dict[int, list[dict]] = {i: [] for i in copies}
-        listener = [self._listen(chosen)] if self.listener else []
-        completed = self.backend.generate(prompts, settings, *listener)
-        if self._stopped:
-            raise StoppedError
+        completed = self.backend.generate(prompts, settings, self._listen(chosen) if self.listener else None)
         for (i, which), completions in zip(chosen, completed, strict=True):
-            rows[i] += [self._row(i, which, completion) for completion in completions]
+            rows[i] += [self._heal(i).row(which, completion) for completion in completions]
         return rows
 
     def _listen(self, chosen: list[tuple[int, int]]) -> Listener:
-        """Collects the ids of completions, and tells ``listener`` how to get their texts so far."""
-        begun, end = [[] for _ in chosen], self.corpus.tokenizer.eos_id
+        """Collects the ids of completions, and calls ``listener`` with a function that returns their texts so far."""
+        begun, end = [(*pair, []) for pair in chosen], self.corpus.tokenizer.eos_id
 
         def texts() -> list[str]:
-            pairs = zip(chosen, begun, strict=True)
-            return self._kept + [self._row(*which, Completion.of(ids, 0.0, end))["text"] for which, ids in pairs]
+            rows = [self._heal(i).row(which, Completion.of(ids, 0.0, end)) for i, which, ids in begun]
+            return self._kept + [row["text"] for row in rows]
 
-        def listen(number: int, token: int) -> bool:
-            begun[number].append(token)
-            self._stopped = self._stopped or self.listener(texts)
-            return self._stopped
+        def listen(number: int, token: int) -> None:
+            begun[number][-1].append(token)
+            if self.listener(texts):
+                raise CancelledError
 
         return listen
-
-    def _heal(self, i: int) -> TokenHealing:
-        if i not in self._healings:
-            request, max_size = self.requests[i], self.backend.context - self.settings.max_tokens
-            prefix = self.corpus.clean_prefix(request.prefix)
-            self._healings[i] = TokenHealing.of(self.backend, self.corpus, request.prompt, prefix, max_size)
-        return self._healings[i]
-
-    def _row(self, i: int, which: int, completion: Completion) -> dict:
-        """The row of a completion of the candidate ``which`` for the prefix of request ``i``."""
-        request, healing, layout = self.requests[i], self._heal(i), self.corpus.layout
-        prefix, begun = self.corpus.clean_prefix(request.prefix), healing.candidates[which]
-        # What the ids spell after the prefix, in bytes, so that no character is cut
-        rest, stopped = layout.cut_at_stop(layout.completion_tokenizer.decode_after(prefix, begun + completion.ids))
-        text = request.prefix + _strip_after(request.prefix, rest)
-        if self.corpus.breaks:  # one newline between paragraphs, as in the corpus
-            text = join_paragraphs(map(str.strip, text.split("\n")))
-        tokens = len(completion.ids) + bool(layout.completion_tokenizer.decode_after(prefix, begun))
-        nats = healing.logprobs[which] + completion.logprob * (len(completion.ids) + completion.finished)
-        is_good = bool(text.strip()) and is_clean(text, request.prefix, self.corpus.markup, self.corpus.breaks)
-        return {
-            "prefix": request.prefix,
-            "prompt": request.prompt,
-            "text": text,
-            "tokens": tokens,
-            "logprob": round(float(nats) / max(1, tokens + completion.finished), 4),
-            "finished": is_good and (completion.finished or stopped),
-            "paper": request.paper,
-        }

@@ -7,7 +7,6 @@ from rapidfuzz import fuzz, process
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
 
-MAX_SCORES = 2**22  # similarities that are computed together
 LONG = 400  # mean number of characters from which texts are only compared with candidates
 CANDIDATES = 200
 NUM_HASHES = 2**18  # of words
@@ -45,23 +44,15 @@ class Nearest:
         """The most similar training text of each text, the first of equally similar ones, as columns of texts.jsonl."""
         if not self._folded:
             return [UNKNOWN] * len(texts)
-        folded = [fold(text) for text in texts]
-        best = self._compare_candidates(folded) if self._is_long else self._compare_all(folded)
-        return [self._table.row(row, named=True) | {"nearest_similarity": round(score / 100, 4)} for row, score in best]
+        rows = []
+        for text in map(fold, texts):
+            choices = self._candidates(text) if self._is_long else self._folded
+            _, score, row = process.extractOne(text, choices, scorer=fuzz.ratio)
+            rows.append(self._table.row(row, named=True) | {"nearest_similarity": round(score / 100, 4)})
+        return rows
 
-    def _compare_all(self, texts: list[str]) -> list[tuple[int, float]]:
-        """The row and the score of the most similar training text of each text."""
-        best, size = [], max(1, MAX_SCORES // len(self._folded))
-        for first in range(0, len(texts), size):
-            scores = process.cdist(texts[first : first + size], self._folded, scorer=fuzz.ratio, workers=-1)
-            best += zip(scores.argmax(1).tolist(), scores.max(1).tolist(), strict=True)
-        return best
-
-    def _compare_candidates(self, texts: list[str]) -> list[tuple[int, float]]:
-        best, words = [], self._hasher.transform(texts)
-        for i, text in enumerate(texts):
-            shared = words[[i]] @ self._words
-            rows = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]].tolist() or [0]
-            _, score, row = process.extractOne(text, {row: self._folded[row] for row in rows}, scorer=fuzz.ratio)
-            best.append((row, score))
-        return best
+    def _candidates(self, text: str) -> dict[int, str]:
+        """Training texts that share words with a text, by their row."""
+        shared = self._hasher.transform([text]) @ self._words
+        rows = shared.indices[np.argsort(-shared.data, kind="stable")[:CANDIDATES]].tolist() or [0]
+        return {row: self._folded[row] for row in rows}

@@ -12,7 +12,7 @@ from titlesmith.corpus.tokenizer import CODEC, Tokenizer
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate.backend import Backend
 from titlesmith.generate.nearest import Nearest
-from titlesmith.models import BASE, HYPERPARAMETERS, base, folder, hub, limits
+from titlesmith.models import BASE, HYPERPARAMETERS, base, hub, limits
 from titlesmith.runs import Run, open_run, swapping
 from titlesmith.train import Engine, load_engine
 
@@ -35,17 +35,20 @@ class Source(NamedTuple):
 def open_source(name: str) -> Source:
     """The model of a run, or for ``base``, unless a run has that name, that of the package (RequestError, RunError)."""
     if name == "base" and not Run(name).info:
-        format = DocumentFormat(template("title"), Tokenizer.load(base.FOLDER))
-        return Source("the base model", format, open_base, NO_RUN | {"temperature": 0.8}, Nearest(None))
+        format, settings = DocumentFormat(template("title"), Tokenizer.load(base.FOLDER)), NO_RUN | {"temperature": 0.8}
+        return Source("the base model", format, lambda: _open_gpt2(*base.read()), settings, Nearest(None))
     run = open_run(name)
     run.require("finetune")
     settings = run.record("generate").get("settings", {})
     return Source(f"run {run.name}", Corpus(run), partial(open_backend, run), settings, run=run)
 
 
-def open_adapter_source(adapter: Path, model: str, quantize: str, named: str | None, run: Run | None) -> Source:
-    """A model with an adapter that was trained elsewhere, see `open_adapter` (RequestError).
+def open_adapter_source(
+    adapter: Path, model: str = "", quantize: str = "none", named: str | None = None, run: Run | None = None
+) -> Source:
+    """A model with an adapter of peft's format that was trained elsewhere (RequestError).
 
+    ``model`` is ``hf:NAME-OR-PATH``, by default the one that the adapter names; ``quantize`` is ``none 8bit 4bit``;
     ``named`` is the template's name. A run lends its template, settings and training texts.
     """
     if model and not hub.is_hub(model):
@@ -54,7 +57,8 @@ def open_adapter_source(adapter: Path, model: str, quantize: str, named: str | N
         raise RequestError(f"--template {shorten(named)}: run {run.name} has its own template; omit one of the two")
     limits.check_quantize(quantize)
     model, chosen = hub.adapter_base(adapter, model), template(named or ADAPTER_TEMPLATE)
-    tokenizer, has_codec = Tokenizer.load(hub.folder(model)), (adapter / CODEC).exists()
+    path = hub.folder(model)
+    tokenizer, has_codec = Tokenizer.load(path), (adapter / CODEC).exists()
     if has_codec:  # the adapter was trained with this end of text
         tokenizer = tokenizer.with_end(Tokenizer.load(adapter).eos_id)
     corpus = Corpus(run) if run else DocumentFormat(chosen, tokenizer)
@@ -62,7 +66,13 @@ def open_adapter_source(adapter: Path, model: str, quantize: str, named: str | N
         corpus.layout.before = []  # other programs put no end of text before the first document
     if corpus.tokenizer.vocabulary != tokenizer.vocabulary:
         raise RequestError(f"--adapter {adapter}: run {run.name} was not tokenized for {model}: omit the run")
-    open = partial(open_adapter, model, adapter, quantize, corpus.tokenizer)
+
+    def open() -> Backend:
+        from titlesmith.generate.huggingface import TransformersBackend
+        from titlesmith.models.weights import read, with_adapter
+
+        return TransformersBackend(with_adapter(read(path, quantize), adapter), corpus.tokenizer)
+
     if run:
         return Source(f"run {run.name}", corpus, open, run.record("generate").get("settings", {}))
     return Source(f"the adapter in {adapter}", corpus, open, NO_RUN, Nearest(None))
@@ -80,24 +90,10 @@ def open_backend(run: Run) -> Backend:
     return CTranslate2Backend(run / CTRANSLATE2, hyperparameters, Tokenizer.load(run / "model"))
 
 
-def open_base() -> Backend:
-    """The model ``base`` of the package, unchanged."""
+def _open_gpt2(weights: dict, tokenizer: Tokenizer, hyperparameters: dict = BASE) -> Backend:
     from titlesmith.generate.ctranslate2 import CTranslate2Backend
 
-    weights, tokenizer = base.read()
-    return CTranslate2Backend.of_weights(weights, BASE, tokenizer)
-
-
-def open_adapter(model: str, adapter: Path, quantize: str = "none", tokenizer: Tokenizer | None = None) -> Backend:
-    """A model with an adapter of peft's format that was trained elsewhere (RequestError).
-
-    ``model`` is ``hf:NAME-OR-PATH``, by default the one that the adapter names; ``quantize`` is ``none 8bit 4bit``.
-    """
-    path = folder(hub.adapter_base(adapter, model))
-    from titlesmith.generate.huggingface import TransformersBackend
-    from titlesmith.models.weights import read, with_adapter
-
-    return TransformersBackend(with_adapter(read(path, quantize), adapter), tokenizer or Tokenizer.load(path))
+    return CTranslate2Backend.of_weights(weights, hyperparameters, tokenizer)
 
 
 def save_backend(engine: Engine, run: Run) -> None:
@@ -112,9 +108,7 @@ def save_backend(engine: Engine, run: Run) -> None:
 def backend_for(engine: Engine) -> Backend:
     """The current weights of an engine."""
     if hasattr(engine, "hyperparameters"):
-        from titlesmith.generate.ctranslate2 import CTranslate2Backend
-
-        return CTranslate2Backend.of_weights(engine.weights(), engine.hyperparameters, engine.tokenizer)
+        return _open_gpt2(engine.weights(), engine.tokenizer, engine.hyperparameters)
     from titlesmith.generate.huggingface import TransformersBackend
 
     return TransformersBackend(engine.model, engine.tokenizer)

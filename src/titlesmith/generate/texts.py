@@ -1,4 +1,7 @@
-"""Texts of a run: texts.jsonl, one row per text, written block by block, and texts.txt, the texts alone."""
+"""Texts of a run's model: those that it writes during training, and those that are the run's result.
+
+The result is texts.jsonl, one row per text, written block by block, and texts.txt, the texts alone.
+"""
 
 import json
 from collections import Counter
@@ -6,14 +9,36 @@ from collections import Counter
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.clean import fold
 from titlesmith.errors import shorten
-from titlesmith.generate.backend import Backend
+from titlesmith.generate.backend import Backend, GenerationSettings
 from titlesmith.generate.generator import TextGenerator
 from titlesmith.generate.prompts import Request, requests
-from titlesmith.generate.settings import GenerationSettings
+from titlesmith.generate.source import backend_for
 from titlesmith.runs import Run, replacing
+from titlesmith.train import Engine
 
+PROBE_TOKENS = 48  # maximum of a text during training
 COLUMNS = ("prefix", "prompt", "text", "logprob", "finished", "nearest", "nearest_similarity")
 HEADINGS = ("prefix", "prompt", "generated text", "log-probability", "finished", "nearest training text", "similarity")
+
+
+class Probe:
+    """Texts of a model in training: ``settings["probe"]`` of them, for the prompt of the first validation document."""
+
+    def __init__(self, corpus: Corpus, settings: dict):
+        # Hashes, because millions of abstracts do not fit into memory
+        batches = corpus.scan("train").select("completion").collect_batches()
+        self._known = {hash(fold(text)) for batch in batches for text in batch.to_series()}
+        self._layout, self._count, self._seed = corpus.layout, settings["probe"], settings["seed"]
+        self._opening = corpus.layout.prompt_ids(corpus.scan("valid").head(1).collect()["prompt"].item())
+
+    def __call__(self, engine: Engine) -> tuple[list[str], float]:
+        """Texts, and the share of them that equals a training text, case and white space aside."""
+        backend = backend_for(engine)
+        max_tokens = min(PROBE_TOKENS, backend.context - len(self._opening))
+        settings = GenerationSettings(count=self._count, seed=self._seed, max_tokens=max_tokens)
+        (completions,) = backend.generate([self._opening], settings)
+        texts = [self._layout.decode(completion.ids) for completion in completions]
+        return texts, sum(hash(fold(text)) in self._known for text in texts) / len(texts)
 
 
 def write_texts(run: Run, backend: Backend, corpus: Corpus, parameters: dict) -> list[dict]:
@@ -55,10 +80,9 @@ def columns(rows: list[dict]) -> dict[str, str]:
 def lacking(requests: list[Request], rows: list[dict], count: int) -> list[str]:
     """A sentence for each request that has fewer than ``count`` texts."""
     written = Counter((row["prompt"], row["prefix"]) for row in rows)
-    counts = {request: written[request.prompt, request.prefix] for request in requests}
     return [
         f"{shorten(r.prefix or r.prompt)}: {n:,} of {count:,} texts; all others were repeats or copies of training "
         "texts. Raise temperature, top_k or beams\n"
-        for r, n in counts.items()
-        if n < count
+        for r in dict.fromkeys(requests)
+        if (n := written[r.prompt, r.prefix]) < count
     ]

@@ -3,7 +3,6 @@
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +13,6 @@ import nbformat
 from IPython.display import FileLink, display
 
 from titlesmith import models, package
-from titlesmith.errors import StageError
 from titlesmith.experiment import Experiment
 from titlesmith.hints import extra_packages
 from titlesmith.models.devices import GIB, gpu_memory, silence_stderr, tensorflow
@@ -71,10 +69,11 @@ def describe(experiment: Experiment) -> None:
     """Prints the device, its memory, the models that can be trained in it, and how long the experiment will take."""
     training, harvest = experiment.settings["finetune"], experiment.settings["harvest"]
     vocabulary = experiment.settings["corpus"]["vocabulary"]
-    room, fitting = gpu_memory() or models.available_memory(), []
+    gpu, fitting = gpu_memory(), []
+    room = gpu or models.available_memory()
     for name in models.names():
         shape = models.hyperparameters(name, vocabulary)
-        if models.training_memory(shape, training | {"model": name}, True, gpu=bool(gpu_memory())) <= room:
+        if models.training_memory(shape, training | {"model": name}, True, gpu=bool(gpu)) <= room:
             fitting.append(name)
     shape = models.hyperparameters(training["model"], vocabulary)
     tokens = training["steps"] * training["accumulate"] * training["batch_size"] * training["block_size"]
@@ -83,7 +82,7 @@ def describe(experiment: Experiment) -> None:
     print(f"device                 {models.device_name()}")
     print(f"memory                 {room / GIB:.0f} GiB, enough to train {', '.join(fitting)} with this batch size")
     print(f"time                   about {total:.0f} minutes, {max(minutes, 0.5):.0f} of them for training")
-    if not gpu_memory() and in_colab():
+    if not gpu and in_colab():
         print("no GPU                 choose Runtime, Change runtime type, T4 GPU for larger models")
 
 
@@ -126,9 +125,9 @@ def save_book() -> Path:
         environment = os.environ | {"TITLESMITH_ROOT": str(project)}
         if not find_spec("jupyter_book"):
             options = ("--quiet", "--target", str(packages), "--constraint", str(project / "constraints.txt"))
-            _call("-m", "pip", "install", *options, *extra_packages("book"))
+            package.run_module("pip", "install", *options, *extra_packages("book"))
             environment["PYTHONPATH"] = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
-        _call("-m", "titlesmith", "book", "--zip", env=environment)
+        package.run_module("titlesmith", "book", "--zip", env=environment)
         shutil.copyfile(project / "_build" / "book.zip", target)
     print(f"the book is in         {target}: unpack it and open index.html")
     if in_colab():
@@ -136,10 +135,3 @@ def save_book() -> Path:
     else:
         display(FileLink(str(target)))
     return target
-
-
-def _call(*arguments: str, **options: object) -> None:
-    """Runs Python (StageError if it fails)."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
-    if done.returncode:
-        raise StageError(f"python {' '.join(arguments[:3])} failed: {(done.stderr or done.stdout).strip()[-1000:]}")

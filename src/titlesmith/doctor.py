@@ -3,7 +3,6 @@
 Each framework is tried in a separate process, because two frameworks' GPU libraries can collide in one.
 """
 
-import os
 import platform
 import re
 import shutil
@@ -13,7 +12,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
-import psutil
 from huggingface_hub.constants import ENDPOINT
 
 from titlesmith import models
@@ -32,13 +30,12 @@ NEEDED_FOR = {
 }
 HOSTS = {"arXiv": arxiv.SERVICE, "Hugging Face": ENDPOINT}
 STEP_TIMEOUT = 180  # seconds, to import a framework and take a step
-MIN_MEMORY, MIN_DISK = 2 * GIB, 2 * GIB  # of a training of scratch and the book
+MIN_FREE = 2 * GIB  # memory for a training of scratch, and disk for its run and the book
 NEWEST_TENSORFLOW = 9  # major compute capability that TensorFlow's wheels have kernels for
 # A program for each framework: prints the device, and takes a training step on it
 STEPS = {
     "tensorflow": """
-from titlesmith.models import device_name
-from titlesmith.models.devices import tensorflow
+from titlesmith.models.devices import device_name, tensorflow
 tf = tensorflow()
 print(device_name())
 weight = tf.Variable(tf.ones([64, 64]))
@@ -81,17 +78,15 @@ def examine() -> list[str]:
             _show(f"{name} on", device)
             problems += explain(name, device, error, card)
     # Memory, disk, network
-    memory, disk = models.available_memory(), shutil.disk_usage(root()).free
-    _show("memory", f"{memory / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB free")
-    _show("disk", f"{disk / GIB:.1f} GiB free")
-    if memory < MIN_MEMORY:
-        problems.append(f"training: {memory / GIB:.1f} GiB of memory are free; the smallest model needs 2")
-    if disk < MIN_DISK:
-        problems.append(f"runs: {disk / GIB:.1f} GiB of disk are free; free some")
-    closed = [name for name, address in HOSTS.items() if not answers(address)]
-    _show("network", f"{', '.join(sorted(HOSTS.keys() - closed)) or 'nothing'} can be reached")
-    if closed:
-        problems.append(f"downloads from {', '.join(closed)}: no connection. Files and made-up papers need none")
+    for name, free in (("memory", models.available_memory()), ("disk", shutil.disk_usage(root()).free)):
+        _show(name, f"{free / GIB:.1f} GiB free")
+        if free < MIN_FREE:
+            problems.append(f"runs: {free / GIB:.1f} GiB of {name} are free; the smallest model needs 2. Free some")
+    for name, address in HOSTS.items():
+        can_be_reached = answers(address)
+        _show(name, "can be reached" if can_be_reached else "no connection")
+        if not can_be_reached:
+            problems.append(f"downloads from {name}: no connection. Files and made-up papers need none")
     return problems
 
 
@@ -130,8 +125,7 @@ def explain(framework: str, device: str, error: str, card: str) -> list[str]:
     problems = [f"training in {framework}: a step failed: {error}"] if error else []
     capability = re.search(r", (\d+)\.\d$", card)
     if card and device.startswith(("CPU", "nothing")):
-        remedy = "Windows needs WSL2" if os.name == "nt" else "See book/gpu.md for its libraries"
-        problems.append(f"{framework} on the GPU: it sees none. {remedy}")
+        problems.append(f"{framework} on the GPU: it sees none. See book/gpu.md for its libraries; Windows needs WSL2")
     elif framework == "tensorflow" and capability and int(capability[1]) > NEWEST_TENSORFLOW:
         problems.append(f"{framework} on this GPU: its kernels are older. Use smollm2 or hf: models, in PyTorch")
     return problems

@@ -52,7 +52,9 @@ def begin(stage: str, namespace: dict) -> "Stage":
             changed = [f"{k}: {shorten(v)}" for k, v in values.items() if v != defaults(name).get(k, v)]
             print(f"  {name:<9}", ", ".join(changed) or "defaults")
         shared = {name: settings[name] for name in SHARED if name in settings}
-        chain(Experiment.make(run.name, recorded | {stage: settings}, shared), until=earlier[-1])
+        sections = recorded | {stage: settings}
+        given = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+        chain(Experiment.make(run.name, given | shared), until=earlier[-1])
     models.fetch(settings.get("model", ""))
     run.begin(stage, settings, source(stage))
     if run.made_up:
@@ -125,21 +127,18 @@ class Stage:
                 if interrupt.signal == signal.SIGTERM:
                     print(stopped, flush=True)
                     os.kill(os.getpid(), signal.SIGTERM)
-            return self._history(stopped)
-
-    def _history(self, stopped: str) -> History:
-        corpus, record = Corpus(self.run), self.run.record("finetune")
-        train = corpus.documents("train")
-        return History(
-            rows=monitor.read(self.run / "history.csv"),
-            loss_floor=self.settings["loss_floor"],
-            memorization_floor=monitor.memorization_floor(len(train), train.target_tokens, corpus.has_prompt),
-            kept_step=record.get("kept_step", 0),
-            stop_reason=record.get("stop_reason", ""),
-            stopped=stopped,
-            first_samples=monitor.first_samples(self.run),
-            label=self.run.source_label,
-        )
+            corpus, record = Corpus(self.run), self.run.record("finetune")
+            train = corpus.documents("train")
+            return History(
+                rows=monitor.read(self.run / "history.csv"),
+                loss_floor=self.settings["loss_floor"],
+                memorization_floor=monitor.memorization_floor(len(train), train.target_tokens, corpus.has_prompt),
+                kept_step=record.get("kept_step", 0),
+                stop_reason=record.get("stop_reason", ""),
+                stopped=stopped,
+                first_samples=monitor.first_samples(self.run),
+                label=self.run.source_label,
+            )
 
     def look_up_prefixes(self) -> HTML:
         """A table of the prefixes: how many training texts begin with each or contain its words."""
@@ -156,11 +155,8 @@ class Stage:
         """In JupyterLab and Colab, a box to type beginnings, whose texts the model writes at once; else nothing."""
         if not is_watched():
             return None
-        try:
-            from titlesmith import box
-        except ImportError:
-            print("A box to type beginnings needs a package: %pip install ipywidgets, then restart the kernel")
-            return None
+        from titlesmith import box  # needs ipywidgets, which JupyterLab's extra and Colab have
+
         self.run.require("finetune")
         return box.create(partial(open_backend, self.run), Corpus(self.run), self.settings)
 

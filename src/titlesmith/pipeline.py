@@ -1,4 +1,7 @@
-"""The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do."""
+"""The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do.
+
+`plan` says what a chain would run and why: ``titlesmith run --dry-run``.
+"""
 
 import hashlib
 import json
@@ -7,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -19,10 +22,10 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from titlesmith import models
-from titlesmith.errors import InterruptError, RequestError, StageError
+from titlesmith.errors import InterruptError, RequestError, StageError, shorten
 from titlesmith.experiment import SHARED, Experiment
-from titlesmith.runs import STAGES, Run, chain_lock, notebook, root, swapped
-from titlesmith.settings import DECLARATION, declared
+from titlesmith.runs import EXECUTION_ONLY, STAGES, Run, chain_lock, notebook, root, swapped
+from titlesmith.settings import DECLARATION, declared, read_declarations
 
 BATCH = "TITLESMITH_BATCH"  # set for kernels whose output nobody watches in a notebook
 STOP_SECONDS = 60  # for a kernel to save a checkpoint after an interrupt
@@ -83,6 +86,42 @@ def chain(
     return run
 
 
+def plan(experiment: Experiment, name: str | None, start: str | None, until: str) -> Iterator[str]:
+    """Lines on the stages that `chain` would run or skip with these arguments."""
+    run, stages = Run(name or experiment.name), STAGES[: STAGES.index(until) + 1]
+    otherwise = "unchanged, skipped"
+    for number, stage in enumerate(stages, 1):
+        forced = ["--from or --force"] if start in stages[:number] else []
+        reasons = forced + describe_changes(run, stage, experiment.settings[stage], source(stage))
+        state, seconds = f"runs: {'; '.join(reasons)}" if reasons else otherwise, run.record(stage).get("seconds")
+        if reasons:
+            otherwise = "runs if an earlier result changes"
+        took = f" ({seconds} s last time)" if seconds is not None and state.startswith("runs") else ""
+        yield f"[{number}/{len(stages)}] {stage}: {state}{took}"
+
+
+def describe_changes(run: Run, stage: str, settings: dict, source: str) -> list[str]:
+    """Which settings and files have changed since a stage ran, in words; empty if its result is current."""
+    record = run.record(stage)
+    if run.is_done(stage, settings, source):
+        return []
+    if not record:
+        return ["it has not run"]
+    causes, changes = run.causes(stage, settings, source), []
+    for key in settings.keys() - EXECUTION_ONLY:
+        if record["settings"].get(key) != settings[key]:
+            changes.append(f"{stage}.{key}: {shorten(record['settings'].get(key))} -> {shorten(settings[key])}")
+    for cause in ("inputs", "files"):
+        old, new = record[cause], causes[cause]
+        changes += [f"{key} has changed" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    changes += ["its notebook has changed"] * (record["source"] != source)
+    changes += ["titlesmith's version has changed"] * (record["version"] != causes["version"])
+    changes += [f"{path.relative_to(run.path)} is damaged or missing" for path in run.damaged(stage)]
+    if record["status"] != "done" and not changes:
+        return [f"it was {record.get('stopped') or 'interrupted'}, and resumes"]
+    return sorted(changes) or ["its executed notebook is missing"]
+
+
 def finish(run: Run, until: str = STAGES[-1]) -> Run:
     """Ends an interrupted training at its last checkpoint, and runs the stages after it.
 
@@ -95,8 +134,8 @@ def finish(run: Run, until: str = STAGES[-1]) -> Run:
     if path := run.info.get("experiment"):
         experiment = Experiment.read(root() / path, tuple(run.info["overrides"]))
     else:  # its notebooks were run by themselves
-        recorded = {stage: run.record(stage)["settings"] for stage in STAGES if run.record(stage)}
-        experiment = Experiment.make(run.name, recorded, {key: record["settings"][key] for key in SHARED})
+        recorded = {f"{s}.{k}": value for s in STAGES for k, value in run.record(s).get("settings", {}).items()}
+        experiment = Experiment.make(run.name, recorded | {key: record["settings"][key] for key in SHARED})
     if record["fingerprint"] != run.fingerprint("finetune", experiment.settings["finetune"], source("finetune")):
         raise RequestError(
             f"{run.name}: its settings, notebook or an input has changed since. Train it again: {run.rerun_command}"
@@ -187,18 +226,13 @@ def failed(run: Run, stage: str) -> Path:
 
 
 def has_changed_defaults(stage: str) -> bool:
-    """Whether the parameters cell of a stage's notebook differs from the one that git has committed."""
+    """Whether a stage's notebook declares other parameters than the one that git has committed."""
     path = notebook(stage)
     if not shutil.which("git"):
         return False
     command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
-    committed = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
-    return bool(committed) and _read_parameters_cell(committed) != _read_parameters_cell(path.read_text("utf-8"))
-
-
-def _read_parameters_cell(text: str) -> str:
-    cells = nbformat.reads(text, 4).cells
-    return next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
+    committed = subprocess.run(command, capture_output=True).stdout
+    return bool(committed) and read_declarations(stage, path, committed) != read_declarations(stage, path)
 
 
 def source(stage: str) -> str:

@@ -35,7 +35,7 @@ RULES: dict[str, Callable[[object], bool]] = {
     "not empty": bool,
     "3 values": lambda values: len(values) == 3,
     "sum 1": lambda values: math.isclose(sum(values), 1),
-    'YYYY-MM-DD or ""': lambda text: not text or _is_date(text),
+    'YYYY-MM-DD or ""': lambda text: not text or date.fromisoformat(text).isoformat() == text,
 }
 
 
@@ -70,7 +70,7 @@ class Constraint:
         return "; ".join(clauses), constraint
 
     def allows(self, value: object) -> bool:
-        """Whether a value of the parameter's type is allowed."""
+        """Whether a value of the parameter's type is allowed; a date that does not exist is a ValueError."""
         items = value if isinstance(value, list) else [value]
         return (
             (not self.choices or value in self.choices)
@@ -133,9 +133,10 @@ class Parameter:
                 value = _read_table(value)
             converted = _convert(value, self.type)
             json.dumps(converted, ensure_ascii=False).encode()
+            is_allowed = self.constraint.allows(converted)
         except (OSError, ValueError, OverflowError, csv.Error) as error:
             self._refuse(value, f": {error}")
-        if not self.constraint.allows(converted):
+        if not is_allowed:
             self._refuse(value, hint=did_you_mean(value, self.constraint.choices) if isinstance(value, str) else "")
         return converted
 
@@ -158,12 +159,13 @@ def declared(stage: str) -> dict[str, Parameter]:
     The notebook declares them; of those that it lacks, the declarations of titlesmith's own notebook count.
     """
     path = notebook(stage)
-    return _read_declarations(stage, shipped() / "notebooks" / path.name) | _read_declarations(stage, path)
+    return read_declarations(stage, shipped() / "notebooks" / path.name) | read_declarations(stage, path)
 
 
-def _read_declarations(stage: str, path: Path) -> dict[str, Parameter]:
+def read_declarations(stage: str, path: Path, content: bytes | None = None) -> dict[str, Parameter]:
+    """The parameters that one notebook declares, or that its earlier ``content`` declared (RequestError)."""
     try:
-        cells = json.loads(path.read_text("utf-8"))["cells"]
+        cells = json.loads(path.read_bytes() if content is None else content)["cells"]
         cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
         lines = filter(None, map(DECLARATION.fullmatch, "".join(cell["source"]).splitlines()))
         return {
@@ -200,10 +202,3 @@ def _read_table(name: str) -> list[dict[str, str]]:
     """The rows of a CSV file in UTF-8, by the names in its first line."""
     with (root() / name).open(encoding="utf-8-sig", newline="") as file:
         return [{key: text or "" for key, text in row.items() if key} for row in csv.DictReader(file)]
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False

@@ -7,13 +7,11 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from titlesmith.cli.options import Adapter, Base, Quantize, TemplateName
-from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
 from titlesmith.generate.prompts import plain
@@ -24,7 +22,7 @@ from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
 PARAMETER = re.compile(rf"^(?:{'|'.join(STAGES)})\.(\w+):")
-OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
+OTHER_OPTIONS = {"prefixes": "--prefix", "prompts": "--title, --abstract, --field"}  # that set parameters
 
 
 def build_command() -> typer.Typer:
@@ -61,7 +59,8 @@ def _run(
     prefix: Annotated[Optional[list[str]], typer.Option(help="A beginning; repeatable. Default: the run's.")] = None,
     title: Annotated[Optional[str], typer.Option(help="The title that the prompt needs.")] = None,
     abstract: Annotated[
-        Optional[str], typer.Option(metavar="FILE", help="The abstract that the prompt needs; - for standard input.")
+        Optional[typer.FileText],
+        typer.Option(metavar="FILE", encoding="utf-8", help="The prompt's abstract; - for standard input."),
     ] = None,
     field: Annotated[
         Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field of the prompt; repeatable.")
@@ -81,14 +80,19 @@ def _run(
         given |= {name: value for name, value in values.items() if isinstance(value, bool)}
         if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
             given.setdefault("count", given["beams"])
-        fields = parse_fields(field or []) | ({} if title is None else {"title": title})
-        fields |= {} if abstract is None else {"abstract": read_text(abstract)}
+        for text in field or []:
+            if not re.match("[^=]+=", text):
+                raise RequestError(f"--field {shorten(text)}: it needs the form key=value, such as category=eess.AS")
+        fields = dict(text.split("=", 1) for text in field or []) | ({} if title is None else {"title": title})
+        try:
+            fields |= {"abstract": abstract.read()} if abstract else {}
+        except UnicodeDecodeError as error:
+            raise RequestError(f"--abstract: {error}; save the file in UTF-8") from None
         # The model
         if adapter:
             source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)
         elif base or named or quantize != "none":
-            option = "--base" if base else "--template" if named else "--quantize"
-            raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
+            raise RequestError("--base, --template and --quantize need an adapter: name its folder with --adapter")
         elif run:
             source = open_source(run)
         else:
@@ -98,11 +102,15 @@ def _run(
 
 @contextmanager
 def naming_options() -> Iterator[None]:
-    """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
+    """Replaces a notebook's parameter at the beginning of an error by the option that sets it."""
+
+    def name(match: re.Match) -> str:
+        return OTHER_OPTIONS.get(match[1], f"--{match[1].replace('_', '-')}") + ":"
+
     try:
         yield
     except RequestError as error:
-        raise RequestError(PARAMETER.sub(lambda match: f"--{match[1].replace('_', '-')}:", str(error))) from None
+        raise RequestError(PARAMETER.sub(name, str(error))) from None
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
@@ -117,7 +125,8 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
         raise RequestError("--held-out: a run's corpus has held-out papers, and no run is named")
     if fields or (source.nearest and corpus.has_prompt):
         settings |= {"prompts": [fields], "held_out": given.get("held_out", 0)}
-        check_fields(corpus.template, fields, source.name)
+    if unknown := ", ".join(fields.keys() - set(corpus.template.prompt_fields)):
+        raise RequestError(f"the prompt of {source.name} has no field {shorten(unknown)[1:-1]}")
     requested = requests(corpus, settings)
     # Remarks on the prefixes
     for prefix in dict.fromkeys(settings["prefixes"]):
@@ -137,32 +146,6 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
             print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_format_marks(row)}", flush=True)
             rows.append(row)
     sys.stderr.writelines(texts.lacking(requested, rows, settings["count"]))
-
-
-def read_text(path: str) -> str:
-    """The text of a file, or of standard input for ``-`` (RequestError if it is not UTF-8)."""
-    try:
-        return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--abstract {shorten(path)} cannot be read as text in UTF-8: {error}") from None
-
-
-def parse_fields(fields: list[str]) -> dict[str, str]:
-    """Fields in the form ``key=value``, by name (RequestError)."""
-    for field in fields:
-        if not re.match("[^=]+=", field):
-            raise RequestError(f"--field {shorten(field)}: it needs the form key=value, such as category=eess.AS")
-    return dict(field.split("=", 1) for field in fields)
-
-
-def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
-    """Checks that the fields are those of the template's prompt (RequestError)."""
-    problems = [f"{shorten(name)[1:-1]} is not part of it" for name in fields if name not in template.prompt_fields]
-    problems += [f"{name} is missing" for name in template.required_fields if name not in fields]
-    if problems:
-        needed = ", ".join(template.required_fields) or "nothing but a beginning (--prefix)"
-        remedy = "Set --title TEXT, --abstract FILE, and other fields with --field KEY=TEXT"
-        raise RequestError(f"the prompt of {source} needs {needed}: {'; '.join(problems)}. {remedy}")
 
 
 def _format_marks(row: dict) -> str:

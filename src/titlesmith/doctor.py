@@ -74,18 +74,19 @@ def examine() -> list[str]:
         problems.append("GPU: the libraries of CUDA 12 and 13 overwrite each other. Use two environments (book/gpu.md)")
     for name, program in STEPS.items():
         if installed(name):
-            device, error = take_step(program)
-            _show(f"{name} on", device)
-            problems += explain(name, device, error, card)
+            problems += take_step(name, program, card)
     # Memory, disk, network
     for name, free in (("memory", models.available_memory()), ("disk", shutil.disk_usage(root()).free)):
         _show(name, f"{free / GIB:.1f} GiB free")
         if free < MIN_FREE:
             problems.append(f"runs: {free / GIB:.1f} GiB of {name} are free; the smallest model needs 2. Free some")
     for name, address in HOSTS.items():
-        can_be_reached = answers(address)
-        _show(name, "can be reached" if can_be_reached else "no connection")
-        if not can_be_reached:
+        parts = urlsplit(address)
+        try:
+            socket.create_connection((parts.hostname, parts.port or 443), timeout=3).close()
+            _show(name, "can be reached")
+        except OSError as error:
+            _show(name, error)
             problems.append(f"downloads from {name}: no connection. Files and made-up papers need none")
     return problems
 
@@ -109,33 +110,19 @@ def nvidia() -> str:
     return subprocess.run([tool, *query], capture_output=True, text=True).stdout.partition("\n")[0] if tool else ""
 
 
-def take_step(program: str) -> tuple[str, str]:
-    """The device on which a program took a training step, and its error, empty if there is none."""
+def take_step(framework: str, program: str, card: str) -> list[str]:
+    """Prints the device on which a program takes a training step; returns what will not work with this NVIDIA GPU."""
     try:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=STEP_TIMEOUT)
+        device, error, failed = done.stdout, done.stderr or f"it ended with {done.returncode}", done.returncode
     except subprocess.TimeoutExpired:
-        return "nothing", f"it took more than {STEP_TIMEOUT} s"
-    device = (done.stdout.splitlines() or ["nothing"])[-1]
-    error = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1][:200]
-    return device, error if done.returncode else ""
-
-
-def explain(framework: str, device: str, error: str, card: str) -> list[str]:
-    """What a framework's training step on a machine with this NVIDIA GPU means for titlesmith."""
-    problems = [f"training in {framework}: a step failed: {error}"] if error else []
+        device, error, failed = "", f"it took more than {STEP_TIMEOUT} s", True
+    device = (device.splitlines() or ["nothing"])[-1]
+    _show(f"{framework} on", device)
+    problems = [f"training in {framework}: a step failed: {error.strip().splitlines()[-1][:200]}"] if failed else []
     capability = re.search(r", (\d+)\.\d$", card)
     if card and device.startswith(("CPU", "nothing")):
         problems.append(f"{framework} on the GPU: it sees none. See book/gpu.md for its libraries; Windows needs WSL2")
     elif framework == "tensorflow" and capability and int(capability[1]) > NEWEST_TENSORFLOW:
         problems.append(f"{framework} on this GPU: its kernels are older. Use smollm2 or hf: models, in PyTorch")
     return problems
-
-
-def answers(address: str) -> bool:
-    """Whether a server accepts connections."""
-    parts = urlsplit(address)
-    try:
-        with socket.create_connection((parts.hostname, parts.port or 443), timeout=3):
-            return True
-    except OSError:
-        return False

@@ -13,8 +13,7 @@ from titlesmith.evaluate import reference
 from titlesmith.generate import prompts
 from titlesmith.hints import nearest
 from titlesmith.runs import STAGES, root
-from titlesmith.settings import Parameter, declared
-from titlesmith.yaml_text import read_yaml
+from titlesmith.settings import Parameter, declared, read_yaml
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
 
@@ -41,7 +40,7 @@ class Experiment:
         # The file: the shared keys at its top, and a section for each stage
         given = {}
         for section, values in content.items():
-            if values is None:  # all keys of the section are comments
+            if not values:  # all keys of the section are comments
                 continue
             keys = {f"{section}": values}
             if isinstance(values, dict):
@@ -58,7 +57,7 @@ class Experiment:
             parameter = find_parameter(key)
             if parameter.name == "path" and text and os.path.lexists(text):  # the shell's path, not the project's
                 text = os.path.relpath(Path(text).resolve(), root())
-            given[key] = parameter.parse(text)
+            given[key] = parameter.check(text)
             kept.append(f"{key}={text}")
         return cls.make(path.stem, given, path, tuple(kept), remarks)
 

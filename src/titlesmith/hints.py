@@ -1,7 +1,6 @@
 """Hints: the valid name nearest to a wrong one, also where other programs use another word for the same thing."""
 
 import json
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.metadata import requires
@@ -30,8 +29,8 @@ def did_you_mean(name: object, names: Iterable[str], cutoff: float = 0.5) -> str
 
 def extra_packages(extra: str) -> list[str]:
     """The requirements of one of titlesmith's extras, such as ``gradio>=5``."""
-    found = (re.match(rf"(\S+); extra == ['\"]{extra}['\"]", line) for line in requires("titlesmith") or ())
-    return [match[1] for match in found if match]
+    lines = (line.partition("; extra == ") for line in requires("titlesmith") or ())
+    return [package for package, _, name in lines if name.strip("'\"") == extra]
 
 
 def install_command(extra: str) -> str:

@@ -26,14 +26,14 @@ from titlesmith.harvest import harvest
 from titlesmith.live import LiveBar, is_watched, merge_streams
 from titlesmith.pipeline import chain, source
 from titlesmith.results import Built, Evaluation, Harvested, History, Texts
-from titlesmith.runs import MADE_UP, STAGES, Run, is_held, release
+from titlesmith.runs import MADE_UP, STAGES, Run, release
 from titlesmith.settings import declared, defaults
 from titlesmith.tables import table
 from titlesmith.train import monitor
 
 
 def begin(stage: str, namespace: dict) -> "Stage":
-    """Checks a notebook's parameters and locks its run for this kernel.
+    """Checks a notebook's parameters.
 
     If an earlier stage is missing, because the notebook was opened by itself, the notebooks before it run first: those
     that ran before with the settings that they had, the others with those of ``run_settings``, which a published
@@ -55,8 +55,6 @@ def begin(stage: str, namespace: dict) -> "Stage":
         sections = recorded | {stage: settings}
         given = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
         chain(Experiment.make(run.name, given | shared), until=earlier[-1])
-    models.fetch(settings.get("model", ""))
-    run.begin(stage, settings, source(stage))
     if run.made_up:
         print(MADE_UP)
     return Stage(run, settings, stage, namespace)
@@ -74,8 +72,8 @@ def _read(stage: str, namespace: dict) -> dict:
 class Stage:
     """The stage ``name`` of a run. Each method does the work of one notebook and records that the stage is done.
 
-    A method begins the stage again if the parameters have changed since, or another program may have written the run.
-    ``settings`` are the values of the parameters cell, ``namespace`` is the notebook's ``globals()``.
+    While it works, no other program can write the run. ``namespace`` is the notebook's ``globals()``; ``settings`` are
+    the values of the parameters, which a method reads again.
     """
 
     run: Run
@@ -85,16 +83,15 @@ class Stage:
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        lock = self.run / ".stage.lock"
-        if not is_held(lock) or _read(self.name, self.namespace) != self.settings:
-            begun = begin(self.name, self.namespace)
-            self.run, self.settings, lock = begun.run, begun.settings, begun.run / ".stage.lock"
+        self.settings = _read(self.name, self.namespace)
+        models.fetch(self.settings.get("model", ""))
+        self.run.begin(self.name, self.settings, source(self.name))
         try:
             yield
         except KeyboardInterrupt:
             raise InterruptError(f"interrupted; {self.run.how_to_resume}") from None
         finally:
-            release(lock)  # so that the command line can resume or finish the run
+            release(self.run / ".stage.lock")  # so that the command line can resume or finish the run
 
     def harvest(self) -> Harvested:
         """Harvests papers from the source; resumes an interrupted harvest."""
@@ -165,12 +162,11 @@ class Stage:
         with self._working():
             corpus = Corpus(self.run)
             metrics = evaluate(self.run, engines.load_engine(self.run), corpus, self.settings)
-        generated = [row["text"] for row in self.run.texts]
         return Evaluation(
             metrics=metrics,
             model=self.run.record("finetune")["settings"]["model"],
             rows=self.run.texts,
-            held_out=held_out_texts(corpus, len(generated)),
+            held_out=held_out_texts(corpus, len(self.run.texts)),
             label=self.run.source_label,
             people="by the sample grammar" if self.run.made_up else "by people",
         )

@@ -25,7 +25,7 @@ from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError, shorten
 from titlesmith.experiment import SHARED, Experiment
 from titlesmith.runs import EXECUTION_ONLY, STAGES, Run, chain_lock, notebook, root, swapped
-from titlesmith.settings import DECLARATION, declared, read_declarations
+from titlesmith.settings import declared, read_declarations
 
 BATCH = "TITLESMITH_BATCH"  # set for kernels whose output nobody watches in a notebook
 STOP_SECONDS = 60  # for a kernel to save a checkpoint after an interrupt
@@ -236,11 +236,7 @@ def has_changed_defaults(stage: str) -> bool:
 
 
 def source(stage: str) -> str:
-    """SHA-256 of a notebook's cells without outputs and declarations of parameters, whose values are settings."""
-    cells = []
-    for cell in nbformat.read(notebook(stage), 4).cells:
-        lines = cell.source.splitlines()
-        if "parameters" in cell.metadata.get("tags", []):
-            lines = [line for line in lines if not DECLARATION.fullmatch(line)]
-        cells.append((cell.cell_type, lines))
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+    """SHA-256 of a notebook's cells without outputs and without the parameters, whose values are settings."""
+    cells = nbformat.read(notebook(stage), 4).cells
+    cells = [cell for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+    return hashlib.sha256(json.dumps([(cell.cell_type, cell.source) for cell in cells]).encode()).hexdigest()

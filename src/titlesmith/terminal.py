@@ -14,7 +14,6 @@ import typer
 from titlesmith.cli.options import Adapter, Base, Quantize, TemplateName
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
-from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.generate.source import Source, open_adapter_source, open_source
 from titlesmith.runs import STAGES, open_run
@@ -40,7 +39,7 @@ def build_command() -> typer.Typer:
 
 
 def _build_option(parameter: Parameter) -> inspect.Parameter:
-    """A parameter of the notebook as an option whose text `Parameter.parse` reads."""
+    """A parameter of the notebook as an option whose text `Parameter.check` reads."""
     is_flag, name = parameter.type is bool, parameter.name.replace("_", "-")
     option = typer.Option(
         f"--{name}/--no-{name}" if is_flag else f"--{name}",
@@ -76,8 +75,7 @@ def _run(
     with naming_options():
         # Parameters of the notebook, then the prompt's fields
         parameters = declared(STAGE)
-        given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
-        given |= {name: value for name, value in values.items() if isinstance(value, bool)}
+        given = {name: parameters[name].check(value) for name, value in values.items() if value is not None}
         if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
             given.setdefault("count", given["beams"])
         for text in field or []:
@@ -128,10 +126,6 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
     if unknown := ", ".join(fields.keys() - set(corpus.template.prompt_fields)):
         raise RequestError(f"the prompt of {source.name} has no field {shorten(unknown)[1:-1]}")
     requested = requests(corpus, settings)
-    # Remarks on the prefixes
-    for prefix in dict.fromkeys(settings["prefixes"]):
-        if (line := plain(prefix)) != prefix:
-            print(f"{shorten(prefix)} is continued as {shorten(line)}: texts are single lines", file=sys.stderr)
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
     # Texts, in groups of one prompt and prefix

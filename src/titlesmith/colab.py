@@ -19,6 +19,7 @@ from titlesmith.models.devices import GIB, gpu_memory, silence_stderr, tensorflo
 from titlesmith.pipeline import chain
 from titlesmith.runs import root, shipped
 
+IN_COLAB = "google.colab" in sys.modules  # whether this kernel is Colab's
 DRIVE = Path("/content/drive")
 # Fields of the form that are parameters; their types, allowed values and help are those of the stage notebooks
 FIELDS = {
@@ -36,16 +37,11 @@ START_MINUTES = 2.0  # of five kernels, corpus, texts and measurements
 
 def open_folder(drive: bool) -> None:
     """Stores runs on Google Drive, which outlives the machine; outside of Colab, in the project or this folder."""
-    if drive and in_colab():
+    if drive and IN_COLAB:
         importlib.import_module("google.colab.drive").mount(str(DRIVE))
         os.environ["TITLESMITH_ROOT"] = str(DRIVE / "MyDrive" / "titlesmith")
     (root() / "runs").mkdir(parents=True, exist_ok=True)
     print(f"runs are stored in     {root() / 'runs'}")
-
-
-def in_colab() -> bool:
-    """Whether this kernel is Colab's."""
-    return "google.colab" in sys.modules
 
 
 def read_form(form: dict) -> Experiment:
@@ -82,7 +78,7 @@ def describe(experiment: Experiment) -> None:
     print(f"device                 {models.device_name()}")
     print(f"memory                 {room / GIB:.0f} GiB, enough to train {', '.join(fitting)} with this batch size")
     print(f"time                   about {total:.0f} minutes, {max(minutes, 0.5):.0f} of them for training")
-    if not gpu and in_colab():
+    if not gpu and IN_COLAB:
         print("no GPU                 choose Runtime, Change runtime type, T4 GPU for larger models")
 
 
@@ -130,7 +126,7 @@ def save_book() -> Path:
         package.run_module("titlesmith", "book", "--zip", env=environment)
         shutil.copyfile(project / "_build" / "book.zip", target)
     print(f"the book is in         {target}: unpack it and open index.html")
-    if in_colab():
+    if IN_COLAB:
         importlib.import_module("google.colab.files").download(str(target))
     else:
         display(FileLink(str(target)))

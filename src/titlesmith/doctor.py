@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from urllib.parse import urlsplit
 
 from huggingface_hub.constants import ENDPOINT
@@ -56,24 +56,27 @@ torch.optim.AdamW([weight]).step()
 
 def examine() -> list[str]:
     """Prints what there is; returns what will not work, each with its remedy."""
-    problems = []
+    problems, installed = [], read_versions()
     _show("python", f"{platform.python_version()}, {sys.executable}")
     _show("system", platform.platform())
     _show("project", root())
     # Packages
     names = ("titlesmith", "tensorflow", "torch", "transformers", "papermill", "jupyter-book", "polars", "numpy")
-    _show("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names))
+    _show("packages", ", ".join(f"{name} {installed.get(name, 'missing')}" for name in names))
     for extra, use in NEEDED_FOR.items():
         needed = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
-        if missing := [name for name in needed if not installed(name)]:
+        if missing := [name for name in needed if name not in installed]:
             problems.append(f"{use}: {', '.join(missing)} not installed. {install_command(extra)}")
     # Devices
-    card = nvidia()
+    tool, card = shutil.which("nvidia-smi"), ""
+    if tool:
+        query = [tool, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
+        card = subprocess.run(query, capture_output=True, text=True).stdout.partition("\n")[0]
     _show("NVIDIA driver", card or "none")
-    if installed("nvidia-cudnn-cu12") and installed("nvidia-cudnn-cu13"):
+    if {"nvidia-cudnn-cu12", "nvidia-cudnn-cu13"} <= installed.keys():
         problems.append("GPU: the libraries of CUDA 12 and 13 overwrite each other. Use two environments (book/gpu.md)")
     for name, program in STEPS.items():
-        if installed(name):
+        if name in installed:
             problems += take_step(name, program, card)
     # Memory, disk, network
     for name, free in (("memory", models.available_memory()), ("disk", shutil.disk_usage(root()).free)):
@@ -95,19 +98,9 @@ def _show(name: str, value: object) -> None:
     print(f"{name:<22} {value}", flush=True)
 
 
-def installed(name: str) -> str:
-    """The version of an installed package; empty if it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-def nvidia() -> str:
-    """The first NVIDIA GPU, as nvidia-smi reports it, its compute capability last; empty if there is none."""
-    tool = shutil.which("nvidia-smi")
-    query = ["--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    return subprocess.run([tool, *query], capture_output=True, text=True).stdout.partition("\n")[0] if tool else ""
+def read_versions() -> dict[str, str]:
+    """The versions of the installed packages by name."""
+    return {re.sub(r"[-_.]+", "-", package.name).lower(): package.version for package in distributions()}
 
 
 def take_step(framework: str, program: str, card: str) -> list[str]:

@@ -78,7 +78,7 @@ class Experiment:
         for stage, values in settings.items():
             for key, p in declared(stage).items():
                 values[key] = p.check(given.get(f"{stage}.{key}", given.get(key, p.default)))
-        for check in (_check_papers, _check_models, _check_texts):
+        for check in (lambda harvest, **_: sources.check(harvest), _check_models, _check_texts):
             try:
                 check(**settings)
             except TitlesmithError as error:
@@ -86,10 +86,6 @@ class Experiment:
                     raise
                 remarks += [str(error)] if str(error) not in remarks else []
         return cls(name, path, settings, overrides)
-
-
-def _check_papers(harvest: dict, **_: dict) -> None:
-    sources.check(harvest)
 
 
 def _check_models(harvest: dict, corpus: dict, finetune: dict, evaluate: dict, **_: dict) -> None:

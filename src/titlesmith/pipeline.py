@@ -107,10 +107,9 @@ def describe_changes(run: Run, stage: str, settings: dict, source: str) -> list[
         return []
     if not record:
         return ["it has not run"]
-    causes, changes = run.causes(stage, settings, source), []
-    for key in settings.keys() - EXECUTION_ONLY:
-        if record["settings"].get(key) != settings[key]:
-            changes.append(f"{stage}.{key}: {shorten(record['settings'].get(key))} -> {shorten(settings[key])}")
+    causes, before = run.causes(stage, settings, source), record["settings"]
+    changed = [key for key in settings.keys() - EXECUTION_ONLY if before.get(key) != settings[key]]
+    changes = [f"{stage}.{key}: {shorten(before.get(key))} -> {shorten(settings[key])}" for key in changed]
     for cause in ("inputs", "files"):
         old, new = record[cause], causes[cause]
         changes += [f"{key} has changed" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]

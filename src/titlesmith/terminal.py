@@ -4,24 +4,22 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Annotated, Optional
 
 import typer
 
 from titlesmith.cli.options import Adapter, Base, Quantize, TemplateName
+from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
 from titlesmith.generate.relevance import relevance
 from titlesmith.generate.source import Source, open_adapter_source, open_source
-from titlesmith.runs import STAGES, open_run
+from titlesmith.runs import open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
-PARAMETER = re.compile(rf"^(?:{'|'.join(STAGES)})\.(\w+):")
-OTHER_OPTIONS = {"prefixes": "--prefix", "prompts": "--title, --abstract, --field"}  # that set parameters
+OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
 
 
 def build_command() -> typer.Typer:
@@ -72,43 +70,29 @@ def _run(
     **values: object,
 ) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    with naming_options():
-        # Parameters of the notebook, then the prompt's fields
-        parameters = declared(STAGE)
-        given = {name: parameters[name].check(value) for name, value in values.items() if value is not None}
-        if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
-            given.setdefault("count", given["beams"])
-        for text in field or []:
-            if not re.match("[^=]+=", text):
-                raise RequestError(f"--field {shorten(text)}: it needs the form key=value, such as category=eess.AS")
-        fields = dict(text.split("=", 1) for text in field or []) | ({} if title is None else {"title": title})
-        try:
-            fields |= {"abstract": abstract.read()} if abstract else {}
-        except UnicodeDecodeError as error:
-            raise RequestError(f"--abstract: {error}; save the file in UTF-8") from None
-        # The model
-        if adapter:
-            source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)
-        elif base or named or quantize != "none":
-            raise RequestError("--base, --template and --quantize need an adapter: name its folder with --adapter")
-        elif run:
-            source = open_source(run)
-        else:
-            raise RequestError("name a run, or an adapter with --adapter FOLDER")
-        write(source, given, prefix or [], fields, as_json)
-
-
-@contextmanager
-def naming_options() -> Iterator[None]:
-    """Replaces a notebook's parameter at the beginning of an error by the option that sets it."""
-
-    def name(match: re.Match) -> str:
-        return OTHER_OPTIONS.get(match[1], f"--{match[1].replace('_', '-')}") + ":"
-
+    # Parameters of the notebook, then the prompt's fields
+    parameters = declared(STAGE)
+    given = {name: parameters[name].check(value) for name, value in values.items() if value is not None}
+    if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
+        given.setdefault("count", given["beams"])
+    for text in field or []:
+        if not re.match("[^=]+=", text):
+            raise RequestError(f"--field {shorten(text)}: it needs the form key=value, such as category=eess.AS")
+    fields = dict(text.split("=", 1) for text in field or []) | ({} if title is None else {"title": title})
     try:
-        yield
-    except RequestError as error:
-        raise RequestError(PARAMETER.sub(name, str(error))) from None
+        fields |= {"abstract": abstract.read()} if abstract else {}
+    except UnicodeDecodeError as error:
+        raise RequestError(f"--abstract: {error}; save the file in UTF-8") from None
+    # The model
+    if adapter:
+        source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)
+    elif base or named or quantize != "none":
+        raise RequestError("--base, --template and --quantize need an adapter: name its folder with --adapter")
+    elif run:
+        source = open_source(run)
+    else:
+        raise RequestError("name a run, or an adapter with --adapter FOLDER")
+    write(source, given, prefix or [], fields, as_json)
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
@@ -123,8 +107,7 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
         raise RequestError("--held-out: a run's corpus has held-out papers, and no run is named")
     if fields or (source.nearest and corpus.has_prompt):
         settings |= {"prompts": [fields], "held_out": given.get("held_out", 0)}
-    if unknown := ", ".join(fields.keys() - set(corpus.template.prompt_fields)):
-        raise RequestError(f"the prompt of {source.name} has no field {shorten(unknown)[1:-1]}")
+        _check_fields(corpus.template, fields, source.name)
     requested = requests(corpus, settings)
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
@@ -140,6 +123,14 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
             print(texts.line(row).rstrip("\n") if as_json else f"  {row['text']}{_format_marks(row)}", flush=True)
             rows.append(row)
     sys.stderr.writelines(texts.lacking(requested, rows, settings["count"]))
+
+
+def _check_fields(template: Template, fields: dict[str, str], source: str) -> None:
+    if not set(template.required_fields) <= fields.keys() <= set(template.prompt_fields):
+        needed = ", ".join(template.required_fields) or "nothing but a beginning (--prefix)"
+        given = ", ".join(shorten(name)[1:-1] for name in fields) or "nothing"
+        remedy = "Set --title TEXT, --abstract FILE, and other fields with --field KEY=TEXT"
+        raise RequestError(f"the prompt of {source} needs {needed}; given is {given}. {remedy}")
 
 
 def _format_marks(row: dict) -> str:

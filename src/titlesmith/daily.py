@@ -45,10 +45,8 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         settings = run.record("harvest").get("settings", {})
         changes.check(settings, f"run {run.name}")
         if run.record("harvest")["fingerprint"] != run.fingerprint("harvest", settings, source("harvest")):
-            raise RequestError(
-                f"run {run.name} cannot be updated: its notebook, titlesmith or a file that it reads has changed since "
-                "it was harvested; titlesmith run harvests it again"
-            )
+            changed = "its notebook, titlesmith or a file that it reads has changed since it was harvested"
+            raise RequestError(f"run {run.name} cannot be updated: {changed}; titlesmith run harvests it again")
         run.verify("harvest")
         if run.is_current("harvest") or not changes.waiting(run):  # else a merge was interrupted
             run.require("harvest")

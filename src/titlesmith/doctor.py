@@ -100,7 +100,7 @@ def _show(name: str, value: object) -> None:
 
 def read_versions() -> dict[str, str]:
     """The versions of the installed packages by name."""
-    return {re.sub(r"[-_.]+", "-", package.name).lower(): package.version for package in distributions()}
+    return {re.sub(r"[-_.]+", "-", f"{package.name}").lower(): package.version for package in distributions()}
 
 
 def take_step(framework: str, program: str, card: str) -> list[str]:

@@ -70,10 +70,7 @@ class Experiment:
         overrides: tuple[str, ...] = (),
         remarks: list[str] | None = None,
     ) -> "Experiment":
-        """Adds the notebooks' defaults to values by ``section.key``, ``model`` and ``seed``, and checks all together.
-
-        Other arguments as in `read`.
-        """
+        """Adds the notebooks' defaults to ``given``, values by ``section.key`` or shared key, and checks everything."""
         settings = {stage: {} for stage in STAGES}
         for stage, values in settings.items():
             for key, p in declared(stage).items():

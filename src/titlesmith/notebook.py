@@ -43,7 +43,8 @@ def begin(stage: str, namespace: dict) -> "Stage":
     combination with the others, is a RequestError.
     """
     merge_streams()
-    settings, run, earlier = _read(stage, namespace), Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
+    begun = Stage(Run(namespace["run_name"]), stage, namespace)
+    settings, run, earlier = begun.settings, begun.run, STAGES[: STAGES.index(stage)]
     if not all(map(run.is_current, earlier)):
         published = namespace.get("run_settings", {})
         recorded = {name: run.record(name).get("settings") or published.get(name, {}) for name in earlier}
@@ -57,33 +58,30 @@ def begin(stage: str, namespace: dict) -> "Stage":
         chain(Experiment.make(run.name, given | shared), until=earlier[-1])
     if run.made_up:
         print(MADE_UP)
-    return Stage(run, settings, stage, namespace)
-
-
-def _read(stage: str, namespace: dict) -> dict:
-    """The values of a parameters cell, checked (RequestError)."""
-    settings = {name: p.check(namespace.get(name, p.default)) for name, p in declared(stage).items()}
-    if stage == "finetune":
-        models.check_training(settings)
-    return settings
+    return begun
 
 
 @dataclass
 class Stage:
     """The stage ``name`` of a run. Each method does the work of one notebook and records that the stage is done.
 
-    While it works, no other program can write the run. ``namespace`` is the notebook's ``globals()``; ``settings`` are
-    the values of the parameters, which a method reads again.
+    While it works, no other program can write the run. ``namespace`` is the notebook's ``globals()``.
     """
 
     run: Run
-    settings: dict
     name: str
     namespace: dict = field(repr=False)
 
+    @property
+    def settings(self) -> dict:
+        """The present values of the parameters, checked (RequestError)."""
+        settings = {name: p.check(self.namespace.get(name, p.default)) for name, p in declared(self.name).items()}
+        if self.name == "finetune":
+            models.check_training(settings)
+        return settings
+
     @contextmanager
     def _working(self) -> Iterator[None]:
-        self.settings = _read(self.name, self.namespace)
         models.fetch(self.settings.get("model", ""))
         self.run.begin(self.name, self.settings, source(self.name))
         try:

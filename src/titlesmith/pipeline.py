@@ -1,7 +1,4 @@
-"""The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do.
-
-`plan` says what a chain would run and why: ``titlesmith run --dry-run``.
-"""
+"""The chain: five notebooks through papermill, each only where its fingerprint says that there is something to do."""
 
 import hashlib
 import json
@@ -74,10 +71,7 @@ def chain(
                 for damaged in run.damaged(stage):
                     echo(f"{label}: {damaged} is damaged or missing")
                 if has_changed_defaults(stage):
-                    echo(
-                        f"warning: the parameters cell of {notebook(stage)} differs from the committed one. Its "
-                        "defaults apply to every experiment that does not set them; set values there, or with -p"
-                    )
+                    echo(f"warning: the defaults in {notebook(stage)} are not the committed ones; set values with -p")
                 echo(f"{label}: running {notebook(stage).name}")
                 execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
@@ -87,7 +81,7 @@ def chain(
 
 
 def plan(experiment: Experiment, name: str | None, start: str | None, until: str) -> Iterator[str]:
-    """Lines on the stages that `chain` would run or skip with these arguments."""
+    """Lines on the stages that `chain` would run or skip with these arguments, and why: ``run --dry-run``."""
     run, stages = Run(name or experiment.name), STAGES[: STAGES.index(until) + 1]
     otherwise = "unchanged, skipped"
     for number, stage in enumerate(stages, 1):
@@ -195,28 +189,27 @@ def execute(run: Run, stage: str, settings: dict) -> None:
     except Exception as error:  # a full disk: whatever papermill and nbclient let through
         why = f"{type(error).__name__}: {error}"
     # A cell that ends its kernel (``sys.exit``) leaves a notebook that papermill calls completed
-    cells = nbformat.read(output, 4).cells if output.exists() else []
-    is_executed = all(cell.execution_count for cell in cells if cell.cell_type == "code" and cell.source.strip())
+    book = nbformat.read(output, 4) if output.exists() else nbformat.v4.new_notebook()
+    is_executed = all(cell.execution_count for cell in book.cells if cell.cell_type == "code" and cell.source.strip())
     if not why and not (is_executed and run.record(stage).get("status") == "done"):
         why = "a cell that did not run to its end, or wrote no result"
     if why:
-        if cells:
+        if book.cells:
             output.replace(failed(run, stage))
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
-    join_streams(output)
+    join_streams(book)
+    nbformat.write(book, output)
     run.keep_notebook(stage, output)
 
 
-def join_streams(path: Path) -> None:
+def join_streams(book: nbformat.NotebookNode) -> None:
     """Makes standard error, which a notebook shows in red, part of its output: the last states of progress bars."""
-    book = nbformat.read(path, 4)
     for cell in book.cells:
         streams = sorted((o for o in cell.get("outputs", ()) if o.output_type == "stream"), key=lambda o: o.name)
         if streams:
             merged = nbformat.v4.new_output("stream", text="".join(output.text for output in streams))
             cell.outputs = [merged, *(output for output in cell.outputs if output.output_type != "stream")]
-    nbformat.write(book, path)
 
 
 def failed(run: Run, stage: str) -> Path:

@@ -14,6 +14,7 @@ import re
 import typing
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache, cached_property
@@ -74,11 +75,9 @@ class Constraint:
     def allows(self, value: object) -> bool:
         """Whether a value of the parameter's type is allowed; a date that does not exist is a ValueError."""
         items = value if isinstance(value, list) else [value]
-        return (
-            (not self.choices or value in self.choices)
-            and all(RULES[rule](value) for rule in self.rules)
-            and all(self.low <= item <= self.high for item in items if type(item) in (int, float))
-        )
+        in_range = all(self.low <= item <= self.high for item in items if type(item) in (int, float))
+        is_choice = not self.choices or value in self.choices
+        return in_range and is_choice and all(RULES[rule](value) for rule in self.rules)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,8 @@ class Parameter:
         if self.type == dict[str, str]:
             return read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
         if self.type == list[dict[str, str]] and text.endswith(".csv"):
-            return _read_table(text)
+            with (root() / text).open(encoding="utf-8-sig", newline="") as file:
+                return [{key: cell or "" for key, cell in row.items() if key} for row in csv.DictReader(file)]
         if self.type == list[dict[str, str]]:
             return read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
         return split_items(text) if typing.get_origin(self.type) is list else text
@@ -184,12 +184,6 @@ def _convert(value: object, kind: object) -> object:
     raise ValueError(f"it is not of type {getattr(kind, '__name__', kind)}")
 
 
-def _read_table(name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file in UTF-8, by the names in its first line."""
-    with (root() / name).open(encoding="utf-8-sig", newline="") as file:
-        return [{key: text or "" for key, text in row.items() if key} for row in csv.DictReader(file)]
-
-
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
     """Leaves scalars as text, and refuses a key that is there twice."""
 
@@ -222,9 +216,6 @@ def read_yaml(text: str) -> object:
 def split_items(text: str) -> list:
     """The items of a list as typed: YAML in brackets, else texts between commas, such as ``[MASK], a``."""
     if text.startswith("[") and text.endswith("]"):
-        try:
-            if isinstance(tree := read_yaml(text), list):
-                return tree
-        except ValueError:
-            pass
+        with suppress(ValueError):  # such as [MASK] and [SEP]
+            return read_yaml(text)
     return re.split(", ?", text) if text else []

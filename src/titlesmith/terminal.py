@@ -13,6 +13,7 @@ from titlesmith.cli.options import Adapter, Base, Quantize, TemplateName
 from titlesmith.corpus.template import Template
 from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
+from titlesmith.generate.prompts import plain
 from titlesmith.generate.relevance import relevance
 from titlesmith.generate.source import Source, open_adapter_source, open_source
 from titlesmith.runs import open_run
@@ -57,7 +58,9 @@ def _run(
     title: Annotated[Optional[str], typer.Option(help="The title that the prompt needs.")] = None,
     abstract: Annotated[
         Optional[typer.FileText],
-        typer.Option(metavar="FILE", encoding="utf-8", help="The prompt's abstract; - for standard input."),
+        typer.Option(
+            metavar="FILE", encoding="utf-8", errors="surrogateescape", help="The prompt's abstract; - for stdin."
+        ),
     ] = None,
     field: Annotated[
         Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field of the prompt; repeatable.")
@@ -79,10 +82,8 @@ def _run(
         if not re.match("[^=]+=", text):
             raise RequestError(f"--field {shorten(text)}: it needs the form key=value, such as category=eess.AS")
     fields = dict(text.split("=", 1) for text in field or []) | ({} if title is None else {"title": title})
-    try:
-        fields |= {"abstract": abstract.read()} if abstract else {}
-    except UnicodeDecodeError as error:
-        raise RequestError(f"--abstract: {error}; save the file in UTF-8") from None
+    fields |= {"abstract": abstract.read()} if abstract else {}
+    fields = {name: plain(text) for name, text in fields.items()}
     # The model
     if adapter:
         source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)

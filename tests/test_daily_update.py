@@ -12,12 +12,12 @@ from servers.atom import Atom
 from servers.base import Paper, spread
 from servers.oai import Oai
 from titlesmith.cli import app
+from titlesmith.daily import update
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.harvest import changes, client, harvest, oai
 from titlesmith.pipeline import chain
 from titlesmith.runs import Run
-from titlesmith.daily import update
 
 TODAY = datetime.now(UTC).replace(tzinfo=None)
 

@@ -1,8 +1,8 @@
 """Every day: what arXiv has changed, titles for a run's new papers, a new training when there are enough of them.
 
 ``runs/<run>/daily.jsonl`` has a line for each paper of the last days, which the book shows: the ``day`` on which arXiv
-announced it, its ``id``, ``category`` and ``title``, and the generated ``titles``. New papers are listed without a
-change to the run: a new training merges them.
+announced it, its ``id``, ``category`` and ``title``, and the generated ``titles``; without the last three, a paper of
+earlier days. New papers are listed without a change to the run: a new training merges them.
 """
 
 import json
@@ -85,11 +85,12 @@ def daily(
 
 
 def write_titles(run: Run, papers: pl.DataFrame) -> list[dict]:
-    """Generates titles for papers that `FILE` lacks, block by block; of earlier days, only the last `DAYS` stay."""
+    """Generates titles for papers that `FILE` lacks, block by block; of days before the last `DAYS`, only ids stay."""
     rows = run.daily
     newest = max([*(row["day"] for row in rows), *papers["announced"]], default="1970-01-01")
     first = (date.fromisoformat(newest) - timedelta(days=DAYS - 1)).isoformat()
-    rows = [row for row in rows if row["day"] >= first]
+    # Of older days, the ids stay: arXiv lists a paper again when it changes, and none is shown twice
+    rows = [row if row["day"] >= first else {"day": row["day"], "id": row["id"]} for row in rows]
     known = [row["id"] for row in rows]
     new = papers.filter(pl.col("announced") >= first, ~pl.col("id").is_in(known)).to_dicts()
     for block in generate(run, new) if new else ():

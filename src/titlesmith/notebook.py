@@ -56,8 +56,6 @@ def begin(stage: str, namespace: dict) -> "Stage":
         sections = recorded | {stage: settings}
         given = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
         chain(Experiment.make(run.name, given | shared), until=earlier[-1])
-    if run.made_up:
-        print(MADE_UP)
     return begun
 
 
@@ -84,6 +82,8 @@ class Stage:
     def _working(self) -> Iterator[None]:
         models.fetch(self.settings.get("model", ""))
         self.run.begin(self.name, self.settings, source(self.name))
+        if self.run.made_up:
+            print(MADE_UP)
         try:
             yield
         except KeyboardInterrupt:

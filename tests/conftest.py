@@ -196,7 +196,7 @@ def in_process(monkeypatch):
     from titlesmith import models
 
     monkeypatch.setitem(models.SCRATCH, "scratch", models.SCRATCH["scratch"] | SMALL_SCRATCH)
-    for module in ("pipeline", "update"):
+    for module in ("pipeline", "daily"):
         monkeypatch.setattr(f"titlesmith.{module}.execute", execute_here)
 
 

@@ -1,5 +1,6 @@
 """Days of a run, against a local OAI-PMH service whose list grows: nothing is lost, and nothing comes twice."""
 
+import json
 import os
 import signal
 import subprocess
@@ -57,7 +58,6 @@ def experiment(address, *overrides):
 def job(address: str, number: int, place: str) -> None:
     """A day's job, slow in one place, in a separate process that a test kills."""
     import titlesmith.pipeline
-    import titlesmith.update
     from titlesmith.generate.generator import TextGenerator
     from titlesmith.train.monitor import Monitor
 
@@ -68,7 +68,7 @@ def job(address: str, number: int, place: str) -> None:
 
         return wait_first
 
-    titlesmith.pipeline.execute = titlesmith.update.execute = execute_here
+    titlesmith.pipeline.execute = days.execute = execute_here
     titlesmith.models.SCRATCH["scratch"] |= SMALL_SCRATCH
     titlesmith.generate.generator.BLOCK = 4
     if place == "generation":
@@ -167,26 +167,30 @@ def test_other_experiments_are_refused_before_anything_runs(service, overrides, 
     assert not service.asked
 
 
-def test_days_before_the_last_thirty_leave_only_ids_that_arxiv_may_list_again(project, monkeypatch):
+def write(run: Run, rows: list[dict]) -> None:
+    (run / days.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_days_before_the_last_thirty_leave_only_ids(project, monkeypatch):
     run = Run("r")
     run.update(model="x")
     rows = [
         {"day": day, "id": number, "category": "eess.AS", "title": "A", "titles": ["B"]}
         for day, number in (("2024-05-01", "1"), ("2024-05-01", "2"), ("2024-06-01", "3"))
     ]
-    days._write(run / days.FILE, rows)
+    write(run, rows)
     monkeypatch.setattr(days, "generate", lambda run, papers: [[rows[2] | {"id": paper["id"]} for paper in papers]])
     listed = pl.DataFrame({"id": ["2", "4", "5"], "announced": ["2024-06-02", "2024-06-02", "2024-05-02"]})
-    assert [row["id"] for row in days.write_titles(run, listed)] == ["2", "3", "4"]
-    assert run.daily[0] == {"day": "2024-05-01", "id": "2"}
-    assert [row["id"] for row in days.write_titles(run, listed.clear())] == ["3", "4"]
+    assert [row["id"] for row in days.write_titles(run, listed)] == ["1", "2", "3", "4"]
+    assert run.daily[:2] == [{"day": "2024-05-01", "id": "1"}, {"day": "2024-05-01", "id": "2"}]
+    assert [row["id"] for row in days.write_titles(run, listed.clear())] == ["1", "2", "3", "4"]
 
 
 def test_pages_hide_the_title_and_escape_everything(project):
     run = Run("r")
     run.update(stages={"harvest": {"settings": {"categories": ["cs.CL"]}}})
     row = {"day": "2024-06-01", "id": '"><script>', "category": HOSTILE, "title": HOSTILE, "titles": [HOSTILE]}
-    days._write(run / days.FILE, [row, row | {"day": "2024-06-02", "titles": []}, {"day": "2024-01-01", "id": "x"}])
+    write(run, [row, row | {"day": "2024-06-02", "titles": []}, {"day": "2024-01-01", "id": "x"}])
     pages = render_days(run)
     assert list(pages) == ["daily.md", "daily-2024-06-01.md"]
     assert "daily-2024-06-01.md" in pages["daily.md"].replace("\\", "") and "2 June 2024" in pages["daily.md"]
@@ -197,7 +201,7 @@ def test_pages_hide_the_title_and_escape_everything(project):
         and "# Today in cs" in pages["daily.md"]
     )
     assert shown.index("<details>") < shown.index("arxiv.org/abs/") < shown.rindex("alert")
-    days._write(run / days.FILE, [row | {"day": "../x"}])
+    write(run, [row | {"day": "../x"}])
     with pytest.raises(ValueError, match="isoformat"):
         render_days(run)
 

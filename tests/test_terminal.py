@@ -39,7 +39,6 @@ def test_texts_are_printed_in_groups_with_marks(finished, monkeypatch, capsys):
     assert generate(monkeypatch, "small", "--prefix", "a\tb", "-n", "1", "--max-tokens", "1", "--top-k", "1") == 0
     output = capsys.readouterr()
     assert output.out.startswith("\na b\n  a b") and output.out.endswith("  [unfinished]\n")
-    assert "'a\\tb' is continued as 'a b'" in output.err and "\na b: " in output.err
 
 
 def test_the_default_count_of_a_beam_search_is_the_number_of_beams(finished, monkeypatch, capsys):
@@ -57,23 +56,24 @@ def test_a_run_s_own_settings_are_the_defaults(finished, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["none"], "there is no run none; there are small"),
-        (["small", "--temperature", "0"], "--temperature: '0' is not allowed"),
-        (["small", "--top-k", "many"], "--top-k: 'many' is not allowed"),
+        (["small", "--temperature", "0"], "generate.temperature: '0' is not allowed"),
+        (["small", "--top-k", "many"], "generate.top_k: 'many' is not allowed"),
         (
             ["small", "--beams", "4", "-n", "5"],
-            "--count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
+            "generate.count: 5 texts of 4 beams: a beam search returns at most one text per beam. Lower count to 4",
         ),
         (
             ["small", "--title", "x"],
-            "the prompt of run small needs nothing but a beginning (--prefix): title is not part of it",
+            "the prompt of run small needs nothing but a beginning (--prefix); given is title",
         ),
-        (["small", "--abstract", "nowhere.txt"], "--abstract 'nowhere.txt' cannot be read"),
+        (["small", "--abstract", "nowhere.txt"], "Invalid value for '--abstract': 'nowhere.txt'"),
+        (["small", "--title", "bad\udcff"], r"'bad\xff' is not valid UTF-8"),
         (["small", "--field", "year"], "--field 'year': it needs the form key=value"),
         (
             ["small", "--prefix", "word " * 2000],
             "(10001 tokens) exceed the model's context of 256 tokens. Lower max_tokens, or shorten the",
         ),
-        (["small", "--min-tokens", "30", "--max-tokens", "10"], "--min-tokens: 30 is more than max_tokens, 10"),
+        (["small", "--min-tokens", "30", "--max-tokens", "10"], "generate.min_tokens: 30 is more than max_tokens, 10"),
         (["small", "--prefix", "bad\udcff"], r"'bad\xff' is not valid UTF-8"),
     ],
 )
@@ -100,25 +100,29 @@ def test_every_parameter_of_the_notebook_is_an_option(project, monkeypatch, caps
 
 
 def test_fields_must_be_those_of_the_template():
-    terminal.check_fields(template("title-to-abstract"), {"title": "x"}, "r")
-    for fields, message in [
-        ({"abstract": "x"}, "needs title: abstract is not part of it; title is missing. Set --title TEXT"),
-        ({"title": "x", "year": "2024"}, "year is not part of it"),
+    terminal._check_fields(template("title-to-abstract"), {"title": "x"}, "r")
+    terminal._check_fields(template("chatgentitle"), {"abstract": "x"}, "r")
+    terminal._check_fields(template("chatgentitle"), {"abstract": "x", "instruction": "y"}, "r")
+    for name, fields, message in [
+        ("title-to-abstract", {"abstract": "x"}, "needs title; given is abstract. Set --title TEXT"),
+        ("title-to-abstract", {"title": "x", "year": "2024"}, "given is title, year"),
+        ("category-title-to-abstract", {"title": "x"}, r"needs category, title; given is title\. .* --field KEY=TEXT"),
     ]:
         with pytest.raises(RequestError, match=message):
-            terminal.check_fields(template("title-to-abstract"), fields, "r")
-    with pytest.raises(RequestError, match=r"category is missing\. Set .* --field KEY=TEXT"):
-        terminal.check_fields(template("category-title-to-abstract"), {"title": "x"}, "r")
+            terminal._check_fields(template(name), fields, "r")
 
 
-def test_an_abstract_comes_from_a_file_or_from_standard_input(tmp_path, monkeypatch):
+def test_an_abstract_comes_from_a_file_or_from_standard_input(finished, tmp_path, monkeypatch, capsys):
+    written = []
+    monkeypatch.setattr(terminal, "write", lambda source, given, prefixes, fields, as_json: written.append(fields))
     (tmp_path / "a.txt").write_text("Schön.\n", "utf-8")
-    assert terminal.read_text(str(tmp_path / "a.txt")) == "Schön.\n"
+    assert generate(monkeypatch, "small", "--abstract", str(tmp_path / "a.txt")) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Grün.".encode())))
-    assert terminal.read_text("-") == "Grün."
+    assert generate(monkeypatch, "small", "--abstract", "-") == 0
+    assert written == [{"abstract": "Schön. "}, {"abstract": "Grün."}]
     (tmp_path / "a.txt").write_bytes(b"\xff")
-    with pytest.raises(RequestError, match="as text in UTF-8"):
-        terminal.read_text(str(tmp_path / "a.txt"))
+    assert generate(monkeypatch, "small", "--abstract", str(tmp_path / "a.txt")) == 2
+    assert r"'\xff' is not valid UTF-8" in capsys.readouterr().err
 
 
 SHORT = ["-n", "2", "--max-tokens", "8", "--json"]
@@ -201,19 +205,19 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
     ("arguments", "message"),
     [
         ([], "name a run, or an adapter with --adapter FOLDER"),
-        (["--template", "alpaca"], "--template needs an adapter"),
-        (["none", "--base", "hf:llama"], "--base needs an adapter"),
+        (["--template", "alpaca"], "--template and --quantize need an adapter"),
+        (["none", "--base", "hf:llama"], "--base, --template and --quantize need an adapter"),
         (["--adapter", "nowhere"], "nowhere is not an adapter saved by peft"),
         (
             ["--adapter", "adapter"],
-            "in adapter needs abstract: abstract is missing. Set --title TEXT, --abstract FILE",
+            "in adapter needs abstract; given is nothing. Set --title TEXT, --abstract FILE",
         ),
-        (["--adapter", "adapter", "--title", "x"], "title is not part of it; abstract is missing"),
+        (["--adapter", "adapter", "--title", "x"], "needs abstract; given is title, abstract"),
         (["--adapter", "adapter", "--base", "llama"], "--base 'llama': an adapter needs a model"),
         (["--adapter", "adapter", "--base", "hf:nobody/none"], "cannot be downloaded"),
         (["--adapter", "adapter", "--base", "hf:narrow"], "does not fit the model"),
         (["--adapter", "adapter", "--base", "hf:short"], "4 matrices are only in one of them"),
-        (["--adapter", "adapter", "--template", "alpacca"], "--template: there is no template 'alpacca'"),
+        (["--adapter", "adapter", "--template", "alpacca"], "there is no template 'alpacca'"),
         (["--adapter", "adapter", "--template", "chat"], "none"),
         (["--adapter", "adapter", "--held-out", "3"], "a run's corpus has held-out papers"),
         (["--adapter", "adapter", "--quantize", "2bit"], "'2bit' is not one of"),
@@ -221,7 +225,7 @@ def test_a_run_lends_its_template_and_its_training_texts(llama, monkeypatch, cap
     ],
 )
 def test_an_unusable_adapter_is_an_error_with_a_remedy(llama, monkeypatch, capsys, arguments, message):
-    abstract = [] if "abstract is missing" in message else ["--abstract", "a.txt"]
+    abstract = [] if "given is nothing" in message else ["--abstract", "a.txt"]
     assert generate(monkeypatch, *arguments, *abstract) == (1 if "cannot be downloaded" in message else 2)
     output = capsys.readouterr()
     assert message in output.err and not output.out

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 # With this package, jsonschema compiles a grammar for seconds to check what no notebook has: addresses with any letter
 sys.modules.setdefault("rfc3987_syntax", None)
@@ -14,7 +14,4 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # oneDNN, which TensorFlow disables on some processors: a training step of GPT-2 takes a fifth less time with it
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-try:
-    __version__ = version("titlesmith")
-except PackageNotFoundError:  # read from a folder that was not installed
-    __version__ = "0"
+__version__ = version("titlesmith")

@@ -3,7 +3,6 @@
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,13 +13,13 @@ import nbformat
 from IPython.display import FileLink, display
 
 from titlesmith import models, package
-from titlesmith.errors import StageError
 from titlesmith.experiment import Experiment
 from titlesmith.hints import extra_packages
 from titlesmith.models.devices import GIB, gpu_memory, silence_stderr, tensorflow
 from titlesmith.pipeline import chain
 from titlesmith.runs import root, shipped
 
+IN_COLAB = "google.colab" in sys.modules  # whether this kernel is Colab's
 DRIVE = Path("/content/drive")
 # Fields of the form that are parameters; their types, allowed values and help are those of the stage notebooks
 FIELDS = {
@@ -38,16 +37,11 @@ START_MINUTES = 2.0  # of five kernels, corpus, texts and measurements
 
 def open_folder(drive: bool) -> None:
     """Stores runs on Google Drive, which outlives the machine; outside of Colab, in the project or this folder."""
-    if drive and in_colab():
+    if drive and IN_COLAB:
         importlib.import_module("google.colab.drive").mount(str(DRIVE))
         os.environ["TITLESMITH_ROOT"] = str(DRIVE / "MyDrive" / "titlesmith")
     (root() / "runs").mkdir(parents=True, exist_ok=True)
     print(f"runs are stored in     {root() / 'runs'}")
-
-
-def in_colab() -> bool:
-    """Whether this kernel is Colab's."""
-    return "google.colab" in sys.modules
 
 
 def read_form(form: dict) -> Experiment:
@@ -71,10 +65,11 @@ def describe(experiment: Experiment) -> None:
     """Prints the device, its memory, the models that can be trained in it, and how long the experiment will take."""
     training, harvest = experiment.settings["finetune"], experiment.settings["harvest"]
     vocabulary = experiment.settings["corpus"]["vocabulary"]
-    room, fitting = gpu_memory() or models.available_memory(), []
+    gpu, fitting = gpu_memory(), []
+    room = gpu or models.available_memory()
     for name in models.names():
         shape = models.hyperparameters(name, vocabulary)
-        if models.training_memory(shape, training | {"model": name}, True, gpu=bool(gpu_memory())) <= room:
+        if models.training_memory(shape, training | {"model": name}, True, gpu=bool(gpu)) <= room:
             fitting.append(name)
     shape = models.hyperparameters(training["model"], vocabulary)
     tokens = training["steps"] * training["accumulate"] * training["batch_size"] * training["block_size"]
@@ -83,7 +78,7 @@ def describe(experiment: Experiment) -> None:
     print(f"device                 {models.device_name()}")
     print(f"memory                 {room / GIB:.0f} GiB, enough to train {', '.join(fitting)} with this batch size")
     print(f"time                   about {total:.0f} minutes, {max(minutes, 0.5):.0f} of them for training")
-    if not gpu_memory() and in_colab():
+    if not gpu and IN_COLAB:
         print("no GPU                 choose Runtime, Change runtime type, T4 GPU for larger models")
 
 
@@ -126,20 +121,13 @@ def save_book() -> Path:
         environment = os.environ | {"TITLESMITH_ROOT": str(project)}
         if not find_spec("jupyter_book"):
             options = ("--quiet", "--target", str(packages), "--constraint", str(project / "constraints.txt"))
-            _call("-m", "pip", "install", *options, *extra_packages("book"))
+            package.run_module("pip", "install", *options, *extra_packages("book"))
             environment["PYTHONPATH"] = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
-        _call("-m", "titlesmith", "book", "--zip", env=environment)
+        package.run_module("titlesmith", "book", "--zip", env=environment)
         shutil.copyfile(project / "_build" / "book.zip", target)
     print(f"the book is in         {target}: unpack it and open index.html")
-    if in_colab():
+    if IN_COLAB:
         importlib.import_module("google.colab.files").download(str(target))
     else:
         display(FileLink(str(target)))
     return target
-
-
-def _call(*arguments: str, **options: object) -> None:
-    """Runs Python (StageError if it fails)."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
-    if done.returncode:
-        raise StageError(f"python {' '.join(arguments[:3])} failed: {(done.stderr or done.stdout).strip()[-1000:]}")

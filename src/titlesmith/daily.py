@@ -1,4 +1,4 @@
-"""Every day: titles for a run's new papers, and a new training when there are enough of them.
+"""Every day: what arXiv has changed, titles for a run's new papers, a new training when there are enough of them.
 
 ``runs/<run>/daily.jsonl`` has a line for each paper of the last days, which the book shows: the ``day`` on which arXiv
 announced it, its ``id``, ``category`` and ``title``, and the generated ``titles``; without the last three, a paper of
@@ -6,10 +6,10 @@ earlier days. New papers are listed without a change to the run: a new training 
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from operator import itemgetter
-from pathlib import Path
 
 import polars as pl
 from tqdm import tqdm
@@ -23,13 +23,41 @@ from titlesmith.experiment import Experiment
 from titlesmith.generate import GenerationSettings, TextGenerator, open_backend
 from titlesmith.generate.prompts import Request
 from titlesmith.harvest import changes
-from titlesmith.pipeline import chain
-from titlesmith.runs import Run, chain_lock, replacing
-from titlesmith.update import update
+from titlesmith.pipeline import chain, execute, source
+from titlesmith.runs import Run, chain_lock, open_run, replacing
 
 FILE = "daily.jsonl"
 DAYS = 30  # whose papers stay, counted back from the newest
 TITLES = 3  # per paper
+
+
+def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
+    """Updates a run's papers, from whatever source of arXiv's papers they came.
+
+    The changes are listed and compared first, which leaves the run unchanged, also if the service fails (RunError);
+    then the harvest's notebook merges them. After an interruption, the same command resumes.
+
+    Returns the numbers of listed papers: ``new``, ``changed``, ``deleted`` or outside of the run's filters, and
+    ``unchanged``. RequestError: there is no such run, its harvest is out of date, or OAI-PMH does not list its papers.
+    """
+    open_run(run.name)
+    with chain_lock(run.path):
+        settings = run.record("harvest").get("settings", {})
+        changes.check(settings, f"run {run.name}")
+        if run.record("harvest")["fingerprint"] != run.fingerprint("harvest", settings, source("harvest")):
+            changed = "its notebook, titlesmith or a file that it reads has changed since it was harvested"
+            raise RequestError(f"run {run.name} cannot be updated: {changed}; titlesmith run harvests it again")
+        run.verify("harvest")
+        if run.is_current("harvest") or not changes.waiting(run):  # else a merge was interrupted
+            run.require("harvest")
+            changes.fetch(run, settings)
+        known = changes.state(run)
+        echo(f"run {run.name}: changes since {known['since'] or 'the first one'}")
+        if any(known["counts"][kind] for kind in ("new", "changed", "deleted")):
+            execute(run, "harvest", settings)
+        run.update_stage("harvest", requested=known["day"], update=known["counts"])
+        shutil.rmtree(run / "update")
+    return known["counts"]
 
 
 def daily(
@@ -57,21 +85,19 @@ def daily(
 
 
 def write_titles(run: Run, papers: pl.DataFrame) -> list[dict]:
-    """Generates titles for papers that `FILE` lacks, block by block; of earlier days, only the last `DAYS` stay."""
+    """Generates titles for papers that `FILE` lacks, block by block; of days before the last `DAYS`, only ids stay."""
     rows = run.daily
     newest = max([*(row["day"] for row in rows), *papers["announced"]], default="1970-01-01")
     first = (date.fromisoformat(newest) - timedelta(days=DAYS - 1)).isoformat()
-    # Of older days, the ids of papers that arXiv may list again stay, so that none is shown twice
-    listed, known = set(papers["id"]), {row["id"] for row in rows}
-    kept = [{key: row[key] for key in ("day", "id")} for row in rows if row["day"] < first and row["id"] in listed]
-    kept += [row for row in rows if row["day"] >= first]
+    # Of older days, the ids stay: arXiv lists a paper again when it changes, and none is shown twice
+    rows = [row if row["day"] >= first else {"day": row["day"], "id": row["id"]} for row in rows]
+    known = [row["id"] for row in rows]
     new = papers.filter(pl.col("announced") >= first, ~pl.col("id").is_in(known)).to_dicts()
-    if kept != rows:
-        _write(run / FILE, kept)
     for block in generate(run, new) if new else ():
-        kept += block
-        _write(run / FILE, kept)
-    return kept
+        rows = sorted([*rows, *block], key=itemgetter("day", "id"))
+        with replacing(run / FILE) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return rows
 
 
 def generate(run: Run, papers: list[dict]) -> Iterator[list[dict]]:
@@ -79,30 +105,16 @@ def generate(run: Run, papers: list[dict]) -> Iterator[list[dict]]:
     corpus, backend = Corpus(run), open_backend(run)
     settings = run.record("generate")["settings"]
     settings = GenerationSettings.of(settings | {"count": min(TITLES, settings["count"])})
-    room = backend.context - settings.max_tokens
-    requests = []
+    rows, requests = {}, []
     for paper in papers:
+        row = {"day": paper["announced"], "id": paper["id"], "category": paper["primary_category"]}
+        rows[paper["id"]] = row | {"title": clean(paper["title"] or ""), "titles": []}
         prompt = corpus.template.fill_prompt({"abstract": corpus.clean(paper["abstract"] or "")})
-        if len(corpus.layout.prompt_ids(prompt)) <= room:
+        if len(corpus.layout.prompt_ids(prompt)) <= backend.context - settings.max_tokens:
             requests.append(Request(prompt, paper=paper["id"]))
-    by_id = {paper["id"]: paper for paper in papers}
-    yield [_row(by_id[number], []) for number in by_id.keys() - {request.paper for request in requests}]
+    yield [rows[number] for number in rows.keys() - {request.paper for request in requests}]
     generator = TextGenerator(backend, corpus, requests, settings)
     for number, block in enumerate(tqdm(generator.blocks, desc="titles", unit=" blocks")):
-        titles: dict[str, list[str]] = {requests[i].paper: [] for i in block}
-        for row in generator.block(number):
-            if row["finished"]:
-                titles[row["paper"]].append(row["text"])
-        yield [_row(by_id[paper], texts) for paper, texts in titles.items()]
-
-
-def _row(paper: dict, titles: list[str]) -> dict:
-    title = clean(paper["title"] or "")
-    row = {"day": paper["announced"], "id": paper["id"], "category": paper["primary_category"], "title": title}
-    return row | {"titles": titles}
-
-
-def _write(path: Path, rows: list[dict]) -> None:
-    rows = sorted(rows, key=itemgetter("day", "id"))
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        for text in generator.block(number):
+            rows[text["paper"]]["titles"] += [text["text"]] if text["finished"] else []
+        yield [rows[requests[i].paper] for i in block]

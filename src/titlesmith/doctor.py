@@ -3,17 +3,15 @@
 Each framework is tried in a separate process, because two frameworks' GPU libraries can collide in one.
 """
 
-import os
 import platform
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from urllib.parse import urlsplit
 
-import psutil
 from huggingface_hub.constants import ENDPOINT
 
 from titlesmith import models
@@ -32,13 +30,12 @@ NEEDED_FOR = {
 }
 HOSTS = {"arXiv": arxiv.SERVICE, "Hugging Face": ENDPOINT}
 STEP_TIMEOUT = 180  # seconds, to import a framework and take a step
-MIN_MEMORY, MIN_DISK = 2 * GIB, 2 * GIB  # of a training of scratch and the book
+MIN_FREE = 2 * GIB  # memory for a training of scratch, and disk for its run and the book
 NEWEST_TENSORFLOW = 9  # major compute capability that TensorFlow's wheels have kernels for
 # A program for each framework: prints the device, and takes a training step on it
 STEPS = {
     "tensorflow": """
-from titlesmith.models import device_name
-from titlesmith.models.devices import tensorflow
+from titlesmith.models.devices import device_name, tensorflow
 tf = tensorflow()
 print(device_name())
 weight = tf.Variable(tf.ones([64, 64]))
@@ -59,39 +56,41 @@ torch.optim.AdamW([weight]).step()
 
 def examine() -> list[str]:
     """Prints what there is; returns what will not work, each with its remedy."""
-    problems = []
+    problems, installed = [], read_versions()
     _show("python", f"{platform.python_version()}, {sys.executable}")
     _show("system", platform.platform())
     _show("project", root())
     # Packages
     names = ("titlesmith", "tensorflow", "torch", "transformers", "papermill", "jupyter-book", "polars", "numpy")
-    _show("packages", ", ".join(f"{name} {installed(name) or 'missing'}" for name in names))
+    _show("packages", ", ".join(f"{name} {installed.get(name, 'missing')}" for name in names))
     for extra, use in NEEDED_FOR.items():
         needed = (re.match(r"[\w.-]+", package)[0] for package in extra_packages(extra))
-        if missing := [name for name in needed if not installed(name)]:
+        if missing := [name for name in needed if name not in installed]:
             problems.append(f"{use}: {', '.join(missing)} not installed. {install_command(extra)}")
     # Devices
-    card = nvidia()
+    tool, card = shutil.which("nvidia-smi"), ""
+    if tool:
+        query = [tool, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
+        card = subprocess.run(query, capture_output=True, text=True).stdout.partition("\n")[0]
     _show("NVIDIA driver", card or "none")
-    if installed("nvidia-cudnn-cu12") and installed("nvidia-cudnn-cu13"):
+    if {"nvidia-cudnn-cu12", "nvidia-cudnn-cu13"} <= installed.keys():
         problems.append("GPU: the libraries of CUDA 12 and 13 overwrite each other. Use two environments (book/gpu.md)")
     for name, program in STEPS.items():
-        if installed(name):
-            device, error = take_step(program)
-            _show(f"{name} on", device)
-            problems += explain(name, device, error, card)
+        if name in installed:
+            problems += take_step(name, program, card)
     # Memory, disk, network
-    memory, disk = models.available_memory(), shutil.disk_usage(root()).free
-    _show("memory", f"{memory / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB free")
-    _show("disk", f"{disk / GIB:.1f} GiB free")
-    if memory < MIN_MEMORY:
-        problems.append(f"training: {memory / GIB:.1f} GiB of memory are free; the smallest model needs 2")
-    if disk < MIN_DISK:
-        problems.append(f"runs: {disk / GIB:.1f} GiB of disk are free; free some")
-    closed = [name for name, address in HOSTS.items() if not answers(address)]
-    _show("network", f"{', '.join(sorted(HOSTS.keys() - closed)) or 'nothing'} can be reached")
-    if closed:
-        problems.append(f"downloads from {', '.join(closed)}: no connection. Files and made-up papers need none")
+    for name, free in (("memory", models.available_memory()), ("disk", shutil.disk_usage(root()).free)):
+        _show(name, f"{free / GIB:.1f} GiB free")
+        if free < MIN_FREE:
+            problems.append(f"runs: {free / GIB:.1f} GiB of {name} are free; the smallest model needs 2. Free some")
+    for name, address in HOSTS.items():
+        parts = urlsplit(address)
+        try:
+            socket.create_connection((parts.hostname, parts.port or 443), timeout=3).close()
+            _show(name, "can be reached")
+        except OSError as error:
+            _show(name, error)
+            problems.append(f"downloads from {name}: no connection. Files and made-up papers need none")
     return problems
 
 
@@ -99,49 +98,24 @@ def _show(name: str, value: object) -> None:
     print(f"{name:<22} {value}", flush=True)
 
 
-def installed(name: str) -> str:
-    """The version of an installed package; empty if it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+def read_versions() -> dict[str, str]:
+    """The versions of the installed packages by name."""
+    return {re.sub(r"[-_.]+", "-", f"{package.name}").lower(): package.version for package in distributions()}
 
 
-def nvidia() -> str:
-    """The first NVIDIA GPU, as nvidia-smi reports it, its compute capability last; empty if there is none."""
-    tool = shutil.which("nvidia-smi")
-    query = ["--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    return subprocess.run([tool, *query], capture_output=True, text=True).stdout.partition("\n")[0] if tool else ""
-
-
-def take_step(program: str) -> tuple[str, str]:
-    """The device on which a program took a training step, and its error, empty if there is none."""
+def take_step(framework: str, program: str, card: str) -> list[str]:
+    """Prints the device on which a program takes a training step; returns what will not work with this NVIDIA GPU."""
     try:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=STEP_TIMEOUT)
+        device, error, failed = done.stdout, done.stderr or f"it ended with {done.returncode}", done.returncode
     except subprocess.TimeoutExpired:
-        return "nothing", f"it took more than {STEP_TIMEOUT} s"
-    device = (done.stdout.splitlines() or ["nothing"])[-1]
-    error = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1][:200]
-    return device, error if done.returncode else ""
-
-
-def explain(framework: str, device: str, error: str, card: str) -> list[str]:
-    """What a framework's training step on a machine with this NVIDIA GPU means for titlesmith."""
-    problems = [f"training in {framework}: a step failed: {error}"] if error else []
+        device, error, failed = "", f"it took more than {STEP_TIMEOUT} s", True
+    device = (device.splitlines() or ["nothing"])[-1]
+    _show(f"{framework} on", device)
+    problems = [f"training in {framework}: a step failed: {error.strip().splitlines()[-1][:200]}"] if failed else []
     capability = re.search(r", (\d+)\.\d$", card)
     if card and device.startswith(("CPU", "nothing")):
-        remedy = "Windows needs WSL2" if os.name == "nt" else "See book/gpu.md for its libraries"
-        problems.append(f"{framework} on the GPU: it sees none. {remedy}")
+        problems.append(f"{framework} on the GPU: it sees none. See book/gpu.md for its libraries; Windows needs WSL2")
     elif framework == "tensorflow" and capability and int(capability[1]) > NEWEST_TENSORFLOW:
         problems.append(f"{framework} on this GPU: its kernels are older. Use smollm2 or hf: models, in PyTorch")
     return problems
-
-
-def answers(address: str) -> bool:
-    """Whether a server accepts connections."""
-    parts = urlsplit(address)
-    try:
-        with socket.create_connection((parts.hostname, parts.port or 443), timeout=3):
-            return True
-    except OSError:
-        return False

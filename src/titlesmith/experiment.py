@@ -11,10 +11,9 @@ from titlesmith.corpus.template import template
 from titlesmith.errors import RequestError, TitlesmithError, shorten
 from titlesmith.evaluate import reference
 from titlesmith.generate import prompts
-from titlesmith.hints import did_you_mean, nearest
+from titlesmith.hints import nearest
 from titlesmith.runs import STAGES, root
-from titlesmith.settings import Parameter, declared
-from titlesmith.yaml_text import read_yaml
+from titlesmith.settings import Parameter, declared, read_yaml
 
 SHARED = ("model", "seed")  # keys at the top of an experiment, given to every notebook that declares them
 
@@ -38,19 +37,17 @@ class Experiment:
         content = read_file(path)
         if not isinstance(content, dict):
             raise RequestError(f"{path} is not an experiment: it needs keys such as model:, seed:, harvest:, finetune:")
-        # The file: the shared keys at its top, then a section for each stage
-        shared = {key: declared("finetune")[key].check(content.pop(key)) for key in SHARED if key in content}
-        sections: dict[str, dict] = {stage: {} for stage in STAGES}
+        # The file: the shared keys at its top, and a section for each stage
+        given = {}
         for section, values in content.items():
-            if section not in STAGES:
-                hint = f"{did_you_mean(section, (*SHARED, *STAGES))} There are: {', '.join((*SHARED, *STAGES))}"
-                raise RequestError(f"{path}: section {shorten(section)[1:-1]} is unknown.{hint}")
-            if values in (None, "", "~", "null"):
+            if not values:  # all keys of the section are comments
                 continue
-            if not isinstance(values, dict):
+            keys = {f"{section}": values}
+            if isinstance(values, dict):
+                keys = {f"{section}.{key}": value for key, value in values.items()}
+            elif section in STAGES:
                 raise RequestError(f"{path}: {section}: needs keys and values below it, not {shorten(values)}")
-            for key, value in values.items():
-                sections[section][key] = find_parameter(f"{section}.{key}", f"{path}: ").check(value)
+            given |= {key: find_parameter(key, f"{path}: ").check(value) for key, value in keys.items()}
         # The command line overrides the file
         kept = []
         for override in overrides:
@@ -60,27 +57,25 @@ class Experiment:
             parameter = find_parameter(key)
             if parameter.name == "path" and text and os.path.lexists(text):  # the shell's path, not the project's
                 text = os.path.relpath(Path(text).resolve(), root())
-            target = shared if key in SHARED else sections[parameter.stage]
-            target[parameter.name] = parameter.parse(text)
+            given[key] = parameter.check(text)
             kept.append(f"{key}={text}")
-        return cls.make(path.stem, sections, shared, path, tuple(kept), remarks)
+        return cls.make(path.stem, given, path, tuple(kept), remarks)
 
     @classmethod
     def make(
         cls,
         name: str,
-        sections: dict[str, dict],
-        shared: dict,
+        given: dict[str, object],
         path: Path | None = None,
         overrides: tuple[str, ...] = (),
         remarks: list[str] | None = None,
     ) -> "Experiment":
-        """Fills sections with the notebooks' defaults, and checks everything together; arguments as in `read`."""
-        settings = {}
-        for stage in STAGES:
-            given = shared | sections.get(stage, {})
-            settings[stage] = {k: p.check(given.get(k, p.default)) for k, p in declared(stage).items()}
-        for check in (_check_papers, _check_training, _check_evaluation, _check_texts):
+        """Adds the notebooks' defaults to ``given``, values by ``section.key`` or shared key, and checks everything."""
+        settings = {stage: {} for stage in STAGES}
+        for stage, values in settings.items():
+            for key, p in declared(stage).items():
+                values[key] = p.check(given.get(f"{stage}.{key}", given.get(key, p.default)))
+        for check in (lambda harvest, **_: sources.check(harvest), _check_models, _check_texts):
             try:
                 check(**settings)
             except TitlesmithError as error:
@@ -90,11 +85,7 @@ class Experiment:
         return cls(name, path, settings, overrides)
 
 
-def _check_papers(harvest: dict, **_: dict) -> None:
-    sources.check(harvest)
-
-
-def _check_training(harvest: dict, corpus: dict, finetune: dict, **_: dict) -> None:
+def _check_models(harvest: dict, corpus: dict, finetune: dict, evaluate: dict, **_: dict) -> None:
     corpora.check(corpus, harvest)
     if corpus["model"] != finetune["model"]:
         both = f"{corpus['model']!r} and {finetune['model']!r}"
@@ -103,9 +94,6 @@ def _check_training(harvest: dict, corpus: dict, finetune: dict, **_: dict) -> N
     context, block_size = models.context(finetune["model"]), finetune["block_size"]
     if block_size > context:
         raise RequestError(f"finetune.block_size: {block_size} exceeds the model's context of {context}")
-
-
-def _check_evaluation(finetune: dict, evaluate: dict, **_: dict) -> None:
     reference.check(evaluate, finetune["model"])
 
 
@@ -151,9 +139,8 @@ def find_parameter(key: str, where: str = "") -> Parameter:
     # The nearest name of the section, or of any section
     section, _, name = key.rpartition(".")
     section = nearest(section, STAGES) or section
-    own = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section}
-    near = [own[nearest(name, own)]] if nearest(name, own) else []
-    if not near and (other := nearest(name, {other.rpartition(".")[2] for other in known}, 0.7)):
-        near = [full for full in known if full.endswith(f".{other}")]
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    every = {full.rpartition(".")[2]: full for full in known}
+    own = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
+    near = own.get(nearest(name, own)) or every.get(nearest(name, every, 0.7))
+    hint = f" Did you mean {near}?" if near else ""
     raise RequestError(f"{where}{shorten(key)[1:-1]} is unknown.{hint} `titlesmith params` lists all")

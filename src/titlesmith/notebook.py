@@ -26,14 +26,14 @@ from titlesmith.harvest import harvest
 from titlesmith.live import LiveBar, is_watched, merge_streams
 from titlesmith.pipeline import chain, source
 from titlesmith.results import Built, Evaluation, Harvested, History, Texts
-from titlesmith.runs import MADE_UP, STAGES, Run, is_held, release
+from titlesmith.runs import MADE_UP, STAGES, Run, release
 from titlesmith.settings import declared, defaults
 from titlesmith.tables import table
 from titlesmith.train import monitor
 
 
 def begin(stage: str, namespace: dict) -> "Stage":
-    """Checks a notebook's parameters and locks its run for this kernel.
+    """Checks a notebook's parameters.
 
     If an earlier stage is missing, because the notebook was opened by itself, the notebooks before it run first: those
     that ran before with the settings that they had, the others with those of ``run_settings``, which a published
@@ -43,7 +43,8 @@ def begin(stage: str, namespace: dict) -> "Stage":
     combination with the others, is a RequestError.
     """
     merge_streams()
-    settings, run, earlier = _read(stage, namespace), Run(namespace["run_name"]), STAGES[: STAGES.index(stage)]
+    begun = Stage(Run(namespace["run_name"]), stage, namespace)
+    settings, run, earlier = begun.settings, begun.run, STAGES[: STAGES.index(stage)]
     if not all(map(run.is_current, earlier)):
         published = namespace.get("run_settings", {})
         recorded = {name: run.record(name).get("settings") or published.get(name, {}) for name in earlier}
@@ -52,47 +53,43 @@ def begin(stage: str, namespace: dict) -> "Stage":
             changed = [f"{k}: {shorten(v)}" for k, v in values.items() if v != defaults(name).get(k, v)]
             print(f"  {name:<9}", ", ".join(changed) or "defaults")
         shared = {name: settings[name] for name in SHARED if name in settings}
-        chain(Experiment.make(run.name, recorded | {stage: settings}, shared), until=earlier[-1])
-    models.fetch(settings.get("model", ""))
-    run.begin(stage, settings, source(stage))
-    if run.made_up:
-        print(MADE_UP)
-    return Stage(run, settings, stage, namespace)
-
-
-def _read(stage: str, namespace: dict) -> dict:
-    """The values of a parameters cell, checked (RequestError)."""
-    settings = {name: p.check(namespace.get(name, p.default)) for name, p in declared(stage).items()}
-    if stage == "finetune":
-        models.check_training(settings)
-    return settings
+        sections = recorded | {stage: settings}
+        given = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+        chain(Experiment.make(run.name, given | shared), until=earlier[-1])
+    return begun
 
 
 @dataclass
 class Stage:
     """The stage ``name`` of a run. Each method does the work of one notebook and records that the stage is done.
 
-    A method begins the stage again if the parameters have changed since, or another program may have written the run.
-    ``settings`` are the values of the parameters cell, ``namespace`` is the notebook's ``globals()``.
+    While it works, no other program can write the run. ``namespace`` is the notebook's ``globals()``.
     """
 
     run: Run
-    settings: dict
     name: str
     namespace: dict = field(repr=False)
 
+    @property
+    def settings(self) -> dict:
+        """The present values of the parameters, checked (RequestError)."""
+        settings = {name: p.check(self.namespace.get(name, p.default)) for name, p in declared(self.name).items()}
+        if self.name == "finetune":
+            models.check_training(settings)
+        return settings
+
     @contextmanager
     def _working(self) -> Iterator[None]:
-        lock = self.run / ".stage.lock"
-        if not is_held(lock) or _read(self.name, self.namespace) != self.settings:
-            begun = begin(self.name, self.namespace)
-            self.run, self.settings, lock = begun.run, begun.settings, begun.run / ".stage.lock"
+        models.fetch(self.settings.get("model", ""))
+        self.run.begin(self.name, self.settings, source(self.name))
+        if self.run.made_up:
+            print(MADE_UP)
         try:
             yield
         except KeyboardInterrupt:
             raise InterruptError(f"interrupted; {self.run.how_to_resume}") from None
         finally:
-            release(lock)  # so that the command line can resume or finish the run
+            release(self.run / ".stage.lock")  # so that the command line can resume or finish the run
 
     def harvest(self) -> Harvested:
         """Harvests papers from the source; resumes an interrupted harvest."""
@@ -125,21 +122,18 @@ class Stage:
                 if interrupt.signal == signal.SIGTERM:
                     print(stopped, flush=True)
                     os.kill(os.getpid(), signal.SIGTERM)
-            return self._history(stopped)
-
-    def _history(self, stopped: str) -> History:
-        corpus, record = Corpus(self.run), self.run.record("finetune")
-        train = corpus.documents("train")
-        return History(
-            rows=monitor.read(self.run / "history.csv"),
-            loss_floor=self.settings["loss_floor"],
-            memorization_floor=monitor.memorization_floor(len(train), train.target_tokens, corpus.has_prompt),
-            kept_step=record.get("kept_step", 0),
-            stop_reason=record.get("stop_reason", ""),
-            stopped=stopped,
-            first_samples=monitor.first_samples(self.run),
-            label=self.run.source_label,
-        )
+            corpus, record = Corpus(self.run), self.run.record("finetune")
+            train = corpus.documents("train")
+            return History(
+                rows=monitor.read(self.run / "history.csv"),
+                loss_floor=self.settings["loss_floor"],
+                memorization_floor=monitor.memorization_floor(len(train), train.target_tokens, corpus.has_prompt),
+                kept_step=record.get("kept_step", 0),
+                stop_reason=record.get("stop_reason", ""),
+                stopped=stopped,
+                first_samples=monitor.first_samples(self.run),
+                label=self.run.source_label,
+            )
 
     def look_up_prefixes(self) -> HTML:
         """A table of the prefixes: how many training texts begin with each or contain its words."""
@@ -156,11 +150,8 @@ class Stage:
         """In JupyterLab and Colab, a box to type beginnings, whose texts the model writes at once; else nothing."""
         if not is_watched():
             return None
-        try:
-            from titlesmith import box
-        except ImportError:
-            print("A box to type beginnings needs a package: %pip install ipywidgets, then restart the kernel")
-            return None
+        from titlesmith import box  # needs ipywidgets, which JupyterLab's extra and Colab have
+
         self.run.require("finetune")
         return box.create(partial(open_backend, self.run), Corpus(self.run), self.settings)
 
@@ -169,12 +160,11 @@ class Stage:
         with self._working():
             corpus = Corpus(self.run)
             metrics = evaluate(self.run, engines.load_engine(self.run), corpus, self.settings)
-        generated = [row["text"] for row in self.run.texts]
         return Evaluation(
             metrics=metrics,
             model=self.run.record("finetune")["settings"]["model"],
             rows=self.run.texts,
-            held_out=held_out_texts(corpus, len(generated)),
+            held_out=held_out_texts(corpus, len(self.run.texts)),
             label=self.run.source_label,
             people="by the sample grammar" if self.run.made_up else "by people",
         )

@@ -1,5 +1,6 @@
 """The installed package as a wheel, and new projects made from the files that the wheel carries."""
 
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -23,11 +24,15 @@ def write_wheel(folder: Path) -> Path:
         earlier.unlink()
     if not (CHECKOUT / "pyproject.toml").is_file():
         return _repack(folder)
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder.resolve())]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    if done.returncode:
-        raise StageError(f"the wheel of {CHECKOUT} cannot be built: {(done.stderr or done.stdout).strip()[-500:]}")
+    run_module("hatchling", "build", "--target", "wheel", "--directory", str(folder.resolve()), cwd=CHECKOUT)
     return next(folder.glob("*.whl"))
+
+
+def run_module(*arguments: str, **options: object) -> None:
+    """Runs a module of Python in a separate process; a StageError has the end of what it printed if it fails."""
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, **options)
+    if done.returncode:
+        raise StageError(f"python -m {shlex.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
 
 
 def _repack(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from titlesmith import models
-from titlesmith.errors import InterruptError, RequestError, StageError
+from titlesmith.errors import InterruptError, RequestError, StageError, shorten
 from titlesmith.experiment import SHARED, Experiment
-from titlesmith.runs import STAGES, Run, chain_lock, notebook, root, swapped
-from titlesmith.settings import DECLARATION, declared
+from titlesmith.runs import EXECUTION_ONLY, STAGES, Run, chain_lock, notebook, root, swapped
+from titlesmith.settings import declared, read_declarations
 
 BATCH = "TITLESMITH_BATCH"  # set for kernels whose output nobody watches in a notebook
 STOP_SECONDS = 60  # for a kernel to save a checkpoint after an interrupt
@@ -71,16 +71,48 @@ def chain(
                 for damaged in run.damaged(stage):
                     echo(f"{label}: {damaged} is damaged or missing")
                 if has_changed_defaults(stage):
-                    echo(
-                        f"warning: the parameters cell of {notebook(stage)} differs from the committed one. Its "
-                        "defaults apply to every experiment that does not set them; set values there, or with -p"
-                    )
+                    echo(f"warning: the defaults in {notebook(stage)} are not the committed ones; set values with -p")
                 echo(f"{label}: running {notebook(stage).name}")
                 execute(run, stage, settings)
             echo(f"{label}: done in {run.record(stage)['seconds']} s")
             if advice := run.record(stage).get("advice"):
                 echo(advice)
     return run
+
+
+def plan(experiment: Experiment, name: str | None, start: str | None, until: str) -> Iterator[str]:
+    """Lines on the stages that `chain` would run or skip with these arguments, and why: ``run --dry-run``."""
+    run, stages = Run(name or experiment.name), STAGES[: STAGES.index(until) + 1]
+    otherwise = "unchanged, skipped"
+    for number, stage in enumerate(stages, 1):
+        forced = ["--from or --force"] if start in stages[:number] else []
+        reasons = forced + describe_changes(run, stage, experiment.settings[stage], source(stage))
+        state, seconds = f"runs: {'; '.join(reasons)}" if reasons else otherwise, run.record(stage).get("seconds")
+        if reasons:
+            otherwise = "runs if an earlier result changes"
+        took = f" ({seconds} s last time)" if seconds is not None and state.startswith("runs") else ""
+        yield f"[{number}/{len(stages)}] {stage}: {state}{took}"
+
+
+def describe_changes(run: Run, stage: str, settings: dict, source: str) -> list[str]:
+    """Which settings and files have changed since a stage ran, in words; empty if its result is current."""
+    record = run.record(stage)
+    if run.is_done(stage, settings, source):
+        return []
+    if not record:
+        return ["it has not run"]
+    causes, before = run.causes(stage, settings, source), record["settings"]
+    changed = [key for key in settings.keys() - EXECUTION_ONLY if before.get(key) != settings[key]]
+    changes = [f"{stage}.{key}: {shorten(before.get(key))} -> {shorten(settings[key])}" for key in changed]
+    for cause in ("inputs", "files"):
+        old, new = record[cause], causes[cause]
+        changes += [f"{key} has changed" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    changes += ["its notebook has changed"] * (record["source"] != source)
+    changes += ["titlesmith's version has changed"] * (record["version"] != causes["version"])
+    changes += [f"{path.relative_to(run.path)} is damaged or missing" for path in run.damaged(stage)]
+    if record["status"] != "done" and not changes:
+        return [f"it was {record.get('stopped') or 'interrupted'}, and resumes"]
+    return sorted(changes) or ["its executed notebook is missing"]
 
 
 def finish(run: Run, until: str = STAGES[-1]) -> Run:
@@ -95,8 +127,8 @@ def finish(run: Run, until: str = STAGES[-1]) -> Run:
     if path := run.info.get("experiment"):
         experiment = Experiment.read(root() / path, tuple(run.info["overrides"]))
     else:  # its notebooks were run by themselves
-        recorded = {stage: run.record(stage)["settings"] for stage in STAGES if run.record(stage)}
-        experiment = Experiment.make(run.name, recorded, {key: record["settings"][key] for key in SHARED})
+        recorded = {f"{s}.{k}": value for s in STAGES for k, value in run.record(s).get("settings", {}).items()}
+        experiment = Experiment.make(run.name, recorded | {key: record["settings"][key] for key in SHARED})
     if record["fingerprint"] != run.fingerprint("finetune", experiment.settings["finetune"], source("finetune")):
         raise RequestError(
             f"{run.name}: its settings, notebook or an input has changed since. Train it again: {run.rerun_command}"
@@ -157,28 +189,27 @@ def execute(run: Run, stage: str, settings: dict) -> None:
     except Exception as error:  # a full disk: whatever papermill and nbclient let through
         why = f"{type(error).__name__}: {error}"
     # A cell that ends its kernel (``sys.exit``) leaves a notebook that papermill calls completed
-    cells = nbformat.read(output, 4).cells if output.exists() else []
-    is_executed = all(cell.execution_count for cell in cells if cell.cell_type == "code" and cell.source.strip())
+    book = nbformat.read(output, 4) if output.exists() else nbformat.v4.new_notebook()
+    is_executed = all(cell.execution_count for cell in book.cells if cell.cell_type == "code" and cell.source.strip())
     if not why and not (is_executed and run.record(stage).get("status") == "done"):
         why = "a cell that did not run to its end, or wrote no result"
     if why:
-        if cells:
+        if book.cells:
             output.replace(failed(run, stage))
             why += f"\nOpen {failed(run, stage)} to see it"
         raise StageError(f"{stage} failed in {why}")
-    join_streams(output)
+    join_streams(book)
+    nbformat.write(book, output)
     run.keep_notebook(stage, output)
 
 
-def join_streams(path: Path) -> None:
+def join_streams(book: nbformat.NotebookNode) -> None:
     """Makes standard error, which a notebook shows in red, part of its output: the last states of progress bars."""
-    book = nbformat.read(path, 4)
     for cell in book.cells:
         streams = sorted((o for o in cell.get("outputs", ()) if o.output_type == "stream"), key=lambda o: o.name)
         if streams:
             merged = nbformat.v4.new_output("stream", text="".join(output.text for output in streams))
             cell.outputs = [merged, *(output for output in cell.outputs if output.output_type != "stream")]
-    nbformat.write(book, path)
 
 
 def failed(run: Run, stage: str) -> Path:
@@ -187,26 +218,17 @@ def failed(run: Run, stage: str) -> Path:
 
 
 def has_changed_defaults(stage: str) -> bool:
-    """Whether the parameters cell of a stage's notebook differs from the one that git has committed."""
+    """Whether a stage's notebook declares other parameters than the one that git has committed."""
     path = notebook(stage)
     if not shutil.which("git"):
         return False
     command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
-    committed = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
-    return bool(committed) and _read_parameters_cell(committed) != _read_parameters_cell(path.read_text("utf-8"))
-
-
-def _read_parameters_cell(text: str) -> str:
-    cells = nbformat.reads(text, 4).cells
-    return next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
+    committed = subprocess.run(command, capture_output=True).stdout
+    return bool(committed) and read_declarations(stage, path, committed) != read_declarations(stage, path)
 
 
 def source(stage: str) -> str:
-    """SHA-256 of a notebook's cells without outputs and declarations of parameters, whose values are settings."""
-    cells = []
-    for cell in nbformat.read(notebook(stage), 4).cells:
-        lines = cell.source.splitlines()
-        if "parameters" in cell.metadata.get("tags", []):
-            lines = [line for line in lines if not DECLARATION.fullmatch(line)]
-        cells.append((cell.cell_type, lines))
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+    """SHA-256 of a notebook's cells without outputs and without the parameters, whose values are settings."""
+    cells = nbformat.read(notebook(stage), 4).cells
+    cells = [cell for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+    return hashlib.sha256(json.dumps([(cell.cell_type, cell.source) for cell in cells]).encode()).hexdigest()

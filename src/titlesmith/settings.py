@@ -12,6 +12,7 @@ import json
 import math
 import re
 import typing
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,15 +20,17 @@ from datetime import date
 from functools import cache, cached_property
 from pathlib import Path
 
+import yaml
+
 from titlesmith.errors import RequestError, shorten
 from titlesmith.hints import did_you_mean
 from titlesmith.runs import notebook, root, shipped
-from titlesmith.yaml_text import read_yaml, split_items
 
 KINDS = (str, int, float, bool, list[str], list[int], list[float], dict[str, str], list[dict[str, str]])
 TYPES = {kind.__name__ if typing.get_origin(kind) is None else str(kind): kind for kind in KINDS}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 MAX_INTEGER = 2**63 - 1
+MAX_DEPTH = 20  # of lists and mappings in one another in YAML
 # As papermill reads it, whose import takes a second; people who type a line again may leave out its help
 DECLARATION = re.compile(r"(\w+)\s*:\s*(.+?)\s*=\s*(.+?)(?:  # (.+))?")
 RANGE = re.compile(r"(> )?(-?\d+(?:\.\d+)?)(?: or more| to (< )?(-?\d+(?:\.\d+)?))?")
@@ -35,7 +38,7 @@ RULES: dict[str, Callable[[object], bool]] = {
     "not empty": bool,
     "3 values": lambda values: len(values) == 3,
     "sum 1": lambda values: math.isclose(sum(values), 1),
-    'YYYY-MM-DD or ""': lambda text: not text or _is_date(text),
+    'YYYY-MM-DD or ""': lambda text: not text or date.fromisoformat(text).isoformat() == text,
 }
 
 
@@ -70,13 +73,11 @@ class Constraint:
         return "; ".join(clauses), constraint
 
     def allows(self, value: object) -> bool:
-        """Whether a value of the parameter's type is allowed."""
+        """Whether a value of the parameter's type is allowed; a date that does not exist is a ValueError."""
         items = value if isinstance(value, list) else [value]
-        return (
-            (not self.choices or value in self.choices)
-            and all(RULES[rule](value) for rule in self.rules)
-            and all(self.low <= item <= self.high for item in items if type(item) in (int, float))
-        )
+        in_range = all(self.low <= item <= self.high for item in items if type(item) in (int, float))
+        is_choice = not self.choices or value in self.choices
+        return in_range and is_choice and all(RULES[rule](value) for rule in self.rules)
 
 
 @dataclass(frozen=True)
@@ -104,46 +105,35 @@ class Parameter:
         """The allowed values."""
         return Constraint.parse(self.help)[1]
 
-    def parse(self, text: str) -> object:
-        """A value typed on the command line, checked (RequestError).
-
-        Items of a list are separated by commas; a list in brackets and a mapping are YAML, in which quotes protect
-        commas. Other text is taken as typed.
-        """
-        tree = text
-        try:
-            if self.type == dict[str, str]:
-                tree = read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
-            elif self.type == list[dict[str, str]] and not text.endswith(".csv"):
-                tree = read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
-            elif self.type in (list[str], list[int], list[float]):
-                tree = split_items(text)
-        except ValueError as error:
-            self._refuse(text, f": {error}")
-        return self.check(tree)
-
     def check(self, value: object) -> object:
         """The value as the parameter's type, if it is allowed (else RequestError).
 
-        Numbers may be texts, as `read_yaml` returns them. A list of mappings may be the name of a CSV file, whose rows
-        it then has.
+        A text, as in an experiment or on the command line, may be a number or a boolean, items of a list separated by
+        commas, or YAML of a list in brackets or of a mapping, in which quotes protect commas. A list of mappings may be
+        the name of a CSV file, whose rows it then has. Other text is taken as typed.
         """
+        why = hint = ""
         try:
-            if self.type == list[dict[str, str]] and isinstance(value, str) and value.endswith(".csv"):
-                value = _read_table(value)
-            converted = _convert(value, self.type)
+            converted = _convert(self._read(value) if isinstance(value, str) else value, self.type)
             json.dumps(converted, ensure_ascii=False).encode()
+            if self.constraint.allows(converted):
+                return converted
+            hint = did_you_mean(value, self.constraint.choices) if isinstance(value, str) else ""
         except (OSError, ValueError, OverflowError, csv.Error) as error:
-            self._refuse(value, f": {error}")
-        if not self.constraint.allows(converted):
-            self._refuse(value, hint=did_you_mean(value, self.constraint.choices) if isinstance(value, str) else "")
-        return converted
+            why = f": {error}"
+        name, needed = f"{self.stage}.{self.name}", f"It needs {self.annotation}: {self.help}"
+        raise RequestError(f"{name}: {shorten(value)} is not allowed{why}. {needed}.{hint}")
 
-    def _refuse(self, value: object, why: str = "", hint: str = "") -> typing.NoReturn:
-        raise RequestError(
-            f"{self.stage}.{self.name}: {shorten(value)} is not allowed{why}. It needs {self.annotation}: {self.help}."
-            f"{hint}"
-        )
+    def _read(self, text: str) -> object:
+        """A text as the tree that it stands for."""
+        if self.type == dict[str, str]:
+            return read_yaml(text if text.lstrip().startswith("{") else f"{{{text}}}")
+        if self.type == list[dict[str, str]] and text.endswith(".csv"):
+            with (root() / text).open(encoding="utf-8-sig", newline="") as file:
+                return [{key: cell or "" for key, cell in row.items() if key} for row in csv.DictReader(file)]
+        if self.type == list[dict[str, str]]:
+            return read_yaml(text if text.lstrip().startswith("[") else f"[{text}]")
+        return split_items(text) if typing.get_origin(self.type) is list else text
 
 
 def defaults(stage: str) -> dict[str, object]:
@@ -158,12 +148,13 @@ def declared(stage: str) -> dict[str, Parameter]:
     The notebook declares them; of those that it lacks, the declarations of titlesmith's own notebook count.
     """
     path = notebook(stage)
-    return _read_declarations(stage, shipped() / "notebooks" / path.name) | _read_declarations(stage, path)
+    return read_declarations(stage, shipped() / "notebooks" / path.name) | read_declarations(stage, path)
 
 
-def _read_declarations(stage: str, path: Path) -> dict[str, Parameter]:
+def read_declarations(stage: str, path: Path, content: bytes | None = None) -> dict[str, Parameter]:
+    """The parameters that one notebook declares, or that its earlier ``content`` declared (RequestError)."""
     try:
-        cells = json.loads(path.read_text("utf-8"))["cells"]
+        cells = json.loads(path.read_bytes() if content is None else content)["cells"]
         cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
         lines = filter(None, map(DECLARATION.fullmatch, "".join(cell["source"]).splitlines()))
         return {
@@ -180,10 +171,8 @@ def _convert(value: object, kind: object) -> object:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is list and isinstance(value, list):
         return [_convert(item, *inner) for item in value]
-    if origin is dict and isinstance(value, dict) and None not in value.values():
+    if origin is dict and isinstance(value, dict):
         return {_convert(key, str): _convert(item, str) for key, item in value.items()}
-    if kind is str and value is None:
-        return ""
     if kind is str and isinstance(value, dict) and len(value) == 1:  # Deep: a study
         return ": ".join([*value, _convert(*value.values(), str)])
     if kind is bool and isinstance(value, str) and value.lower() in BOOLEANS:
@@ -191,19 +180,42 @@ def _convert(value: object, kind: object) -> object:
     if type(value) is kind:
         return value
     if kind in (int, float) and type(value) in (int, str):
-        with suppress(ValueError, OverflowError):
-            return kind(value)
+        return kind(value)
     raise ValueError(f"it is not of type {getattr(kind, '__name__', kind)}")
 
 
-def _read_table(name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file in UTF-8, by the names in its first line."""
-    with (root() / name).open(encoding="utf-8-sig", newline="") as file:
-        return [{key: text or "" for key, text in row.items() if key} for row in csv.DictReader(file)]
+class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
+    """Leaves scalars as text, and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if (twice := max(counts, key=counts.get, default="")) and counts[twice] > 1:
+            raise yaml.YAMLError(f"the key {shorten(twice)} is there twice")
+        return super().construct_mapping(node, deep)
 
 
-def _is_date(text: str) -> bool:
+def read_yaml(text: str) -> object:
+    """YAML as a tree of str, list and dict in which every scalar is the text as written: ``On``, ``12:30``, ``null``.
+
+    A ValueError of one line says why it is not one document, or that it is nested too deeply.
+    """
+    depth = 0
     try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
+        for event in yaml.parse(text, _Loader):  # before a tree exists, which aliases could make exponentially large
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError("it is nested too deeply")
+            if isinstance(event, yaml.CollectionStartEvent) and event.anchor:
+                raise yaml.YAMLError("an alias (*name) must be of a single value")
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
+        why = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ValueError(why[:200]) from None
+
+
+def split_items(text: str) -> list:
+    """The items of a list as typed: YAML in brackets, else texts between commas, such as ``[MASK], a``."""
+    if text.startswith("[") and text.endswith("]"):
+        with suppress(ValueError):  # such as [MASK] and [SEP]
+            return read_yaml(text)
+    return re.split(", ?", text) if text else []

@@ -4,10 +4,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -18,11 +15,10 @@ from titlesmith.errors import RequestError, shorten
 from titlesmith.generate import GenerationSettings, TextGenerator, requests, texts
 from titlesmith.generate.prompts import plain, relevance
 from titlesmith.generate.source import Source, open_adapter_source, open_source
-from titlesmith.runs import STAGES, open_run
+from titlesmith.runs import open_run
 from titlesmith.settings import Parameter, declared, defaults
 
 STAGE = "generate"
-PARAMETER = re.compile(rf"^(?:{'|'.join(STAGES)})\.(\w+):")
 OTHER_OPTIONS = ("prefixes", "prompts")  # parameters set by --prefix, --title, --abstract and --field
 
 
@@ -41,7 +37,7 @@ def build_command() -> typer.Typer:
 
 
 def _build_option(parameter: Parameter) -> inspect.Parameter:
-    """A parameter of the notebook as an option whose text `Parameter.parse` reads."""
+    """A parameter of the notebook as an option whose text `Parameter.check` reads."""
     is_flag, name = parameter.type is bool, parameter.name.replace("_", "-")
     option = typer.Option(
         f"--{name}/--no-{name}" if is_flag else f"--{name}",
@@ -60,7 +56,10 @@ def _run(
     prefix: Annotated[Optional[list[str]], typer.Option(help="A beginning; repeatable. Default: the run's.")] = None,
     title: Annotated[Optional[str], typer.Option(help="The title that the prompt needs.")] = None,
     abstract: Annotated[
-        Optional[str], typer.Option(metavar="FILE", help="The abstract that the prompt needs; - for standard input.")
+        Optional[typer.FileText],
+        typer.Option(
+            metavar="FILE", encoding="utf-8", errors="surrogateescape", help="The prompt's abstract; - for stdin."
+        ),
     ] = None,
     field: Annotated[
         Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Another field of the prompt; repeatable.")
@@ -73,35 +72,27 @@ def _run(
     **values: object,
 ) -> None:
     """Generate texts with a run's model, or with an adapter, from any number of prefixes, and print them."""
-    with naming_options():
-        # Parameters of the notebook, then the prompt's fields
-        parameters = declared(STAGE)
-        given = {name: parameters[name].parse(text) for name, text in values.items() if isinstance(text, str)}
-        given |= {name: value for name, value in values.items() if isinstance(value, bool)}
-        if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
-            given.setdefault("count", given["beams"])
-        fields = parse_fields(field or []) | ({} if title is None else {"title": title})
-        fields |= {} if abstract is None else {"abstract": read_text(abstract)}
-        # The model
-        if adapter:
-            source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)
-        elif base or named or quantize != "none":
-            option = "--base" if base else "--template" if named else "--quantize"
-            raise RequestError(f"{option} needs an adapter: name its folder with --adapter")
-        elif run:
-            source = open_source(run)
-        else:
-            raise RequestError("name a run, or an adapter with --adapter FOLDER")
-        write(source, given, prefix or [], fields, as_json)
-
-
-@contextmanager
-def naming_options() -> Iterator[None]:
-    """Replaces a notebook's parameter at the beginning of an error by the option of that name."""
-    try:
-        yield
-    except RequestError as error:
-        raise RequestError(PARAMETER.sub(lambda match: f"--{match[1].replace('_', '-')}:", str(error))) from None
+    # Parameters of the notebook, then the prompt's fields
+    parameters = declared(STAGE)
+    given = {name: parameters[name].check(value) for name, value in values.items() if value is not None}
+    if given.get("beams", 1) > 1:  # a search returns at most one text for each beam
+        given.setdefault("count", given["beams"])
+    for text in field or []:
+        if not re.match("[^=]+=", text):
+            raise RequestError(f"--field {shorten(text)}: it needs the form key=value, such as category=eess.AS")
+    fields = dict(text.split("=", 1) for text in field or []) | ({} if title is None else {"title": title})
+    fields |= {"abstract": abstract.read()} if abstract else {}
+    fields = {name: plain(text) for name, text in fields.items()}
+    # The model
+    if adapter:
+        source = open_adapter_source(adapter, base, quantize, named, open_run(run) if run else None)
+    elif base or named or quantize != "none":
+        raise RequestError("--base, --template and --quantize need an adapter: name its folder with --adapter")
+    elif run:
+        source = open_source(run)
+    else:
+        raise RequestError("name a run, or an adapter with --adapter FOLDER")
+    write(source, given, prefix or [], fields, as_json)
 
 
 def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, str], as_json: bool) -> None:
@@ -116,12 +107,8 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
         raise RequestError("--held-out: a run's corpus has held-out papers, and no run is named")
     if fields or (source.nearest and corpus.has_prompt):
         settings |= {"prompts": [fields], "held_out": given.get("held_out", 0)}
-        check_fields(corpus.template, fields, source.name)
+        _check_fields(corpus.template, fields, source.name)
     requested = requests(corpus, settings)
-    # Remarks on the prefixes
-    for prefix in dict.fromkeys(settings["prefixes"]):
-        if (line := plain(prefix)) != prefix:
-            print(f"{shorten(prefix)} is continued as {shorten(line)}: texts are single lines", file=sys.stderr)
     for known in relevance(corpus, settings["prefixes"]) if source.nearest is None else []:
         print(known, file=sys.stderr)
     # Texts, in groups of one prompt and prefix
@@ -138,30 +125,12 @@ def write(source: Source, given: dict, prefixes: list[str], fields: dict[str, st
     sys.stderr.writelines(texts.lacking(requested, rows, settings["count"]))
 
 
-def read_text(path: str) -> str:
-    """The text of a file, or of standard input for ``-`` (RequestError if it is not UTF-8)."""
-    try:
-        return sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--abstract {shorten(path)} cannot be read as text in UTF-8: {error}") from None
-
-
-def parse_fields(fields: list[str]) -> dict[str, str]:
-    """Fields in the form ``key=value``, by name (RequestError)."""
-    for field in fields:
-        if not re.match("[^=]+=", field):
-            raise RequestError(f"--field {shorten(field)}: it needs the form key=value, such as category=eess.AS")
-    return dict(field.split("=", 1) for field in fields)
-
-
-def check_fields(template: Template, fields: dict[str, str], source: str) -> None:
-    """Checks that the fields are those of the template's prompt (RequestError)."""
-    problems = [f"{shorten(name)[1:-1]} is not part of it" for name in fields if name not in template.prompt_fields]
-    problems += [f"{name} is missing" for name in template.required_fields if name not in fields]
-    if problems:
+def _check_fields(template: Template, fields: dict[str, str], source: str) -> None:
+    if not set(template.required_fields) <= fields.keys() <= set(template.prompt_fields):
         needed = ", ".join(template.required_fields) or "nothing but a beginning (--prefix)"
+        given = ", ".join(shorten(name)[1:-1] for name in fields) or "nothing"
         remedy = "Set --title TEXT, --abstract FILE, and other fields with --field KEY=TEXT"
-        raise RequestError(f"the prompt of {source} needs {needed}: {'; '.join(problems)}. {remedy}")
+        raise RequestError(f"the prompt of {source} needs {needed}; given is {given}. {remedy}")
 
 
 def _format_marks(row: dict) -> str:

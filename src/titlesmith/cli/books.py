@@ -76,12 +76,10 @@ def app(
     """Serve a web page and an HTTP API that generate texts with a run's model, with base, or with an adapter."""
     from titlesmith.app import serve
     from titlesmith.generate.source import open_adapter_source, open_source
-    from titlesmith.terminal import naming_options
 
     if bool(run) == bool(adapter):
         raise RequestError("app serves a run or an adapter: name a run, or a folder with --adapter FOLDER")
-    with naming_options():
-        source = open_adapter_source(adapter, base, quantize, template, None) if adapter else open_source(run)
+    source = open_adapter_source(adapter, base, quantize, template, None) if adapter else open_source(run)
     serve(source, host, port)
 
 

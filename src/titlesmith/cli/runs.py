@@ -28,8 +28,7 @@ def run(
     """Run the notebooks of an experiment whose parameters, inputs or source changed, and print the results."""
     project()  # before slow imports
     from titlesmith import experiment as experiments
-    from titlesmith.pipeline import chain
-    from titlesmith.plan import plan
+    from titlesmith.pipeline import chain, plan
 
     overrides = [*(p or ()), *([] if processes is None else [f"finetune.processes={processes}"])]
     chosen = experiments.Experiment.read(experiments.find(experiment), tuple(overrides))
@@ -180,7 +179,7 @@ def params(stage: Annotated[Optional[Stage], typer.Argument()] = None) -> None:
 
 def update(run: RunName) -> None:
     """Harvest the papers that arXiv has added, changed or deleted since a run's harvest."""
-    from titlesmith.update import update
+    from titlesmith.daily import update
 
     updated = Run(run)
     for kind, count in (update(updated) | {"papers": updated.record("harvest")["counts"]["kept"]}).items():

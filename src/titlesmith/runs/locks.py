@@ -38,11 +38,6 @@ def is_locked(path: Path) -> bool:
         return True
 
 
-def is_held(path: Path) -> bool:
-    """Whether this process holds a lock."""
-    return path in _locks and _locks[path].is_locked
-
-
 def release(path: Path) -> None:
     """Releases a lock taken with `hold`."""
     if path in _locks:

@@ -32,7 +32,7 @@ class Search:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file; a plain experiment has no ``name``. Values are texts that `Parameter.parse` reads.
+    """A sweep file; a plain experiment has no ``name``. Values are texts that `Parameter.check` reads.
 
     ``fixed`` are values of all runs, ``section.key=value``; ``cases`` values that vary together; of the lists of values
     in ``set``, every combination is a run. ``reference`` are published results: ``set``, ``source``, and numbers by the
@@ -63,7 +63,7 @@ class SweepFile:
                 raise RequestError(f"{request}: key {shorten(key)} is unknown.{hint}")
             read, form = SECTIONS[key]
             try:
-                sections |= {} if value is None else {key: read(value)}
+                sections |= {} if value == "" else {key: read(value)}
             except RequestError as error:
                 raise RequestError(f"{request}: {key}: {error}") from None
             except (AttributeError, KeyError, TypeError, ValueError):
@@ -73,7 +73,7 @@ class SweepFile:
 
 
 def format_value(value: object) -> str:
-    """A value as a text that `Parameter.parse` reads."""
+    """A value as a text that `Parameter.check` reads."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -105,13 +105,13 @@ def _read_search(content: dict) -> Search:
     ranges = {key: _read_range(find_parameter(key), values) for key, values in content["ranges"].items()}
     if not ranges or content.keys() - {"trials", "metric", "ranges"}:
         raise ValueError
-    return Search(TRIALS.parse(content["trials"]), metric, ranges)
+    return Search(TRIALS.check(content["trials"]), metric, ranges)
 
 
 def _read_range(parameter: Parameter, values: dict) -> dict:
     if "choices" in values:
-        return {"choices": [parameter.parse(format_value(value)) for value in _read_list(values["choices"])]}
-    low, high = parameter.parse(values["low"]), parameter.parse(values["high"])
+        return {"choices": [parameter.check(format_value(value)) for value in _read_list(values["choices"])]}
+    low, high = parameter.check(values["low"]), parameter.check(values["high"])
     is_log = BOOLEANS[values.get("log", "false").lower()]
     if parameter.type not in (int, float) or not low < high or (is_log and low <= 0):
         raise ValueError
@@ -124,7 +124,7 @@ def _read_reference(rows: object) -> list[dict]:
     for row in _read_list(rows):
         result.append({"set": {}, "source": str(row["source"])})
         for key, value in (row.get("set") or {}).items():
-            result[-1]["set"][key] = value if key == CASE else find_parameter(key).parse(format_value(value))
+            result[-1]["set"][key] = value if key == CASE else find_parameter(key).check(format_value(value))
         for name in row.keys() - {"set", "source"}:
             named = row[name].items() if isinstance(row[name], dict) else [("", row[name])]
             numbers = {f"{name}.{split}" if split else name: float(value) for split, value in named}

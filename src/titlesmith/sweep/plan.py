@@ -12,8 +12,8 @@ from pathlib import Path
 from titlesmith.errors import RequestError, shorten
 from titlesmith.experiment import Experiment, find_parameter
 from titlesmith.runs import STAGES, Run, root
+from titlesmith.settings import split_items
 from titlesmith.sweep.file import CASE, REPEAT, SweepFile, format_value
-from titlesmith.yaml_text import split_items
 
 REPEATED = ("finetune", "generate")  # stages whose seed a repeat changes: papers and splits stay the same
 MAX_RUNS = 1000
@@ -97,7 +97,7 @@ def read(
     """
     file = SweepFile.read(request)
     path, base = file.path, (*file.fixed, *base)
-    # The grid: the cases, and the values of each key as texts that `Parameter.parse` reads
+    # The grid: the cases, and the values of each key as texts that `Parameter.check` reads
     values = file.set | dict(map(_parse, sets))
     for case, own in file.cases.items():
         if both := own.keys() & values.keys():

@@ -12,12 +12,12 @@ from servers.atom import Atom
 from servers.base import Paper, spread
 from servers.oai import Oai
 from titlesmith.cli import app
+from titlesmith.daily import update
 from titlesmith.errors import RequestError, RunError
 from titlesmith.experiment import Experiment, declared, find
 from titlesmith.harvest import changes, client, harvest, oai
 from titlesmith.pipeline import chain
 from titlesmith.runs import Run
-from titlesmith.update import update
 
 TODAY = datetime.now(UTC).replace(tzinfo=None)
 
@@ -28,7 +28,7 @@ def quick(request, monkeypatch):
     monkeypatch.setattr(client, "ATTEMPTS", 3)
     monkeypatch.setattr(client, "TIMEOUT", (1, 0.4))
     if "kernel" not in request.keywords:
-        for module in ("pipeline", "update"):
+        for module in ("pipeline", "daily"):
             monkeypatch.setattr(f"titlesmith.{module}.execute", execute_here)
 
 

@@ -36,12 +36,14 @@ def chain(
     echo: Callable[[str], None] = print,
     first: str = STAGES[0],
     around: Callable[[str], AbstractContextManager] = nullcontext,
+    trains: bool = True,
 ) -> Run:
     """Runs the stages of an experiment that need it, in the run ``name``, by default the experiment's name.
 
     From the stage ``start`` on, all are executed even if nothing changed; ``until`` is the last one, ``first`` the
     first: those before it are done, and stay unchanged. ``echo`` takes a line on each stage; progress of long cells
-    goes to standard error. ``around`` returns a context manager in which a stage runs.
+    goes to standard error. ``around`` returns a context manager in which a stage runs. With ``trains`` of False, another
+    run trains the same model meanwhile, so that there need not be memory for a second training.
 
     RunError: another process is running in this run directory. FetchError: the model cannot be downloaded; nothing has
     run. StageError: a notebook failed; the stages before it keep what they wrote.
@@ -51,7 +53,8 @@ def chain(
     if start and STAGES.index(start) > last:
         raise RequestError(f"--from {start} is after --until {until}: nothing would run")
     training, trained = experiment.settings["finetune"], run.record("finetune")
-    if last >= STAGES.index("finetune") and (trained.get("status"), trained.get("settings")) != ("done", training):
+    is_trained = (trained.get("status"), trained.get("settings")) == ("done", training)
+    if trains and last >= STAGES.index("finetune") and not is_trained:
         vocabulary = experiment.settings["corpus"]["vocabulary"]
         models.check_memory(models.hyperparameters(training["model"], vocabulary), training)
     if last >= STAGES.index("corpus"):  # the first stage that reads a model

@@ -62,7 +62,8 @@ def work(
         hold(run / ".chain.lock", LOCK_TIMEOUT)  # a lost worker's chain may be about to release it
         run.update(sweep={"name": sweep, "set": point.set, "repeat": point.repeat})
         with Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):  # progress bars
-            chain(point.experiment, run.name, until=until, echo=check_stopped, around=shared)
+            trains = groups["finetune"][0] == run.name
+            chain(point.experiment, run.name, until=until, echo=check_stopped, around=shared, trains=trains)
     except TitlesmithError as error:
         return {"state": "failed", "reason": str(error)}
     except StopError:

@@ -53,6 +53,17 @@ def test_nothing_changed_nothing_runs(finished):
     assert lines == [f"[{i}/5] {stage}: unchanged, skipped" for i, stage in enumerate(STAGES, 1)]
 
 
+def test_a_training_that_another_run_shares_needs_no_memory_of_its_own(finished):
+    def reached(stage: str) -> None:
+        raise StageError(f"reached {stage}")
+
+    large = experiment("finetune.batch_size=1000000")
+    with pytest.raises(RequestError, match="GiB of memory"):
+        chain(large, "large", around=reached)
+    with pytest.raises(StageError, match="reached harvest"):
+        chain(large, "large", around=reached, trains=False)
+
+
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -42,8 +42,8 @@ def chain(
 
     From the stage ``start`` on, all are executed even if nothing changed; ``until`` is the last one, ``first`` the
     first: those before it are done, and stay unchanged. ``echo`` takes a line on each stage; progress of long cells
-    goes to standard error. ``around`` returns a context manager in which a stage runs. With ``trains`` of False, another
-    run trains the same model meanwhile, so that there need not be memory for a second training.
+    goes to standard error. ``around`` returns a context manager in which a stage runs. Without ``trains``, another run
+    trains the same model meanwhile, so that there need not be memory for a second training.
 
     RunError: another process is running in this run directory. FetchError: the model cannot be downloaded; nothing has
     run. StageError: a notebook failed; the stages before it keep what they wrote.

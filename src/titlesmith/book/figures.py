@@ -55,7 +55,7 @@ def render_figure(name: str, alt: str, draw: Callable[..., Figure], *data: objec
 
 def draw_preview(texts: list[str], made_up: bool) -> bytes:
     """The picture that a link to the book shows, PNG of 1,200 by 630 pixels: what a model wrote."""
-    heading = "A language model, trained on made-up papers, wrote:" if made_up else "A language model wrote these texts:"
+    heading = "A language model, trained on made-up papers, wrote" if made_up else "A language model wrote"
     lines = ["\n   ".join(wrap(text, 62)[:2]) for text in texts]
     figure, content = plt.figure(figsize=(12.0, 6.3), dpi=100, facecolor="white"), io.BytesIO()
     figure.text(0.05, 0.86, "titlesmith", fontsize=44, weight="bold", color=BLUE)

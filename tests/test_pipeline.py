@@ -53,7 +53,7 @@ def test_nothing_changed_nothing_runs(finished):
     assert lines == [f"[{i}/5] {stage}: unchanged, skipped" for i, stage in enumerate(STAGES, 1)]
 
 
-def test_a_training_that_another_run_shares_needs_no_memory_of_its_own(finished):
+def test_a_training_that_another_run_shares_needs_no_memory_for_a_second_one(finished):
     def reached(stage: str) -> None:
         raise StageError(f"reached {stage}")
 

@@ -58,6 +58,11 @@ class GenerationSettings:
         """Whether two texts of one prompt can differ by chance."""
         return self.beams == 1 and self.top_k != 1
 
+    @property
+    def counts_prompt(self) -> bool:
+        """Whether the tokens of the prompt count as repeated."""
+        return self.repetition_penalty != 1 or self.no_repeat_ngram > 0
+
 
 @dataclass(frozen=True)
 class Completion:

@@ -81,9 +81,7 @@ class CTranslate2Backend:
         """See `Backend.generate`."""
         rng = np.random.default_rng(settings.seed)
         generator = self._open(int(rng.integers(2**31)))
-        # Whether the tokens of the prompt count as repeated. Then they are part of the result, all but the first
-        counts_prompt = settings.repetition_penalty != 1 or settings.no_repeat_ngram > 0
-        is_told = listener and settings.is_sampled and not counts_prompt
+        is_told = listener and settings.is_sampled and not settings.counts_prompt
         completions: list[list[Completion]] = [[] for _ in prompts]
         for batch in self._batches(prompts, settings):
             rows, owners = zip(*batch, strict=True)
@@ -91,7 +89,8 @@ class CTranslate2Backend:
             def tell(step: ctranslate2.GenerationStepResult, owners: tuple = owners) -> None:
                 listener(owners[step.batch_id][step.hypothesis_id or 0], step.token_id)
 
-            skipped = len(rows[0]) - 1 if counts_prompt else 0
+            # Where tokens of the prompt count as repeated, they are part of the result, all but the first
+            skipped = len(rows[0]) - 1 if settings.counts_prompt else 0
             results = generator.generate_batch(
                 self._named(rows),
                 beam_size=settings.beams,
@@ -103,7 +102,7 @@ class CTranslate2Backend:
                 no_repeat_ngram_size=settings.no_repeat_ngram,
                 max_length=skipped + settings.max_tokens,
                 min_length=skipped + settings.min_tokens if settings.min_tokens else 0,
-                include_prompt_in_result=counts_prompt,
+                include_prompt_in_result=settings.counts_prompt,
                 end_token=[self.tokenizer.eos_id],
                 return_end_token=True,
                 return_scores=True,
@@ -112,7 +111,7 @@ class CTranslate2Backend:
             for prompt, numbers, result in zip(rows, owners, results, strict=True):
                 texts = [ids[skipped:] for ids in result.sequences_ids]
                 scores = result.scores  # mean log-probabilities, but after penalties and exclusions
-                if settings.min_tokens or counts_prompt:
+                if settings.min_tokens or settings.counts_prompt:
                     read = self._named([[*prompt, *ids] for ids in texts])
                     logprobs = [row.log_probs for row in generator.score_batch(read, max_batch_size=16)]
                     scores = [np.mean(row[-len(ids) :]) for row, ids in zip(logprobs, texts, strict=True)]
@@ -125,21 +124,25 @@ class CTranslate2Backend:
     def _batches(
         self, prompts: list[list[int]], settings: GenerationSettings
     ) -> Iterator[list[tuple[list[int], list[int]]]]:
-        """Batches of different prompts, each with an index for each of its texts, that of the text in ``prompts``.
+        """Batches of prompts, each with an index for each of its texts, that of the text in ``prompts``.
 
-        Texts of equal prompts are sampled together, so that the prompt is read once. The prompts of a batch are equally
-        long and have equally many texts: CTranslate2 reads one by one what prompts are longer than the shortest.
+        Texts of equal prompts that are longer than their texts are sampled together, so that the prompt is read once.
+        Prompts with equally many texts share batches. But CTranslate2 reads one by one what prompts are longer than the
+        shortest, so long ones only share them with prompts of their length; next to a prompt of one token, it returns
+        the rest of longer prompts as generated text.
         """
         tokens = max(map(len, prompts), default=1) + settings.max_tokens
         max_rows = max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (self._token_bytes * tokens)))
         owners: dict[tuple, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
-            owners[tuple(prompt), 0 if settings.is_sampled else i] += [i] * settings.count
+            is_shared = settings.is_sampled and len(prompt) > settings.max_tokens
+            owners[tuple(prompt), -1 if is_shared else i] += [i] * settings.count
         batches: dict[tuple[int, int], list[tuple]] = defaultdict(list)
         for (prompt, _), numbers in owners.items():
+            is_grouped = len(prompt) > settings.max_tokens or settings.counts_prompt
             for first in range(0, len(numbers), max_rows):
                 some = numbers[first : first + max_rows]
-                batches[len(prompt), len(some)].append((list(prompt), some))
+                batches[len(prompt) if is_grouped else min(len(prompt), 2), len(some)].append((list(prompt), some))
         for (_, count), batch in batches.items():
             size = max(1, max_rows // max(count, settings.beams))
             yield from (batch[first : first + size] for first in range(0, len(batch), size))

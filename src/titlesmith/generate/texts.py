@@ -61,7 +61,7 @@ def write_texts(run: Run, backend: Backend, corpus: Corpus, parameters: dict) ->
         run.update_stage("generate", written=(number + 1, len(rows)))
     with replacing(run / "texts.txt") as temporary:
         temporary.write_text("\n\n".join(row["text"] for row in rows) + "\n", "utf-8")
-    print(*lacking(requested, rows, settings.count), sep="\n", end="")
+    print(*lacking(requested, rows, settings.count), sep="", end="")
     run.finish("generate")
     return rows
 

@@ -180,7 +180,8 @@ def _convert(value: object, kind: object) -> object:
     if type(value) is kind:
         return value
     if kind in (int, float) and type(value) in (int, str):
-        return kind(value)
+        with suppress(ValueError, OverflowError):  # whose messages show all of a long text
+            return kind(value)
     raise ValueError(f"it is not of type {getattr(kind, '__name__', kind)}")
 
 

@@ -120,7 +120,7 @@ class Parameter:
                 return converted
             hint = did_you_mean(value, self.constraint.choices) if isinstance(value, str) else ""
         except (OSError, ValueError, OverflowError, csv.Error) as error:
-            why = f": {error}"
+            why = f": {str(error)[:200]}"
         name, needed = f"{self.stage}.{self.name}", f"It needs {self.annotation}: {self.help}"
         raise RequestError(f"{name}: {shorten(value)} is not allowed{why}. {needed}.{hint}")
 
@@ -180,8 +180,7 @@ def _convert(value: object, kind: object) -> object:
     if type(value) is kind:
         return value
     if kind in (int, float) and type(value) in (int, str):
-        with suppress(ValueError, OverflowError):  # whose messages show all of a long text
-            return kind(value)
+        return kind(value)
     raise ValueError(f"it is not of type {getattr(kind, '__name__', kind)}")
 
 

@@ -107,12 +107,12 @@ def take_step(framework: str, program: str, card: str) -> list[str]:
     """Prints the device on which a program takes a training step; returns what will not work with this NVIDIA GPU."""
     try:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=STEP_TIMEOUT)
-        device, error, failed = done.stdout, done.stderr or f"it ended with {done.returncode}", done.returncode
+        device, error, failed = done.stdout, done.stderr.strip() or f"it ended with {done.returncode}", done.returncode
     except subprocess.TimeoutExpired:
         device, error, failed = "", f"it took more than {STEP_TIMEOUT} s", True
     device = (device.splitlines() or ["nothing"])[-1]
     _show(f"{framework} on", device)
-    problems = [f"training in {framework}: a step failed: {error.strip().splitlines()[-1][:200]}"] if failed else []
+    problems = [f"training in {framework}: a step failed: {error.splitlines()[-1][:200]}"] if failed else []
     capability = re.search(r", (\d+)\.\d$", card)
     if card and device.startswith(("CPU", "nothing")):
         problems.append(f"{framework} on the GPU: it sees none. See book/gpu.md for its libraries; Windows needs WSL2")

@@ -141,6 +141,6 @@ def find_parameter(key: str, where: str = "") -> Parameter:
     section = nearest(section, STAGES) or section
     every = {full.rpartition(".")[2]: full for full in known}
     own = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
-    near = own.get(nearest(name, own)) or every.get(nearest(name, every, 0.7))
+    near = every.get(name) or own.get(nearest(name, own)) or every.get(nearest(name, every, 0.7))
     hint = f" Did you mean {near}?" if near else ""
     raise RequestError(f"{where}{shorten(key)[1:-1]} is unknown.{hint} `titlesmith params` lists all")

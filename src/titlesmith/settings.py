@@ -120,7 +120,7 @@ class Parameter:
                 return converted
             hint = did_you_mean(value, self.constraint.choices) if isinstance(value, str) else ""
         except (OSError, ValueError, OverflowError, csv.Error) as error:
-            why = f": {error}"
+            why = f": {str(error)[:200]}"
         name, needed = f"{self.stage}.{self.name}", f"It needs {self.annotation}: {self.help}"
         raise RequestError(f"{name}: {shorten(value)} is not allowed{why}. {needed}.{hint}")
 

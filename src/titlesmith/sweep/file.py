@@ -158,7 +158,7 @@ SECTIONS = {
         "{finetune.batch_size: [1, 8]}",
     ),
     "search": (_read_search, "{trials: 20, ranges: {finetune.steps: {low: 9, high: 99}, seed: {choices: [1, 2]}}}"),
-    "repeat": (REPEAT.parse, "3"),
+    "repeat": (REPEAT.check, "3"),
     "reference": (_read_reference, "[{set: {model: 82M}, source: a report, perplexity: {test: 20}}]"),
     "plot": (_read_plot, "[{x: generate.temperature, y: copy_rate}]"),
 }

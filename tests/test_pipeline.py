@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_a_training_that_another_run_shares_needs_no_memory_for_a_second_one(fin
         chain(large, "large", around=reached)
     with pytest.raises(StageError, match="reached harvest"):
         chain(large, "large", around=reached, trains=False)
+    shutil.rmtree(Run("large").path)  # other tests list the runs
 
 
 def flip_a_bit(path):

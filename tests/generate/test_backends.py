@@ -194,12 +194,13 @@ def test_more_texts_than_fit_in_parallel_come_in_several_batches(backend, prompt
     assert len({tuple(c.ids) for completions in found for c in completions}) == 16
 
 
-def test_prompts_that_are_equal_are_read_once(backends, prompts):
+def test_long_prompts_that_are_equal_are_read_once(backends, prompts):
     backend, chosen = backends["ctranslate2"], settings(max_tokens=5, count=2)
     asked = [prompts[2], prompts[0], prompts[2], prompts[2]]
     batches = list(backend._batches(asked, chosen))
     assert batches == [[(prompts[2], [0, 0, 2, 2, 3, 3])], [(prompts[0], [1, 1])]]
-    assert next(backend._batches(asked, settings(beams=2, count=2))) == [(prompts[2], [i, i]) for i in (0, 2, 3)]
+    search = settings(max_tokens=5, beams=2, count=2)
+    assert next(backend._batches(asked, search)) == [(prompts[2], [i, i]) for i in (0, 2, 3)]
     found = backend.generate(asked, chosen)
     assert [len(completions) for completions in found] == [2] * 4
     assert len({tuple(c.ids) for completions in found for c in completions}) == 8

@@ -144,11 +144,6 @@ def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
     text = of(run)
     assert front(text)["base_model"] == "me/llama" and "license" not in front(text) and "lora" in front(text)["tags"]
     assert "adapters of rank 8" in text and r"| lora\_rank | 8 |" in text and "`adapter/`" in text
-    folder = run.path.parents[1] / "models" / "me" / "llama"
-    folder.mkdir(parents=True)
-    for readme, found in (("---\nlicense: llama2\n---\n", "llama2"), ("---\n: [\n---\n", None), ("Hello", None)):
-        (folder / "README.md").write_text(readme)
-        assert front(of(run)).get("license") == found
 
 
 def test_unusual_settings_are_explained(run):

@@ -4,10 +4,9 @@ Values of a run may come from other people. The template shows them as plain tex
 """
 
 import re
-from pathlib import Path
 
-from huggingface_hub import ModelCardData, metadata_load
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from huggingface_hub import ModelCardData
+from jinja2 import PackageLoader
 from markupsafe import Markup
 from markupsafe import escape as escape_html
 
@@ -15,9 +14,10 @@ from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import pieces
 from titlesmith.corpus.tokenizer import END
 from titlesmith.evaluate import report
+from titlesmith.markup import ENVIRONMENT
 from titlesmith.models import gguf, hub
 from titlesmith.models.catalogue import PUBLISHED, describe
-from titlesmith.runs import EXECUTION_ONLY, MADE_UP, Run, root, versions
+from titlesmith.runs import EXECUTION_ONLY, Run, root, versions
 
 OF_ARXIV = ("arxiv", "oai", "rss", "snapshot", "archive")  # sources of papers in English
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize")
@@ -41,15 +41,7 @@ def escape(value: object) -> Markup:
     return Markup(MARKDOWN.sub(r"\\\1", html))
 
 
-TEMPLATES = Environment(
-    loader=PackageLoader("titlesmith.export"),
-    autoescape=True,
-    finalize=escape,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+TEMPLATES = ENVIRONMENT.overlay(loader=PackageLoader("titlesmith.export"), finalize=escape, keep_trailing_newline=True)
 
 
 def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
@@ -60,8 +52,8 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     """
     harvest, training = run.record("harvest"), run.record("finetune")
     model, adapted = training["settings"]["model"], bool(training["settings"].get("lora_rank"))
-    base, licence, of_arxiv = base_model(model), _licence(model), harvest["settings"]["source"] in OF_ARXIV
-    # What the hub reads
+    of_arxiv = harvest["settings"]["source"] in OF_ARXIV
+    base, licence = base_model(model), "cc0-1.0" if model == "base" else PUBLISHED.get(model, ("", None))[1]
     front_matter = ModelCardData(
         base_model=base,
         language="en" if of_arxiv or run.made_up else None,
@@ -71,39 +63,27 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
         pipeline_tag="text-generation",
         tags=["titlesmith", *["arxiv"] * of_arxiv, *["lora"] * adapted],
     ).to_yaml()
-    # What people read
-    evaluated, names = run.is_current("evaluate"), [*report.FAULTS, *report.STYLE]
-    names += report.PROMPTED if corpus.has_prompt else ()
-    unused = {"model", "run_name", *EXECUTION_ONLY, *(() if adapted else LORA)}
-    categories = [row["category"] for row in corpus.categories if row["category"] not in (None, "other")]
     fields, prompt = _example(corpus, settings)
     return TEMPLATES.get_template("card.md.j2").render(
+        run=run,
+        corpus=corpus,
+        settings=settings,
+        precision=precision,
+        harvest=harvest,
+        training=training,
+        model=model,
         adapted=adapted,
         base=base,
-        categories=categories[:3],
-        corpus=corpus,
-        described=describe(model) if model == "base" else "a model of a local folder",
-        end=END,
-        fields=Markup(fields),
-        file=Path(harvest["settings"]["path"]).name,
-        front_matter=Markup(front_matter),
-        harvest=harvest,
         licence=licence,
-        made_up=MADE_UP if run.made_up else "",
-        metrics=run.metrics if evaluated else {},
-        model=model,
-        order=run.record("corpus")["settings"]["order"],
-        origin=gguf.ORIGIN if model == gguf.SMOLLM2 else "",
-        perplexities=report.perplexities(run.metrics, run.name) if evaluated else [],
-        precision=precision,
+        front_matter=Markup(front_matter),
+        fields=Markup(fields),
         prompt=Markup(prompt),
-        run=run,
-        settings=settings,
-        texts=report.comparison(run.metrics, names) if evaluated else [],
-        training=training,
-        training_settings={key: value for key, value in training["settings"].items() if key not in unused},
+        unused={"model", "run_name", *EXECUTION_ONLY, *(() if adapted else LORA)},
         versions=versions(),
-        writes=" and ".join(corpus.template.completion_fields),
+        report=report,
+        describe=describe,
+        end=END,
+        origin=gguf.ORIGIN if model == gguf.SMOLLM2 else "",
     )
 
 
@@ -116,27 +96,11 @@ def base_model(model: str) -> str | None:
     return source if hub.is_hub(model) and is_name and not (root() / source).is_dir() else None
 
 
-def _licence(model: str) -> str | None:
-    """The licence of a model of the catalogue, or the one that the card of a local model names."""
-    if model in PUBLISHED:
-        return PUBLISHED[model][1]
-    if model == "base":
-        return "cc0-1.0"
-    path = hub.model_path(model) / "README.md"
-    if not base_model(model) or not path.is_file():
-        return None
-    try:
-        licence = (metadata_load(path) or {}).get("license")
-    except Exception:  # the card's front matter is not valid YAML
-        return None
-    return licence if isinstance(licence, str) else None
-
-
 def _example(corpus: Corpus, settings: dict) -> tuple[str, str]:
     """Python expressions of example fields and of a prompt made of them, or of a beginning if there is no prompt."""
     if not corpus.has_prompt:
         return "", repr(next(filter(None, map(corpus.clean, settings["prefixes"])), ""))
-    frequent = next((row["category"] for row in corpus.info.get("categories", []) if row["category"]), "cs.CL")
+    frequent = next((row["category"] for row in corpus.categories if row["category"]), "cs.CL")
     examples = EXAMPLES | {"category": frequent, "primary_category": frequent}
     fields = {name: corpus.clean(examples.get(name, f"A {name}")) for name in corpus.template.prompt_fields}
     parts = (repr(text) if name is None else f"fields[{name!r}]" for text, name in pieces(corpus.template.prompt))

@@ -1,13 +1,11 @@
 """Export folders: writes a run's model in the format of another program, complete or not at all."""
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from titlesmith.errors import RequestError
 from titlesmith.generate.source import CTRANSLATE2
-from titlesmith.hints import install_command
 from titlesmith.models import hub
 from titlesmith.runs import Run
 from titlesmith.runs.mirror import check_target, mirror
@@ -18,20 +16,14 @@ def export(run: Run, to: str, out: Path | None = None) -> Path:
 
     ``to`` is ``hf``, for the transformers library and the Hugging Face hub, with a model card; or ``ctranslate2``, with
     8-bit integers, the model that ``titlesmith generate`` uses. An older export in the folder is replaced; files that
-    titlesmith did not write stay.
-
-    Raises
-    ------
-    RequestError
-        The model cannot be written in this format, or ``out`` belongs to something else.
-    RunError
-        The run has no model, or its files are damaged.
+    titlesmith did not write stay. RequestError: the model cannot be written in this format, or ``out`` belongs to
+    something else. RunError: the run has no model, or its files are damaged.
     """
     run.require("finetune")
-    if to == "ctranslate2" and not (run / CTRANSLATE2).is_dir():
+    if to == "hf":
+        hub.check_installed()
+    elif not (run / CTRANSLATE2).is_dir():
         raise RequestError(f"{run / CTRANSLATE2} does not exist: only GPT-2 and scratch models are in this format")
-    if to == "hf" and (missing := [package for package in hub.PACKAGES if not find_spec(package)]):
-        raise RequestError(f"export to hf needs {', '.join(missing)}: {install_command('hf')}")
     for stage in ("finetune", "evaluate"):
         run.verify(stage)
     out = out or run / "export" / to

@@ -69,7 +69,7 @@ def fetch(run: Run, settings: dict) -> dict:
     address = settings["service"] if settings["source"] == "oai" else ""
     listed = oai.pages(address, folder / "pages", settings["categories"], known["since"])
     listed = pl.concat([pl.DataFrame(schema=oai.PAGE), *listed])
-    known |= {"day": f"{first_day(folder / 'pages')}"} | _compare(run, settings, listed)
+    known |= {"day": first_day(folder / "pages")} | _compare(run, settings, listed)
     write_json(folder / "state.json", known)
     return known
 
@@ -125,9 +125,9 @@ def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
 
 def _since(run: Run) -> str:
     """The first day whose changes the run's papers may lack: a day before it was harvested or updated last."""
-    updated = run.record("harvest").get("requested")
-    day = date.fromisoformat(updated) if updated else first_day(run / "harvest")
-    if not day:
+    if requested := run.record("harvest").get("requested"):
+        day = date.fromisoformat(requested)
+    else:
         # All papers of a file were up to date on the last day on which any of them changed
         days = [pl.col(name).filter(pl.col(name) <= client.today()).max() for name in ("published", "updated")]
         day = pl.scan_parquet(run / "papers.parquet").select(pl.max_horizontal(days)).collect().item()

@@ -20,7 +20,7 @@ from titlesmith.harvest.schema import LINE, SCHEMA, Faults
 from titlesmith.hints import did_you_mean
 
 BATCH = 10_000  # rows
-DELIMITERS = ",;\t|"
+DELIMITERS = "\x1f,;\t|"  # the first one, which texts do not contain, is that of a single column
 FIELDS = [name for name in SCHEMA if name != "versions"]  # those that a column can hold
 MISSING = r"^\s*(?i:nat|nan|none|null|n/a|<na>|-)?\s*$"  # pandas and databases write these for "no value"
 SEPARATORS = ";|\n,"  # of a list, strongest first: with semicolons, a name may contain a comma
@@ -67,10 +67,8 @@ def _rows(name: str, text: TextIO, faults: Faults) -> Iterator[list]:
 
     # The first line with text is the header, and has the delimiter most often; repeated or missing names get a number
     first = next((line for line in lines() if line.strip(DELIMITERS + " \r\n")), "")
-    unquoted = re.sub('"[^"]*"', "", first)
-    delimiter = max(DELIMITERS, key=unquoted.count)
-    one_column = "\x1f"  # a delimiter that texts do not contain
-    dialect = {"delimiter": delimiter if delimiter in unquoted else one_column, "skipinitialspace": True}
+    delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
+    dialect = {"delimiter": delimiter, "skipinitialspace": True}
     reader = csv.reader(chain([first], lines()), strict=True, **dialect)
     header: list[str] = []
     for column, title in enumerate(next(reader), 1):

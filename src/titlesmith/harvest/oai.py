@@ -52,32 +52,27 @@ def pages(address: str, folder: Path, categories: list[str], since: str) -> Iter
 
 def _list(request: Callable, folder: Path, name: str, since: str) -> Iterator[pl.DataFrame]:
     start = {"metadataPrefix": "arXivRaw"} | ({"set": name} if name else {})
-    stem, query = name.replace(":", "-") or "all", start | ({"from": since} if since else {})
-    day, restarts = since, 0  # the day that the list has reached
-    # Yield the stored pages, and resume with the token of the last one
-    stored = sorted(folder.glob(f"*.{stem}.parquet"))
-    for path in stored:
-        page = pl.read_parquet(path)
-        day, query = page["changed"].min() or day, {"resumptionToken": pl.read_parquet_metadata(path)["token"]}
-        yield page
-    while query.get("resumptionToken") != "":
-        page, token = request(query)
-        # Without a page, request the list again from the day that it had reached
-        if page is None:
-            if token == "noRecordsMatch" and not stored:
-                return
-            restarts += 1
-            if restarts > MAX_RESTARTS:
-                raise RunError(f"OAI-PMH refuses its tokens, at last with {token}; {client.RESUMES}")
-            query = start | ({"from": day} if day else {})
-            continue
-        if token and token == query.get("resumptionToken"):
-            raise RunError(f"OAI-PMH repeats the page of token {token:.80}; {client.RESUMES}")
-        # Store it; the names keep the pages of all lists in order
-        path = folder / f"{len(list(folder.glob('*.parquet'))):06d}.{stem}.parquet"
-        store.write_parquet(path, page.lazy(), metadata={"token": token})
-        stored.append(path)
-        day, query = page["changed"].min() or day, {"resumptionToken": token}
+    stem, number, restarts = name.replace(":", "-") or "all", 0, 0
+    day, token = since, None  # the day that the list has reached, and the token for its next page
+    while token != "":
+        path = folder / f"{number:06d}.{stem}.parquet"
+        if not path.exists():
+            query = {"resumptionToken": token} if token else start | ({"from": day} if day else {})
+            page, answer = request(query)
+            # Without a page, request the list again from the day that it had reached
+            if page is None:
+                if answer == "noRecordsMatch" and not number:
+                    return
+                restarts += 1
+                if restarts > MAX_RESTARTS:
+                    raise RunError(f"OAI-PMH refuses its tokens, at last with {answer}; {client.RESUMES}")
+                token = None
+                continue
+            if answer and answer == token:
+                raise RunError(f"OAI-PMH repeats the page of token {token:.80}; {client.RESUMES}")
+            store.write_parquet(path, page.lazy(), metadata={"token": answer})
+        page, token = pl.read_parquet(path), pl.read_parquet_metadata(path)["token"]
+        day, number = page["changed"].min() or day, number + 1
         yield page
 
 

@@ -25,11 +25,9 @@ def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
         from titlesmith.app.page import build_page, mount
         from titlesmith.app.service import Service
 
-        service = Service(source)
-        service.warm_up()
         names = (socket.gethostname(), socket.getfqdn()) if host in ("0.0.0.0", "::") else ()
         shown = names[0] if names else f"[{host}]" if ":" in host else host
-        app = mount(build_page(service), host, names)
+        app = mount(build_page(Service(source)), host, names)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
         if names:
             print("everybody who reaches this machine can use the page: it has no password")

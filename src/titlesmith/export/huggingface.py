@@ -8,7 +8,6 @@ import re
 import shutil
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
 from jinja2 import PackageLoader
 from markupsafe import Markup
 from markupsafe import escape as escape_html
@@ -28,8 +27,6 @@ from titlesmith.settings import defaults
 
 NUM_CHECKED = 100  # documents whose tokens are compared
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-OF_ARXIV = ("arxiv", "oai", "rss", "snapshot", "archive")  # sources of papers in English
-LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize")
 EXAMPLES = {  # of fields of a prompt
     "abstract": "We study how people hear speech in noise. Listeners understand more when the noise moves.",
     "title": "How people hear speech in noise",
@@ -51,6 +48,8 @@ def escape(value: object) -> Markup:
 
 
 TEMPLATES = ENVIRONMENT.overlay(loader=PackageLoader("titlesmith.export"), finalize=escape, keep_trailing_newline=True)
+TEMPLATES.globals = ENVIRONMENT.globals | {"report": report, "describe": describe, "PUBLISHED": PUBLISHED, "END": END}
+TEMPLATES.globals |= {"EXECUTION_ONLY": EXECUTION_ONLY, "ORIGIN": gguf.ORIGIN}
 
 
 def write(run: Run, folder: Path) -> None:
@@ -118,41 +117,10 @@ def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:
     ``settings`` are the parameters of notebook 04 that generation_config.json has; ``precision`` is the type of the
     weights, such as ``float32``.
     """
-    harvest, training = run.record("harvest"), run.record("finetune")
-    model, adapted = training["settings"]["model"], bool(training["settings"].get("lora_rank"))
-    of_arxiv = harvest["settings"]["source"] in OF_ARXIV
-    base, licence = base_model(model), "cc0-1.0" if model == "base" else PUBLISHED.get(model, ("", None))[1]
-    front_matter = ModelCardData(
-        base_model=base,
-        language="en" if of_arxiv or run.made_up else None,
-        library_name="transformers",
-        license=licence,
-        model_name=run.name,
-        pipeline_tag="text-generation",
-        tags=["titlesmith", *["arxiv"] * of_arxiv, *["lora"] * adapted],
-    ).to_yaml()
-    fields, prompt = _example(corpus, settings)
-    return TEMPLATES.get_template("card.md.j2").render(
-        run=run,
-        corpus=corpus,
-        settings=settings,
-        precision=precision,
-        harvest=harvest,
-        training=training,
-        model=model,
-        adapted=adapted,
-        base=base,
-        licence=licence,
-        front_matter=Markup(front_matter),
-        fields=Markup(fields),
-        prompt=Markup(prompt),
-        unused={"model", "run_name", *EXECUTION_ONLY, *(() if adapted else LORA)},
-        versions=versions(),
-        report=report,
-        describe=describe,
-        end=END,
-        origin=gguf.ORIGIN if model == gguf.SMOLLM2 else "",
-    )
+    base, (fields, prompt) = base_model(run.record("finetune")["settings"]["model"]), _example(corpus, settings)
+    values = {"run": run, "corpus": corpus, "settings": settings, "precision": precision, "base": base}
+    values |= {"fields": Markup(fields), "prompt": Markup(prompt), "versions": versions()}
+    return TEMPLATES.get_template("card.md.j2").render(values)
 
 
 def base_model(model: str) -> str | None:

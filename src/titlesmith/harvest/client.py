@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +33,6 @@ CONNECT_ATTEMPTS = 2  # while no server has answered yet: the network is probabl
 BACKOFF, MAX_BACKOFF = 2.0, 60.0  # seconds before the second attempt, doubled before each further one
 MAX_RETRY_AFTER = 900.0  # seconds; the harvest stops if a service requests a longer pause
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
-FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]|&#(?:[0-8]|1[124-9]|2\d|3[01]);")  # in XML
 RESUMES = "what was harvested is kept, and the next start resumes there"
 
 
@@ -76,14 +74,18 @@ class Session:
         status = f"HTTP {response.status_code} {response.reason}"
         if response.status_code in RETRY_STATUS:
             raise RequestException(status)
-        # Some abstracts have characters that XML does not allow
-        content, document = FORBIDDEN.sub("", _read_body(response).decode("utf-8", "replace")).encode(), None
+        content, document = _read_body(response), None
+        # Drops characters that XML does not allow, as in some abstracts
+        parser = etree.XMLParser(recover=True, resolve_entities=False, huge_tree=True)
         with suppress(etree.XMLSyntaxError):
-            document = etree.fromstring(content, etree.XMLParser(resolve_entities=False, huge_tree=True))
+            document = etree.fromstring(content, parser)
         if not response.ok:
             reason = content[:60] if document is None else " ".join("".join(document.itertext()).split())[:300]
             raise RequestError(f"{response.url} is refused: {status}, {reason}")
-        if document is None or document.tag != self.root_tag:
+        # Markup that is not closed hides what follows it
+        is_closed = all(error.type_name != "ERR_TAG_NAME_MISMATCH" for error in parser.error_log)
+        is_complete = content.rstrip().endswith(etree.QName(self.root_tag).localname.encode() + b">")
+        if document is None or document.tag != self.root_tag or not is_closed or not is_complete:
             raise RequestException(f"{status} with {content[:60]!r}..., not a complete document")
         self.day = today()
         with suppress(TypeError, ValueError, OverflowError):  # a service without a valid date

@@ -1,12 +1,11 @@
 """Updates: what arXiv has added, changed or deleted since a run's papers were harvested."""
 
-import shutil
 from collections.abc import Callable
 
 from titlesmith.errors import RequestError
 from titlesmith.harvest import changes
 from titlesmith.pipeline import execute, source
-from titlesmith.runs import Run, chain_lock, open_run
+from titlesmith.runs import Run, chain_lock, open_run, remove
 
 
 def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
@@ -36,5 +35,5 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         if any(known["counts"][kind] for kind in ("new", "changed", "deleted")):
             execute(run, "harvest", settings)
         run.update_stage("harvest", requested=known["day"], update=known["counts"])
-        shutil.rmtree(run / "update")
+        remove(run / "update")
     return known["counts"]

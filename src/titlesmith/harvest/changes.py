@@ -38,14 +38,13 @@ def check(settings: dict, name: str) -> None:
 
 
 def state(run: Run) -> dict:
-    """The state of the changes to the run's present papers; empty if there is none.
+    """The state of the changes to the run's papers; empty if there is none.
 
-    Keys: the digest of those papers (``of``) and the first day of the changes (``since``); once all are compared, also
-    the ``day`` of the request, ``counts`` (``new changed deleted unchanged``) and ``faults``.
+    Keys: the first day of the changes (``since``); once all are compared, also the ``day`` of the request, ``counts``
+    (``new changed deleted unchanged``) and ``faults``.
     """
     path = run / "update" / "state.json"
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return known if known.get("of") == _digest(run) else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def waiting(run: Run) -> bool:
@@ -64,7 +63,7 @@ def fetch(run: Run, settings: dict) -> dict:
         return known
     if not known or "counts" in known:
         shutil.rmtree(folder, ignore_errors=True)
-        known = {"of": _digest(run), "since": _since(run)}
+        known = {"since": _since(run)}
         write_json(folder / "state.json", known)
     address = settings["service"] if settings["source"] == "oai" else ""
     listed = oai.pages(address, folder / "pages", settings["categories"], known["since"])
@@ -132,7 +131,3 @@ def _since(run: Run) -> str:
         days = [pl.col(name).filter(pl.col(name) <= client.today()).max() for name in ("published", "updated")]
         day = pl.scan_parquet(run / "papers.parquet").select(pl.max_horizontal(days)).collect().item()
     return (day - timedelta(days=1)).isoformat() if day else ""
-
-
-def _digest(run: Run) -> str:
-    return run.record("harvest").get("outputs", {}).get("papers.parquet", "")

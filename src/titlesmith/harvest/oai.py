@@ -110,7 +110,8 @@ def _row(record: etree._Element) -> dict:
     if row["deleted"]:
         return row
     texts = {etree.QName(element).localname: (element.text or "").strip() for element in record.iterfind(f"{raw}/*")}
-    fields = {name: text for name, text in texts.items() if text}
+    fields = {name.replace("-", "_"): text for name, text in texts.items() if text}
+    optional = ("doi", "journal_ref", "comments", "submitter", "license", "report_no")
     try:
         days = sorted(parsedate_to_datetime(element.text).date() for element in record.iterfind(f"{raw}//{{*}}date"))
         return row | {
@@ -122,9 +123,7 @@ def _row(record: etree._Element) -> dict:
             "published": days[0],
             "updated": client.check_day(days[-1]),
             "versions": days,
-            "journal_ref": fields.get("journal-ref"),
-            "report_no": fields.get("report-no"),
-            **{name: fields.get(name) for name in ("doi", "comments", "submitter", "license")},
+            **{name: fields.get(name) for name in optional},
         }
     except KeyError as error:
         return row | {"fault": f"no {error}"}

@@ -74,7 +74,8 @@ def harvest(run: Run, settings: dict) -> Papers:
     counts |= {"beyond": num_different - kept, "kept": kept}
     # The papers are as old as their source: earlier updates are not in them
     run.finish("harvest", counts=counts, faults=faults, requested=first_day(run / "harvest"), update=None)
-    remove(run / "harvest")
+    for name in ("harvest", "update"):
+        remove(run / name)
     return Papers(run / "papers.parquet", counts, faults)
 
 

@@ -41,7 +41,7 @@ def run(evaluated, tmp_path, monkeypatch):
 
 
 def of(run: Run, **settings) -> str:
-    return huggingface.card(run, Corpus(run), huggingface.generation_parameters(run) | settings, "bfloat16")
+    return huggingface.card(run, Corpus(run), run.record("generate")["settings"] | settings, "bfloat16")
 
 
 def change(run: Run, stage: str, **settings) -> None:

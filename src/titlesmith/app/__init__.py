@@ -7,8 +7,6 @@ from titlesmith.errors import RequestError
 from titlesmith.generate.source import Source
 from titlesmith.hints import install_command
 
-SHUTDOWN_SECONDS = 3  # for requests that are being answered
-
 
 def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serves the page until Ctrl-C; ``port`` 0 is any free one.
@@ -28,7 +26,8 @@ def serve(source: Source, host: str = "127.0.0.1", port: int = 7860) -> None:
         names = (socket.gethostname(), socket.getfqdn()) if host in ("0.0.0.0", "::") else ()
         shown = names[0] if names else f"[{host}]" if ":" in host else host
         app = mount(build_page(Service(source)), host, names)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
+        # Requests that are being answered have some seconds after Ctrl-C
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
         if names:
             print("everybody who reaches this machine can use the page: it has no password")
             print(f"it answers to this machine's IP addresses and to {' and '.join(dict.fromkeys(names))}")

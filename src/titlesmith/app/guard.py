@@ -92,7 +92,6 @@ class Guard:
         if "/call/v2/" in path:
             values = list(content.values())
             if unknown := ", ".join(sorted(content.keys() - self.parameters)):
-                known = ", ".join(sorted(self.parameters))
-                raise HTTPException(422, f"unknown: {unknown[:200]}; the parameters are {known}")
+                raise HTTPException(422, f"unknown: {unknown[:200]}; known: {', '.join(sorted(self.parameters))}")
         if not isinstance(values, list) or any(isinstance(value, dict | list) for value in values):
             raise HTTPException(422, "data must be a list of texts and numbers")

@@ -107,7 +107,6 @@ def _add_form(service: Service) -> None:
     def write(*values: object) -> Iterator[str]:
         *fields, beginning = values[: len(texts)]
         chosen = dict(zip(service.controls, values[len(texts) :], strict=True))
-        chosen["seed"] = (chosen["seed"] or "").strip() or None
         arguments = dict(zip(service.fields, fields, strict=True)), beginning
         with _as_page_error(is_page=True), closing(service.stream(*arguments, **chosen)) as answers:
             for answer in answers:
@@ -139,7 +138,7 @@ def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
     parameter, label = service.controls[name], name.replace("_", " ").capitalize()
     if name == "seed":
-        return gr.Textbox("", label=label, info="The same seed gives the same texts. Empty: a random seed.")
+        return gr.Number(label=label, precision=0, info="The same seed gives the same texts. Empty: a random seed.")
     shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": label}
     shown |= {"value": parameter.default, "info": parameter.description}
     if name == "top_k":

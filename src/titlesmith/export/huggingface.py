@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from titlesmith.corpus import Corpus
 from titlesmith.corpus.template import pieces
 from titlesmith.corpus.tokenizer import END
-from titlesmith.errors import RunError
+from titlesmith.errors import RunError, shorten
 from titlesmith.evaluate import report
 from titlesmith.markup import ENVIRONMENT
 from titlesmith.models import gguf, gpt2_checkpoint, hub
@@ -54,7 +54,7 @@ TEMPLATES.globals |= {"EXECUTION_ONLY": EXECUTION_ONLY, "ORIGIN": gguf.ORIGIN}
 
 def write(run: Run, folder: Path) -> None:
     """Writes a run's model into a new folder (RunError if the library encodes the run's texts differently)."""
-    corpus, settings = Corpus(run), generation_parameters(run)
+    corpus, settings = Corpus(run), defaults("generate") | run.record("generate").get("settings", {})
     if (run / "model" / "checkpoint").exists():
         model = gpt2_checkpoint.to_transformers(*gpt2_checkpoint.read(run / "model"))
     else:
@@ -73,11 +73,6 @@ def write(run: Run, folder: Path) -> None:
         shutil.copyfile(run / "model" / ADAPTER_WEIGHTS, folder / "adapter" / ADAPTER_WEIGHTS)
     precision = str(model.dtype).removeprefix("torch.")
     (folder / "README.md").write_text(card(run, corpus, settings, precision), "utf-8")
-
-
-def generation_parameters(run: Run) -> dict:
-    """The parameters of notebook 04 that a run's texts were generated with, or the defaults."""
-    return defaults("generate") | run.record("generate").get("settings", {})
 
 
 def _generation_config(settings: dict, corpus: Corpus, num_embeddings: int) -> GenerationConfig:
@@ -105,10 +100,7 @@ def _check_tokens(corpus: Corpus, folder: Path) -> None:
     for row in corpus.scan("test").head(NUM_CHECKED).collect().iter_rows(named=True):
         texts = [row["prompt"], row["completion"]][: 1 + in_pairs] if corpus.has_prompt else [row["completion"]]
         if tokenizer(*texts, verbose=False)["input_ids"] != corpus.layout.prompt_ids(*texts):
-            raise RunError(
-                f"{folder.name}: the transformers library makes other tokens of {texts[0][:60]!r} than the model has "
-                "learned; nothing was exported"
-            )
+            raise RunError(f"nothing was exported: transformers makes other tokens of {shorten(texts[0])} than the run")
 
 
 def card(run: Run, corpus: Corpus, settings: dict, precision: str) -> str:

@@ -47,10 +47,10 @@ def _read_table(settings: dict, faults: Faults, name: str, text: TextIO) -> Iter
     rows = _rows(name, text, faults)
     header = next(rows)
     columns = _columns(settings, header, name)
-    types = {LINE: pl.Int64} | dict.fromkeys(header, pl.String)
     dated, day_first = [field for field in ("published", "updated") if field in columns], None
     while batch := list(islice(rows, BATCH)):
-        table = pl.DataFrame(batch, types, orient="row").with_columns(pl.col(pl.String).replace("", None))
+        table = pl.DataFrame(batch, {LINE: pl.Int64} | dict.fromkeys(header, pl.String), orient="row")
+        table = table.with_columns(pl.col(pl.String).replace("", None))
         fields = {field: pl.col(column) for field, column in columns.items()}
         # Dates
         if day_first is None:

@@ -22,7 +22,6 @@ from titlesmith.runs import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 STATIC = Path(__file__).parent / "static"
-QUEUE_SIZE = 100  # requests that may wait
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}  # the back end is not thread-safe
 TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True, trim_blocks=True)
 
@@ -36,7 +35,7 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Accordion("About the model", open=False):
             gr.HTML(render("about", service=service))
         _add_endpoint(service)
-    return blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
+    return blocks.queue(max_size=100)  # requests that may wait
 
 
 def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> ASGIApp:

@@ -99,8 +99,7 @@ def search(
     ``query`` has a ``search_query`` or an ``id_list``, as the service's manual describes them; ``start`` is the number
     of the first paper, from 0. RequestError: the service refuses the query. RunError: it states no count.
     """
-    order = {"sortBy": "submittedDate", "sortOrder": "ascending"}
-    parameters = query | order | {"start": start, "max_results": size}
+    parameters = query | {"sortBy": "submittedDate", "sortOrder": "ascending", "start": start, "max_results": size}
     document = (session or client.Session(FEED)).get(address or SERVICE, parameters)
     entries = document.findall(f"{ATOM}entry")
     if entries and "/api/errors" in entries[0].findtext(f"{ATOM}id", ""):

@@ -56,9 +56,9 @@ def _read_table(settings: dict, faults: Faults, name: str, text: TextIO) -> Iter
         if day_first is None:
             day_first = any(table[columns[field]].str.contains(ONLY_DAY_FIRST).any() for field in dated)
         for field in dated:
-            text = pl.col(columns[field])
-            fields[field] = _dates(text, day_first)
-            valid = fields[field].is_not_null() | text.is_null() | text.str.contains(MISSING)
+            cell = fields[field]
+            fields[field] = _dates(cell, day_first)
+            valid = fields[field].is_not_null() | cell.is_null() | cell.str.contains(MISSING)
             table = faults.sift(table, name, "invalid date", columns[field], valid)
         if "id" in columns:
             shown = columns.get("title") or columns["abstract"]

@@ -25,7 +25,6 @@ from titlesmith.harvest.schema import SCHEMA, Faults
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
-RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list is requested again
 MAX_RESTARTS = 20
 
 
@@ -77,7 +76,7 @@ def _list(request: Callable, folder: Path, name: str, since: str) -> Iterator[pl
 
 
 def _request(session: client.Session, address: str, folder: Path, query: dict) -> tuple[pl.DataFrame | None, str]:
-    """A page and the token for the next one, empty on the last page; or None and one of `RESTART`."""
+    """A page and the token for the next one, empty on the last page; or None and why to request the list again."""
     for attempt in client.attempts():
         document = session.get(address, {"verb": "ListRecords"} | query)
         store.first_day(folder, session.day)
@@ -88,7 +87,7 @@ def _request(session: client.Session, address: str, folder: Path, query: dict) -
         code = None if error is None else error.get("code")
         if code == "noRecordsMatch" and not attempt:
             continue  # the service says by mistake, too, that there are none
-        if code in RESTART:
+        if code in ("badResumptionToken", "noRecordsMatch"):
             return None, code
         if code:
             raise RequestError(f"{address} refuses {query}: {code}: {error.text}")

@@ -6,7 +6,6 @@ earlier days. New papers are listed without a change to the run: a new training 
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from operator import itemgetter
@@ -24,7 +23,7 @@ from titlesmith.generate import GenerationSettings, TextGenerator, open_backend
 from titlesmith.generate.prompts import Request
 from titlesmith.harvest import changes
 from titlesmith.pipeline import chain, execute, source
-from titlesmith.runs import Run, chain_lock, open_run, replacing
+from titlesmith.runs import Run, chain_lock, open_run, remove, replacing
 
 FILE = "daily.jsonl"
 DAYS = 30  # whose papers stay, counted back from the newest
@@ -56,7 +55,7 @@ def update(run: Run, echo: Callable[[str], None] = print) -> dict[str, int]:
         if any(known["counts"][kind] for kind in ("new", "changed", "deleted")):
             execute(run, "harvest", settings)
         run.update_stage("harvest", requested=known["day"], update=known["counts"])
-        shutil.rmtree(run / "update")
+        remove(run / "update")
     return known["counts"]
 
 

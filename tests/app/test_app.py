@@ -20,9 +20,9 @@ import browser  # noqa: E402
 from conftest import HOSTILE, make_project, shared, write_archive  # noqa: E402
 from tiny import quick  # noqa: E402
 from titlesmith import train as engines  # noqa: E402
+from titlesmith.app import listen  # noqa: E402
 from titlesmith.app import service as service_module  # noqa: E402
 from titlesmith.app.page import build_page, mount, render  # noqa: E402
-from titlesmith.app.serve import listen  # noqa: E402
 from titlesmith.app.service import MAX_CHARACTERS, Service  # noqa: E402
 from titlesmith.errors import RequestError  # noqa: E402
 from titlesmith.generate.source import open_source  # noqa: E402

@@ -9,8 +9,7 @@ from tiny import defaults, quick
 from titlesmith import train as engines
 from titlesmith.corpus import Corpus
 from titlesmith.evaluate import evaluate
-from titlesmith.export import card
-from titlesmith.export.huggingface import generation_parameters
+from titlesmith.export import huggingface
 from titlesmith.generate import open_backend, write_texts
 from titlesmith.models import hub
 from titlesmith.runs import MADE_UP, Run, write_json
@@ -42,7 +41,7 @@ def run(evaluated, tmp_path, monkeypatch):
 
 
 def of(run: Run, **settings) -> str:
-    return card.card(run, Corpus(run), generation_parameters(run) | settings, "bfloat16")
+    return huggingface.card(run, Corpus(run), run.record("generate")["settings"] | settings, "bfloat16")
 
 
 def change(run: Run, stage: str, **settings) -> None:
@@ -105,7 +104,7 @@ def test_a_model_without_an_evaluation_says_so(run):
 def test_made_up_data_is_stated_first(run):
     change(run, "harvest", source="sample")
     text = of(run)
-    assert text.index(card.escape(MADE_UP)) < text.index("This language model") and "made-up papers" in text
+    assert text.index(huggingface.escape(MADE_UP)) < text.index("This language model") and "made-up papers" in text
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_made_up_data_is_stated_first(run):
 )
 def test_models_of_the_hub_have_their_name_there(project, model, name):
     (project / "models" / "mine").mkdir(parents=True)
-    assert card.base_model(model) == name
+    assert huggingface.base_model(model) == name
 
 
 def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
@@ -144,11 +143,6 @@ def test_the_base_model_and_its_licence_are_named_where_they_are_known(run):
     text = of(run)
     assert front(text)["base_model"] == "me/llama" and "license" not in front(text) and "lora" in front(text)["tags"]
     assert "adapters of rank 8" in text and r"| lora\_rank | 8 |" in text and "`adapter/`" in text
-    folder = run.path.parents[1] / "models" / "me" / "llama"
-    folder.mkdir(parents=True)
-    for readme, found in (("---\nlicense: llama2\n---\n", "llama2"), ("---\n: [\n---\n", None), ("Hello", None)):
-        (folder / "README.md").write_text(readme)
-        assert front(of(run)).get("license") == found
 
 
 def test_unusual_settings_are_explained(run):

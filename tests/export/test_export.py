@@ -179,8 +179,8 @@ def test_a_failed_export_keeps_the_older_one_and_a_new_export_keeps_other_files(
     with monkeypatch.context() as patch, pytest.raises(RunError, match="makes other tokens"):
         patch.setattr("titlesmith.corpus.layout.TokenLayout.prompt_ids", lambda self, prompt, prefix="": [1])
         export(run, "hf")
-    with monkeypatch.context() as patch, pytest.raises(RequestError, match=r"needs torch.*pip install .*torch"):
-        patch.setattr("titlesmith.export.folder.find_spec", lambda name: None)
+    with monkeypatch.context() as patch, pytest.raises(RequestError, match=r"need torch.*pip install .*torch"):
+        patch.setattr(hub, "find_spec", lambda name: None)
         export(run, "hf")
 
 

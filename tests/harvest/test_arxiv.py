@@ -265,7 +265,7 @@ def test_pages_that_repeat_each_other_end_the_harvest(tmp_path, monkeypatch):
 
 def test_a_search_without_papers_yields_none(tmp_path):
     with Atom([]) as server:
-        assert not list(arxiv.read(SETTINGS | {"service": server.address}, tmp_path, Faults()))
+        assert harvest(server, tmp_path).is_empty()
 
 
 def test_a_refused_query_says_why(tmp_path):

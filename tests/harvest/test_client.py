@@ -23,7 +23,7 @@ def quick(monkeypatch):
 def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline():
     start = time.monotonic()
     with Atom(spread(5), always="drip") as server, pytest.raises(RunError, match=r"not complete after 0.5 s"):
-        arxiv.search(arxiv.new_session(), server.address, QUERY)
+        arxiv.search(server.address, QUERY)
     assert time.monotonic() - start < 3
 
 
@@ -35,7 +35,7 @@ def test_an_answer_is_read_up_to_a_size(fault, monkeypatch):
         Atom(spread(5), always=fault) as server,
         pytest.raises(RunError, match=r"more than 1,048,576 bytes.*HTTP_BYTES"),
     ):
-        arxiv.search(arxiv.new_session(), server.address, QUERY)
+        arxiv.search(server.address, QUERY)
     assert len(server.asked) == 1, "another attempt would not help"
 
 
@@ -48,16 +48,16 @@ def test_an_absent_network_is_reported_after_two_attempts(address, monkeypatch, 
         attempts = []
         monkeypatch.setattr(client, "turn", lambda url, real=client.turn: attempts.append(url) or real(url))
         with pytest.raises(RunError, match=r"^http://.*cannot be reached .no network.. in 2 attempts"):
-            arxiv.search(arxiv.new_session(), address, QUERY)
+            arxiv.search(address, QUERY)
     assert len(attempts) == 2
 
 
 def test_a_service_that_has_answered_is_waited_for(monkeypatch):
     monkeypatch.setattr(client, "ATTEMPTS", 3)
-    session, attempts = arxiv.new_session(), []
+    session, attempts = client.Session(arxiv.FEED), []
     with Atom(spread(5)) as server:
-        arxiv.search(session, server.address, QUERY)
+        arxiv.search(server.address, QUERY, session=session)
     monkeypatch.setattr(client, "turn", lambda url, real=client.turn: attempts.append(url) or real(url))
     with pytest.raises(RunError, match="in 3 attempts"):
-        arxiv.search(session, server.address, QUERY)
+        arxiv.search(server.address, QUERY, session=session)
     assert len(attempts) == 3

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from conftest import write_archive
 from titlesmith.errors import RequestError
 from titlesmith.harvest import SCHEMA, Papers, check, harvest, sample, store
-from titlesmith.harvest.papers import STATE
 from titlesmith.runs import Run
 
 ALL = {"categories": [], "since": "", "until": "", "max_results": 0, "columns": {}, "encoding": "utf-8", "path": ""}
@@ -95,17 +94,15 @@ def test_a_sample_reads_only_its_rows(batches):
     assert papers.sample(999, seed=1).height == 300
 
 
-def test_of_the_sources_folder_only_what_it_still_needs_remains(batches):
+def test_of_the_sources_folder_only_the_day_of_the_first_request_remains_in_the_record(batches):
     folder = Run("r") / "harvest"
-    folder.mkdir(parents=True)
-    for name in (STATE, "2020-01.parquet"):
-        (folder / name).write_text("{}")
+    store.first_day(folder, date(2020, 1, 1))
+    (folder / "2020-01.parquet").write_text("{}")
     Run("r").update(stages={"harvest": {"status": "running", "fingerprint": Run("r").fingerprint("harvest", {}, "")}})
     batches(pl.DataFrame({"id": ["a"]}))
-    assert [path.name for path in folder.iterdir()] == [STATE]
-    assert set(Run("r").record("harvest")["outputs"]) == {"papers.parquet"}
-    Run("r").clear("harvest")
     assert not folder.exists()
+    assert Run("r").record("harvest")["requested"] == "2020-01-01"
+    assert set(Run("r").record("harvest")["outputs"]) == {"papers.parquet"}
 
 
 @pytest.mark.parametrize(

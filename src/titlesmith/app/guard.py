@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,9 +45,6 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page uses no WebSockets
             return await send({"type": "websocket.close", "code": 1008})
-        await RequestBodyLimitMiddleware(self._answer, MAX_BODY)(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, messages = Request(scope, receive), []
 
         async def replay() -> Message:
@@ -60,7 +56,7 @@ class Guard:
             if request.method not in ("GET", "HEAD"):
                 body = await request.body()
                 self._check_body(scope["path"], body)
-                messages = [{"type": "http.request", "body": body, "more_body": False}]
+                messages.append({"type": "http.request", "body": body, "more_body": False})
         except HTTPException as error:
             return await JSONResponse({"error": error.detail}, error.status_code)(scope, receive, send)
         except ClientDisconnect:
@@ -98,7 +94,6 @@ class Guard:
         if "/call/v2/" in path:
             values = list(content.values())
             if unknown := ", ".join(sorted(content.keys() - self.parameters)):
-                known = ", ".join(sorted(self.parameters))
-                raise HTTPException(422, f"unknown: {unknown[:200]}; the parameters are {known}")
+                raise HTTPException(422, f"unknown: {unknown[:200]}; known: {', '.join(sorted(self.parameters))}")
         if not isinstance(values, list) or any(isinstance(value, dict | list) for value in values):
             raise HTTPException(422, "data must be a list of texts and numbers")

@@ -11,8 +11,10 @@ from typing import Optional
 import gradio as gr
 from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp
 
-from titlesmith.app.guard import Guard
+from titlesmith.app.guard import MAX_BODY, Guard
 from titlesmith.app.service import Service
 from titlesmith.corpus.template import DEFAULTS
 from titlesmith.errors import TitlesmithError
@@ -20,7 +22,6 @@ from titlesmith.runs import MADE_UP
 
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 STATIC = Path(__file__).parent / "static"
-QUEUE_SIZE = 100  # requests that may wait
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}  # the back end is not thread-safe
 TEMPLATES = Environment(loader=PackageLoader("titlesmith.app"), autoescape=True, trim_blocks=True)
 
@@ -34,10 +35,10 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Accordion("About the model", open=False):
             gr.HTML(render("about", service=service))
         _add_endpoint(service)
-    return blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
+    return blocks.queue(max_size=100)  # requests that may wait
 
 
-def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> Guard:
+def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = ()) -> ASGIApp:
     """The page as an ASGI application in a `Guard`; nothing is recorded, reported or shared."""
     # Fonts of the reader's machine, so that none is downloaded; grey text with enough contrast
     subdued = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
@@ -55,7 +56,7 @@ def mount(blocks: gr.Blocks, host: str = "127.0.0.1", names: tuple[str, ...] = (
         blocked_paths=["/"],
     )
     blocks.has_launched = True  # otherwise Gradio does not check files
-    return Guard(application, blocks, host, names)
+    return RequestBodyLimitMiddleware(Guard(application, blocks, host, names), MAX_BODY)
 
 
 def render(template: str, **values: object) -> str:
@@ -91,16 +92,13 @@ def _add_form(service: Service) -> None:
                     boxes or [begin],
                     label="Papers that the model was not trained on" if boxes else "Beginnings to try",
                     example_labels=[label for _, label in service.examples],
-                    cache_examples=False,
                     api_visibility="private",
                 )
         with gr.Column(min_width=300):
             results = gr.HTML(
                 f'<p class="empty">The {service.writes}s appear here.</p>',
-                label="Results",
                 elem_classes="results",
                 js_on_load=(STATIC / "copy.js").read_text("utf-8"),
-                min_height=120,
             )
     # The button, and Enter in a text field, generate texts
     texts = [*boxes, begin]
@@ -108,8 +106,6 @@ def _add_form(service: Service) -> None:
     def write(*values: object) -> Iterator[str]:
         *fields, beginning = values[: len(texts)]
         chosen = dict(zip(service.controls, values[len(texts) :], strict=True))
-        seed = (chosen["seed"] or "").strip()
-        chosen["seed"] = int(seed) if re.fullmatch("[0-9]{1,20}", seed) else seed or None
         arguments = dict(zip(service.fields, fields, strict=True)), beginning
         with _as_page_error(is_page=True), closing(service.stream(*arguments, **chosen)) as answers:
             for answer in answers:
@@ -141,7 +137,7 @@ def _build_control(service: Service, name: str) -> gr.components.Component:
     """The component of a setting."""
     parameter, label = service.controls[name], name.replace("_", " ").capitalize()
     if name == "seed":
-        return gr.Textbox("", label=label, info="The same seed gives the same texts. Empty: a random seed.")
+        return gr.Number(label=label, precision=0, info="The same seed gives the same texts. Empty: a random seed.")
     shown = {"minimum": parameter.constraint.low, "maximum": parameter.constraint.high, "label": label}
     shown |= {"value": parameter.default, "info": parameter.description}
     if name == "top_k":
@@ -152,10 +148,10 @@ def _build_control(service: Service, name: str) -> gr.components.Component:
 def _add_endpoint(service: Service) -> None:
     """Adds the endpoint that Gradio's page "Use via API" describes, with the fields and settings as parameters."""
     fields = {re.sub(r"\W", "_", field): field for field in service.fields}
-    controls = service.controls
-    types = dict.fromkeys([*fields, "begins_with"], str) | {name: control.type for name, control in controls.items()}
+    types = dict.fromkeys([*fields, "begins_with"], str)
     defaults = {key: DEFAULTS.get(field, "") for key, field in fields.items()} | {"begins_with": ""}
-    defaults |= {name: control.default for name, control in controls.items()}
+    for name, control in service.controls.items():
+        types[name], defaults[name] = control.type, control.default
     types["seed"], defaults["seed"] = Optional[int], None
 
     def endpoint(*values: object) -> dict:

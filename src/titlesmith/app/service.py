@@ -59,20 +59,17 @@ class Service:
         return for_fields if self.fields else f"{self.writes}s from a beginning"
 
     def write(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> dict:
-        """Generates the texts of one request (RequestError if a text or a setting is not allowed).
-
-        ``fields`` are texts by the names of `fields`, ``settings`` values of `controls`; a ``seed`` of None is random.
-        A beam search returns at most one text for each beam. Returns ``seed``, which gives the same texts again;
-        ``made_up``, whether the training papers are invented; and ``texts``: the keys of texts.jsonl that describe a
-        text, and ``copy``: ``copy``, ``near copy`` or nothing.
-        """
+        """The last one of `stream`, with the complete texts."""
         *_, answer = self.stream(fields, begins_with, **settings)
         return answer
 
     def stream(self, fields: dict[str, str], begins_with: str = "", **settings: object) -> Iterator[dict]:
-        """Yields what `write` returns, with the texts generated so far, a few times a second; the last one is complete.
+        """Generates the texts of one request (RequestError if a text or a setting is not allowed).
 
-        Closing the iterator ends the generation. Texts that are not clean or unfinished are sampled again.
+        ``fields`` are texts by the names of `fields`, ``settings`` values of `controls`; a ``seed`` of None is random.
+        Yields a few times a second ``seed``, which gives the same texts again; ``made_up``, whether the training papers
+        are invented; and ``texts`` so far. The last one is not ``busy``: its texts have the keys of texts.jsonl, and
+        ``copy``: ``copy``, ``near copy`` or nothing. Closing the iterator ends the generation.
         """
         checked = self._checked(settings)
         generator, updates, stopped = self._generate(fields, begins_with, checked), SimpleQueue(), threading.Event()
@@ -133,22 +130,17 @@ class Service:
 
     @cached_property
     def examples(self) -> list[tuple[list[str], str]]:
-        """Inputs to try, each with a label: held-out papers, or without a prompt the run's prefixes and beginnings."""
+        """Inputs to try, each with a label: held-out papers, or without a prompt the run's prefixes."""
+        if not self.fields:
+            prefixes = filter(str.strip, self._settings.get("prefixes", []))
+            return [([prefix], prefix) for prefix in prefixes][:NUM_EXAMPLES]
         if not self.run:
             return []
-        titles = dict(self.corpus.scan("test").select("id", "completion").collect().iter_rows())
-        if not self.fields:
-            spread = list(titles.values())[:: max(1, len(titles) // NUM_EXAMPLES)]
-            beginnings = [*self._settings.get("prefixes", []), *(" ".join(text.split()[:2]) for text in spread)]
-            shown = list(filter(str.strip, dict.fromkeys(beginnings)))[:NUM_EXAMPLES]
-            return [([beginning], beginning) for beginning in shown]
         room = min(self.controls["max_tokens"].default, self.backend.context // 2)
         try:
             chosen = held_out(self.corpus, NUM_EXAMPLES, room)
         except RequestError:  # no prompt is short enough
             return []
-        examples = []
-        for prompt, paper in chosen:
-            values = list(self.corpus.template.read(prompt).values())
-            examples.append((values, titles[paper] if self.writes == "title" else " | ".join(values)))
-        return examples
+        titles = dict(self.corpus.scan("test").select("id", "completion").collect().iter_rows())
+        inputs = [(list(self.corpus.template.read(prompt).values()), titles[paper]) for prompt, paper in chosen]
+        return [(values, title if self.writes == "title" else " | ".join(values)) for values, title in inputs]

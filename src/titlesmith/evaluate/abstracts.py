@@ -28,9 +28,9 @@ TOKENS, MIN_TOKENS = 48, 8  # maximum length of a title, and the minimum room fo
 
 def fetch(address: str = "") -> Path:
     """Writes the titles and abstracts to `FILE`, from arXiv or another service; on an error, nothing."""
-    session, rows = arxiv.new_session(), []
+    rows = []
     for title, query in PAPERS.items():
-        papers, _ = arxiv.search(session, address, query)
+        papers, _ = arxiv.search(address, query)
         abstract = next((paper["abstract"] for paper in papers if fold(paper["title"] or "") == fold(title)), "")
         if not abstract:
             raise FetchError(f"arXiv returned no paper {title!r}: write its title and abstract into {root() / FILE}")
@@ -44,7 +44,7 @@ def fetch_of(file: Path, address: str = "") -> Path:
     The titles are the file's, because those of arXiv may have changed. Papers without an id are skipped.
     """
     titles = {number: title for title, number in read(file, "title", "arxiv_id") if number}
-    papers, _ = arxiv.search(arxiv.new_session(), address, {"id_list": ",".join(titles)}, size=len(titles))
+    papers, _ = arxiv.search(address, {"id_list": ",".join(titles)}, size=len(titles))
     abstracts = {paper["id"]: clean(paper["abstract"] or "") for paper in papers}
     if missing := [number for number in titles if not abstracts.get(number)]:
         raise FetchError(f"arXiv returned no abstract of {', '.join(missing)}: check arxiv_id in {file}")

@@ -26,29 +26,26 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
 
 
 def _read_objects(faults: Faults, name: str, text: TextIO) -> Iterator[pl.DataFrame]:
-    objects = _objects(faults, name, text)
-    while batch := list(islice(objects, BATCH)):
-        rows = []
-        for value in batch:
-            row = [value.get(key) or "" for key in KEYS.values()]
-            if "output" in value and all(isinstance(field, str) for field in row):
-                # Half of an escaped pair becomes ?
-                rows.append([field.encode("utf-8", "replace").decode() for field in row])
-            else:
-                faults.add("no text as output", f"{name}: {shorten(value)}")
-        yield pl.DataFrame(rows, dict.fromkeys(KEYS, pl.String), orient="row")
+    rows = _rows(faults, name, text)
+    while batch := list(islice(rows, BATCH)):
+        yield pl.DataFrame(batch, dict.fromkeys(KEYS, pl.String), orient="row")
 
 
-def _objects(faults: Faults, name: str, text: TextIO) -> Iterator[dict]:
-    """The objects; one that cannot be parsed ends where the next one that can be begins."""
+def _rows(faults: Faults, name: str, text: TextIO) -> Iterator[list[str]]:
+    """The texts of `KEYS`; an object that cannot be parsed ends where the next one that can be begins."""
     parse = json.JSONDecoder().raw_decode
     buffer, position = text.read(AHEAD), 0
     while start := OBJECT.search(buffer, position):
         try:
             value, position = parse(buffer, start.start())
-            yield value
         except (ValueError, RecursionError):
             position = start.end()
             faults.add("no JSON object", f"{name}: {shorten(buffer[start.start() : position + 80])}")
+        else:
+            row = [value.get(key) or "" for key in KEYS.values()]
+            if "output" in value and all(isinstance(field, str) for field in row):
+                yield [field.encode("utf-8", "replace").decode() for field in row]  # half of an escaped pair becomes ?
+            else:
+                faults.add("no text as output", f"{name}: {shorten(value)}")
         if len(buffer) - position < AHEAD:  # so that the buffer has a complete object
             buffer, position = buffer[position:] + text.read(AHEAD), 0

@@ -21,6 +21,7 @@ from titlesmith.harvest.schema import SCHEMA, Faults
 
 SERVICE = "https://export.arxiv.org/api/query"
 ATOM = "{http://www.w3.org/2005/Atom}"
+FEED = f"{ATOM}feed"
 TOTAL = "{http://a9.com/-/spec/opensearch/1.1/}totalResults"
 PAGE = 1000  # papers per request; the service allows 2,000, and longer pages are empty more often
 CAP = 5000  # papers per window, which is halved above that; the service refuses lists of more than 30,000
@@ -38,22 +39,20 @@ def read(settings: dict, folder: Path, faults: Faults) -> Iterator[pl.DataFrame]
     terms = [f"({settings['query']})"] if settings["query"] else []
     if settings["categories"]:
         terms.append("(" + " OR ".join(map(search_term, settings["categories"])) + ")")
-    session, wanted, seen = new_session(), settings["max_results"], 0
+    session, wanted, seen = client.Session(FEED), settings["max_results"], 0
 
     def request(first: datetime, last: datetime, start: int = 0, size: int = 1) -> tuple[list[dict], int]:
         dates = f"submittedDate:[{first:%Y%m%d%H%M} TO {last:%Y%m%d%H%M}]"
-        return search(session, settings["service"], {"search_query": " AND ".join([*terms, dates])}, start, size)
+        return search(settings["service"], {"search_query": " AND ".join([*terms, dates])}, start, size, session)
 
     # An interrupted harvest resumes with the windows of its first day
-    until = settings["until"] or f"{store.first_day(folder) or client.today()}"
+    until = settings["until"] or store.first_day(folder) or f"{client.today()}"
     first = datetime.fromisoformat(settings["since"]) if settings["since"] else EARLIEST
     windows = [(first, datetime.fromisoformat(until) + timedelta(days=1) - MINUTE)]  # the last one is next
     _, total = request(*windows[0])
-    if not total:  # the service says by mistake, too, that there are none
-        _, total = request(*windows[0])
     store.first_day(folder, session.day)
     with tqdm(total=min(wanted or total, total), desc="arXiv", unit=" papers") as bar:
-        while total and windows and not 0 < wanted <= seen:
+        while windows and not 0 < wanted <= seen:
             first, last = windows.pop()
             path = folder / f"{first:%Y%m%d%H%M}-{last:%Y%m%d%H%M}.parquet"
             if not path.exists():
@@ -93,15 +92,15 @@ def _complete(request: Callable, first: datetime, last: datetime) -> pl.DataFram
 
 
 def search(
-    session: client.Session, address: str, query: dict[str, str], start: int = 0, size: int = 10
+    address: str, query: dict[str, str], start: int = 0, size: int = 10, session: client.Session | None = None
 ) -> tuple[list[dict], int]:
     """A page of the papers that match a query, oldest first, with the columns of `WINDOW`, and the count of all.
 
     ``query`` has a ``search_query`` or an ``id_list``, as the service's manual describes them; ``start`` is the number
     of the first paper, from 0. RequestError: the service refuses the query. RunError: it states no count.
     """
-    order = {"sortBy": "submittedDate", "sortOrder": "ascending"}
-    document = session.get(address or SERVICE, query | order | {"start": start, "max_results": size})
+    parameters = query | {"sortBy": "submittedDate", "sortOrder": "ascending", "start": start, "max_results": size}
+    document = (session or client.Session(FEED)).get(address or SERVICE, parameters)
     entries = document.findall(f"{ATOM}entry")
     if entries and "/api/errors" in entries[0].findtext(f"{ATOM}id", ""):
         raise RequestError(f"arXiv refuses {query}: {entries[0].findtext(f'{ATOM}summary', '').strip()}")
@@ -109,11 +108,6 @@ def search(
         return [_row(entry) for entry in entries], int(document.findtext(TOTAL, ""))
     except ValueError as error:
         raise RunError(f"arXiv does not state how many papers match {query}: {error}; {client.RESUMES}") from None
-
-
-def new_session() -> client.Session:
-    """A session for `search`."""
-    return client.Session(f"{ATOM}feed")
 
 
 def _row(entry: etree._Element) -> dict:

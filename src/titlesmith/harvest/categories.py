@@ -1,44 +1,33 @@
-"""Names of arXiv's categories (https://arxiv.org/category_taxonomy)."""
+"""Names of arXiv's categories and archives, of ``categories.json`` (https://arxiv.org/category_taxonomy)."""
 
-import re
+import json
+from pathlib import Path
 
 from titlesmith.errors import RequestError, shorten
-from titlesmith.hints import nearest
+from titlesmith.hints import did_you_mean
 
-PHYSICS = ["astro-ph", "cond-mat", "gr-qc", "hep-ex", "hep-lat", "hep-ph", "hep-th", "math-ph", "nlin", "nucl-ex"]
-PHYSICS += ["nucl-th", "physics", "quant-ph"]
-ARCHIVES = [*PHYSICS, "cs", "econ", "eess", "math", "q-bio", "q-fin", "stat"]
-UNDIVIDED = set(PHYSICS) - {"nlin", "physics"}  # archives that are, or once were, categories themselves
-NAMED = ("cond-mat", "physics")  # archives whose categories have words as names, such as physics.acc-ph
+# By OAI-PMH's groups of archives: each archive, followed by its categories
+GROUPS: dict[str, list[str]] = json.loads(Path(__file__).with_name("categories.json").read_text("utf-8"))
 
 
 def check_categories(categories: list[str]) -> None:
-    """Checks that names are arXiv's categories or archives (RequestError, with the nearest names)."""
+    """Checks that names are arXiv's categories or archives (RequestError, with the nearest name)."""
+    names = [name for group in GROUPS.values() for name in group]
     for category in categories:
-        if _is_valid(category):
-            continue
-        archive, dot, part = re.sub(r"[/:_]", ".", category).partition(".")
-        archive = nearest(archive, ARCHIVES, 0.6) or archive
-        similar = f"{archive}{dot}{part.lower() if archive in NAMED else part.upper()}"
-        hint = f". Did you mean {similar}?" if _is_valid(similar) else ""
-        raise RequestError(
-            f"harvest.categories: {shorten(category)} is not a category or an archive of arXiv, such as cs.CL, hep-th "
-            f"or cs{hint}"
-        )
+        if category not in names:
+            raise RequestError(
+                f"harvest.categories: {shorten(category)} is not a category or an archive of arXiv, such as cs.CL, "
+                f"hep-th or cs.{did_you_mean(category, names)}"
+            )
 
 
 def search_term(category: str) -> str:
     """The term of arXiv's search API for a category, or for all of an archive."""
-    return f"cat:{category}{'*' if category in UNDIVIDED else '.*' if category in ARCHIVES else ''}"
+    # Archives of physics are, or once were, categories themselves
+    return f"cat:{category}{'' if '.' in category else '*' if category in GROUPS['physics'] else '.*'}"
 
 
 def oai_set(category: str) -> str:
     """The OAI-PMH set of a category or an archive: ``eess:eess:AS``, ``physics:astro-ph:GA``, ``cs:cs``."""
-    archive = category.partition(".")[0]
-    return f"{'physics' if archive in PHYSICS else archive}:{category.replace('.', ':')}"
-
-
-def _is_valid(name: str) -> bool:
-    archive, dot, part = name.partition(".")
-    pattern = r"[a-z]+(-[a-z]+)?" if archive in NAMED else r"[A-Z]{2}"
-    return archive in ARCHIVES and (not dot or bool(re.fullmatch(pattern, part)))
+    group = next(group for group, names in GROUPS.items() if category in names)
+    return f"{group}:{category.replace('.', ':')}"

@@ -38,14 +38,13 @@ def check(settings: dict, name: str) -> None:
 
 
 def state(run: Run) -> dict:
-    """The state of the changes to the run's present papers; empty if there is none.
+    """The state of the changes to the run's papers; empty if there is none.
 
-    Keys: the digest of those papers (``of``) and the first day of the changes (``since``); once all are compared, also
-    the ``day`` of the request, ``counts`` (``new changed deleted unchanged``) and ``faults``.
+    Keys: the first day of the changes (``since``); once all are compared, also the ``day`` of the request, ``counts``
+    (``new changed deleted unchanged``) and ``faults``.
     """
     path = run / "update" / "state.json"
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return known if known.get("of") == _digest(run) else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def waiting(run: Run) -> bool:
@@ -64,12 +63,12 @@ def fetch(run: Run, settings: dict) -> dict:
         return known
     if not known or "counts" in known:
         shutil.rmtree(folder, ignore_errors=True)
-        known = {"of": _digest(run), "since": _since(run)}
+        known = {"since": _since(run)}
         write_json(folder / "state.json", known)
     address = settings["service"] if settings["source"] == "oai" else ""
     listed = oai.pages(address, folder / "pages", settings["categories"], known["since"])
     listed = pl.concat([pl.DataFrame(schema=oai.PAGE), *listed])
-    known |= {"day": f"{first_day(folder / 'pages')}"} | _compare(run, settings, listed)
+    known |= {"day": first_day(folder / "pages")} | _compare(run, settings, listed)
     write_json(folder / "state.json", known)
     return known
 
@@ -125,14 +124,10 @@ def _folded(rows: pl.DataFrame, fields: list[str]) -> pl.DataFrame:
 
 def _since(run: Run) -> str:
     """The first day whose changes the run's papers may lack: a day before it was harvested or updated last."""
-    updated = run.record("harvest").get("requested")
-    day = date.fromisoformat(updated) if updated else first_day(run / "harvest")
-    if not day:
+    if requested := run.record("harvest").get("requested"):
+        day = date.fromisoformat(requested)
+    else:
         # All papers of a file were up to date on the last day on which any of them changed
         days = [pl.col(name).filter(pl.col(name) <= client.today()).max() for name in ("published", "updated")]
         day = pl.scan_parquet(run / "papers.parquet").select(pl.max_horizontal(days)).collect().item()
     return (day - timedelta(days=1)).isoformat() if day else ""
-
-
-def _digest(run: Run) -> str:
-    return run.record("harvest").get("outputs", {}).get("papers.parquet", "")

@@ -20,7 +20,7 @@ from titlesmith.harvest.schema import LINE, SCHEMA, Faults
 from titlesmith.hints import did_you_mean
 
 BATCH = 10_000  # rows
-DELIMITERS = ",;\t|"
+DELIMITERS = "\x1f,;\t|"  # the first one, which texts do not contain, is that of a single column
 FIELDS = [name for name in SCHEMA if name != "versions"]  # those that a column can hold
 MISSING = r"^\s*(?i:nat|nan|none|null|n/a|<na>|-)?\s*$"  # pandas and databases write these for "no value"
 SEPARATORS = ";|\n,"  # of a list, strongest first: with semicolons, a name may contain a comma
@@ -47,13 +47,33 @@ def _read_table(settings: dict, faults: Faults, name: str, text: TextIO) -> Iter
     rows = _rows(name, text, faults)
     header = next(rows)
     columns = _columns(settings, header, name)
-    types = {LINE: pl.Int64} | dict.fromkeys(header, pl.String)
-    dated, day_first = [columns[field] for field in ("published", "updated") if field in columns], None
+    dated, day_first = [field for field in ("published", "updated") if field in columns], None
     while batch := list(islice(rows, BATCH)):
-        table = pl.DataFrame(batch, types, orient="row").with_columns(pl.col(pl.String).replace("", None))
+        table = pl.DataFrame(batch, {LINE: pl.Int64} | dict.fromkeys(header, pl.String), orient="row")
+        table = table.with_columns(pl.col(pl.String).replace("", None))
+        fields = {field: pl.col(column) for field, column in columns.items()}
+        # Dates
         if day_first is None:
-            day_first = any(table[column].str.contains(ONLY_DAY_FIRST).any() for column in dated)
-        yield _converted(table, columns, day_first, name, faults)
+            day_first = any(table[columns[field]].str.contains(ONLY_DAY_FIRST).any() for field in dated)
+        for field in dated:
+            cell = fields[field]
+            fields[field] = _dates(cell, day_first)
+            valid = fields[field].is_not_null() | cell.is_null() | cell.str.contains(MISSING)
+            table = faults.sift(table, name, "invalid date", columns[field], valid)
+        if "id" in columns:
+            shown = columns.get("title") or columns["abstract"]
+            table = faults.sift(table, name, "no id", shown, pl.col(columns["id"]).is_not_null())
+        # Lists, and the primary category from the categories or the other way round
+        fields |= {field: _lists(fields[field]) for field in ("authors", "categories") if field in fields}
+        if "categories" in columns:
+            fields.setdefault("primary_category", fields["categories"].list.first())
+        elif "primary_category" in columns:
+            fields["categories"] = _lists(fields["primary_category"])
+        # Other columns; one may have the name of a field for which another column was chosen
+        for column in header:
+            if column not in columns.values():
+                fields[f"{column} (column)" if column in SCHEMA else column] = pl.col(column)
+        yield table.select(**fields)
 
 
 def _rows(name: str, text: TextIO, faults: Faults) -> Iterator[list]:
@@ -67,10 +87,8 @@ def _rows(name: str, text: TextIO, faults: Faults) -> Iterator[list]:
 
     # The first line with text is the header, and has the delimiter most often; repeated or missing names get a number
     first = next((line for line in lines() if line.strip(DELIMITERS + " \r\n")), "")
-    unquoted = re.sub('"[^"]*"', "", first)
-    delimiter = max(DELIMITERS, key=unquoted.count)
-    one_column = "\x1f"  # a delimiter that texts do not contain
-    dialect = {"delimiter": delimiter if delimiter in unquoted else one_column, "skipinitialspace": True}
+    delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
+    dialect = {"delimiter": delimiter, "skipinitialspace": True}
     reader = csv.reader(chain([first], lines()), strict=True, **dialect)
     header: list[str] = []
     for column, title in enumerate(next(reader), 1):
@@ -110,31 +128,6 @@ def _columns(settings: dict, header: list[str], name: str) -> dict[str, str]:
     if not columns.keys() & {"title", "abstract"}:
         raise RequestError(f'harvest.columns: add a title or an abstract: -p "harvest.columns=title: COLUMN". {there}')
     return columns
-
-
-def _converted(
-    table: pl.DataFrame, columns: dict[str, str], day_first: bool, name: str, faults: Faults
-) -> pl.DataFrame:
-    fields = {field: pl.col(column) for field, column in columns.items()}
-    for field in [field for field in ("published", "updated") if field in columns]:
-        text = pl.col(columns[field])
-        fields[field] = _dates(text, day_first)
-        valid = fields[field].is_not_null() | text.is_null() | text.str.contains(MISSING)
-        table = faults.sift(table, name, "invalid date", columns[field], valid)
-    if "id" in columns:
-        shown = columns.get("title") or columns["abstract"]
-        table = faults.sift(table, name, "no id", shown, pl.col(columns["id"]).is_not_null())
-    # Lists, and the primary category from the categories or the other way round
-    fields |= {field: _lists(fields[field]) for field in ("authors", "categories") if field in fields}
-    if "categories" in columns:
-        fields.setdefault("primary_category", fields["categories"].list.first())
-    elif "primary_category" in columns:
-        fields["categories"] = _lists(fields["primary_category"])
-    # Other columns; one may have the name of a field for which another column was chosen
-    for column in table.columns:
-        if column not in (*columns.values(), LINE):
-            fields[f"{column} (column)" if column in SCHEMA else column] = pl.col(column)
-    return table.select(**fields)
 
 
 def _dates(text: pl.Expr, day_first: bool) -> pl.Expr:

@@ -25,7 +25,6 @@ from titlesmith.harvest.schema import SCHEMA, Faults
 SERVICE = "https://oaipmh.arxiv.org/oai"
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 PAGE = {**SCHEMA, "deleted": pl.Boolean, "changed": pl.String, "fault": pl.String}
-RESTART = ("badResumptionToken", "noRecordsMatch")  # errors after which a list is requested again
 MAX_RESTARTS = 20
 
 
@@ -52,37 +51,32 @@ def pages(address: str, folder: Path, categories: list[str], since: str) -> Iter
 
 def _list(request: Callable, folder: Path, name: str, since: str) -> Iterator[pl.DataFrame]:
     start = {"metadataPrefix": "arXivRaw"} | ({"set": name} if name else {})
-    stem, query = name.replace(":", "-") or "all", start | ({"from": since} if since else {})
-    day, restarts = since, 0  # the day that the list has reached
-    # Yield the stored pages, and resume with the token of the last one
-    stored = sorted(folder.glob(f"*.{stem}.parquet"))
-    for path in stored:
-        page = pl.read_parquet(path)
-        day, query = page["changed"].min() or day, {"resumptionToken": pl.read_parquet_metadata(path)["token"]}
-        yield page
-    while query.get("resumptionToken") != "":
-        page, token = request(query)
-        # Without a page, request the list again from the day that it had reached
-        if page is None:
-            if token == "noRecordsMatch" and not stored:
-                return
-            restarts += 1
-            if restarts > MAX_RESTARTS:
-                raise RunError(f"OAI-PMH refuses its tokens, at last with {token}; {client.RESUMES}")
-            query = start | ({"from": day} if day else {})
-            continue
-        if token and token == query.get("resumptionToken"):
-            raise RunError(f"OAI-PMH repeats the page of token {token:.80}; {client.RESUMES}")
-        # Store it; the names keep the pages of all lists in order
-        path = folder / f"{len(list(folder.glob('*.parquet'))):06d}.{stem}.parquet"
-        store.write_parquet(path, page.lazy(), metadata={"token": token})
-        stored.append(path)
-        day, query = page["changed"].min() or day, {"resumptionToken": token}
+    stem, number, restarts = name.replace(":", "-") or "all", 0, 0
+    day, token = since, None  # the day that the list has reached, and the token for its next page
+    while token != "":
+        path = folder / f"{number:06d}.{stem}.parquet"
+        if not path.exists():
+            query = {"resumptionToken": token} if token else start | ({"from": day} if day else {})
+            page, answer = request(query)
+            # Without a page, request the list again from the day that it had reached
+            if page is None:
+                if answer == "noRecordsMatch" and not number:
+                    return
+                restarts += 1
+                if restarts > MAX_RESTARTS:
+                    raise RunError(f"OAI-PMH refuses its tokens, at last with {answer}; {client.RESUMES}")
+                token = None
+                continue
+            if answer and answer == token:
+                raise RunError(f"OAI-PMH repeats the page of token {token:.80}; {client.RESUMES}")
+            store.write_parquet(path, page.lazy(), metadata={"token": answer})
+        page, token = pl.read_parquet(path), pl.read_parquet_metadata(path)["token"]
+        day, number = page["changed"].min() or day, number + 1
         yield page
 
 
 def _request(session: client.Session, address: str, folder: Path, query: dict) -> tuple[pl.DataFrame | None, str]:
-    """A page and the token for the next one, empty on the last page; or None and one of `RESTART`."""
+    """A page and the token for the next one, empty on the last page; or None and why to request the list again."""
     for attempt in client.attempts():
         document = session.get(address, {"verb": "ListRecords"} | query)
         store.first_day(folder, session.day)
@@ -93,7 +87,7 @@ def _request(session: client.Session, address: str, folder: Path, query: dict) -
         code = None if error is None else error.get("code")
         if code == "noRecordsMatch" and not attempt:
             continue  # the service says by mistake, too, that there are none
-        if code in RESTART:
+        if code in ("badResumptionToken", "noRecordsMatch"):
             return None, code
         if code:
             raise RequestError(f"{address} refuses {query}: {code}: {error.text}")
@@ -115,7 +109,8 @@ def _row(record: etree._Element) -> dict:
     if row["deleted"]:
         return row
     texts = {etree.QName(element).localname: (element.text or "").strip() for element in record.iterfind(f"{raw}/*")}
-    fields = {name: text for name, text in texts.items() if text}
+    fields = {name.replace("-", "_"): text for name, text in texts.items() if text}
+    optional = ("doi", "journal_ref", "comments", "submitter", "license", "report_no")
     try:
         days = sorted(parsedate_to_datetime(element.text).date() for element in record.iterfind(f"{raw}//{{*}}date"))
         return row | {
@@ -127,9 +122,7 @@ def _row(record: etree._Element) -> dict:
             "published": days[0],
             "updated": client.check_day(days[-1]),
             "versions": days,
-            "journal_ref": fields.get("journal-ref"),
-            "report_no": fields.get("report-no"),
-            **{name: fields.get(name) for name in ("doi", "comments", "submitter", "license")},
+            **{name: fields.get(name) for name in optional},
         }
     except KeyError as error:
         return row | {"fault": f"no {error}"}

@@ -16,8 +16,8 @@ import polars as pl
 from titlesmith.errors import RequestError, shorten
 from titlesmith.harvest.categories import check_categories
 from titlesmith.harvest.schema import Faults, conform, matching
-from titlesmith.harvest.store import STATE, Spool
-from titlesmith.runs import Run, list_files
+from titlesmith.harvest.store import Spool, first_day
+from titlesmith.runs import Run, remove
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ def harvest(run: Run, settings: dict) -> Papers:
     counts = {"read": num_read, "outside": num_read - spool.num_rows, "repeated": spool.num_rows - num_different}
     counts |= {"beyond": num_different - kept, "kept": kept}
     # The papers are as old as their source: earlier updates are not in them
-    run.finish("harvest", counts=counts, faults=faults, requested=None, update=None)
-    for path in list_files(run / "harvest"):
-        if path.name != STATE:
-            path.unlink()
+    run.finish("harvest", counts=counts, faults=faults, requested=first_day(run / "harvest"), update=None)
+    for name in ("harvest", "update"):
+        remove(run / name)
     return Papers(run / "papers.parquet", counts, faults)
 
 

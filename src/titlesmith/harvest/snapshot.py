@@ -89,10 +89,9 @@ def _converted(table: pl.DataFrame, name: str, faults: Faults) -> pl.DataFrame:
         published=pl.when(dated).then(pl.col("versions").list.first()).otherwise(named),
         updated=pl.col("update_date").str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False),
     )
-    updated = pl.col("update_date").is_null() | pl.col("updated").is_not_null()
+    valid = pl.col("published").is_not_null() & (pl.col("update_date").is_null() | pl.col("updated").is_not_null())
     table = faults.sift(table, name, "no id", "title", pl.col("id").str.len_bytes() > 0)
-    table = faults.sift(table, name, "invalid date", "id", pl.col("published").is_not_null())
-    table = faults.sift(table, name, "invalid date", "update_date", updated)
+    table = faults.sift(table, name, "invalid date", "id", valid)
     # Authors are lists of names, or a text of names; categories are a list or a text
     names = pl.element().list.slice(0, 2).list.reverse().list.join(" ").str.strip_chars()
     text = pl.col("authors").str.strip_prefix('["').str.strip_suffix('"]').str.replace_all('", "', ", ", literal=True)

@@ -16,7 +16,6 @@ from polars.io.plugins import register_io_source
 from titlesmith.errors import RunError
 from titlesmith.runs import replacing, write_json
 
-STATE = "state.json"  # what an update needs of a source's folder after the harvest
 ROWS = 20_000  # of a stored batch, and of a row group of the table: 32 MB with abstracts
 PIECE = 4096  # rows of a stored batch that are read together
 POSITION = "(position)"  # column: the order in which papers were added
@@ -91,9 +90,9 @@ def write_parquet(path: Path, rows: pl.LazyFrame, **options: object) -> None:
             raise RunError(f"{path} cannot be written: {error}. Free some space and run it again") from error
 
 
-def first_day(folder: Path, day: date | None = None) -> date | None:
+def first_day(folder: Path, day: date | None = None) -> str | None:
     """The day of a harvest's first request, from which an update starts. ``day`` is kept in ``folder`` if none is."""
-    path = folder / STATE
+    path = folder / "state.json"
     if day and not path.exists():
         write_json(path, {"requested": day.isoformat()})
-    return date.fromisoformat(json.loads(path.read_text("utf-8"))["requested"]) if path.exists() else None
+    return json.loads(path.read_text("utf-8"))["requested"] if path.exists() else None

@@ -200,6 +200,26 @@ def test_a_waiting_request_shows_its_position_in_the_queue(addresses, services, 
         assert all(request.result()[0] == "complete" for request in requests_)
 
 
+def test_abandoned_requests_free_their_places(services, monkeypatch):
+    monkeypatch.setattr("titlesmith.app.guard.LISTEN_WITHIN", 1)
+    service, name = services["titles"], "titles_from_a_beginning"
+    write, asked = service.write, []
+
+    def slowly(*args, **named):
+        asked.append(named)
+        time.sleep(0.3)
+        return write(*args, **named)
+
+    monkeypatch.setattr(service, "write", slowly)
+    with serving(service) as address:
+        for _ in range(99):  # their results are never requested
+            requests.post(f"{address}/gradio_api/call/v2/{name}", json={"count": 1}, timeout=30)
+        time.sleep(1.5)
+        event, answer = ask(address, name, count=1)
+        assert event == "complete" and answer["texts"]
+        assert len(asked) < 60, "most of the 99 others were never computed"
+
+
 def test_ten_parallel_requests_get_their_own_answers(addresses):
     beginnings = [f"Study {i}" for i in range(10)]
     with ThreadPoolExecutor(10) as pool:

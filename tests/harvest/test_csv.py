@@ -207,6 +207,12 @@ def test_a_missing_date_as_programs_write_it_is_null(project, text):
     assert found.scan().collect()["published"].to_list() == [None] and not found.faults
 
 
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "\n\nsep=;\n", ""])
+def test_a_first_line_of_excel_names_the_delimiter(project, first):
+    found = papers(project, f'{first}title;abstract\n"A, b"; "c; d"\n').scan().collect()
+    assert found.select("title", "abstract").rows() == [("A, b", "c; d")]
+
+
 def test_a_header_without_rows_is_refused(project):
     with pytest.raises(RequestError, match=r"t\.csv is not a file for source csv: it has no rows"):
         papers(project, "title,abstract\n")

@@ -7,7 +7,8 @@ uploads, files, proxies, component servers.
 import ipaddress
 import json
 import re
-from urllib.parse import urlsplit
+import time
+from urllib.parse import parse_qs, urlsplit
 
 import gradio as gr
 from starlette.exceptions import HTTPException
@@ -16,6 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 1_000_000  # bytes
+LISTEN_WITHIN = 10  # seconds in which a client that joined the queue must request its result
+EVENT = re.compile(rb'"event_id"\s*:\s*"(\w+)"')  # in the answer to a client that joins the queue
 LOCAL = ("localhost", "127.0.0.1", "::1")
 READ = re.compile(
     r"/|/config/?|/gradio_api/info/?|/theme\.css|/gradio_api/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json"
@@ -32,7 +35,8 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks, host: str, names: tuple[str, ...] = ()):
-        self.app = app
+        self.app, self.blocks = app, blocks
+        self._joined: dict[str, tuple[str, float]] = {}  # session and time of events whose result nobody requested yet
         self.hosts = {*LOCAL, host.lower(), *map(str.lower, names)}
         self.all_interfaces = bool(names)
         ((endpoint, described),) = blocks.get_api_info()["named_endpoints"].items()
@@ -53,10 +57,14 @@ class Guard:
 
         try:
             self._check_head(request)
-            if request.method not in ("GET", "HEAD"):
+            if request.method in ("GET", "HEAD"):
+                self._note_listener(scope)
+            else:
                 body = await request.body()
-                self._check_body(scope["path"], body)
+                content = self._check_body(scope["path"], body)
                 messages.append({"type": "http.request", "body": body, "more_body": False})
+                await self._drop_abandoned()
+                send = self._noting_event(str(content.get("session_hash")), send)
         except HTTPException as error:
             return await JSONResponse({"error": error.detail}, error.status_code)(scope, receive, send)
         except ClientDisconnect:
@@ -82,7 +90,30 @@ class Guard:
         except ValueError:
             return False
 
-    def _check_body(self, path: str, body: bytes) -> None:
+    def _noting_event(self, session: str, send: Send) -> Send:
+        """Notes the event of a client that joins the queue, when it is answered."""
+
+        async def note(message: Message) -> None:
+            if event := EVENT.search(message.get("body", b"")):
+                self._joined[event[1].decode()] = session, time.monotonic()
+            await send(message)
+
+        return note
+
+    def _note_listener(self, scope: Scope) -> None:
+        """Notes that a client requests its results; Gradio frees its place when this connection ends."""
+        sessions = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
+        self._joined.pop(scope["path"].rpartition("/")[2], None)
+        self._joined = {event: joined for event, joined in self._joined.items() if joined[0] not in sessions}
+
+    async def _drop_abandoned(self) -> None:
+        """Frees the places of clients that joined the queue and never requested their results."""
+        for event, (_, joined) in list(self._joined.items()):
+            if time.monotonic() - joined > LISTEN_WITHIN:
+                del self._joined[event]
+                await self.blocks._queue.clean_events(event_id=event)
+
+    def _check_body(self, path: str, body: bytes) -> dict:
         """Checks that the values of a request are text, numbers, true, false or null, and its parameters known."""
         try:
             content = json.loads(body)
@@ -97,3 +128,4 @@ class Guard:
                 raise HTTPException(422, f"unknown: {unknown[:200]}; known: {', '.join(sorted(self.parameters))}")
         if not isinstance(values, list) or any(isinstance(value, dict | list) for value in values):
             raise HTTPException(422, "data must be a list of texts and numbers")
+        return content

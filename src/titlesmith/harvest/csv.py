@@ -20,6 +20,7 @@ from titlesmith.harvest.schema import LINE, SCHEMA, Faults
 from titlesmith.hints import did_you_mean
 
 BATCH = 10_000  # rows
+EXCEL = re.compile(r'"?sep=."?\s*')
 DELIMITERS = "\x1f,;\t|"  # the first one, which texts do not contain, is that of a single column
 FIELDS = [name for name in SCHEMA if name != "versions"]  # those that a column can hold
 MISSING = r"^\s*(?i:nat|nan|none|null|n/a|<na>|-)?\s*$"  # pandas and databases write these for "no value"
@@ -85,8 +86,9 @@ def _rows(name: str, text: TextIO, faults: Faults) -> Iterator[list]:
             joined.append(line)
             yield line
 
-    # The first line with text is the header, and has the delimiter most often; repeated or missing names get a number
-    first = next((line for line in lines() if line.strip(DELIMITERS + " \r\n")), "")
+    # The first line with text is the header, unless Excel names the delimiter there (sep=;), and has the delimiter most
+    # often; repeated or missing names get a number
+    first = next((line for line in lines() if line.strip(DELIMITERS + " \r\n") and not EXCEL.fullmatch(line)), "")
     delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
     dialect = {"delimiter": delimiter, "skipinitialspace": True}
     reader = csv.reader(chain([first], lines()), strict=True, **dialect)

@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 1_000_000  # bytes
-LOCAL = ("localhost", "127.0.0.1", "::1")
 READ = re.compile(
     r"/|/config/?|/gradio_api/info/?|/theme\.css|/gradio_api/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json"
     r"|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:heartbeat/\w+|startup-events|app_id/?|queue/data)"
@@ -33,7 +32,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks, host: str, names: tuple[str, ...] = ()):
         self.app = app
-        self.hosts = {*LOCAL, host.lower(), *map(str.lower, names)}
+        self.hosts = {"localhost", "127.0.0.1", "::1", host.lower(), *map(str.lower, names)}
         self.all_interfaces = bool(names)
         ((endpoint, described),) = blocks.get_api_info()["named_endpoints"].items()
         self.parameters = {parameter["parameter_name"] for parameter in described["parameters"]}

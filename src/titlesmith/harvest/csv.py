@@ -65,11 +65,12 @@ def _read_table(settings: dict, faults: Faults, name: str, text: TextIO) -> Iter
             shown = columns.get("title") or columns["abstract"]
             table = faults.sift(table, name, "no id", shown, pl.col(columns["id"]).is_not_null())
         # Lists, and the primary category from the categories or the other way round
-        fields |= {field: _lists(fields[field]) for field in ("authors", "categories") if field in fields}
+        if "primary_category" in columns:
+            fields.setdefault("categories", fields["primary_category"])
+        for field in {"authors", "categories"} & fields.keys():
+            fields[field] = fields[field].map_elements(_items, pl.List(pl.String))
         if "categories" in columns:
             fields.setdefault("primary_category", fields["categories"].list.first())
-        elif "primary_category" in columns:
-            fields["categories"] = _lists(fields["primary_category"])
         # Other columns; one may have the name of a field for which another column was chosen
         for column in header:
             if column not in columns.values():
@@ -140,12 +141,8 @@ def _dates(text: pl.Expr, day_first: bool) -> pl.Expr:
     return pl.coalesce(pl.when(day.dt.year() >= 1000).then(day) for day in days)  # 19 is not a year
 
 
-def _lists(text: pl.Expr) -> pl.Expr:
-    """Cells as lists of text, null if empty: lists in JSON or Python, or items separated by one of `SEPARATORS`."""
-    return text.map_elements(_items, pl.List(pl.String))
-
-
 def _items(text: str) -> list[str] | None:
+    """A cell as a list of texts, None if empty: a list in JSON or Python, or items separated by one of `SEPARATORS`."""
     text, items = text.strip(), None
     for parse in (ast.literal_eval, json.loads) if text.startswith("[") else ():
         with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError), warnings.catch_warnings():

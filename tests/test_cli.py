@@ -60,7 +60,8 @@ def test_dry_run_names_what_changed_and_runs_nothing(project, finished_project, 
     assert plan() == [f"[{n}/5] {stage}: unchanged, skipped" for n, stage in enumerate(STAGES, 1)]
     lines = plan("-p", "finetune.steps=9")
     assert "[3/5] finetune: runs: finetune.steps: 6 -> 9 (" in lines[2] and "s last time)" in lines[2]
-    assert "generate: runs if an earlier result changes" in lines[3]
+    assert "memory: about" in lines[3] and "disk: up to" in lines[3]
+    assert "generate: runs if an earlier result changes" in lines[4]
     with (project / "papers.tsv").open("a") as file:
         file.write("\n")
     path = project / "notebooks" / "02_corpus.ipynb"

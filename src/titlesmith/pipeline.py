@@ -21,6 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from titlesmith import models
 from titlesmith.errors import InterruptError, RequestError, StageError, shorten
 from titlesmith.experiment import SHARED, Experiment
+from titlesmith.models.devices import GIB
 from titlesmith.runs import EXECUTION_ONLY, STAGES, Run, chain_lock, notebook, root, swapped
 from titlesmith.settings import declared, read_declarations
 
@@ -95,6 +96,24 @@ def plan(experiment: Experiment, name: str | None, start: str | None, until: str
             otherwise = "runs if an earlier result changes"
         took = f" ({seconds} s last time)" if seconds is not None and state.startswith("runs") else ""
         yield f"[{number}/{len(stages)}] {stage}: {state}{took}"
+        if stage == "finetune" and state.startswith("runs"):
+            yield describe_needs(run, experiment)
+
+
+def describe_needs(run: Run, experiment: Experiment) -> str:
+    """A line on the memory and the disk that a training needs, and on what is free."""
+    settings = experiment.settings["finetune"]
+    shape = models.hyperparameters(settings["model"], experiment.settings["corpus"]["vocabulary"])
+    memory = models.training_memory(shape, settings, settings["precision"] != "float32")
+    # Of the weights that train, an old checkpoint, a new one and the best one have each weight and two moments
+    adapters = 8 * shape["n_layer"] * shape["n_embd"] * settings["lora_rank"]
+    disk, free = 3 * 12 * (adapters or models.num_parameters(shape)), shutil.disk_usage(root()).free
+    peak = run.record("finetune").get("peak_memory_bytes")
+    before = f", {peak / GIB:.1f} GiB last time" if peak else ""
+    return (
+        f"      memory: about {memory / GIB:.1f} GiB{before}; {models.available_memory() / GIB:.1f} GiB are free; "
+        f"disk: up to {disk / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"
+    )
 
 
 def describe_changes(run: Run, stage: str, settings: dict, source: str) -> list[str]:

@@ -283,7 +283,7 @@ def test_hostile_overrides_are_refused_in_one_short_line(project, override, said
         ("harvest.categories=cs.cl", "Did you mean cs.CL?"),
         ("harvest.categories=cs/CL", "Did you mean cs.CL?"),
         ("harvest.categories=cmp-lg2", None),
-        ("harvest.categories=CS.CLX", None),
+        ("harvest.categories=CS.CLX", "Did you mean cs.CL?"),
         ("harvest.categories=phisics", "Did you mean physics?"),
     ],
 )

@@ -17,7 +17,7 @@ def check_categories(categories: list[str]) -> None:
         if category not in names:
             raise RequestError(
                 f"harvest.categories: {shorten(category)} is not a category or an archive of arXiv, such as cs.CL, "
-                f"hep-th or cs.{did_you_mean(category, names)}"
+                f"hep-th or cs.{did_you_mean(category, names, 0.7)}"
             )
 
 

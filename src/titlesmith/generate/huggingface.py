@@ -99,7 +99,7 @@ class TransformersBackend:
         # A row per text, or per prompt in a beam search; short prompts first, so that little is padded
         order = np.argsort(list(map(len, prompts)), kind="stable").repeat(1 if is_search else settings.count)
         row_bytes = self._cache_bytes * (max(map(len, prompts)) + settings.max_tokens)
-        row_bytes += is_search * self._logit_bytes * settings.max_tokens
+        row_bytes += is_search * 3 * self._logit_bytes * settings.max_tokens  # with their copies when they are scored
         size = max(1, min(MAX_ROWS, MAX_BYTES // row_bytes) // settings.beams)
         for batch in np.split(order, range(size, len(order), size)):
             owners, rows = batch.repeat(settings.count if is_search else 1).tolist(), [prompts[i] for i in batch]

@@ -150,8 +150,11 @@ class Stage:
         """In JupyterLab and Colab, a box to type beginnings, whose texts the model writes at once; else nothing."""
         if not is_watched():
             return None
-        from titlesmith import box  # needs ipywidgets, which JupyterLab's extra and Colab have
-
+        try:
+            from titlesmith import box
+        except ImportError:  # in a kernel without the extra for JupyterLab
+            print("A box to type beginnings needs a package: %pip install ipywidgets, then restart the kernel")
+            return None
         self.run.require("finetune")
         return box.create(partial(open_backend, self.run), Corpus(self.run), self.settings)
 

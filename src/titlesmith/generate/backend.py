@@ -12,8 +12,8 @@ import numpy as np
 from titlesmith.corpus.tokenizer import Tokenizer
 from titlesmith.errors import RequestError
 
-# Called with the index of a prompt and the next id of its completion; an exception that it raises ends the generation
-Listener = Callable[[int, int], None]
+# Called with the index of a prompt and the next id of its completion; True ends the generation (CancelledError)
+Listener = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -84,10 +85,13 @@ class CTranslate2Backend:
         is_told = listener and settings.is_sampled and not settings.counts_prompt
         completions: list[list[Completion]] = [[] for _ in prompts]
         for batch in self._batches(prompts, settings):
-            rows, owners = zip(*batch, strict=True)
+            (rows, owners), ended = zip(*batch, strict=True), []
 
-            def tell(step: ctranslate2.GenerationStepResult, owners: tuple = owners) -> None:
-                listener(owners[step.batch_id][step.hypothesis_id or 0], step.token_id)
+            # An exception in this function would end the process: CTranslate2 calls it in another thread
+            def tell(step: ctranslate2.GenerationStepResult, owners: tuple = owners, ended: list = ended) -> bool:
+                if listener(owners[step.batch_id][step.hypothesis_id or 0], step.token_id):
+                    ended.append(True)
+                return bool(ended)
 
             # Where tokens of the prompt count as repeated, they are part of the result, all but the first
             skipped = len(rows[0]) - 1 if settings.counts_prompt else 0
@@ -108,6 +112,8 @@ class CTranslate2Backend:
                 return_scores=True,
                 callback=tell if is_told else None,
             )
+            if ended:
+                raise CancelledError
             for prompt, numbers, result in zip(rows, owners, results, strict=True):
                 texts = [ids[skipped:] for ids in result.sequences_ids]
                 scores = result.scores  # mean log-probabilities, but after penalties and exclusions

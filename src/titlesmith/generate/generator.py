@@ -8,7 +8,6 @@ over Tokens to Language Models over Characters).
 
 import unicodedata
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -223,9 +222,8 @@ class TextGenerator:
             rows = [self._heal(i).row(which, Completion.of(ids, 0.0, end)) for i, which, ids in begun]
             return self._kept + [row["text"] for row in rows]
 
-        def listen(number: int, token: int) -> None:
+        def listen(number: int, token: int) -> bool:
             begun[number][-1].append(token)
-            if self.listener(texts):
-                raise CancelledError
+            return self.listener(texts)
 
         return listen

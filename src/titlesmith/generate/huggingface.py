@@ -1,5 +1,7 @@
 """Models of the transformers library: its own `generate`, with a sampler that the seed alone decides."""
 
+from concurrent.futures import CancelledError
+
 import numpy as np
 import torch
 import transformers
@@ -52,8 +54,8 @@ class Sampler(transformers.LogitsProcessor):
         """Scores (rows, vocabulary), all but one of each row at minus infinity."""
         numbers = torch.rand(len(scores), 1, generator=self._random, dtype=torch.float64).to(scores.device)
         chosen = self._choose(self._penalties(input_ids, scores).double() / self._settings.temperature, numbers)
-        for row, token in enumerate(chosen[:, 0].tolist() if self._tell else ()):
-            self._tell(row, token)
+        if self._tell and any(self._tell(row, token) for row, token in enumerate(chosen[:, 0].tolist())):
+            raise CancelledError
         self.logprobs.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 

@@ -5,14 +5,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 from tqdm import tqdm
 
 from titlesmith.errors import FetchError, RunError
-from titlesmith.runs import Run, hold, release, root, write_json
+from titlesmith.runs import STAGES, Run, hold, release, root, write_json
 from titlesmith.sweep import cluster
 from titlesmith.sweep.plan import Plan, Point, group, record_path
 from titlesmith.sweep.search import Study
 from titlesmith.sweep.work import lock_folder, stop, work
+from titlesmith.train import monitor
 
 RETRIES = 2  # of a run whose worker's machine failed
 INTERVAL = 0.5  # seconds between polls
@@ -86,15 +90,29 @@ class _Driver:
             groups = group(self.points)
             order = sorted(self.points, key=lambda p: -sum(names[0] == p.name for names in groups[p.name].values()))
             running = self.submit(order, threads)
-        with tqdm(total=self.plan.total, initial=len(self.results), unit="run", disable=None) as bar:
+        with Live(console=Console(stderr=True), transient=True) as live:
             while running:
                 for future in [future for future in running if future.done()]:
                     self.end(running.pop(future), self.result(future))
-                    bar.update()
                     running |= self.submit(self.ask(1), threads)
                 self.prune(running.values())
-                bar.refresh()  # the time
+                live.update(self.table(running.values()))
                 time.sleep(INTERVAL)
+
+    def table(self, points: Iterable[Point]) -> Table:
+        """For people: the runs in progress with their stage, step and training loss, and the time left for all."""
+        finished, total, title = len(self.results), self.plan.total, f"{len(self.results)} of {self.plan.total} runs"
+        if finished:
+            seconds = (time.monotonic() - self.clock) / finished * (total - finished)
+            title += f", about {seconds / 60:.0f} minutes left"
+        table = Table("run", "stage", "step", "loss", title=title, box=None)
+        for run in (Run(point.name) for point in points):
+            stages = [stage for stage in STAGES if run.record(stage).get("status") == "running"]
+            if stages:
+                row = (monitor.read(run / "history.csv") or [{}])[-1]
+                step, loss = (f"{row['step']:.0f}", f"{row['loss']:.3f}") if row else ("", "")
+                table.add_row(run.name, stages[-1], step, loss)
+        return table
 
     def ask(self, count: int) -> list[Point]:
         """The search's next trials, at most ``count``; none of a grid."""
